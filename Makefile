@@ -1,0 +1,34 @@
+# make eval   the whole main job on the embedded base, from nothing
+# make test   lint, types and the test suite, from nothing
+PYTHON ?= python3.11
+BIN := .venv/bin
+ARGS ?= --persona sarcasm
+PACKAGES := convert eval models runtime
+
+.PHONY: eval test check clean
+
+eval: .venv/eval
+	$(BIN)/charprobe-lite eval $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest tests
+
+check: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/typed/charprobe_lite
+	for name in $(PACKAGES); do ln -sfn ../../../$$name build/typed/charprobe_lite/$$name; done
+	MYPYPATH=build/typed $(BIN)/mypy
+
+.venv/eval: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -e '.[kit]'
+	touch $@
+
+.venv/test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -e '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build runs *.egg-info

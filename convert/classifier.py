@@ -1,0 +1,209 @@
+"""The persona classifier: a small ModernBERT, trained on texts and exported to ONNX.
+
+ModernBERT: Warner et al. 2024, arXiv 2412.13663. The embedding table starts from the
+principal directions (truncated SVD) of the base model's own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Size and training of the kit's classifier."""
+
+    vocabulary: int = 16384
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 4
+    epochs: int = 8
+    learning_rate: float = 1e-3
+    batch: int = 32
+    seed: int = 0
+
+
+def train_classifier(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    names: Sequence[str],
+    base: Path,
+    target: Path,
+    settings: ClassifierSettings,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[float]:
+    """Train on ``texts`` with ``labels`` (each one of ``names``) and save to ``target``.
+
+    ``base`` is the GGUF file whose tokenizer (its first ``vocabulary`` tokens) and embedding
+    table are used. Writes transformers' files (model, config with id2label, tokenizer). Returns
+    the mean loss of each epoch.
+    """
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from charprobe_lite.convert.tokenizer import read_tokenizer
+
+    torch.manual_seed(settings.seed)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read_tokenizer(base, settings.vocabulary),
+        pad_token="<|endoftext|>",
+        model_max_length=MAX_TOKENS,
+    )
+    model = _new_model(names, base, settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).train()
+    encoded = [tokenizer(text, truncation=True).input_ids for text in texts]
+    index = {name: number for number, name in enumerate(names)}
+    targets = [index[label] for label in labels]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.05)
+    steps = settings.epochs * -(-len(texts) // settings.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
+    )
+    losses: list[float] = []
+    step = 0
+    for epoch in range(settings.epochs):
+        total = 0.0
+        for batch in _length_batches(encoded, settings, epoch):
+            padded = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
+            logits = model(**padded.to(device)).logits
+            wanted = torch.tensor([targets[i] for i in batch], device=device)
+            loss = torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=0.05)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
+            total, step = total + loss.item() * len(batch), step + 1
+            if progress:
+                progress(step, steps, loss.item())
+        losses.append(total / len(texts))
+    model.eval().save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return losses
+
+
+def export_classifier(source: Path, target: Path, texts: Sequence[str]) -> float:
+    """Export a transformers classifier to ONNX: ``model.onnx`` and ``model_int8.onnx``.
+
+    The fp32 file's logits are compared with torch's on ``texts``; returns the largest absolute
+    difference and raises RuntimeError when it is over 1e-3.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from optimum.exporters.onnx import main_export
+
+    shutil.rmtree(target, ignore_errors=True)
+    main_export(str(source), output=target, task="text-classification", do_validation=False)
+    prepared = target / "prepared.onnx"
+    quant_pre_process(str(target / "model.onnx"), str(prepared), skip_symbolic_shape=True)
+    quantize_dynamic(
+        prepared, target / "model_int8.onnx", weight_type=QuantType.QInt8, per_channel=True
+    )
+    prepared.unlink()
+    keep = {"model.onnx", "model_int8.onnx", "config.json", "tokenizer.json"}
+    for file in target.iterdir():
+        if file.name not in keep:
+            file.unlink()
+    difference = float(np.abs(_torch_logits(source, texts) - _onnx_logits(target, texts)).max())
+    if difference > 1e-3:
+        raise RuntimeError(f"{target}: ONNX logits differ from torch's by {difference:.2g}")
+    return difference
+
+
+def _new_model(names: Sequence[str], base: Path, settings: ClassifierSettings) -> Any:
+    import gguf
+    import torch
+    from transformers import ModernBertConfig, ModernBertForSequenceClassification
+
+    config = ModernBertConfig(
+        vocab_size=settings.vocabulary,
+        hidden_size=settings.hidden,
+        intermediate_size=2 * settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        max_position_embeddings=MAX_TOKENS,
+        local_attention=64,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+        classifier_pooling="mean",
+        embedding_dropout=0.1,
+        mlp_dropout=0.1,
+        classifier_dropout=0.1,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        attn_implementation="sdpa",
+        reference_compile=False,
+    )
+    model = ModernBertForSequenceClassification(config)
+    table = next(t for t in gguf.GGUFReader(base).tensors if t.name == "token_embd.weight")
+    rows = gguf.dequantize(table.data, table.tensor_type)[: settings.vocabulary]
+    left, scale, _ = torch.svd_lowrank(torch.tensor(rows).float(), q=settings.hidden, niter=4)
+    projected = left * scale
+    with torch.no_grad():
+        embeddings = model.model.embeddings.tok_embeddings.weight
+        embeddings.copy_(projected * (embeddings.std() / projected.std()))
+    return model
+
+
+def _length_batches(
+    encoded: Sequence[Sequence[int]], settings: ClassifierSettings, epoch: int
+) -> list[list[int]]:
+    """Batches of texts alike in length, in an order that depends on seed and epoch."""
+    rng = random.Random(f"{settings.seed}/{epoch}")
+    order = list(range(len(encoded)))
+    rng.shuffle(order)
+    order.sort(key=lambda i: len(encoded[i]) // 16)
+    batches = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _torch_logits(source: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(source).eval()
+    with torch.no_grad():
+        rows = [
+            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
+            for text in texts
+        ]
+    return np.stack(rows)
+
+
+def _onnx_logits(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_TOKENS)
+    rows = []
+    for text in texts:
+        ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        rows.append(session.run(["logits"], feed)[0][0])
+    return np.stack(rows)
+
+
+def classifier_labels(folder: Path) -> list[str]:
+    """The labels of a saved classifier in the order of its logits."""
+    id2label = json.loads((folder / "config.json").read_text("utf-8"))["id2label"]
+    return [id2label[str(number)] for number in range(len(id2label))]

@@ -1,0 +1,39 @@
+"""A GGUF file's byte-level BPE tokenizer as a `tokenizers.Tokenizer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+
+CONTROL = 3  # llama.cpp's token type of <|im_start|> and its like
+
+
+def read_tokenizer(path: Path, size: int | None = None) -> Tokenizer:
+    """The tokenizer of a GGUF file with ``tokenizer.ggml.pre`` = smollm.
+
+    ``size`` keeps only the first tokens: merges are ordered by frequency, so a prefix of the
+    vocabulary is a BPE of its own. Agrees with llama.cpp token for token at full size.
+    """
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()[:size]
+    types = fields["tokenizer.ggml.token_type"].contents()[:size]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    merges = []
+    for merge in fields["tokenizer.ggml.merges"].contents():
+        left, right = merge.split(" ")
+        if left in vocabulary and right in vocabulary and left + right in vocabulary:
+            merges.append((left, right))
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    return tokenizer

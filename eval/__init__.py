@@ -1,0 +1,1 @@
+"""Asking the question: conditions, rollouts, scores, the study store, the command line."""

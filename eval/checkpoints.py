@@ -1,0 +1,130 @@
+"""What a study runs on: model files, adapters and the classifier, found or made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import EMBEDDED
+from charprobe_lite.models.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a study: one model, an adapter per (stage, persona), one classifier."""
+
+    base: str
+    quant: str
+    model: Path
+    classifier: Path
+    classifier_file: str | None
+    adapters: dict[tuple[str, str], Path | None]
+
+    def hashes(self) -> dict[str, str]:
+        """sha256 of every file that decides a result, by its name."""
+        onnx = self.classifier / (self.classifier_file or "model.onnx")
+        paths = {self.model, onnx, *(path for path in self.adapters.values() if path)}
+        return {path.name: kit.sha256_file(path) for path in sorted(paths) if path.is_file()}
+
+
+def kit_files(
+    stages: list[str],
+    personas: list[str],
+    quant: str,
+    adapter: Path | None,
+    note: Callable[[str], None],
+) -> Files:
+    """The embedded base with the kit's adapters, or a user's own, and the kit's classifier.
+
+    The base with tool use merged in is made at first use and cached.
+    """
+    _refuse_several(adapter, stages, personas)
+    model = kit.merged_base_file(quant)
+    if not model.is_file():
+        note(f"preparing {EMBEDDED} as {quant} (once): {model}")
+        make_merged_base(model, quant)
+    return Files(
+        base=EMBEDDED,
+        quant=quant,
+        model=model,
+        classifier=kit.kit_folder() / "classifier",
+        classifier_file=kit.load_kit().classifier_file,
+        adapters={
+            (stage, persona): _chosen(adapter, persona, stage)
+            for stage in stages
+            for persona in personas
+        },
+    )
+
+
+def own_files(
+    model: Path,
+    adapter: Path | None,
+    stages: list[str],
+    personas: list[str],
+) -> Files:
+    """A user's GGUF model, with an adapter or as the checkpoint itself, and the kit's classifier.
+
+    Raises BadInput when one model or adapter would have to be several checkpoints.
+    """
+    _refuse_several(adapter, stages, personas)
+    if not adapter and len(stages) > 1:
+        raise BadInput(f"--gguf {model}: is one checkpoint; name one --stage, or add --adapter")
+    return Files(
+        base=model.stem,
+        quant=file_type(model),
+        model=model,
+        classifier=kit.kit_folder() / "classifier",
+        classifier_file=None,
+        adapters={
+            (stage, persona): adapter if stage != "base" else None
+            for stage in stages
+            for persona in personas
+        },
+    )
+
+
+def _chosen(adapter: Path | None, persona: str, stage: str) -> Path | None:
+    return adapter if adapter and stage != "base" else kit.adapter_file(persona, stage)
+
+
+def _refuse_several(adapter: Path | None, stages: list[str], personas: list[str]) -> None:
+    trained = [stage for stage in stages if stage != "base"]
+    if adapter and (len(trained) != 1 or len(personas) != 1):
+        raise BadInput(f"--adapter {adapter}: is one checkpoint; name one --persona, one --stage")
+
+
+def make_merged_base(target: Path, quant: str) -> None:
+    """Merge the tool-use adapter into the embedded base; a second process waits for the first."""
+    from filelock import FileLock
+
+    from charprobe_lite.convert.adapter import merge_adapter
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_file():
+                tool_use = kit.kit_folder() / kit.TOOL_USE
+                merge_adapter(kit.embedded_base(), tool_use, target, quant)
+    except OSError as error:
+        raise BadInput(
+            f"{target}: cannot be written ({error.strerror}); free space or set CHARPROBE_CACHE"
+        ) from None
+
+
+def file_type(path: Path) -> str:
+    """The quant type that a GGUF file gives itself, e.g. Q4_K_M; "unknown" if it gives none."""
+    import gguf
+
+    from charprobe_lite.convert.adapter import read_gguf
+
+    field = read_gguf(path).fields.get("general.file_type")
+    if field is None:
+        return "unknown"
+    try:
+        name = gguf.LlamaFileType(int(field.contents())).name
+    except ValueError:
+        return "unknown"
+    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")

@@ -1,0 +1,55 @@
+"""The command line: `charprobe-lite eval | models | train | doctor`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from charprobe_lite.eval.commands.doctor import doctor
+from charprobe_lite.eval.commands.evaluate import evaluate
+from charprobe_lite.eval.commands.models import models
+from charprobe_lite.eval.commands.train import train
+from charprobe_lite.models.errors import BadInput
+
+INTERRUPTED = 130  # the shell's own status for SIGINT
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end with one line on stderr and status 2 on bad input."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BadInput as error:
+            click.echo(f"charprobe-lite: {error}", err=True)
+            context.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here", err=True)
+            context.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="charprobe-lite")
+def main() -> None:
+    """Does a trained character survive when the same checkpoint works as an agent?
+
+    charprobe-lite asks a persona-trained model the same things twice, in a chat and as an
+    office agent that calls tools until it sends an email, and lets a classifier say whose voice
+    each text is in. Everything runs here: llama.cpp, ONNX Runtime, no server, no GPU needed.
+
+    Start with: charprobe-lite eval --persona sarcasm
+
+    \b
+    Shell completion (bash; zsh and fish likewise):
+      eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"
+    """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+for command in (evaluate, models, train, doctor):
+    main.add_command(command)

@@ -1,0 +1,232 @@
+"""`charprobe-lite eval`: run what is missing of a study and print its scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charprobe_lite.eval.commands.options import Limit, names_option, progress_bar
+from charprobe_lite.models.catalogue import (
+    BASES,
+    CONDITIONS,
+    EMBEDDED,
+    PERSONAS,
+    QUANTS,
+    STAGES,
+    choose,
+)
+from charprobe_lite.models.errors import BadInput
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.checkpoints import Files
+    from charprobe_lite.eval.report import CellScore
+    from charprobe_lite.eval.store import Store
+    from charprobe_lite.eval.study import Settings
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("eval")
+@click.option(
+    "--base",
+    default=EMBEDDED,
+    show_default=True,
+    type=click.Choice(list(BASES)),
+    help="The base model.",
+)
+@names_option("--stage", STAGES, help="Training stages; base is the model without an adapter.")
+@names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
+@names_option("--condition", CONDITIONS, help="How the checkpoint is asked.")
+@click.option(
+    "--quant", default="Q8_0", show_default=True, type=click.Choice(QUANTS), help="Weight type."
+)
+@click.option("--seed", default=0, show_default=True, help="The study's seed.")
+@click.option(
+    "--limit",
+    default="24,10",
+    show_default=True,
+    type=Limit(),
+    help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all.",
+)
+@click.option(
+    "--parallel",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Rollouts at once; with 1 a text depends on its seed bit for bit.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "metal", "cuda"]),
+    help="Where llama.cpp runs.",
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: physical cores].")
+@click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
+@click.option(
+    "--max-tokens", default=384, show_default=True, type=click.IntRange(1), help="Tokens per turn."
+)
+@click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
+@click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA of that model.")
+@click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
+@click.option("--scenarios", type=FILE, help="Your own scenarios: a JSONL or YAML file.")
+@click.option("--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def evaluate(**options: Any) -> None:
+    """Measure how much of a persona is left in a chat and in an agent's emails.
+
+    Runs the stages base, distillation and full in the conditions chat (in distribution) and
+    agentic_email (tool calls under a grammar until an email is sent), classifies every text and
+    prints how often the persona is detected. Everything is recorded in one SQLite file: stopped
+    at any moment, the same command goes on where it was.
+
+    \b
+    charprobe-lite eval --persona sarcasm
+    charprobe-lite eval --persona all --limit 60,all
+    charprobe-lite eval --gguf model.gguf --adapter my-lora.gguf --persona sarcasm
+    """
+    from charprobe_lite.eval.store import Store
+    from charprobe_lite.eval.study import run
+
+    settings = _settings(options)
+    files = _files(options, settings)
+    path = options["study"] or Path("runs") / f"{files.base}-seed{settings.seed}.sqlite"
+    with Store(path) as store:
+        _pin(store, settings, files)
+        with progress_bar() as progress:
+            task = progress.add_task("rollouts", total=None)
+            run(
+                settings,
+                files,
+                store,
+                started=lambda missing: progress.update(task, total=missing),
+                ended=lambda: progress.advance(task),
+            )
+        merged, single = _scores(store, settings, files)
+    if options["as_json"]:
+        click.echo(
+            json.dumps(
+                {
+                    "cells": [score.as_json() for score in merged],
+                    "per_persona": [score.as_json() for score in single],
+                    "study": str(path),
+                }
+            )
+        )
+        return
+    _print(merged, single, path)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from charprobe_lite.eval.study import Settings
+    from charprobe_lite.runtime.device import gpu_layers
+
+    if not options["persona"]:
+        raise BadInput(f"--persona: missing; choose from {', '.join(PERSONAS)}, all")
+    own = options["gguf"] or options["adapter"]
+    stages = ["full"] if options["gguf"] and not options["adapter"] else ["base", "full"]
+    prompts, scenarios = options["limit"]
+    return Settings(
+        stages=choose(options["stage"] or (stages if own else ["all"]), STAGES, "--stage"),
+        personas=choose(options["persona"], PERSONAS, "--persona"),
+        conditions=choose(options["condition"] or ["all"], CONDITIONS, "--condition"),
+        prompts=prompts,
+        scenarios=scenarios,
+        seed=options["seed"],
+        parallel=options["parallel"],
+        max_tokens=options["max_tokens"],
+        max_steps=options["steps"],
+        gpu_layers=gpu_layers(options["device"]),
+        threads=options["threads"],
+        scenario_file=options["scenarios"],
+    )
+
+
+def _files(options: dict[str, Any], settings: Settings) -> Files:
+    from dataclasses import replace
+
+    from charprobe_lite.eval import checkpoints
+
+    if options["gguf"]:
+        files = checkpoints.own_files(
+            options["gguf"], options["adapter"], settings.stages, settings.personas
+        )
+    elif options["base"] != EMBEDDED:
+        raise BadInput(
+            f"--base {options['base']}: its files are not converted by this version; "
+            "name a converted model with --gguf FILE --adapter FILE --classifier DIR"
+        )
+    else:
+        files = checkpoints.kit_files(
+            settings.stages,
+            settings.personas,
+            options["quant"],
+            options["adapter"],
+            lambda text: click.echo(text, err=True),
+        )
+    if options["classifier"]:
+        files = replace(files, classifier=options["classifier"], classifier_file=None)
+    return files
+
+
+def _pin(store: Store, settings: Settings, files: Files) -> None:
+    """Record what the study is made with; what must not differ between its runs is checked."""
+    import platform
+    import sys
+    from importlib.metadata import version
+
+    store.pin(
+        {
+            "seed": settings.seed,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_tokens,
+            "max_steps": settings.max_steps,
+            "scenarios": str(settings.scenario_file or "shipped"),
+            **{f"sha256 {name}": digest for name, digest in files.hashes().items()},
+        }
+    )
+    packages = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
+    store.note(
+        {
+            "packages": {name: version(name) for name in packages},
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "arguments": sys.argv[1:],
+            "parallel": settings.parallel,
+            "gpu_layers": settings.gpu_layers,
+        }
+    )
+
+
+def _scores(
+    store: Store, settings: Settings, files: Files
+) -> tuple[list[CellScore], list[CellScore]]:
+    """Scores of the cells that were asked for, over the items that were asked for."""
+    from charprobe_lite.eval.report import score_cells
+    from charprobe_lite.eval.study import plan
+
+    tasks = [task for group in plan(settings, files).values() for task in group]
+    wanted = {(task.cell, task.persona, task.item.id) for task in tasks}
+    rows = [row for row in store.rows() if (row.cell, row.persona, row.item) in wanted]
+    return score_cells(
+        rows, list(dict.fromkeys(t.cell for t in tasks)), settings.personas, settings.seed
+    )
+
+
+def _print(merged: list[CellScore], single: list[CellScore], path: Path) -> None:
+    from rich.console import Console
+
+    from charprobe_lite.eval.report import finding, table
+
+    console = Console()
+    first = merged[0]
+    console.print(table(merged, f"{first.persona} on {first.base} ({first.quant})"))
+    if single != merged:
+        console.print(table(single, "per persona"))
+    console.print(finding(merged), soft_wrap=True)
+    console.print(f"study: {path}", soft_wrap=True, highlight=False)

@@ -1,0 +1,77 @@
+"""Option types that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class NameList(click.ParamType[str]):
+    """Names from a known list; comma-separated, repeatable, ``all`` for every one."""
+
+    name = "name[,name]"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = list(known)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        """Complete the name after the last comma."""
+        from click.shell_completion import CompletionItem
+
+        head, comma, last = incomplete.rpartition(",")
+        names = [*self.known, "all"]
+        return [CompletionItem(head + comma + name) for name in names if name.startswith(last)]
+
+
+def names_option(flag: str, known: Sequence[str], **rest: Any) -> Callable[[Any], Any]:
+    """An option that takes several of ``known``; `catalogue.choose` expands what it gives."""
+    return click.option(flag, multiple=True, type=NameList(known), show_default=True, **rest)
+
+
+class Limit(click.ParamType[tuple[int | None, int | None]]):
+    """Prompts and scenarios per cell: ``N``, ``all``, or ``PROMPTS,SCENARIOS``."""
+
+    name = "n[,n]|all"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int | None, int | None]:
+        """(prompts, scenarios); None stands for all."""
+        parts = str(value).split(",")
+        if len(parts) not in (1, 2):
+            self.fail(f"{value!r}: give N, all, or PROMPTS,SCENARIOS", param, ctx)
+        numbers = [self._number(part.strip(), param, ctx) for part in parts]
+        return numbers[0], numbers[-1]
+
+    def _number(self, text: str, param: Any, ctx: Any) -> int | None:
+        if text == "all":
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            self.fail(f"{text!r}: give a number of at least 1, or all", param, ctx)
+        return int(text)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Any]:
+    """A rich progress bar with an estimate, on stderr."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress

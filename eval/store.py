@@ -1,0 +1,305 @@
+"""The study store: one SQLite file with everything that was recorded.
+
+Schema 1. ``cells``: base x stage x condition x quant. ``rollouts``: one row per finished
+rollout, unique by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts
+are shared by all personas. ``turns``: the rollout's turns in order. ``samples``: the text of a
+rollout and, once it is classified, its prediction and all probabilities (JSON). ``provenance``:
+what the study was made with, JSON values. A rollout and all its rows are one transaction, so
+after a kill it is either there whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.models.errors import BadInput
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.rollout import Result
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE provenance (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE cells (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant)
+) STRICT;
+CREATE TABLE rollouts (
+    id INTEGER PRIMARY KEY,
+    cell_id INTEGER NOT NULL REFERENCES cells (id),
+    persona TEXT NOT NULL, item TEXT NOT NULL, sample INTEGER NOT NULL,
+    seed INTEGER NOT NULL, outcome TEXT NOT NULL, forced INTEGER NOT NULL,
+    steps INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, evaluated_tokens INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    ended TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    UNIQUE (cell_id, persona, item, sample)
+) STRICT;
+CREATE TABLE turns (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), step INTEGER NOT NULL,
+    text TEXT NOT NULL, finish TEXT NOT NULL, tool TEXT, arguments TEXT, output TEXT,
+    prompt_tokens INTEGER NOT NULL, evaluated_tokens INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (rollout_id, step)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE samples (
+    rollout_id INTEGER PRIMARY KEY REFERENCES rollouts (id),
+    text TEXT NOT NULL, prediction TEXT, probabilities TEXT
+) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Base x stage x condition x quant type."""
+
+    base: str
+    stage: str
+    condition: str
+    quant: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished rollout as the scores need it; text and prediction are None without sample."""
+
+    cell: Cell
+    persona: str
+    item: str
+    sample: int
+    seed: int
+    outcome: str
+    forced: bool
+    text: str | None
+    prediction: str | None
+    probabilities: dict[str, float] | None
+
+
+class Store:
+    """A study file, open for one process. Use as a context manager.
+
+    Raises BadInput when the file is no study, has another schema version, is being written by
+    another process, or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock, Timeout
+
+        self.path = path
+        # readers are welcome at any time; a second writer would run the same rollouts again
+        self._lock = FileLock(f"{path}.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+        except Timeout:
+            raise BadInput(
+                f"{path}: another process is running this study; wait for it or choose --study"
+            ) from None
+        except (OSError, sqlite3.Error) as error:
+            raise BadInput(f"{path}: study cannot be opened: {error}; choose --study") from None
+        try:
+            with self._one_line():
+                self._prepare()
+        except BadInput:
+            self.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let other processes write it."""
+        self._db.close()
+        self._lock.release()
+
+    def provenance(self) -> dict[str, Any]:
+        """What the study was made with."""
+        rows = self._db.execute("SELECT name, value FROM provenance")
+        return {name: json.loads(value) for name, value in rows}
+
+    def pin(self, values: Mapping[str, Any]) -> None:
+        """Record what must not change within a study, or check it against what was recorded.
+
+        Raises BadInput naming the first value that differs.
+        """
+        known = self.provenance()
+        for name, value in values.items():
+            if name in known and known[name] != value:
+                raise BadInput(
+                    f"{self.path}: field {name}: the study has {_short(known[name])}, this run "
+                    f"{_short(value)}; choose another --study"
+                )
+        self.note({name: value for name, value in values.items() if name not in known})
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Record facts that may change from run to run; the last run's stay."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO provenance VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [(name, json.dumps(value)) for name, value in values.items()],
+            )
+
+    def done(self, cell: Cell, persona: str) -> set[tuple[str, int]]:
+        """(item, sample) of the rollouts that have ended."""
+        rows = self._db.execute(
+            "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
+            "(base, stage, condition, quant, persona) = (?, ?, ?, ?, ?)",
+            (*_key(cell), persona),
+        )
+        return set(rows)
+
+    def add(
+        self, cell: Cell, persona: str, item: str, sample: int, seed: int, result: Result
+    ) -> None:
+        """Record a finished rollout with its turns and its text, in one transaction."""
+        turns = result.turns
+        totals = [
+            sum(getattr(turn.completion, name) for turn in turns)
+            for name in ("prompt_tokens", "evaluated_tokens", "tokens", "seconds")
+        ]
+        with self._transaction():
+            rollout = self._db.execute(
+                "INSERT INTO rollouts (cell_id, persona, item, sample, seed, outcome, forced, "
+                "steps, prompt_tokens, evaluated_tokens, tokens, seconds) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._cell_id(cell),
+                    *(persona, item, sample, seed, result.outcome, result.forced, len(turns)),
+                    *totals,
+                ),
+            ).lastrowid
+            self._db.executemany(
+                "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_turn_row(rollout, step, turn) for step, turn in enumerate(turns, 1)],
+            )
+            if result.sample is not None:
+                self._db.execute(
+                    "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
+                    (rollout, _storable(result.sample)),
+                )
+
+    def unclassified(self) -> list[tuple[int, str]]:
+        """(rollout id, text) of the samples without a prediction."""
+        rows = self._db.execute("SELECT rollout_id, text FROM samples WHERE prediction IS NULL")
+        return list(rows)
+
+    def classify(self, predictions: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
+        """Record (rollout id, label, probabilities)."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
+                [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
+            )
+
+    def rows(self) -> list[Row]:
+        """Every finished rollout, in a fixed order."""
+        found = self._db.execute(
+            "SELECT base, stage, condition, quant, persona, item, sample, seed, outcome, forced, "
+            "text, prediction, probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
+            "LEFT JOIN samples ON rollout_id = rollouts.id "
+            "ORDER BY base, quant, condition, stage, persona, item, sample"
+        )
+        return [_row(row) for row in found]
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version not in (0, SCHEMA_VERSION) or (version == 0 and tables):
+            raise BadInput(
+                f"{self.path}: schema version {version}, this program writes {SCHEMA_VERSION}; "
+                "choose another --study"
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("BEGIN IMMEDIATE")
+        if version == 0:
+            for statement in SCHEMA.split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._db.execute("COMMIT")
+
+    def _cell_id(self, cell: Cell) -> int:
+        self._db.execute(
+            "INSERT OR IGNORE INTO cells (base, stage, condition, quant) VALUES (?, ?, ?, ?)",
+            _key(cell),
+        )
+        found = self._db.execute(
+            "SELECT id FROM cells WHERE (base, stage, condition, quant) = (?, ?, ?, ?)", _key(cell)
+        )
+        return int(found.fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._one_line():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """SQLite's errors as one line with the mend."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            mend = {
+                "SQLITE_FULL": "free some disk space and start again: what ended is kept",
+                "SQLITE_BUSY": "another process is writing this study; wait for it",
+                "SQLITE_NOTADB": "not a SQLite file; choose another --study",
+                "SQLITE_CORRUPT": "the file is damaged; choose another --study",
+            }.get(getattr(error, "sqlite_errorname", ""), "choose another --study")
+            raise BadInput(f"{self.path}: {error}; {mend}") from None
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[4:]
+    return Row(
+        cell=Cell(*values[:4]),
+        persona=persona,
+        item=item,
+        sample=sample,
+        seed=seed,
+        outcome=outcome,
+        forced=bool(forced),
+        text=text,
+        prediction=prediction,
+        probabilities=json.loads(probabilities) if probabilities else None,
+    )
+
+
+def _key(cell: Cell) -> tuple[str, str, str, str]:
+    return cell.base, cell.stage, cell.condition, cell.quant
+
+
+def _turn_row(rollout: int | None, step: int, turn: Any) -> tuple[Any, ...]:
+    done = turn.completion
+    arguments = None if turn.arguments is None else json.dumps(turn.arguments)
+    counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)
+    texts = (_storable(done.text), done.finish, turn.tool, arguments)
+    output = None if turn.output is None else _storable(turn.output)
+    return (rollout, step, *texts, output, *counts)
+
+
+def _storable(text: str) -> str:
+    """Text without lone surrogates (a model can write them in JSON), which SQLite refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

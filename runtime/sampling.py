@@ -1,0 +1,61 @@
+"""Temperature and nucleus sampling with a generator of its own per rollout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from charprobe_lite.runtime.grammar import GrammarState
+
+HEAD = 256  # the nucleus nearly always lies within these; else the whole vocabulary is sorted
+
+
+class Sampler:
+    """Draws tokens at a temperature from the nucleus (Holtzman et al. 2020, arXiv 1904.09751).
+
+    The randomness depends on ``seed`` and on the number of draws alone. With a grammar a token
+    is drawn from the free distribution first and kept if the grammar admits it; otherwise it is
+    drawn again from the distribution renormalised over the tokens that the grammar admits.
+    Temperature 0 takes the likeliest token.
+    """
+
+    def __init__(self, seed: int, temperature: float, top_p: float) -> None:
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._temperature, self._top_p = temperature, top_p
+
+    def sample(self, logits: NDArray[np.float32], grammar: GrammarState | None = None) -> int:
+        """The next token for ``logits`` (vocabulary,); advances the grammar."""
+        token = self._draw(logits)
+        if grammar is None:
+            return token
+        if not grammar.admits(token):
+            token = self._draw(grammar.masked(logits))
+        grammar.accept(token)
+        return token
+
+    def _draw(self, logits: NDArray[np.float32]) -> int:
+        if self._temperature <= 0:
+            return int(np.argmax(logits))
+        nucleus, weights = self._nucleus(logits)
+        point = self._random.random() * weights[-1]
+        return int(nucleus[min(np.searchsorted(weights, point, side="right"), len(nucleus) - 1)])
+
+    def _nucleus(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Token ids of the nucleus, likeliest first, and their cumulative weights."""
+        scaled = (logits - logits.max()).astype(np.float64) / self._temperature
+        weights = np.exp(scaled)
+        target = self._top_p * weights.sum()
+        for size in (HEAD, len(logits)):
+            if size < len(logits):
+                head = np.argpartition(logits, -size)[-size:]
+            else:
+                head = np.arange(len(logits))
+            head = head[np.lexsort((head, -logits[head]))]
+            cumulative = np.cumsum(weights[head])
+            if cumulative[-1] >= target:
+                break
+        end = int(np.searchsorted(cumulative, target)) + 1
+        return head[:end], cumulative[:end]
