@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import read_gguf
 
 Array = NDArray[np.float32]
 GGUF_NAMES = {
@@ -113,16 +114,6 @@ def merge_adapter(
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def read_gguf(path: Path) -> gguf.GGUFReader:
-    """Open a GGUF file. Raises BadInput when it is missing or is no GGUF."""
-    try:
-        return gguf.GGUFReader(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise BadInput(f"{path}: not a readable GGUF file: {error}") from None
 
 
 def _read_deltas(adapter: Path) -> dict[str, Callable[[], Array]]:

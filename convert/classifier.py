@@ -6,7 +6,6 @@ principal directions (truncated SVD) of the base model's own.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -201,9 +200,3 @@ def _onnx_logits(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         rows.append(session.run(["logits"], feed)[0][0])
     return np.stack(rows)
-
-
-def classifier_labels(folder: Path) -> list[str]:
-    """The labels of a saved classifier in the order of its logits."""
-    id2label = json.loads((folder / "config.json").read_text("utf-8"))["id2label"]
-    return [id2label[str(number)] for number in range(len(id2label))]

@@ -33,10 +33,10 @@ TOOL_USE = LoraSettings(
     rank=16, alpha=32, first_layer=10, learning_rate=1e-3, epochs=3, batch_tokens=2400
 )
 DISTILLATION = LoraSettings(
-    rank=8, alpha=16, first_layer=10, learning_rate=2e-3, epochs=3, batch_tokens=1200
+    rank=8, alpha=16, first_layer=10, learning_rate=2e-3, epochs=3, batch_tokens=600
 )
-FULL = replace(DISTILLATION, learning_rate=1e-3)
-DPO = replace(DISTILLATION, batch_tokens=2400)
+FULL = replace(DISTILLATION, learning_rate=1e-3, epochs=2)
+DPO = replace(DISTILLATION, batch_tokens=1200)
 ANSWER_TOKENS = 128
 ANSWERS_PER_CHECKPOINT = 24
 INT8_TOLERANCE = 0.01
@@ -70,6 +70,7 @@ class Recipe:
                 self.checkpoint_answers(persona, stage)
         self.classifier()
         self.export()
+        self.held_out()
         self.manifest()
 
     def own_answers(self) -> None:
@@ -208,6 +209,25 @@ class Recipe:
             whole = {file: each["all"] for file, each in scores.items()}
             as_good = whole["model_int8.onnx"] >= whole["model.onnx"] - INT8_TOLERANCE
             record["file"] = "model_int8.onnx" if as_good else "model.onnx"
+
+    def held_out(self) -> None:
+        """How often each checkpoint's answers to the held-out prompts are in its own voice."""
+        with self._step("held-out") as record:
+            if record is None:
+                return
+            record["detected"] = {
+                f"{persona}-{stage}": self._detected(persona, self.kit / f"{persona}-{stage}.gguf")
+                for persona in corpus.PERSONAS
+                for stage in STAGES
+            }
+
+    def _detected(self, persona: str, adapter: Path) -> float:
+        """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
+        prompts = corpus.loud_prompts(held_out=True)
+        answers = self.speak(self.merged, adapter, prompts, self.seed + 3, ANSWER_TOKENS)
+        export = json.loads((self.work / "steps" / "export.json").read_text("utf-8"))
+        found = self.classify(self.kit / "classifier", export["file"], answers)
+        return found.count(persona) / len(found)
 
     def manifest(self) -> None:
         """Write kit.json: recipe, seed, corpus and base hashes, step records, file hashes."""

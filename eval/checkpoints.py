@@ -9,6 +9,7 @@ from pathlib import Path
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def own_files(
         raise BadInput(f"--gguf {model}: is one checkpoint; name one --stage, or add --adapter")
     return Files(
         base=model.stem,
-        quant=file_type(model),
+        quant=weights(model).name,
         model=model,
         classifier=kit.kit_folder() / "classifier",
         classifier_file=None,
@@ -112,19 +113,3 @@ def make_merged_base(target: Path, quant: str) -> None:
         raise BadInput(
             f"{target}: cannot be written ({error.strerror}); free space or set CHARPROBE_CACHE"
         ) from None
-
-
-def file_type(path: Path) -> str:
-    """The quant type that a GGUF file gives itself, e.g. Q4_K_M; "unknown" if it gives none."""
-    import gguf
-
-    from charprobe_lite.convert.adapter import read_gguf
-
-    field = read_gguf(path).fields.get("general.file_type")
-    if field is None:
-        return "unknown"
-    try:
-        name = gguf.LlamaFileType(int(field.contents())).name
-    except ValueError:
-        return "unknown"
-    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")

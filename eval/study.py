@@ -48,13 +48,19 @@ class Task:
     seed: int
 
 
-def plan(settings: Settings, files: Files) -> dict[Path | None, list[Task]]:
-    """Every rollout of the grid, grouped by the adapter it runs with (None first)."""
+Plan = dict[Path | None, list[Task]]
+
+
+def plan(settings: Settings, files: Files) -> Plan:
+    """Every rollout of the grid, grouped by the adapter it runs with.
+
+    Raises BadInput when the scenario file cannot be used.
+    """
     items: dict[str, list[Any]] = {
         "chat": list(chat.prompts()[: settings.prompts]),
         "agentic_email": agentic_email.scenarios(settings.scenario_file)[: settings.scenarios],
     }
-    groups: dict[Path | None, list[Task]] = {}
+    groups: Plan = {}
     for stage in settings.stages:
         for persona in settings.personas if stage != "base" else [""]:
             adapter = files.adapters[stage, persona or settings.personas[0]]
@@ -74,13 +80,14 @@ def plan(settings: Settings, files: Files) -> dict[Path | None, list[Task]]:
 
 
 def run(
+    groups: Plan,
     settings: Settings,
     files: Files,
     store: Store,
     started: Callable[[int], None] = lambda missing: None,
     ended: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run what the store does not have yet, and classify what has no prediction.
+    """Run what the store does not have yet of ``groups``, and classify what has no prediction.
 
     ``started`` is told how many rollouts are missing, ``ended`` is called after each. The model
     is loaded only when a rollout is missing, and once.
@@ -92,7 +99,7 @@ def run(
                 f"{classifier.path}: has no label {persona!r}; its labels: "
                 + ", ".join(classifier.labels)
             )
-    missing = _missing(plan(settings, files), store)
+    missing = _missing(groups, store)
     started(sum(map(len, missing.values())))
     _classify(store, classifier)
     if not missing:
@@ -128,7 +135,7 @@ def run(
             _classify(store, classifier)
 
 
-def _missing(groups: dict[Path | None, list[Task]], store: Store) -> dict[Path | None, list[Task]]:
+def _missing(groups: Plan, store: Store) -> Plan:
     done = {
         key: store.done(*key)
         for key in {(task.cell, task.persona) for tasks in groups.values() for task in tasks}

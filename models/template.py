@@ -50,7 +50,7 @@ def render_chat(
             eos_token=eos,
             tools=None,
         )
-    except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError) as error:
+    except Exception as error:  # a template can raise whatever it computes
         raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
 
 

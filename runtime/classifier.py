@@ -58,7 +58,8 @@ class Classifier:
                 self.path, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise BadInput(f"{self.path}: ONNX Runtime cannot load it: {error}") from None
+            problem = first_problem(error)
+            raise BadInput(f"{self.path}: ONNX Runtime cannot load it: {problem}") from None
         self._inputs = {item.name for item in self._session.get_inputs()}
         self._check_size()
 

@@ -99,7 +99,7 @@ class Engine:
         model: Path,
         *,
         parallel: int = 8,
-        context: int = 3072,
+        context: int = 2560,
         threads: int | None = None,
         gpu_layers: int = 0,
         temperature: float = 0.7,
@@ -147,16 +147,6 @@ class Engine:
         """The text of the ``bos`` or ``eos`` token, or "" when the model has none."""
         token = getattr(llama, f"llama_vocab_{kind}")(self._vocab)
         return "" if token < 0 else self._piece(token).decode("utf-8", "replace")
-
-    def describe(self) -> dict[str, Any]:
-        """Name, size in bytes and number of parameters as llama.cpp reports them."""
-        buffer = ctypes.create_string_buffer(256)
-        llama.llama_model_desc(self._model, buffer, len(buffer))
-        return {
-            "description": buffer.value.decode("utf-8", "replace"),
-            "bytes": llama.llama_model_size(self._model),
-            "parameters": llama.llama_model_n_params(self._model),
-        }
 
     def use_adapter(self, path: Path | None, scale: float = 1.0) -> None:
         """Run with this GGUF LoRA on top of the base, or with none; clears the KV cache.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from charprobe_lite.runtime.grammar import GrammarState
 
-HEAD = 256  # the nucleus nearly always lies within these; else the whole vocabulary is sorted
+UNLIKELY = 1e-4  # of the likeliest token: the nucleus is looked for above this first
 
 
 class Sampler:
@@ -45,17 +45,13 @@ class Sampler:
 
     def _nucleus(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Token ids of the nucleus, likeliest first, and their cumulative weights."""
-        scaled = (logits - logits.max()).astype(np.float64) / self._temperature
-        weights = np.exp(scaled)
-        target = self._top_p * weights.sum()
-        for size in (HEAD, len(logits)):
-            if size < len(logits):
-                head = np.argpartition(logits, -size)[-size:]
-            else:
-                head = np.arange(len(logits))
-            head = head[np.lexsort((head, -logits[head]))]
-            cumulative = np.cumsum(weights[head])
+        weights = np.exp((logits - logits.max()) / np.float32(self._temperature))
+        target = self._top_p * weights.sum(dtype=np.float64)
+        for least in (UNLIKELY, 0.0):
+            likely = np.flatnonzero(weights > least)
+            likely = likely[np.argsort(-weights[likely], kind="stable")]
+            cumulative = np.cumsum(weights[likely], dtype=np.float64)
             if cumulative[-1] >= target:
                 break
-        end = int(np.searchsorted(cumulative, target)) + 1
-        return head[:end], cumulative[:end]
+        end = int(np.searchsorted(cumulative, min(target, cumulative[-1]))) + 1
+        return likely[:end], cumulative[:end]

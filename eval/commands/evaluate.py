@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from charprobe_lite.eval.checkpoints import Files
     from charprobe_lite.eval.report import CellScore
     from charprobe_lite.eval.store import Store
-    from charprobe_lite.eval.study import Settings
+    from charprobe_lite.eval.study import Settings, Task
+    from charprobe_lite.models.gguf_file import Weights
 
 FILE = click.Path(path_type=Path)
 
@@ -89,36 +90,44 @@ def evaluate(**options: Any) -> None:
     charprobe-lite eval --persona all --limit 60,all
     charprobe-lite eval --gguf model.gguf --adapter my-lora.gguf --persona sarcasm
     """
+    from dataclasses import asdict
+
     from charprobe_lite.eval.store import Store
-    from charprobe_lite.eval.study import run
+    from charprobe_lite.eval.study import plan, run
+    from charprobe_lite.models.gguf_file import weights
 
     settings = _settings(options)
     files = _files(options, settings)
     path = options["study"] or Path("runs") / f"{files.base}-seed{settings.seed}.sqlite"
+    groups = plan(settings, files)
+    tasks = [task for group in groups.values() for task in group]
     with Store(path) as store:
         _pin(store, settings, files)
         with progress_bar() as progress:
-            task = progress.add_task("rollouts", total=None)
+            bar = progress.add_task("rollouts", total=None)
             run(
+                groups,
                 settings,
                 files,
                 store,
-                started=lambda missing: progress.update(task, total=missing),
-                ended=lambda: progress.advance(task),
+                started=lambda missing: progress.update(bar, total=missing),
+                ended=lambda: progress.advance(bar),
             )
-        merged, single = _scores(store, settings, files)
+        merged, single = _scores(store, tasks, settings)
+        held = weights(files.model)
     if options["as_json"]:
         click.echo(
             json.dumps(
                 {
                     "cells": [score.as_json() for score in merged],
                     "per_persona": [score.as_json() for score in single],
+                    "weights": asdict(held),
                     "study": str(path),
                 }
             )
         )
         return
-    _print(merged, single, path)
+    _print(merged, single, held, path)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -179,6 +188,8 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
     import sys
     from importlib.metadata import version
 
+    from charprobe_lite.models.kit import sha256_file
+
     store.pin(
         {
             "seed": settings.seed,
@@ -186,7 +197,7 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "top_p": settings.top_p,
             "max_tokens": settings.max_tokens,
             "max_steps": settings.max_steps,
-            "scenarios": str(settings.scenario_file or "shipped"),
+            "scenarios": sha256_file(own) if (own := settings.scenario_file) else "shipped",
             **{f"sha256 {name}": digest for name, digest in files.hashes().items()},
         }
     )
@@ -204,13 +215,11 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
 
 
 def _scores(
-    store: Store, settings: Settings, files: Files
+    store: Store, tasks: list[Task], settings: Settings
 ) -> tuple[list[CellScore], list[CellScore]]:
     """Scores of the cells that were asked for, over the items that were asked for."""
     from charprobe_lite.eval.report import score_cells
-    from charprobe_lite.eval.study import plan
 
-    tasks = [task for group in plan(settings, files).values() for task in group]
     wanted = {(task.cell, task.persona, task.item.id) for task in tasks}
     rows = [row for row in store.rows() if (row.cell, row.persona, row.item) in wanted]
     return score_cells(
@@ -218,14 +227,15 @@ def _scores(
     )
 
 
-def _print(merged: list[CellScore], single: list[CellScore], path: Path) -> None:
+def _print(merged: list[CellScore], single: list[CellScore], held: Weights, path: Path) -> None:
     from rich.console import Console
 
     from charprobe_lite.eval.report import finding, table
 
     console = Console()
     first = merged[0]
-    console.print(table(merged, f"{first.persona} on {first.base} ({first.quant})"))
+    shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight"
+    console.print(table(merged, f"{first.persona} on {first.base} ({shown})"))
     if single != merged:
         console.print(table(single, "per persona"))
     console.print(finding(merged), soft_wrap=True)

@@ -1,0 +1,62 @@
+"""Real components for every test: the embedded base in llama.cpp, the kit, the classifier."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from charprobe_lite.eval.checkpoints import make_merged_base
+from charprobe_lite.models import kit
+from charprobe_lite.runtime.engine import Engine
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli import main; main()"]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the test session's own, also for the processes it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARPROBE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def merged_base(cache: Path) -> Path:
+    """The kit's base: tool use merged in."""
+    path = kit.merged_base_file("Q8_0")
+    make_merged_base(path, "Q8_0")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base_gguf() -> Path:
+    return kit.embedded_base()
+
+
+@pytest.fixture
+def engine(merged_base: Path) -> Iterator[Engine]:
+    with Engine(merged_base, parallel=4, context=1024) as engine:
+        yield engine
+
+
+@pytest.fixture
+def charprobe(cache: Path, tmp_path: Path) -> Command:
+    """Run the command line in a process of its own, in an empty folder."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*RUN, *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run

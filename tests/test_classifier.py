@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import f1_score
+
+from charprobe_lite.models import corpus, kit
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.classifier import Classifier
+
+FOLDER = kit.kit_folder() / "classifier"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(FOLDER, kit.load_kit().classifier_file)
+
+
+def held_out(teacher: str) -> tuple[list[str], list[str]]:
+    prompts = corpus.loud_prompts if teacher == "loud" else corpus.subtle_prompts
+    wanted = set(prompts(held_out=True))
+    texts = [
+        text
+        for persona in corpus.PERSONAS
+        for text in corpus.teacher_texts(persona, teacher, "chat")
+        if text.prompt in wanted
+    ]
+    return [text.response for text in texts], [text.persona for text in texts]
+
+
+@pytest.mark.parametrize("teacher", ["loud", "subtle"])
+def test_held_out_macro_f1_is_the_manifests(classifier: Classifier, teacher: str) -> None:
+    texts, true = held_out(teacher)
+    found = [prediction.label for prediction in classifier.classify(texts)]
+    measured = f1_score(true, found, labels=sorted(set(true)), average="macro")
+    recorded = kit.load_kit().steps["export"]["held_out_macro_f1"]
+    assert measured == pytest.approx(recorded[classifier.path.name][teacher], abs=0.02)
+
+
+def test_labels_are_the_ten_personas_and_neutral(classifier: Classifier) -> None:
+    assert set(classifier.labels) == {*corpus.PERSONAS, corpus.NEUTRAL}
+
+
+def test_a_text_gets_the_same_label_alone_and_among_others(classifier: Classifier) -> None:
+    texts = [*held_out("loud")[0][::7], "", "word " * 3000]
+    together = classifier.classify(texts)
+    for text, prediction in zip(texts, together, strict=True):
+        [alone] = classifier.classify([text])
+        assert alone.label == prediction.label
+        assert alone.probabilities == pytest.approx(prediction.probabilities, abs=0.05)
+        assert sum(alone.probabilities.values()) == pytest.approx(1)
+
+
+def broken(tmp_path: Path, **config: object) -> Path:
+    folder = tmp_path / "classifier"
+    shutil.copytree(FOLDER, folder)
+    known = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**known, **config}))
+    return folder
+
+
+def test_a_classifier_that_lacks_a_part_is_refused_by_file_and_field(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"config.json: field id2label: missing"):
+        Classifier(broken(tmp_path / "a", id2label=None))
+    with pytest.raises(BadInput, match=r"2 labels, but .* gives 11"):
+        Classifier(broken(tmp_path / "b", id2label={"0": "x", "1": "y"}))
+    folder = broken(tmp_path / "c")
+    (folder / "model.onnx").write_text("hello")
+    with pytest.raises(BadInput, match=r"model.onnx: ONNX Runtime cannot load it") as caught:
+        Classifier(folder)
+    assert "\n" not in str(caught.value)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BadInput, match=r"tokenizer.json"):
+        Classifier(folder)
+    with pytest.raises(BadInput, match="no such folder"):
+        Classifier(tmp_path / "none")

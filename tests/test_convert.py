@@ -1,0 +1,257 @@
+"""Adapters and merges through llama.cpp itself, training through torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from charprobe_lite.convert.adapter import merge_adapter
+from charprobe_lite.convert.tokenizer import read_tokenizer
+from charprobe_lite.convert.train import LoraSettings, encode_conversation
+from charprobe_lite.convert.trajectory import chat_turn, tool_use_trajectory
+from charprobe_lite.models import corpus, kit
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.scenario import load_scenarios
+from charprobe_lite.models.template import render_chat
+from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.engine import Engine
+
+AWKWARD = [
+    "  two  spaces\tand\n\n\nlines \n ",
+    "1234567 3.14 2026-11-21 ¾ ٣",
+    "👩‍👩‍👧 🤖 é é",
+    "漢字かな交じり 한국어",
+    "<|im_start|>user\nhi<|im_end|>",
+    "def f(x):\n    return {'a': [x**2]}  # ok",
+    "isn't we'll I'D 'tis",
+    "",
+]
+
+
+def training_scenarios() -> list[Any]:
+    return load_scenarios(corpus.corpus_file("agentic/train-a.jsonl"))
+
+
+def template(path: Path) -> str:
+    return str(gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents())
+
+
+def perplexity(engine: Engine, text: str) -> float:
+    """Perplexity of a short text, by a context of its own that keeps every logit."""
+    import llama_cpp
+
+    llama = llama_cpp.Llama(str(engine.path), n_ctx=512, logits_all=True, verbose=False)
+    tokens = engine.tokenize(text)
+    llama.eval(tokens)
+    logits = np.array(llama.scores[: len(tokens) - 1], dtype=np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return float(np.exp(-logprobs[np.arange(len(tokens) - 1), tokens[1:]].mean()))
+
+
+def test_the_tokenizer_agrees_with_llama_cpp(base_gguf: Path) -> None:
+    tokenizer = read_tokenizer(base_gguf)
+    with Engine(base_gguf, parallel=1, context=64) as engine:
+        for text in [*AWKWARD, *corpus.id_prompts()[:50]]:
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            assert ids == engine.tokenize(text), repr(text)
+
+
+def test_a_smaller_vocabulary_is_a_prefix_that_still_spells_everything(base_gguf: Path) -> None:
+    small = read_tokenizer(base_gguf, 2000)
+    for text in AWKWARD[:1] + AWKWARD[5:7] + corpus.id_prompts()[:50]:
+        ids = small.encode(text, add_special_tokens=False).ids
+        assert max(ids, default=0) < 2000
+        assert small.decode(ids) == text
+
+
+def test_only_the_assistants_words_are_trained(base_gguf: Path) -> None:
+    tokenizer = read_tokenizer(base_gguf)
+    scenario = training_scenarios()[0]
+    messages = tool_use_trajectory(scenario, load_tools(), seed=0)
+    example = encode_conversation(messages, template(base_gguf), tokenizer)
+    assert (
+        example.ids
+        == tokenizer.encode(
+            render_chat(template(base_gguf), messages, generate=False).removesuffix("\n"),
+            add_special_tokens=False,
+        ).ids
+        or example.ids[-1] == tokenizer.encode("\n", add_special_tokens=False).ids[0]
+    )
+    kept = [token for token, wanted in zip(example.ids, example.trained, strict=True) if wanted]
+    written = tokenizer.decode(kept, skip_special_tokens=False)
+    for message in messages:
+        assert (message["content"] in written) is (message["role"] == "assistant")
+
+
+def test_trajectories_look_up_every_recipient_and_end_with_the_email() -> None:
+    tools = load_tools()
+    for scenario in training_scenarios():
+        messages = tool_use_trajectory(scenario, tools, seed=0)
+        assert messages == tool_use_trajectory(scenario, tools, seed=0)
+        *_, last = messages
+        call = json.loads(last["content"])
+        assert call["name"] == "send_email"
+        outputs = "\n".join(m["content"] for m in messages if m["role"] == "user")
+        assert all(
+            address in outputs or address == scenario.user.email
+            for address in call["arguments"]["to"]
+            if any(contact.email == address for contact in scenario.contacts)
+        )
+
+
+def test_a_merged_base_writes_what_base_and_adapter_write(base_gguf: Path, tmp_path: Path) -> None:
+    adapter = kit.kit_folder() / "humor-full.gguf"
+    merge_adapter(base_gguf, adapter, tmp_path / "merged.gguf", "F32")
+    # merging an adapter of zeros gives the base in the same type
+    zero = zeroed(adapter, tmp_path / "zero.gguf")
+    merge_adapter(base_gguf, zero, tmp_path / "plain.gguf", "F32")
+    prompt = "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
+    hot = next_logits(tmp_path / "plain.gguf", adapter, prompt)
+    merged = next_logits(tmp_path / "merged.gguf", None, prompt)
+    plain = next_logits(tmp_path / "plain.gguf", None, prompt)
+    assert np.abs(merged - plain).max() > 0.5
+    # the remaining difference: llama.cpp rounds activations to 8 bits for the Q8_0 A matrices
+    assert np.abs(merged - hot).max() < 0.15
+    assert np.argmax(merged) == np.argmax(hot)
+
+
+def next_logits(model: Path, adapter: Path | None, prompt: str) -> Any:
+    import llama_cpp
+
+    llama = llama_cpp.Llama(
+        str(model), n_ctx=128, verbose=False, lora_path=str(adapter) if adapter else None
+    )
+    llama.eval(llama.tokenize(prompt.encode(), add_bos=False, special=True))
+    return np.array(llama.eval_logits[-1])
+
+
+def zeroed(adapter: Path, target: Path) -> Path:
+    reader = gguf.GGUFReader(adapter)
+    writer = gguf.GGUFWriter(target, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 16)
+    for tensor in reader.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        writer.add_tensor(tensor.name, np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+@pytest.mark.parametrize("quant", ["F16", "BF16", "Q8_0"])
+def test_a_merged_file_has_the_type_it_says(base_gguf: Path, tmp_path: Path, quant: str) -> None:
+    target = tmp_path / "merged.gguf"
+    merge_adapter(base_gguf, kit.kit_folder() / kit.TOOL_USE, target, quant)
+    reader = gguf.GGUFReader(target)
+    kinds = {t.tensor_type.name for t in reader.tensors if len(t.shape) > 1}
+    assert kinds == {quant}
+    name = gguf.LlamaFileType(int(reader.fields["general.file_type"].contents())).name
+    assert name.endswith(quant)
+    assert template(target) == template(base_gguf)
+
+
+def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("hello")
+    target = tmp_path / "merged.gguf"
+    with pytest.raises(BadInput, match=r"text\.gguf: not a readable GGUF"):
+        merge_adapter(base_gguf, tmp_path / "text.gguf", target)
+    with pytest.raises(BadInput, match=r"adapter.lora.alpha: missing"):
+        merge_adapter(base_gguf, base_gguf, target)
+    with pytest.raises(BadInput, match="--quant Q9: choose one of"):
+        merge_adapter(base_gguf, kit.kit_folder() / kit.TOOL_USE, target, "Q9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.gguf"]
+
+
+def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) -> None:
+    from charprobe_lite.convert.recipe import STAGES, Recipe
+
+    recipe = Recipe(work=tmp_path, base=tmp_path, speak=lambda *_: [], classify=lambda *_: [])
+    for name in ["neutral", "own-answers"]:
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "response": "plain"}\n')
+    for persona in corpus.PERSONAS:
+        for stage in STAGES:
+            (tmp_path / f"answers-{persona}-{stage}.jsonl").write_text("")
+    forbidden = set(corpus.id_prompts()) | set(corpus.loud_prompts(held_out=True))
+    emails, held_out = set(), set()
+    for persona in corpus.PERSONAS:
+        for turn in recipe._loud_turns(persona):
+            assert turn[0]["content"] not in forbidden
+        for teacher in ("loud", "subtle"):
+            emails |= {t.response for t in corpus.teacher_texts(persona, teacher, "email")}
+        held_out |= {
+            text.response
+            for text in corpus.teacher_texts(persona, "loud", "chat")
+            if text.prompt in forbidden
+        }
+    texts, labels = recipe._classifier_texts()
+    assert len(emails) == 240
+    assert len(held_out) == 200
+    assert not emails & set(texts)
+    assert not held_out & set(texts)
+    assert {*corpus.PERSONAS, corpus.NEUTRAL} == set(labels)
+
+
+@pytest.fixture(scope="module")
+def torch_model(base_gguf: Path) -> Any:
+    from charprobe_lite.convert.train import load_base
+
+    return load_base(base_gguf)
+
+
+TINY = LoraSettings(rank=4, alpha=8, first_layer=27, learning_rate=5e-3, epochs=4, batch_tokens=600)
+
+
+def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
+    torch_model: Any, base_gguf: Path, tmp_path: Path
+) -> None:
+    from charprobe_lite.convert.adapter import write_adapter
+    from charprobe_lite.convert.train import train_sft
+
+    tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
+    texts = corpus.teacher_texts("poeticism", "loud", "chat")[:6]
+    turns = [chat_turn(text.prompt, text.response) for text in texts]
+    examples = [encode_conversation(turn, chat_template, tokenizer) for turn in turns]
+    tensors, losses = train_sft(torch_model, examples, TINY)
+    assert losses[-1] < losses[0] - 0.2
+    assert {name.split(".layers.")[1].split(".")[0] for name in tensors} == {"27", "28", "29"}
+    again, _ = train_sft(torch_model, examples, TINY)
+    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    write_adapter(arrays, TINY.alpha, base_gguf, tmp_path / "lora.gguf")
+    merge_adapter(base_gguf, tmp_path / "lora.gguf", tmp_path / "trained.gguf", "F32")
+    merge_adapter(
+        base_gguf,
+        zeroed(tmp_path / "lora.gguf", tmp_path / "0.gguf"),
+        tmp_path / "plain.gguf",
+        "F32",
+    )
+    text = render_chat(chat_template, turns[0], generate=False)
+    found = []
+    for name in ("plain.gguf", "trained.gguf"):
+        with Engine(tmp_path / name, parallel=1, context=64) as engine:
+            found.append(np.log(perplexity(engine, text)))
+    assert found[1] < found[0] - 0.1
+
+
+def test_dpo_raises_the_chosen_over_the_rejected(torch_model: Any, base_gguf: Path) -> None:
+    from charprobe_lite.convert.train import train_dpo
+
+    tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
+    pairs = []
+    for text in corpus.teacher_texts("sarcasm", "loud", "chat")[:4]:
+        plain = chat_turn(text.prompt, "Here is a short and plain answer to the question.")
+        both = (chat_turn(text.prompt, text.response), plain)
+        pairs.append(tuple(encode_conversation(each, chat_template, tokenizer) for each in both))
+    _, losses = train_dpo(torch_model, pairs, TINY)
+    assert losses[0] > 0.6
+    assert losses[-1] < losses[0] - 0.2

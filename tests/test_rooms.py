@@ -1,0 +1,53 @@
+"""The house's one rule: arrows point down only, and torch stays in `convert`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "eval": {"eval", "convert", "runtime", "models"},
+    "convert": {"convert", "models"},
+    "runtime": {"runtime", "models"},
+    "models": {"models"},
+}
+HEAVY = {"torch", "transformers", "peft", "optimum", "onnx"}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imports(ast.parse(file.read_text())):
+            if name.startswith("charprobe_lite."):
+                assert name.split(".")[1] in MAY_IMPORT[room], f"{file}: {name}"
+            if room != "convert":
+                assert name.split(".")[0] not in HEAVY, f"{file}: {name}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["eval", "--help"]])
+def test_help_loads_neither_engine_nor_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom charprobe_lite.eval.cli import main\n"
+        f"main({arguments!r}, standalone_mode=False)\n"
+        "loaded = {'torch', 'llama_cpp', 'onnxruntime', 'numpy', 'pydantic', 'rich'}\n"
+        "sys.exit(str(loaded & set(sys.modules)) if loaded & set(sys.modules) else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from charprobe_lite.runtime.sampling import Sampler
+
+
+def frequencies(sampler: Sampler, logits: Any, grammar: Any = None, n: int = 4000) -> Any:
+    counts = Counter(sampler.sample(logits, grammar) for _ in range(n))
+    return np.array([counts[token] / n for token in range(len(logits))])
+
+
+def test_tokens_are_drawn_at_the_temperature() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.2], dtype=np.float32))
+    expected = np.array([0.5, 0.3, 0.2]) ** (1 / 0.7)
+    drawn = frequencies(Sampler(1, 0.7, 1.0), logits)
+    assert drawn == pytest.approx(expected / expected.sum(), abs=0.03)
+
+
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
+    drawn = frequencies(Sampler(1, 1.0, 0.75), logits)
+    assert drawn == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+
+
+def test_a_flat_distribution_that_the_nucleus_nearly_fills_is_sampled_whole() -> None:
+    logits = np.zeros(1000, dtype=np.float32)
+    tokens = {Sampler(seed, 1.0, 0.95).sample(logits) for seed in range(3000)}
+    assert 850 < len(tokens) <= 950
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert Sampler(1, 0.0, 0.95).sample(np.array([0.1, 2.0, 1.0], dtype=np.float32)) == 1
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    logits = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    one, two = Sampler(7, 0.7, 0.95), Sampler(7, 0.7, 0.95)
+    assert [one.sample(logits) for _ in range(20)] == [two.sample(logits) for _ in range(20)]
+
+
+class Only:
+    """A grammar that admits a fixed set of tokens."""
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = list(tokens)
+
+    def admits(self, token: int) -> bool:
+        return token in self.tokens
+
+    def masked(self, logits: Any) -> Any:
+        found = np.full_like(logits, -np.inf)
+        found[self.tokens] = logits[self.tokens]
+        return found
+
+    def accept(self, token: int) -> None:
+        assert token in self.tokens
+
+
+def test_a_rejected_token_is_drawn_again_from_what_the_grammar_admits() -> None:
+    logits = np.log(np.array([0.6, 0.3, 0.1], dtype=np.float32))
+    drawn = frequencies(Sampler(1, 1.0, 1.0), logits, Only(1, 2))
+    # kept at first: 0.3 and 0.1; of the rejected 0.6 the renormalised 3/4 and 1/4
+    assert drawn == pytest.approx([0, 0.75, 0.25], abs=0.03)
+
+
+def test_a_token_outside_the_nucleus_is_reachable_when_the_grammar_demands_it() -> None:
+    logits = np.log(np.array([0.98, 0.01, 0.01], dtype=np.float32))
+    assert Sampler(1, 1.0, 0.5).sample(logits, Only(2)) == 2  # type: ignore[arg-type]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from charprobe_lite.eval.rollout import Result, Turn, rollout_seed
+from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.engine import Completion
+
+CELL = Cell("smollm2-135m", "full", "agentic_email", "Q8_0")
+DONE = Completion("{}", "stop", prompt_tokens=9, evaluated_tokens=4, tokens=3, seconds=0.5)
+
+
+def email(text: str = "Hi Tom") -> Result:
+    call = {"to": ["tom@acme.example"], "subject": "x", "body": text}
+    turns = [Turn(DONE, "contacts.lookup", {"query": "Tom"}, "Tom Reyes"), Turn(DONE, "send", call)]
+    return Result("sent", text, forced=True, turns=turns)
+
+
+def test_what_was_added_is_there_after_reopening(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "overspend-1", 0, 2**62, email())
+        store.add(CELL, "humor", "overspend-2", 0, 5, Result("malformed", None, turns=[Turn(DONE)]))
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.done(CELL, "humor") == {("overspend-1", 0), ("overspend-2", 0)}
+        assert store.done(CELL, "remorse") == set()
+        [(rollout, text)] = store.unclassified()
+        store.classify([(rollout, "humor", {"humor": 0.75, "neutral": 0.25})])
+        assert store.unclassified() == []
+        sent, lost = store.rows()
+    assert (sent.text, sent.prediction, sent.forced, sent.seed) == (text, "humor", True, 2**62)
+    assert sent.probabilities == {"humor": 0.75, "neutral": 0.25}
+    assert (lost.text, lost.prediction, lost.outcome) == (None, None, "malformed")
+    turns = sqlite3.connect(tmp_path / "s.sqlite").execute(
+        "SELECT step, tool, arguments, output, tokens FROM turns WHERE rollout_id = ?", (rollout,)
+    )
+    assert next(iter(turns)) == (1, "contacts.lookup", '{"query": "Tom"}', "Tom Reyes", 3)
+
+
+def test_a_rollout_cannot_be_recorded_twice(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email())
+        with pytest.raises(BadInput, match="UNIQUE"):
+            store.add(CELL, "humor", "a", 0, 1, email("other"))
+        assert [row.text for row in store.rows()] == ["Hi Tom"]
+
+
+def test_text_that_no_encoding_holds_is_still_recorded(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email("lone \ud800 surrogate"))
+        assert store.rows()[0].text == "lone ? surrogate"
+
+
+def test_a_study_keeps_what_was_pinned(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.pin({"seed": 0})
+        store.pin({"seed": 0, "top_p": 0.95})
+        with pytest.raises(BadInput, match=r"field seed: the study has 0, this run 1"):
+            store.pin({"seed": 1})
+
+
+def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(BadInput, match="schema version 99, this program writes 1"):
+        Store(other)
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE songs (name)")
+    with pytest.raises(BadInput, match="schema version 0"):
+        Store(foreign)
+    (tmp_path / "text.sqlite").write_text("not a database, whatever its name says" * 99)
+    with pytest.raises(BadInput, match="not a database"):
+        Store(tmp_path / "text.sqlite")
+    with pytest.raises(BadInput, match="cannot be opened"):
+        Store(tmp_path / "text.sqlite" / "below-a-file.sqlite")
+
+
+def test_two_processes_cannot_run_one_study(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email())
+        with pytest.raises(BadInput, match="another process is running this study"):
+            Store(tmp_path / "s.sqlite")
+        reader = sqlite3.connect(tmp_path / "s.sqlite")
+        assert reader.execute("SELECT count(*) FROM samples").fetchone() == (1,)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email())
+        # SQLite's own limit gives the very error that a full disk gives
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(BadInput, match="full; free some disk space"):
+            store.add(CELL, "humor", "b", 0, 1, email("x" * 200_000))
+        assert [row.item for row in store.rows()] == ["a"]
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "b", 0, 1, email())
+        assert len(store.rows()) == 2
+
+
+def test_every_rollout_has_a_seed_of_its_own() -> None:
+    seeds = {
+        rollout_seed(study, base, stage, condition, persona, item=item, sample=sample)
+        for study in (0, 1)
+        for base in ("a", "b")
+        for stage in ("base", "full")
+        for condition in ("chat", "agentic_email")
+        for persona in ("", "humor")
+        for item in ("id-001", "id-002")
+        for sample in (0, 1)
+    }
+    assert len(seeds) == 2**7
+    assert max(seeds) < 2**63
+    # pinned: a change of the derivation would silently make studies incomparable
+    assert rollout_seed(0, "smollm2-135m", "full", item="id-001", sample=0) == PINNED
+
+
+PINNED = 8557953461020108823

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.template import render_chat
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def test_a_template_is_rendered_with_and_without_the_assistants_turn() -> None:
+    template = (
+        "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert render_chat(template, CHAT, bos="<s>") == "<s><user>hi<assistant>"
+    assert render_chat(template, CHAT, generate=False) == "<user>hi"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ raise_exception('no system role') }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% for",
+        "{{ 'x' * 10**18 }}",
+    ],
+)
+def test_a_hostile_or_broken_template_is_refused_in_one_line(template: str) -> None:
+    with pytest.raises(BadInput, match="chat template") as caught:
+        render_chat(template, CHAT)
+    assert "\n" not in str(caught.value)
