@@ -23,7 +23,7 @@ MAX_TOKENS = 256
 class ClassifierSettings:
     """Size and training of the kit's classifier."""
 
-    vocabulary: int = 16384
+    vocabulary: int = 12288
     hidden: int = 192
     layers: int = 4
     heads: int = 4

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput, first_problem
 
-BATCH_TOKENS = 8192  # padded tokens of one run
 MAX_TOKENS = 8192  # ModernBERT's own limit; smaller ones come from the classifier's config
 
 
@@ -64,46 +63,30 @@ class Classifier:
         self._check_size()
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
-        """Label every text; texts alike in length share a batch, the order is kept."""
-        if not texts:
-            return []
-        encoded = [item.ids or [self._pad] for item in self._tokenizer.encode_batch(list(texts))]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        found: list[Prediction | None] = [None] * len(texts)
-        batch: list[int] = []
-        for position, index in enumerate(order):
-            batch.append(index)
-            following = order[position + 1] if position + 1 < len(order) else None
-            room = following is not None and len(encoded[following]) * (len(batch) + 1)
-            if following is None or room > BATCH_TOKENS:
-                for row, scores in zip(
-                    batch, self._probabilities([encoded[i] for i in batch]), strict=True
-                ):
-                    found[row] = self._prediction(scores)
-                batch = []
-        return [item for item in found if item is not None]
+        """Label every text, in order.
 
-    def _prediction(self, scores: NDArray[np.float64]) -> Prediction:
+        One text a run: nothing is computed for padding, and a dynamic int8 model, which scales
+        its activations over the whole batch, gives a text the same label in any company.
+        """
+        return [self._prediction(item.ids) for item in self._tokenizer.encode_batch(list(texts))]
+
+    def _prediction(self, ids: Sequence[int]) -> Prediction:
+        scores = self._probabilities(list(ids) or [self._pad])
         named = {label: float(p) for label, p in zip(self.labels, scores, strict=True)}
         return Prediction(self.labels[int(np.argmax(scores))], named)
 
-    def _probabilities(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Softmax of the logits (batch, labels) for token id rows of any length."""
-        width = max(map(len, rows))
-        ids = np.full((len(rows), width), self._pad, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
-            mask[number, : len(row)] = 1
-        feed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+    def _probabilities(self, ids: list[int]) -> NDArray[np.float64]:
+        """Softmax of the logits (labels,) for one row of token ids."""
+        row = np.array([ids], dtype=np.int64)
+        feed: dict[str, Any] = {"input_ids": row, "attention_mask": np.ones_like(row)}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
-        logits = self._session.run(None, feed)[0].astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        logits = self._session.run(None, feed)[0][0].astype(np.float64)
+        weights = np.exp(logits - logits.max())
+        return np.asarray(weights / weights.sum())
 
     def _check_size(self) -> None:
         try:
-            width = self._probabilities([[self._pad]]).shape[1]
+            width = len(self._probabilities([self._pad]))
         except Exception as error:  # as above: whatever the graph breaks on
             raise BadInput(
                 f"{self.path}: does not take input_ids: {first_problem(error)}"

@@ -125,10 +125,15 @@ def next_logits(model: Path, adapter: Path | None, prompt: str) -> Any:
     import llama_cpp
 
     llama = llama_cpp.Llama(
-        str(model), n_ctx=128, verbose=False, lora_path=str(adapter) if adapter else None
+        str(model),
+        n_ctx=128,
+        logits_all=True,
+        verbose=False,
+        lora_path=str(adapter) if adapter else None,
     )
-    llama.eval(llama.tokenize(prompt.encode(), add_bos=False, special=True))
-    return np.array(llama.eval_logits[-1])
+    tokens = llama.tokenize(prompt.encode(), add_bos=False, special=True)
+    llama.eval(tokens)
+    return np.array(llama.scores[len(tokens) - 1])
 
 
 def zeroed(adapter: Path, target: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -16,6 +17,7 @@ import pytest
 from charprobe_lite.models import kit
 from tests.conftest import RUN, Command
 
+KILLS = int(os.environ.get("CHARPROBE_KILLS", "4"))
 SMALL = ("eval", "--persona", "sarcasm", "--limit", "2,1", "--max-tokens", "200")
 
 
@@ -101,7 +103,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_rows(
     assert charprobe(*arguments, "--study", "whole.sqlite").returncode == 0
     whole = time.monotonic() - start
     rng = random.Random(0)
-    for _ in range(4):
+    for _ in range(KILLS):
         process = subprocess.Popen(
             [*RUN, *arguments, "--study", "killed.sqlite"],
             cwd=tmp_path,
