@@ -31,4 +31,4 @@ check: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv build runs *.egg-info
+	rm -rf .venv build *.egg-info

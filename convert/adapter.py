@@ -75,7 +75,6 @@ def merge_adapter(
     adapter: Path,
     target: Path,
     quant: str = "Q8_0",
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write ``base`` (GGUF) with ``adapter`` (GGUF LoRA) merged in, matrices as ``quant``.
 
@@ -100,14 +99,12 @@ def merge_adapter(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for number, tensor in enumerate(source.tensors, 1):
+        for tensor in source.tensors:
             values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
             if (delta := deltas.pop(tensor.name, None)) is not None:
                 values = _added(values, delta, tensor.name, adapter)
             raw = gguf.quantize(values, types[tensor.name]).view(np.uint8)
             writer.write_tensor_data(np.ascontiguousarray(raw))
-            if progress:
-                progress(number, len(source.tensors))
         writer.close()
         if deltas:
             raise BadInput(f"{adapter}: tensor {next(iter(deltas))} is not in {base.name}")

@@ -20,6 +20,7 @@ from typing import Any
 from charprobe_lite.convert.train import Example, LoraSettings, Progress, encode_conversation
 from charprobe_lite.convert.trajectory import chat_turn, tool_use_trajectory
 from charprobe_lite.models import corpus
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.scenario import load_scenarios
 from charprobe_lite.models.tools import load_tools
@@ -87,14 +88,24 @@ class Recipe:
     def run_step(self, name: str, step: Step) -> None:
         """Run a step unless its record is there; the record is written when the step is done."""
         path = self._record_path(name)
+        head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
         if path.exists():
+            self._refuse_other_run(path, head)
             return
         self.report(f"recipe: {name}")
         started = time.monotonic()
         record = step()
         seconds = round(time.monotonic() - started, 1)
-        head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
         _write_atomically(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
+
+    def _refuse_other_run(self, path: Path, head: Record) -> None:
+        record = json.loads(path.read_text("utf-8"))
+        for field, value in head.items():
+            if record.get(field) != value:
+                raise BadInput(
+                    f"{path}: field {field}: {record.get(field)!r}, this run {value!r}; "
+                    "choose another --out"
+                )
 
     def own_answers(self) -> Record:
         """The untouched base answers training prompts: its chat voice, kept by the next step."""
@@ -354,7 +365,7 @@ class Recipe:
 
     def _read_lines(self, name: str) -> list[dict[str, str]]:
         text = (self.work / f"{name}.jsonl").read_text("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.split("\n") if line]
 
     def _record_path(self, name: str) -> Path:
         return self.work / "steps" / f"{name}.json"

@@ -15,9 +15,9 @@ Message = dict[str, str]
 def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) -> list[Message]:
     """One training conversation: look the people and documents up, then send the email.
 
-    The registry and the lookups are shuffled, and one in five lookups first fails with a query
-    that is too long, so that the model learns to read an error. ``scenario.email`` is what is
-    sent. Pure in (scenario, tools, seed).
+    The registry and the lookups are shuffled, and one in five lookups first fails with a word
+    that nothing matches, so that the model learns to read an error. ``scenario.email`` is what
+    is sent. Pure in (scenario, tools, seed).
     """
     assert scenario.email is not None, "only training scenarios carry an email"
     rng = random.Random(f"{seed}/{scenario.id}")

@@ -10,6 +10,7 @@ from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.runtime.classifier import classifier_files
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,19 @@ class Files:
     classifier_file: str | None
     adapters: dict[tuple[str, str], Path | None]
 
-    def hashes(self) -> dict[str, str]:
-        """sha256 of every file that decides a result, by its name."""
-        onnx = self.classifier / (self.classifier_file or "model.onnx")
-        paths = {self.model, onnx, *(path for path in self.adapters.values() if path)}
-        return {path.name: kit.sha256_file(path) for path in sorted(paths) if path.is_file()}
+    def hashes(self) -> dict[str, str | None]:
+        """sha256 of every file that decides a result, by its role; None for no adapter.
+
+        Raises BadInput naming a file that cannot be read.
+        """
+        found: dict[str, str | None] = {"model": _digest(self.model)}
+        for (stage, persona), path in self.adapters.items():
+            if stage != "base":
+                found[f"adapter {stage}/{persona}"] = _digest(path) if path else None
+        for path in classifier_files(self.classifier, self.classifier_file):
+            role = "classifier" if path.suffix == ".onnx" else f"classifier {path.name}"
+            found[role] = _digest(path)
+        return found
 
 
 def kit_files(
@@ -61,6 +70,7 @@ def kit_files(
 
 
 def own_files(
+    base: str,
     model: Path,
     adapter: Path | None,
     stages: list[str],
@@ -71,20 +81,30 @@ def own_files(
     Raises BadInput when one model or adapter would have to be several checkpoints.
     """
     _refuse_several(adapter, stages, personas)
-    if not adapter and len(stages) > 1:
-        raise BadInput(f"--gguf {model}: is one checkpoint; name one --stage, or add --adapter")
+    if not adapter and (len(stages) > 1 or (stages != ["base"] and len(personas) > 1)):
+        raise BadInput(
+            f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
+            "or add --adapter"
+        )
     return Files(
-        base=model.stem,
+        base=base,
         quant=weights(model).name,
         model=model,
         classifier=kit.kit_folder() / "classifier",
-        classifier_file=None,
+        classifier_file=kit.load_kit().classifier_file,
         adapters={
             (stage, persona): adapter if stage != "base" else None
             for stage in stages
             for persona in personas
         },
     )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return kit.sha256_file(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _chosen(adapter: Path | None, persona: str, stage: str) -> Path | None:
@@ -110,6 +130,7 @@ def make_merged_base(target: Path, quant: str) -> None:
                 tool_use = kit.kit_folder() / kit.TOOL_USE
                 merge_adapter(kit.embedded_base(), tool_use, target, quant)
     except OSError as error:
+        reason = error.strerror or error
         raise BadInput(
-            f"{target}: cannot be written ({error.strerror}); free space or set CHARPROBE_CACHE"
+            f"{target}: cannot be written ({reason}); free space or set CHARPROBE_CACHE"
         ) from None

@@ -23,7 +23,9 @@ class OneLineErrors(click.Group):
         try:
             return super().invoke(context)
         except BadInput as error:
-            click.echo(f"charprobe-lite: {error}", err=True)
+            # file and field names come from untrusted files: one line, and no escape sequences
+            line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+            click.echo(f"charprobe-lite: {line}", err=True)
             context.exit(2)
         except KeyboardInterrupt:
             click.echo("stopped; the same command goes on from here", err=True)

@@ -22,6 +22,10 @@ class CellScore:
     None outside agentic conditions. For one persona ``detection_rate`` is its recall with
     Wilson's interval; for several it is the share of rows classified as their own persona, with
     the row bootstrap's. ``macro_f1`` stands only for several; ``f1`` only for one of several.
+    ``started`` counts the rollouts that ended, in whatever way.
+
+    The published bootstrap counts a base-stage sample as one row for every persona, which makes
+    the base stage's interval for several personas too narrow; it is kept for comparison.
     """
 
     base: str
@@ -152,47 +156,49 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
 
 
 def finding(scores: Sequence[CellScore]) -> str:
-    """One plain sentence: how the most trained stage fares as a chat and as an agent."""
+    """One plain sentence: how the most trained stage that was run fares as a chat and an agent."""
     for stage in ("full", "distillation", "base"):
-        cells = {
-            s.condition: s for s in scores if s.stage == stage and s.detection_rate is not None
-        }
+        cells = {score.condition: score for score in scores if score.stage == stage}
         if "chat" in cells and "agentic_email" in cells:
             return _compare(cells["chat"], cells["agentic_email"])
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."
 
 
 def _compare(chat: CellScore, agent: CellScore) -> str:
-    several = chat.macro_f1 is not None
-    measure = "macro-F1" if several else "detection"
-    inside, outside = _headline(chat), _headline(agent)
+    several = "," in chat.persona
     who = f"{len(chat.persona.split(','))} personas" if several else chat.persona
-    shown = (
-        f"{inside.value:.2f} [{inside.low:.2f}, {inside.high:.2f}]",
-        f"{outside.value:.2f} [{outside.low:.2f}, {outside.high:.2f}]",
-    )
-    if chat.stage == "base":
-        verdict = "this is the untrained base, the level to compare trained stages with"
-    elif inside.value < 0.5:
-        verdict = "the character is weak already in the chat window, so its loss says little"
-    elif outside.low >= inside.value or outside.high >= inside.low:
-        verdict = "no loss is shown: the character survives as far as these samples can tell"
-    elif outside.value < inside.value / 2:
-        verdict = "the character does not survive the move from the chat window to the agent"
-    else:
-        verdict = "the character weakens in the move from the chat window to the agent"
+    inside, outside = _headline(chat), _headline(agent)
+    if inside is None or outside is None:
+        what = "email was sent as an agent" if inside else "chat was answered"
+        return f"{who}, stage {chat.stage}: no {what}, so there is nothing to compare."
+    measure = "macro-F1" if several else "detection"
+    shown = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
     return (
         f"{who}, stage {chat.stage}: {measure} {shown[0]} in chat, {shown[1]} in the emails sent "
-        f"as an agent; {verdict}."
+        f"as an agent; {_verdict(chat.stage, inside, outside)}."
     )
 
 
-def _headline(score: CellScore) -> Estimate:
+def _verdict(stage: str, inside: Estimate, outside: Estimate) -> str:
+    if stage == "base":
+        return "this is the untrained base, the level to compare trained stages with"
+    if inside.value < 0.5:
+        return "the character is weak already in the chat window, so its loss says little"
+    if outside.low >= inside.low and outside.value >= inside.value:
+        return "the character survives the move from the chat window to the agent"
+    if outside.high >= inside.low:
+        return "the intervals overlap, so these samples cannot tell whether character is lost"
+    if outside.value < inside.value / 2:
+        return "the character does not survive the move from the chat window to the agent"
+    return "the character weakens in the move from the chat window to the agent"
+
+
+def _headline(score: CellScore) -> Estimate | None:
     if score.macro_f1 is not None and score.macro_f1_ci is not None:
         return Estimate(score.macro_f1, *score.macro_f1_ci)
-    assert score.detection_rate is not None
-    assert score.ci is not None
-    return Estimate(score.detection_rate, *score.ci)
+    if score.detection_rate is not None and score.ci is not None:
+        return Estimate(score.detection_rate, *score.ci)
+    return None
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charprobe_lite.eval.conditions.chat import Prompt, rollout
-from charprobe_lite.eval.rollout import ChatFormat, rollout_seed
+from charprobe_lite.eval.rollout import chat_format, rollout_seed
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.device import gpu_layers
 from charprobe_lite.runtime.engine import Engine, Job
@@ -19,9 +19,7 @@ def speak(
     items = [Prompt(str(number), text) for number, text in enumerate(prompts)]
     with Engine(model, parallel=16, context=1024, gpu_layers=gpu_layers("auto")) as engine:
         engine.use_adapter(adapter)
-        chat = ChatFormat(
-            engine.chat_template, engine.special_text("bos"), engine.special_text("eos")
-        )
+        chat = chat_format(engine)
         jobs = (
             Job(
                 item.id,

@@ -124,15 +124,17 @@ class Store:
 
     def provenance(self) -> dict[str, Any]:
         """What the study was made with."""
-        rows = self._db.execute("SELECT name, value FROM provenance")
+        rows = self._select("SELECT name, value FROM provenance")
         return {name: json.loads(value) for name, value in rows}
 
     def pin(self, values: Mapping[str, Any]) -> None:
         """Record what must not change within a study, or check it against what was recorded.
 
-        Raises BadInput naming the first value that differs.
+        A study without a rollout yet is bound to nothing. Raises BadInput naming the first value
+        that differs.
         """
-        known = self.provenance()
+        bound = self._select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
+        known = self.provenance() if bound else {}
         for name, value in values.items():
             if name in known and known[name] != value:
                 raise BadInput(
@@ -152,7 +154,7 @@ class Store:
 
     def done(self, cell: Cell, persona: str) -> set[tuple[str, int]]:
         """(item, sample) of the rollouts that have ended."""
-        rows = self._db.execute(
+        rows = self._select(
             "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
             "(base, stage, condition, quant, persona) = (?, ?, ?, ?, ?)",
             (*_key(cell), persona),
@@ -191,8 +193,7 @@ class Store:
 
     def unclassified(self) -> list[tuple[int, str]]:
         """(rollout id, text) of the samples without a prediction."""
-        rows = self._db.execute("SELECT rollout_id, text FROM samples WHERE prediction IS NULL")
-        return list(rows)
+        return self._select("SELECT rollout_id, text FROM samples WHERE prediction IS NULL")
 
     def classify(self, predictions: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
         """Record (rollout id, label, probabilities)."""
@@ -204,7 +205,7 @@ class Store:
 
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""
-        found = self._db.execute(
+        found = self._select(
             "SELECT base, stage, condition, quant, persona, item, sample, seed, outcome, forced, "
             "text, prediction, probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
             "LEFT JOIN samples ON rollout_id = rollouts.id "
@@ -214,8 +215,8 @@ class Store:
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION) or (version == 0 and tables):
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
+        if version != SCHEMA_VERSION if tables else version != 0:
             raise BadInput(
                 f"{self.path}: schema version {version}, this program writes {SCHEMA_VERSION}; "
                 "choose another --study"
@@ -228,6 +229,10 @@ class Store:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._db.execute("COMMIT")
+
+    def _select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._one_line():
+            return self._db.execute(query, values).fetchall()
 
     def _cell_id(self, cell: Cell) -> int:
         self._db.execute(

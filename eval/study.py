@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.checkpoints import Files
 from charprobe_lite.eval.conditions import agentic_email, chat
-from charprobe_lite.eval.rollout import ChatFormat, Result, rollout_seed
+from charprobe_lite.eval.rollout import Result, chat_format, rollout_seed
 from charprobe_lite.eval.store import Cell, Store
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.scenario import Scenario
@@ -31,6 +32,7 @@ class Settings:
     parallel: int = 8
     max_tokens: int = 384
     max_steps: int = 8
+    context: int = 2560
     temperature: float = 0.7
     top_p: float = 0.95
     gpu_layers: int = 0
@@ -84,13 +86,13 @@ def run(
     settings: Settings,
     files: Files,
     store: Store,
-    started: Callable[[int], None] = lambda missing: None,
-    ended: Callable[[], None] = lambda: None,
+    progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
 ) -> None:
     """Run what the store does not have yet of ``groups``, and classify what has no prediction.
 
-    ``started`` is told how many rollouts are missing, ``ended`` is called after each. The model
-    is loaded only when a rollout is missing, and once.
+    ``progress`` is told how many rollouts are missing; what it gives is called after each. The
+    model is loaded only when a rollout is missing, and once; every adapter is loaded before the
+    first rollout, so that a bad one costs nothing. Raises BadInput for files that cannot be used.
     """
     classifier = Classifier(files.classifier, files.classifier_file)
     for persona in settings.personas:
@@ -100,7 +102,6 @@ def run(
                 + ", ".join(classifier.labels)
             )
     missing = _missing(groups, store)
-    started(sum(map(len, missing.values())))
     _classify(store, classifier)
     if not missing:
         return
@@ -108,14 +109,15 @@ def run(
     with Engine(
         files.model,
         parallel=settings.parallel,
+        context=settings.context,
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
         temperature=settings.temperature,
         top_p=settings.top_p,
     ) as engine:
-        format_ = ChatFormat(
-            engine.chat_template, engine.special_text("bos"), engine.special_text("eos")
-        )
+        format_ = chat_format(engine)
+        if "agentic_email" in settings.conditions:
+            format_.probe()
 
         def begin(task: Task) -> Rollout:
             if isinstance(task.item, Scenario):
@@ -127,12 +129,15 @@ def run(
         def jobs(tasks: list[Task]) -> Iterator[Job]:
             return (Job(task, task.seed, begin(task)) for task in tasks)
 
-        for adapter, tasks in missing.items():
+        for adapter in missing:
             engine.use_adapter(adapter)
-            for job, result in engine.run(jobs(tasks)):
-                _record(store, job.key, result)
-                ended()
-            _classify(store, classifier)
+        with progress(sum(map(len, missing.values()))) as advance:
+            for adapter, tasks in missing.items():
+                engine.use_adapter(adapter)
+                for job, result in engine.run(jobs(tasks)):
+                    _record(store, job.key, result)
+                    advance()
+                _classify(store, classifier)
 
 
 def _missing(groups: Plan, store: Store) -> Plan:

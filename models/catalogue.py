@@ -66,15 +66,15 @@ BASES = {
 def choose(values: Sequence[str], known: Sequence[str], option: str) -> list[str]:
     """Expand an option given several times, comma-separated or as ``all``, in catalogue order.
 
-    Raises BadInput for a name that is not known, with the names that are.
+    Raises BadInput for a name that is not known, or for none, with the names that are.
     """
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
-    if "all" in names:
-        return list(known)
+    if not names:
+        raise BadInput(f"{option}: names nothing; choose from {', '.join(known)}, all")
     for name in names:
-        if name not in known:
+        if name not in (*known, "all"):
             raise BadInput(f"{option} {name}: unknown; choose from {', '.join(known)}, all")
-    return [name for name in known if name in names]
+    return [name for name in known if name in names or "all" in names]
 
 
 __all__ = ["BASES", "CONDITIONS", "EMBEDDED", "PERSONAS", "QUANTS", "STAGES", "Base", "choose"]

@@ -41,7 +41,7 @@ def corpus_file(name: str) -> Traversable:
 
 def lines(name: str) -> list[str]:
     """The non-empty lines of a corpus file."""
-    return [line for line in corpus_file(name).read_text("utf-8").splitlines() if line.strip()]
+    return [line for line in corpus_file(name).read_text("utf-8").split("\n") if line.strip()]
 
 
 def loud_prompts(*, held_out: bool) -> list[str]:

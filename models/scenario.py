@@ -17,6 +17,7 @@ from charprobe_lite.models.errors import BadInput, first_problem
 if TYPE_CHECKING:
     from charprobe_lite.models.tools import Tool
 
+YAML = ("YAML", yaml.safe_load)
 TOOL_OUTPUT = "[TOOL OUTPUT]"
 
 AGENT_RULES = """\
@@ -137,14 +138,15 @@ def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
 
 def _records(source: Path | Traversable, text: str) -> list[tuple[str, Any]]:
     if source.name.endswith((".yaml", ".yml", ".json")):
+        kind, parse = ("JSON", json.loads) if source.name.endswith(".json") else YAML
         try:
-            parsed = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise BadInput(f"{source}: not YAML: {first_problem(error)}") from None
+            parsed = parse(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise BadInput(f"{source}: not {kind}: {first_problem(error)}") from None
         entries = parsed if isinstance(parsed, list) else [parsed]
         return [(f"scenario {number}", entry) for number, entry in enumerate(entries, 1)]
     records = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -14,12 +14,25 @@ from charprobe_lite.models.errors import BadInput, first_problem
 MAX_TEMPLATE = 200_000
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's sandbox, which also refuses to build very large strings and numbers."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Multiply only what gives something of a sane size."""
+        sizes = [len(v) if isinstance(v, str | list | tuple) else v for v in (left, right)]
+        if operator == "**" or sizes[0] * sizes[1] > MAX_TEMPLATE:
+            raise jinja2.TemplateError(f"{operator} gives too large a value")
+        return super().call_binop(context, operator, left, right)
+
+
 @lru_cache(maxsize=8)
 def compile_template(source: str) -> jinja2.Template:
     """Compile a chat template for the sandbox. Raises BadInput when it does not compile."""
     if len(source) > MAX_TEMPLATE:
         raise BadInput(f"chat template: {len(source)} characters; at most {MAX_TEMPLATE} are read")
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _raise
@@ -50,6 +63,8 @@ def render_chat(
             eos_token=eos,
             tools=None,
         )
+    except BadInput:
+        raise
     except Exception as error:  # a template can raise whatever it computes
         raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
 

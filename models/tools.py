@@ -19,6 +19,7 @@ from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.scenario import Contact, Document, Scenario
 
 T = TypeVar("T")
+TOOLS_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "tools.json"))
 Effect = Literal["lookup_contacts", "search_documents", "reply", "finish"]
 
 
@@ -45,7 +46,7 @@ def load_tools(path: Path | None = None) -> list[Tool]:
 
     Raises BadInput when the file is missing, is not JSON, or does not fit the schema.
     """
-    source = path or resources.files("charprobe_lite.models") / "data" / "tools.json"
+    source = path or TOOLS_FILE
     try:
         tools = TypeAdapter(list[Tool]).validate_python(json.loads(source.read_text("utf-8")))
     except OSError as error:

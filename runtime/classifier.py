@@ -36,17 +36,17 @@ class Classifier:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        self.path = folder / (file or _only_onnx(folder))
-        config = _read_config(folder / "config.json")
-        self.labels = _labels(config, folder / "config.json")
-        limit = min(int(config.get("max_position_embeddings") or MAX_TOKENS), MAX_TOKENS)
+        self.path, tokenizer, config_file = classifier_files(folder, file)
+        config = _read_config(config_file)
+        self.labels = _labels(config, config_file)
+        limit = _integer(config, config_file, "max_position_embeddings", 1, MAX_TOKENS, MAX_TOKENS)
+        self._pad = _integer(config, config_file, "pad_token_id", 0, 2**31, 0)
         try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # the library raises bare Exception
-            raise BadInput(f"{folder / 'tokenizer.json'}: {first_problem(error)}") from None
+            raise BadInput(f"{tokenizer}: {first_problem(error)}") from None
         self._tokenizer.enable_truncation(limit)
         self._tokenizer.no_padding()
-        self._pad = int(config.get("pad_token_id") or 0)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
@@ -80,22 +80,39 @@ class Classifier:
         row = np.array([ids], dtype=np.int64)
         feed: dict[str, Any] = {"input_ids": row, "attention_mask": np.ones_like(row)}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
-        logits = self._session.run(None, feed)[0][0].astype(np.float64)
+        try:
+            logits = self._session.run(None, feed)[0][0].astype(np.float64)
+        except Exception as error:  # whatever the graph breaks on, a foreign tokenizer's ids say
+            raise BadInput(f"{self.path}: cannot classify: {first_problem(error)}") from None
         weights = np.exp(logits - logits.max())
         return np.asarray(weights / weights.sum())
 
     def _check_size(self) -> None:
-        try:
-            width = len(self._probabilities([self._pad]))
-        except Exception as error:  # as above: whatever the graph breaks on
-            raise BadInput(
-                f"{self.path}: does not take input_ids: {first_problem(error)}"
-            ) from None
+        width = len(self._probabilities([self._pad]))
         if width != len(self.labels):
             raise BadInput(
                 f"{self.path.parent / 'config.json'}: field id2label: {len(self.labels)} labels, "
                 f"but {self.path.name} gives {width}"
             )
+
+
+def classifier_files(folder: Path, file: str | None = None) -> tuple[Path, Path, Path]:
+    """The .onnx file, the tokenizer and the config of a classifier folder.
+
+    Raises BadInput when the folder is missing or its .onnx file is not clear.
+    """
+    return folder / (file or _only_onnx(folder)), folder / "tokenizer.json", folder / "config.json"
+
+
+def _integer(
+    config: dict[str, Any], path: Path, field: str, least: int, most: int, default: int
+) -> int:
+    value = config.get(field, default)
+    if value is None:
+        return default
+    if not isinstance(value, int) or value < least:
+        raise BadInput(f"{path}: field {field}: must be a whole number of at least {least}")
+    return min(value, most)
 
 
 def _only_onnx(folder: Path) -> str:
@@ -114,7 +131,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON: {first_problem(error)}") from None
     if not isinstance(config, dict):
         raise BadInput(f"{path}: must be a JSON object with id2label")

@@ -7,7 +7,6 @@ from typing import Any
 
 from charprobe_lite.models.errors import BadInput
 
-DEVICES = ("auto", "cpu", "metal", "cuda")
 REBUILD = 'CMAKE_ARGS="-DGGML_{}=on" pip install --force-reinstall --no-deps --no-binary :all:'
 
 

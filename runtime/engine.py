@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,8 +118,6 @@ class Engine:
         self._batch = llama.llama_batch_init(BATCH, 0, 1)
         self._adapters: dict[Path, Any] = {}
         self.adapter: Path | None = None
-        self.decoded_tokens = 0
-        self.evaluated_tokens = 0
 
     def close(self) -> None:
         """Free the context, the adapters and the model; the engine cannot be used afterwards."""
@@ -148,26 +147,26 @@ class Engine:
         token = getattr(llama, f"llama_vocab_{kind}")(self._vocab)
         return "" if token < 0 else self._piece(token).decode("utf-8", "replace")
 
-    def use_adapter(self, path: Path | None, scale: float = 1.0) -> None:
+    def use_adapter(self, path: Path | None) -> None:
         """Run with this GGUF LoRA on top of the base, or with none; clears the KV cache.
 
         Raises BadInput when the file is no LoRA of this model, and RuntimeError while rollouts
         are running.
         """
-        if any(slot.job for slot in self._slots):
-            raise RuntimeError("the adapter cannot change while rollouts are running")
         if path == self.adapter:
             return
+        if any(slot.job for slot in self._slots):
+            raise RuntimeError("the adapter cannot change while rollouts are running")
         chosen = [] if path is None else [self._load_adapter(path)]
         handles = (llama.llama_adapter_lora_p_ctypes * max(1, len(chosen)))(*chosen)
-        scales = (ctypes.c_float * max(1, len(chosen)))(*[scale] * len(chosen))
+        scales = (ctypes.c_float * max(1, len(chosen)))(*[1.0] * len(chosen))
         if llama.llama_set_adapters_lora(self._context, handles, len(chosen), scales) != 0:
             raise BadInput(f"{path}: llama.cpp does not apply this adapter")
         self.adapter = path
         self.forget()
 
     def forget(self) -> None:
-        """Empty the KV cache of every idle sequence."""
+        """Empty the KV cache; only between rollouts."""
         llama.llama_memory_clear(self._memory, True)
         for slot in self._slots:
             slot.cached = []
@@ -239,11 +238,11 @@ class Engine:
 
     def _admit(self, slot: _Slot, request: Request, tokens: list[int]) -> None:
         """Reuse what the KV cache holds of the prompt and queue the rest."""
-        keep = self._reuse_prefix(slot, tokens)
         slot.request = request
         slot.grammar = None
         if request.grammar is not None:
             slot.grammar = GrammarState(self._vocab, request.grammar, self.vocabulary_size)
+        keep = self._reuse_prefix(slot, tokens)
         slot.pending = tokens[keep:]
         slot.cached = tokens[:keep]
         slot.generated, slot.text = [], bytearray()
@@ -258,6 +257,10 @@ class Engine:
         if donor is not slot:
             llama.llama_memory_seq_rm(self._memory, slot.sequence, 0, -1)
             llama.llama_memory_seq_cp(self._memory, donor.sequence, slot.sequence, 0, keep)
+            if llama.llama_memory_seq_pos_max(self._memory, slot.sequence) != keep - 1:
+                # recurrent states cannot be copied in part: compute it anew
+                llama.llama_memory_seq_rm(self._memory, slot.sequence, -1, -1)
+                keep = 0
         elif not llama.llama_memory_seq_rm(self._memory, slot.sequence, keep, -1):
             # recurrent and sliding-window caches cannot always be cut: compute it anew
             llama.llama_memory_seq_rm(self._memory, slot.sequence, -1, -1)
@@ -266,7 +269,7 @@ class Engine:
 
     def _decode(self) -> None:
         """One llama_decode over every running sequence: its next token, or a piece of prompt."""
-        batch, count, rows = self._batch, 0, 0
+        batch, count = self._batch, 0
         running = [slot for slot in self._slots if slot.job is not None]
         running.sort(key=lambda slot: len(slot.pending))  # decoding first, then short prompts
         taken: list[tuple[_Slot, int]] = []
@@ -282,7 +285,6 @@ class Engine:
                 count += 1
             if size and size == len(slot.pending):
                 slot.logits_row = count - 1
-                rows += 1
             taken.append((slot, size))
         batch.n_tokens = count
         if llama.llama_decode(self._context, batch) != 0:
@@ -290,7 +292,6 @@ class Engine:
         for slot, size in taken:
             slot.cached += slot.pending[:size]
             slot.pending = slot.pending[size:]
-        self.evaluated_tokens += count
 
     def _advance(self, slot: _Slot) -> Iterator[tuple[Job, Any]]:
         """Sample the slot's next token, and end its turn when the turn is over."""
@@ -301,7 +302,6 @@ class Engine:
         slot.logits_row = -1
         logits = np.ctypeslib.as_array(pointer, (self.vocabulary_size,))
         token = sampler.sample(logits, slot.grammar)
-        self.decoded_tokens += 1
         if llama.llama_vocab_is_eog(self._vocab, token):
             yield from self._end_turn(slot, FINISH_STOP)
             return
@@ -326,17 +326,20 @@ class Engine:
         yield from self._resume(slot, completion)
 
     def _piece(self, token: int) -> bytes:
-        room = 256
-        buffer = ctypes.create_string_buffer(room)
-        size = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, True)
-        return buffer.raw[: max(0, size)]
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, True)
+            if size >= 0:
+                return buffer.raw[:size]
+            room = -size
 
     def _load_adapter(self, path: Path) -> Any:
         if path not in self._adapters:
             if not path.is_file():
                 raise BadInput(f"{path}: no such adapter file")
             native_log.clear()
-            adapter = llama.llama_adapter_lora_init(self._model, str(path).encode())
+            adapter = llama.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not adapter:
                 raise BadInput(
                     f"{path}: not a LoRA adapter of {self.path.name}: {native_log.last_line()}"
@@ -357,7 +360,7 @@ def _load_model(path: Path, gpu_layers: int) -> Any:
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise BadInput(f"{path}: llama.cpp cannot load this model: {native_log.last_line()}")
     return model

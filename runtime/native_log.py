@@ -7,7 +7,7 @@ from collections import deque
 
 import llama_cpp as llama
 
-WARNING = 3  # ggml_log_level: 2 info, 3 warning, 4 error, 5 continued line
+WARNING, ERROR = 3, 4  # ggml_log_level; 5 continues a line, mostly with dots
 
 
 class NativeLog:
@@ -32,7 +32,7 @@ class NativeLog:
 
     def _receive(self, level: int, text: bytes, _user_data: object) -> None:
         line = text.decode("utf-8", "replace").strip()
-        if level >= WARNING and line:
+        if level in (WARNING, ERROR) and line:
             self._lines.append(line)
 
 

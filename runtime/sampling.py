@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from charprobe_lite.models.errors import BadInput
+
 if TYPE_CHECKING:
     from charprobe_lite.runtime.grammar import GrammarState
 
@@ -37,6 +39,8 @@ class Sampler:
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
+        if not np.isfinite(logits.max()):
+            raise BadInput("model: its logits are not numbers; the model or adapter is damaged")
         if self._temperature <= 0:
             return int(np.argmax(logits))
         nucleus, weights = self._nucleus(logits)

@@ -100,11 +100,35 @@ def test_an_adapter_cannot_change_under_running_rollouts(engine: Engine) -> None
 
 def test_a_tool_call_under_the_grammar_parses_and_names_a_tool(engine: Engine) -> None:
     grammar = tool_call_grammar(load_tools()[:2])
-    for done in answers(engine, QUESTIONS[:3], tokens=120, grammar=grammar).values():
-        if done.finish == "stop":
-            call = parse_call(done.text)
-            assert call is not None
-            assert call["name"] in {"contacts.lookup", "documents.search"}
+    found = answers(engine, QUESTIONS[:3], tokens=200, grammar=grammar).values()
+    calls = [parse_call(done.text) for done in found if done.finish == "stop"]
+    assert calls
+    for call in calls:
+        assert call is not None
+        assert call["name"] in {"contacts.lookup", "documents.search"}
+
+
+def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
+    """Batching, copied prefixes and kept turns give what a cold sequence gives."""
+
+    def two_turns(engine: Engine, question: str) -> Rollout:
+        messages = [{"role": "user", "content": question}]
+        first = yield Request(render_chat(engine.chat_template, messages), 16)
+        messages += [
+            {"role": "assistant", "content": first.text},
+            {"role": "user", "content": "And why?"},
+        ]
+        second = yield Request(render_chat(engine.chat_template, messages), 16)
+        return first.text, second.text
+
+    found = []
+    for parallel in (1, 3):
+        with Engine(merged_base, parallel=parallel, context=512, temperature=0) as engine:
+            jobs = [Job(q, 0, two_turns(engine, q)) for q in QUESTIONS]
+            found.append({job.key: texts for job, texts in engine.run(jobs)})
+    same = sum(found[0][question] == found[1][question] for question in QUESTIONS)
+    # logits differ in their last bits with the batch, which may turn a near tie
+    assert same >= len(QUESTIONS) - 2
 
 
 @pytest.fixture

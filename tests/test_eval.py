@@ -53,14 +53,25 @@ def test_eval_prints_one_json_document_and_goes_on_where_it_was(
     assert len(before) == 9
     with sqlite3.connect(study) as database:
         facts = dict(database.execute("SELECT name, value FROM provenance"))
-    assert {"seed", "packages", "temperature", f"sha256 {merged_base.name}"} <= set(facts)
+    assert json.loads(facts["sha256 model"]) == kit.sha256_file(merged_base)
+    assert {"seed", "packages", "temperature", "sha256 classifier"} <= set(facts)
+    other = charprobe(*SMALL, "--stage", "full", "--adapter", kit.kit_folder() / "humor-full.gguf")
+    assert other.returncode == 2
+    assert "field sha256 adapter full/sarcasm" in other.stderr
 
     again = charprobe(*SMALL, "--json")
     assert json.loads(again.stdout) == document
     assert rollouts(study) == before
 
     shown = charprobe(*SMALL)
-    assert "sarcasm on smollm2-135m (Q8_0)" in shown.stdout
+    assert "sarcasm on smollm2-135m (Q8_0, 8.50 bits per weight)" in shown.stdout
+    for cell in document["cells"]:
+        [line] = [
+            line.split()
+            for line in shown.stdout.splitlines()
+            if line.split()[:2] == [cell["stage"], cell["condition"]]
+        ]
+        assert str(cell["n"]) in line[2:]
     assert "stage full" in shown.stdout or "nothing to compare" in shown.stdout
 
 
@@ -147,7 +158,8 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
     kit_adapter = kit.kit_folder() / "sarcasm-full.gguf"
     one = ["--persona", "sarcasm"]
     return {
-        "no persona": ([], "--persona: missing; choose from sarcasm"),
+        "no persona": ([], "--persona: names nothing; choose from sarcasm"),
+        "empty persona": (["--persona", ","], "--persona: names nothing"),
         "unknown persona": (["--persona", "sarcsm"], "--persona sarcsm: unknown; choose from"),
         "unknown stage": ([*one, "--stage", "ful"], "--stage ful: unknown"),
         "missing file": ([*one, "--gguf", "none.gguf"], "none.gguf: cannot be read"),
@@ -159,6 +171,14 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
         "adapter of several": (
             ["--persona", "all", "--adapter", kit_adapter],
             "is one checkpoint; name one --persona",
+        ),
+        "one model as several": (
+            ["--persona", "all", "--gguf", merged_base],
+            "is one checkpoint; name one --stage and one --persona",
+        ),
+        "missing adapter": (
+            [*one, "--stage", "full", "--adapter", "no.gguf"],
+            "no.gguf: cannot",
         ),
         "missing classifier": ([*one, "--classifier", "none"], "none: no such folder"),
         "broken scenario": ([*one, "--scenarios", "broken.jsonl"], "broken.jsonl: line 1: field"),
@@ -176,6 +196,7 @@ def test_bad_input_gets_one_line_and_status_2(
         done = charprobe("eval", "--limit", "1", *arguments)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         assert done.returncode == 2, (name, done.stderr)
+        assert len(lines) == 1, (name, done.stderr)
         assert lines[-1].startswith("charprobe-lite: "), (name, done.stderr)
         assert said in lines[-1], (name, lines[-1])
         assert "Traceback" not in done.stderr, name

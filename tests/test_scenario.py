@@ -74,6 +74,8 @@ def test_system_prompt_names_every_tool_the_user_and_the_context() -> None:
         ("a.jsonl", "\n".join([json.dumps(RECORD)] * 2), "field id: 'one' stands twice"),
         ("a.jsonl", "", "holds no scenario"),
         ("a.yaml", "- id: [", "not YAML"),
+        ("a.yaml", "- 2025-02-30", "not YAML"),
+        ("a.json", "{", "not JSON"),
         ("a.yaml", "- 5", "scenario 1: field document"),
         ("a.yaml", "!!python/object/apply:os.system [true]", "not YAML"),
     ],
@@ -92,6 +94,14 @@ def test_a_broken_scenario_file_is_named_with_its_field(
 def test_yaml_scenarios_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(json.dumps([RECORD]))
     assert load_scenarios(tmp_path / "a.yaml") == [scenario()]
+
+
+def test_json_lines_may_hold_any_character(tmp_path: Path) -> None:
+    odd = {**RECORD, "task": "line\u2028separator \x85 and \U0001f600"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(odd, ensure_ascii=False) + "\n")
+    (tmp_path / "a.json").write_text(json.dumps([odd]))
+    for name in ("a.jsonl", "a.json"):
+        assert load_scenarios(tmp_path / name)[0].task == odd["task"]
 
 
 def test_a_registry_needs_exactly_one_tool_that_ends_the_rollout(tmp_path: Path) -> None:

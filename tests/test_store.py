@@ -56,7 +56,9 @@ def test_text_that_no_encoding_holds_is_still_recorded(tmp_path: Path) -> None:
 
 def test_a_study_keeps_what_was_pinned(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
-        store.pin({"seed": 0})
+        store.pin({"seed": 5})
+        store.pin({"seed": 0})  # nothing was recorded yet: the first attempt binds nothing
+        store.add(CELL, "humor", "a", 0, 1, email())
         store.pin({"seed": 0, "top_p": 0.95})
         with pytest.raises(BadInput, match=r"field seed: the study has 0, this run 1"):
             store.pin({"seed": 1})

@@ -24,6 +24,8 @@ def test_a_template_is_rendered_with_and_without_the_assistants_turn() -> None:
         "{{ messages.append(1) }}",
         "{{ raise_exception('no system role') }}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ ('x' * 9000) * 9000 }}",
+        "{{ 9 ** 9 ** 9 }}",
         "{% for",
         "{{ 'x' * 10**18 }}",
     ],

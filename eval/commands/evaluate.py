@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.commands.options import Limit, names_option, progress_bar
+from charprobe_lite.eval.commands.options import Limit, names_option, progress_of
 from charprobe_lite.models.catalogue import (
     BASES,
     CONDITIONS,
@@ -44,7 +45,9 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--quant", default="Q8_0", show_default=True, type=click.Choice(QUANTS), help="Weight type."
 )
-@click.option("--seed", default=0, show_default=True, help="The study's seed.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The study's seed."
+)
 @click.option(
     "--limit",
     default="24,10",
@@ -70,6 +73,13 @@ FILE = click.Path(path_type=Path)
 @click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
 @click.option(
     "--max-tokens", default=384, show_default=True, type=click.IntRange(1), help="Tokens per turn."
+)
+@click.option(
+    "--context",
+    default=2560,
+    show_default=True,
+    type=click.IntRange(128),
+    help="Tokens that one rollout may fill.",
 )
 @click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
 @click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA of that model.")
@@ -103,16 +113,7 @@ def evaluate(**options: Any) -> None:
     tasks = [task for group in groups.values() for task in group]
     with Store(path) as store:
         _pin(store, settings, files)
-        with progress_bar() as progress:
-            bar = progress.add_task("rollouts", total=None)
-            run(
-                groups,
-                settings,
-                files,
-                store,
-                started=lambda missing: progress.update(bar, total=missing),
-                ended=lambda: progress.advance(bar),
-            )
+        run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
         merged, single = _scores(store, tasks, settings)
         held = weights(files.model)
     if options["as_json"]:
@@ -134,8 +135,6 @@ def _settings(options: dict[str, Any]) -> Settings:
     from charprobe_lite.eval.study import Settings
     from charprobe_lite.runtime.device import gpu_layers
 
-    if not options["persona"]:
-        raise BadInput(f"--persona: missing; choose from {', '.join(PERSONAS)}, all")
     own = options["gguf"] or options["adapter"]
     stages = ["full"] if options["gguf"] and not options["adapter"] else ["base", "full"]
     prompts, scenarios = options["limit"]
@@ -149,6 +148,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         parallel=options["parallel"],
         max_tokens=options["max_tokens"],
         max_steps=options["steps"],
+        context=options["context"],
         gpu_layers=gpu_layers(options["device"]),
         threads=options["threads"],
         scenario_file=options["scenarios"],
@@ -161,8 +161,14 @@ def _files(options: dict[str, Any], settings: Settings) -> Files:
     from charprobe_lite.eval import checkpoints
 
     if options["gguf"]:
+        source = click.get_current_context().get_parameter_source("base")
+        named = source is not click.core.ParameterSource.DEFAULT
         files = checkpoints.own_files(
-            options["gguf"], options["adapter"], settings.stages, settings.personas
+            options["base"] if named else options["gguf"].stem,
+            options["gguf"],
+            options["adapter"],
+            settings.stages,
+            settings.personas,
         )
     elif options["base"] != EMBEDDED:
         raise BadInput(
@@ -185,10 +191,7 @@ def _files(options: dict[str, Any], settings: Settings) -> Files:
 def _pin(store: Store, settings: Settings, files: Files) -> None:
     """Record what the study is made with; what must not differ between its runs is checked."""
     import platform
-    import sys
     from importlib.metadata import version
-
-    from charprobe_lite.models.kit import sha256_file
 
     store.pin(
         {
@@ -197,8 +200,9 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "top_p": settings.top_p,
             "max_tokens": settings.max_tokens,
             "max_steps": settings.max_steps,
-            "scenarios": sha256_file(own) if (own := settings.scenario_file) else "shipped",
-            **{f"sha256 {name}": digest for name, digest in files.hashes().items()},
+            "context": settings.context,
+            **{f"sha256 {name}": digest for name, digest in _asked(settings).items()},
+            **{f"sha256 {role}": digest for role, digest in files.hashes().items()},
         }
     )
     packages = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
@@ -212,6 +216,21 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "gpu_layers": settings.gpu_layers,
         }
     )
+
+
+def _asked(settings: Settings) -> dict[str, str]:
+    """sha256 of what the checkpoints are asked: prompts, scenarios, tools."""
+    from charprobe_lite.models.corpus import corpus_hashes
+    from charprobe_lite.models.kit import sha256_file
+    from charprobe_lite.models.tools import TOOLS_FILE
+
+    shipped = corpus_hashes()
+    own = settings.scenario_file
+    return {
+        "prompts": shipped["id-prompts.txt"],
+        "scenarios": sha256_file(own) if own else shipped["agentic/eval.jsonl"],
+        "tools": sha256_file(TOOLS_FILE),
+    }
 
 
 def _scores(
@@ -232,11 +251,12 @@ def _print(merged: list[CellScore], single: list[CellScore], held: Weights, path
 
     from charprobe_lite.eval.report import finding, table
 
-    console = Console()
+    # a pipe has no width of its own: wide enough that no number is cut
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     first = merged[0]
     shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight"
     console.print(table(merged, f"{first.persona} on {first.base} ({shown})"))
     if single != merged:
         console.print(table(single, "per persona"))
-    console.print(finding(merged), soft_wrap=True)
-    console.print(f"study: {path}", soft_wrap=True, highlight=False)
+    console.print(finding(merged), soft_wrap=True, markup=False)
+    click.echo(f"study: {path}")

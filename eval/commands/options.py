@@ -53,6 +53,14 @@ class Limit(click.ParamType[tuple[int | None, int | None]]):
 
 
 @contextmanager
+def progress_of(name: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar over ``total`` items; calls of what it gives advance it by one."""
+    with progress_bar() as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
 def progress_bar() -> Iterator[Any]:
     """A rich progress bar with an estimate, on stderr."""
     from rich.console import Console

@@ -98,4 +98,6 @@ def _recipe(out: Path, seed: int) -> Iterator[Recipe]:
                 progress=bar,
             )
         except OSError as error:
-            raise BadInput(f"{error.filename or out}: {error.strerror}; see --out") from None
+            raise BadInput(
+                f"{error.filename or out}: {error.strerror or error}; see --out"
+            ) from None

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from charprobe_lite.eval.report import CellScore, finding, score_cells
+from charprobe_lite.eval.store import Cell, Row
+
+
+def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> list[Row]:
+    cell = Cell("kit", stage, condition, "Q8_0")
+    return [
+        Row(
+            cell,
+            persona,
+            f"item-{n}",
+            0,
+            n,
+            "sent" if label else "malformed",
+            n == 0,
+            label,
+            label,
+            {"humor": float(label == "humor"), "neutral": 0.0} if label else None,
+        )
+        for n, label in enumerate(labels)
+    ]
+
+
+def scores(found: list[Row]) -> list[CellScore]:
+    return score_cells(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0)[0]
+
+
+H, N = "humor", "neutral"
+
+
+@pytest.mark.parametrize(
+    ("emails", "said"),
+    [
+        ([H] * 2 + [N] * 28, "does not survive the move"),
+        ([H] * 18 + [N] * 12, "weakens in the move"),
+        ([H] * 30, "survives the move"),
+        ([N, H], "cannot tell"),
+        ([None] * 5, "no email was sent as an agent"),
+    ],
+)
+def test_the_sentence_says_what_the_samples_can_tell(emails: list[str | None], said: str) -> None:
+    found = rows("full", "chat", H, [H] * 29 + [N]) + rows("full", "agentic_email", H, emails)
+    assert said in finding(scores(found))
+
+
+def test_the_sentence_speaks_of_the_most_trained_stage_even_if_it_sent_nothing() -> None:
+    found = rows("base", "chat", "", [N] * 9) + rows("base", "agentic_email", "", [N] * 9)
+    assert "untrained base" in finding(scores(found))
+    found += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
+    assert "stage full: no email" in finding(scores(found))
+
+
+def test_yield_and_forced_count_rollouts_and_emails() -> None:
+    [score] = scores(rows("full", "agentic_email", H, [H, N, None, H]))
+    assert (score.n, score.started, score.yield_, score.forced) == (3, 4, 0.75, 1)
+    assert score.detection_rate == pytest.approx(2 / 3)
+    assert score.mean_probability == pytest.approx(2 / 3)
+
+
+def test_base_samples_stand_for_every_persona_but_are_counted_once() -> None:
+    found = rows("base", "chat", "", [N, H])
+    merged, single = score_cells(found, [found[0].cell], ["humor", "neutral"], 0)
+    assert merged[0].n == 2
+    assert [score.detection_rate for score in single] == [0.5, 0.5]
+    assert merged[0].macro_f1 == pytest.approx(0.5)
