@@ -7,8 +7,10 @@ so they are computed once per conversation and reused in every epoch.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Progress = Callable[[int, int, float], None]
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -69,11 +72,23 @@ def load_base(path: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    _keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.bfloat16
     )
     model.requires_grad_(False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to hand every freed activation back to the kernel.
+
+    Without it a third of the training time goes into page faults (measured on 2 cores).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def train_sft(
