@@ -17,10 +17,10 @@ class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
     """gguf's reader slices past the end of a file in silence, which lets a file that claims
     2^60 array elements run it for ever; here that is an error."""
 
-    def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any) -> Any:
+    def _get(self, offset: int, dtype: Any, count: int = 1, **rest: Any) -> Any:
         if int(offset) + int(np.dtype(dtype).itemsize) * int(count) > len(self.data):
             raise ValueError("it ends in the middle of a field")
-        return super()._get(offset, dtype, count, *rest)
+        return super()._get(offset, dtype, count, **rest)
 
 
 @dataclass(frozen=True)

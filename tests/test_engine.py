@@ -73,7 +73,7 @@ def test_a_second_turn_evaluates_only_what_is_new(engine: Engine) -> None:
     assert second.evaluated_tokens < 30
 
 
-def test_a_shared_prefix_is_computed_once(engine: Engine) -> None:
+def test_a_prefix_shared_with_the_rollout_before_is_not_computed_again(engine: Engine) -> None:
     long = "The office is open from nine to five on every working day of the year. " * 20
     answers(engine, [long + "One."], tokens=2)
     done = answers(engine, [long + "Two."], tokens=2)[long + "Two."]
@@ -109,7 +109,7 @@ def test_a_tool_call_under_the_grammar_parses_and_names_a_tool(engine: Engine) -
 
 
 def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
-    """Batching, copied prefixes and kept turns give what a cold sequence gives."""
+    """Batching, reused prefixes and kept turns give what a cold sequence gives."""
 
     def two_turns(engine: Engine, question: str) -> Rollout:
         messages = [{"role": "user", "content": question}]
