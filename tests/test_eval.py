@@ -64,7 +64,7 @@ def test_eval_prints_one_json_document_and_goes_on_where_it_was(
     assert rollouts(study) == before
 
     shown = charprobe(*SMALL)
-    assert "sarcasm on smollm2-135m (Q8_0, 8.50 bits per weight)" in shown.stdout
+    assert "sarcasm on smollm2-135m (Q8_0, 8.51 bits per weight)" in shown.stdout
     for cell in document["cells"]:
         [line] = [
             line.split()
