@@ -365,7 +365,7 @@ def _make_context(model: Any, path: Path, parallel: int, context: int, threads: 
     params.n_ubatch = 512
     params.n_seq_max = parallel
     # a cache of its own per sequence: in a unified one every token attends to all sequences'
-    # cells, masked, which cost a third of the rollouts per minute with 8 sequences
+    # cells, masked, which cost a quarter of the rollouts per minute with 8 sequences
     params.kv_unified = False
     params.n_threads = params.n_threads_batch = threads or physical_cores()
     handle = llama.llama_init_from_model(model, params)
