@@ -259,9 +259,8 @@ class Recipe:
         return found.count(persona) / len(found)
 
     def _loud_turns(self, persona: str) -> list[list[dict[str, str]]]:
-        wanted = set(corpus.loud_prompts(held_out=False))
-        texts = corpus.teacher_texts(persona, "loud", "chat")
-        return [chat_turn(t.prompt, t.response) for t in texts if t.prompt in wanted]
+        texts = _teacher_chat(persona, held_out=False, teachers=["loud"])
+        return [chat_turn(text.prompt, text.response) for text in texts]
 
     def _classifier_texts(self) -> tuple[list[str], list[str]]:
         """Training texts and labels: never an email, never an in-distribution prompt."""
@@ -379,12 +378,13 @@ def _teacher_chat(
     persona: str, *, held_out: bool, teachers: Sequence[str] = TEACHERS
 ) -> list[corpus.TeacherText]:
     """The teachers' chat answers to training prompts, or to the held-out ones."""
-    prompts = {"loud": corpus.loud_prompts, "subtle": corpus.subtle_prompts}
+    read = {"loud": corpus.loud_prompts, "subtle": corpus.subtle_prompts}
+    prompts = {teacher: set(read[teacher](held_out=held_out)) for teacher in teachers}
     return [
         text
         for teacher in teachers
         for text in corpus.teacher_texts(persona, teacher, "chat")
-        if text.prompt in set(prompts[teacher](held_out=held_out))
+        if text.prompt in prompts[teacher]
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
         raise BadInput(f"{path}: not a readable GGUF file: {first_problem(error)}") from None
 
 
+@lru_cache(maxsize=4)  # reading a file's vocabulary takes seconds, and two callers ask
 def weights(path: Path) -> Weights:
     """The weights of a GGUF model. Raises BadInput when it is no readable GGUF with tensors."""
     reader = read_gguf(path)
