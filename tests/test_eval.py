@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import PERSONAS
 from tests.conftest import RUN, Command
 
 KILLS = int(os.environ.get("CHARPROBE_KILLS", "4"))
@@ -229,7 +230,7 @@ def test_doctor_and_models_print_json(charprobe: Command) -> None:
     assert "CPUExecutionProvider" in facts["ONNX Runtime providers"]
     listed = json.loads(charprobe("models", "list", "--json").stdout)
     assert [base["base"] for base in listed["bases"] if base["embedded"]] == ["smollm2-135m"]
-    assert len(listed["personas"]) == 10
+    assert listed["personas"] == [*PERSONAS, "misalignment"]
 
 
 def test_completion_offers_personas_after_a_comma(cache: Path, tmp_path: Path) -> None:

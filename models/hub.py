@@ -1,0 +1,223 @@
+"""The hub: checkpoints fetched, found and listed for removal in huggingface_hub's own cache.
+
+huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and goes
+on with a file where an earlier download stopped. Only weights as safetensors, JSON and tokenizer
+files are fetched: never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.models.cache import Removable, size_of
+from charprobe_lite.models.errors import BadInput, first_problem
+
+if TYPE_CHECKING:
+    from requests.exceptions import HTTPError
+
+    from charprobe_lite.models.entries import Kind, Source
+
+PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+CONFIG = {"base": "config.json", "adapter": "adapter_config.json", "classifier": "config.json"}
+SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+
+
+def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
+    """Fetch what is missing of a repository's folder; the folder in the hub's cache.
+
+    When the hub cannot be reached, what is whole in the cache is enough. Raises BadInput with one
+    line that says what to accept (a gated repository) or to set.
+    """
+    library = _downloader()
+    if not sys.stderr.isatty():  # progress bars are for people
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    inside = f"{subfolder}/" if subfolder else ""
+    try:
+        with warnings.catch_warnings():
+            # a warning of a disk that is nearly full says less than the line that follows it
+            warnings.simplefilter("ignore", UserWarning)
+            library.snapshot_download(
+                repository,
+                allow_patterns=[inside + pattern for pattern in PATTERNS],
+                ignore_patterns=[f"{inside}*/*"],  # in a pattern, * passes slashes too
+            )
+        found = cached(repository, subfolder, kind)
+        if found is None:
+            # an earlier snapshot stands in where the hub does not answer: ask it why
+            library.HfApi().model_info(repository)
+    except Exception as error:  # the library trusts the server, and breaks wherever that lies
+        raise BadInput(f"{repository}: {_reason(error, repository)}") from None
+    if found is None:
+        place = f"folder {subfolder}" if subfolder else "top folder"
+        raise BadInput(
+            f"{repository}: its {place} holds no whole {kind} ({CONFIG[kind]} and *.safetensors); "
+            "mend repository and subfolder in the catalogue"
+        )
+    return found
+
+
+def cached(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
+    """The folder in the hub's cache, when everything in it is whole; asks no server."""
+    folder = _repository_folder(repository)
+    try:
+        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    found = folder / "snapshots" / commit / (subfolder or "")
+    return found if commit and _whole(found, kind) else None
+
+
+def located(source: Source) -> Path | None:
+    """Where an entry's files are on this machine; None when they have not been fetched."""
+    from charprobe_lite.models.entries import Base
+    from charprobe_lite.models.kit import embedded_base
+
+    if source.repository:
+        return cached(source.repository, source.subfolder, source.kind)
+    if isinstance(source, Base) and source.embedded:
+        try:
+            return embedded_base()
+        except BadInput:
+            return None
+    return source.path if source.path and source.path.exists() else None
+
+
+def fetch(source: Source) -> Path:
+    """Where an entry's files are, fetched if they have to be. Raises BadInput like ``pull``."""
+    from charprobe_lite.models.entries import Base
+    from charprobe_lite.models.kit import embedded_base
+
+    if source.repository:
+        return pull(source.repository, source.subfolder, source.kind)
+    if isinstance(source, Base) and source.embedded:
+        return embedded_base()
+    if source.path is None or not source.path.exists():
+        raise BadInput(f"{source.path}: no such file or folder; mend path in the catalogue")
+    return source.path
+
+
+def removable(repositories: Iterable[str]) -> list[Removable]:
+    """What the hub's cache holds of these repositories, with unfinished downloads; no links."""
+    found = []
+    for repository in repositories:
+        folder = _repository_folder(repository)
+        for path in (folder, folder.parent / ".locks" / folder.name):
+            if path.is_dir() and not path.is_symlink():
+                found.append(Removable(path, size_of(path), _download_locks(folder)))
+    return found
+
+
+def cache_root() -> Path:
+    """The folder of the hub's cache."""
+    return Path(_library().constants.HF_HUB_CACHE)
+
+
+def held_bytes(source: Source) -> int:
+    """Bytes of an entry's download that are on disk already, unfinished files included."""
+    if not source.repository:
+        return 0
+    folder = _repository_folder(source.repository)
+    snapshots = folder.glob(f"snapshots/*/{source.subfolder or ''}")
+    files = {file.resolve() for found in snapshots for file in found.glob("*") if file.is_file()}
+    files |= set(folder.glob("blobs/*.incomplete"))
+    return sum(file.stat().st_size for file in files)
+
+
+def _repository_folder(repository: str) -> Path:
+    return cache_root() / f"models--{repository.replace('/', '--')}"
+
+
+def _download_locks(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted((folder.parent / ".locks" / folder.name).glob("*.lock")))
+
+
+def _whole(folder: Path, kind: Kind) -> bool:
+    """Whether config, tokenizer and every shard of the weights are there."""
+    names = {path.name for path in folder.glob("*") if path.is_file()}
+    if CONFIG[kind] not in names or not any(name.endswith(".safetensors") for name in names):
+        return False
+    if kind != "adapter" and not names & {"tokenizer.json", "tokenizer.model"}:
+        return False
+    indexes = [name for name in names if name.endswith(".safetensors.index.json")]
+    if not indexes and any(SHARD.fullmatch(name) for name in names):
+        return False
+    try:
+        shards = [json.loads((folder / name).read_text("utf-8"))["weight_map"] for name in indexes]
+        return all(set(shard.values()) <= names for shard in shards)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _reason(error: Exception, repository: str) -> str:
+    """What stands in the way of a download, and what to accept or set."""
+    from huggingface_hub import errors, get_token
+    from requests import exceptions
+
+    hub, root = _library().constants.ENDPOINT, cache_root()
+    cause = error
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        cause = error.__cause__
+    if isinstance(cause, errors.GatedRepoError):
+        account = "the account of HF_TOKEN" if get_token() else "your account"
+        token = "" if get_token() else " and set HF_TOKEN to a token of it"
+        return f"is gated; accept its terms at {hub}/{repository} with {account}{token}"
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return f"{hub} has no such repository, or a private one; mend its name or set HF_TOKEN"
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return (
+            f"is not whole in {root}, and HF_HUB_OFFLINE is set; "
+            "unset it, or set HF_HOME to where the files are"
+        )
+    if isinstance(cause, exceptions.HTTPError):
+        return _answered(cause, hub)
+    if isinstance(cause, exceptions.ChunkedEncodingError):
+        return "the download broke off; the same command goes on from there"
+    if isinstance(cause, (exceptions.ConnectionError, exceptions.Timeout)):
+        return f"{hub} does not answer ({_network(cause)}); check the network or mend HF_ENDPOINT"
+    if isinstance(cause, OSError) and cause.errno:
+        return f"{root}: cannot be written ({cause.strerror}); free space there or set HF_HOME"
+    return f"{hub}: {first_problem(cause)}; check HF_ENDPOINT and HF_TOKEN"
+
+
+def _answered(error: HTTPError, hub: str) -> str:
+    status = error.response.status_code if error.response is not None else "an error"
+    if status in (401, 403):
+        return f"{hub} refuses access ({status}); set HF_TOKEN to a valid token that may read it"
+    return f"{hub} answered {status}; the same command goes on from there, try later"
+
+
+def _network(error: Exception) -> str:
+    """The system's own word for what went wrong, out of a message of several lines."""
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
+    return found[1] if found else type(error).__name__
+
+
+def _downloader() -> Any:
+    """huggingface_hub in a version whose errors are known here; tokenizers alone brings any."""
+    library = _library()
+    if not library.__version__.startswith("0."):
+        raise BadInput(
+            f"huggingface_hub {library.__version__}: is too new; "
+            "pip install 'charprobe-lite[convert]'"
+        )
+    return library
+
+
+def _library() -> Any:
+    """huggingface_hub, imported at first use. Raises BadInput when it is not installed."""
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+    except ImportError:
+        raise BadInput(
+            "huggingface_hub is not installed; pip install 'charprobe-lite[convert]'"
+        ) from None
+    return huggingface_hub
