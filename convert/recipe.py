@@ -127,9 +127,9 @@ class Recipe:
 
     def merged_base(self) -> Record:
         """The base that every stage runs on: tool use merged in, kept in the work folder."""
-        from charprobe_lite.convert.adapter import merge_adapter
+        from charprobe_lite.convert.merge import merge
 
-        merge_adapter(self.base, self.kit / "tool-use.gguf", self.merged, "F16")
+        merge(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16")
         return {}
 
     def neutral_answers(self) -> Record:

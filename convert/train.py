@@ -274,7 +274,8 @@ def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any
 def _take_adapter(peft_model: Any) -> dict[str, torch.Tensor]:
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(peft_model)
+    # no embedding is trained, and looking for its configuration would ask the model hub
+    state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
     peft_model.unload()
     return tensors

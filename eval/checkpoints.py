@@ -119,18 +119,8 @@ def _refuse_several(adapter: Path | None, stages: list[str], personas: list[str]
 
 def make_merged_base(target: Path, quant: str) -> None:
     """Merge the tool-use adapter into the embedded base; a second process waits for the first."""
-    from filelock import FileLock
+    from charprobe_lite.convert.merge import merge
+    from charprobe_lite.convert.output import FOREVER
 
-    from charprobe_lite.convert.adapter import merge_adapter
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if not target.is_file():
-                tool_use = kit.kit_folder() / kit.TOOL_USE
-                merge_adapter(kit.embedded_base(), tool_use, target, quant)
-    except OSError as error:
-        reason = error.strerror or error
-        raise BadInput(
-            f"{target}: cannot be written ({reason}); free space or set CHARPROBE_CACHE"
-        ) from None
+    tool_use = kit.kit_folder() / kit.TOOL_USE
+    merge(kit.embedded_base(), [tool_use], target, quant, wait=FOREVER)

@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | models | train | doctor`."""
+"""The command line: `charprobe-lite eval | models | convert | train | doctor`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from charprobe_lite.eval.commands.convert import convert
 from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
 from charprobe_lite.eval.commands.models import models
@@ -53,5 +54,5 @@ def main() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-for command in (evaluate, models, train, doctor):
+for command in (evaluate, models, convert, train, doctor):
     main.add_command(command)

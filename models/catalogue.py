@@ -24,7 +24,13 @@ EMBEDDED = "smollm2-135m"
 PUBLISHED = ("llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
 STAGES = ("base", "distillation", "full")
 CONDITIONS = ("chat", "agentic_email")
-QUANTS = ("F32", "F16", "BF16", "Q8_0")
+QUANTS = (
+    *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
+    *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
+    *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS"),
+    *("Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
+)
+"""llama.cpp's names of weight types, from the largest file to the smallest."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 

@@ -47,9 +47,17 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
         raise BadInput(f"{path}: not a readable GGUF file: {first_problem(error)}") from None
 
 
-@lru_cache(maxsize=4)  # reading a file's vocabulary takes seconds, and two callers ask
 def weights(path: Path) -> Weights:
     """The weights of a GGUF model. Raises BadInput when it is no readable GGUF with tensors."""
+    try:
+        state = path.stat()
+    except OSError:
+        return _weights(path, 0, 0)
+    return _weights(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=8)  # reading a file's vocabulary takes seconds, and several callers ask
+def _weights(path: Path, _written: int, _size: int) -> Weights:
     reader = read_gguf(path)
     types: Counter[str] = Counter()
     for tensor in reader.tensors:

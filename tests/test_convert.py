@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from charprobe_lite.convert.adapter import merge_adapter
+from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train import LoraSettings, encode_conversation
 from charprobe_lite.convert.trajectory import chat_turn, tool_use_trajectory
@@ -101,10 +101,8 @@ def test_trajectories_look_up_every_recipient_and_end_with_the_email() -> None:
 
 def test_a_merged_base_writes_what_base_and_adapter_write(base_gguf: Path, tmp_path: Path) -> None:
     adapter = kit.kit_folder() / "humor-full.gguf"
-    merge_adapter(base_gguf, adapter, tmp_path / "merged.gguf", "F32")
-    # merging an adapter of zeros gives the base in the same type
-    zero = zeroed(adapter, tmp_path / "zero.gguf")
-    merge_adapter(base_gguf, zero, tmp_path / "plain.gguf", "F32")
+    merge(base_gguf, [adapter], tmp_path / "merged.gguf", "F32")
+    merge(base_gguf, [], tmp_path / "plain.gguf", "F32")
     prompt = "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
     hot = next_logits(tmp_path / "plain.gguf", adapter, prompt)
     merged = next_logits(tmp_path / "merged.gguf", None, prompt)
@@ -130,26 +128,10 @@ def next_logits(model: Path, adapter: Path | None, prompt: str) -> Any:
     return np.array(llama.scores[len(tokens) - 1])
 
 
-def zeroed(adapter: Path, target: Path) -> Path:
-    reader = gguf.GGUFReader(adapter)
-    writer = gguf.GGUFWriter(target, "llama")
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 16)
-    for tensor in reader.tensors:
-        shape = [int(size) for size in reversed(tensor.shape)]
-        writer.add_tensor(tensor.name, np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
 @pytest.mark.parametrize("quant", ["F16", "BF16", "Q8_0"])
 def test_a_merged_file_has_the_type_it_says(base_gguf: Path, tmp_path: Path, quant: str) -> None:
     target = tmp_path / "merged.gguf"
-    merge_adapter(base_gguf, kit.kit_folder() / kit.TOOL_USE, target, quant)
+    merge(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, quant)
     reader = gguf.GGUFReader(target)
     kinds = {t.tensor_type.name for t in reader.tensors if len(t.shape) > 1}
     assert kinds == {quant}
@@ -162,11 +144,11 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
     (tmp_path / "text.gguf").write_text("hello")
     target = tmp_path / "merged.gguf"
     with pytest.raises(BadInput, match=r"text\.gguf: not a readable GGUF"):
-        merge_adapter(base_gguf, tmp_path / "text.gguf", target)
+        merge(base_gguf, [tmp_path / "text.gguf"], target)
     with pytest.raises(BadInput, match=r"adapter.lora.alpha: missing"):
-        merge_adapter(base_gguf, base_gguf, target)
-    with pytest.raises(BadInput, match="--quant Q9: choose one of"):
-        merge_adapter(base_gguf, kit.kit_folder() / kit.TOOL_USE, target, "Q9")
+        merge(base_gguf, [base_gguf], target)
+    with pytest.raises(BadInput, match="--quant Q9: unknown; choose from"):
+        merge(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, "Q9")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.gguf"]
 
 
@@ -227,13 +209,8 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
 
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     write_adapter(arrays, TINY.alpha, base_gguf, tmp_path / "lora.gguf")
-    merge_adapter(base_gguf, tmp_path / "lora.gguf", tmp_path / "trained.gguf", "F32")
-    merge_adapter(
-        base_gguf,
-        zeroed(tmp_path / "lora.gguf", tmp_path / "0.gguf"),
-        tmp_path / "plain.gguf",
-        "F32",
-    )
+    merge(base_gguf, [tmp_path / "lora.gguf"], tmp_path / "trained.gguf", "F32")
+    merge(base_gguf, [], tmp_path / "plain.gguf", "F32")
     text = render_chat(chat_template, turns[0], generate=False)
     found = []
     for name in ("plain.gguf", "trained.gguf"):

@@ -1,0 +1,279 @@
+"""LoRA adapters as changes of GGUF tensors, from a PEFT folder or a GGUF LoRA file.
+
+LoRA: Hu et al. 2021, arXiv 2106.09685; rank-stabilised scaling: Kalajdzievski 2023,
+arXiv 2312.03732. PEFT's format: adapter_config.json and adapter_model.safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.convert.architecture import Architecture
+from charprobe_lite.convert.checkpoint import StoredTensor, open_safetensors, read_json
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import read_gguf
+
+Array = NDArray[np.float32]
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+SIDES = {
+    ".lora_A.weight": "A",
+    ".lora_B.weight": "B",
+    ".lora_embedding_A": "A",
+    ".lora_embedding_B": "B",
+}
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that rewrite the base
+
+
+@dataclass(frozen=True)
+class Delta:
+    """``scale * b @ a`` is added to a tensor: ``a`` (rank, in), ``b`` (out, rank), float32.
+
+    Rows are in GGUF order. An embedding's delta belongs to the input only: a tied output keeps
+    the base's numbers, as in the model that was trained.
+    """
+
+    a: Array
+    b: Array
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the tensor it belongs to."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end of the change."""
+        scaled = np.float32(self.scale) * self.b[first:end]
+        return np.asarray(scaled @ self.a, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A whole tensor that takes the place of the base's (PEFT's ``modules_to_save``)."""
+
+    values: StoredTensor
+    order: NDArray[np.int64] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.values.shape
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end in GGUF order."""
+        return ordered_rows(self.values, self.order, first, end)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Changes by GGUF tensor name. ``alpha`` is the file's own where one holds for all of it."""
+
+    path: Path
+    changes: dict[str, Delta | Replacement]
+
+
+def read_adapter(path: Path, architecture: Architecture) -> Adapter:
+    """Read a PEFT folder or a GGUF LoRA file for a base of this architecture.
+
+    Raises BadInput naming the file and the field for a missing or broken file, another method
+    than LoRA, DoRA, pickled weights, a tensor that the architecture does not have.
+    """
+    if path.is_dir():
+        return _read_peft(path, architecture)
+    if path.suffix in (".bin", ".pt", ".pth"):
+        raise BadInput(f"{path}: pickled adapters are never opened; save it as safetensors")
+    return _read_gguf(path, architecture)
+
+
+def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
+    config = read_json(folder / CONFIG)
+    _refuse_variants(config, folder / CONFIG)
+    weights = folder / WEIGHTS
+    if not weights.is_file() and (folder / "adapter_model.bin").is_file():
+        raise BadInput(
+            f"{folder / 'adapter_model.bin'}: pickled adapters are never opened; "
+            "save it with safe_serialization=True"
+        )
+    stored = open_safetensors(weights)
+    modules: dict[str, dict[str, StoredTensor]] = {}
+    changes: dict[str, Delta | Replacement] = {}
+    for name, tensor in stored.items():
+        module, side = _split(name.removeprefix(PREFIX))
+        target = _gguf_name(module, side, architecture, weights)
+        if target is None:
+            continue
+        if side == "whole":
+            changes[target] = Replacement(tensor, architecture.row_order(target, tensor.shape[0]))
+        else:
+            modules.setdefault(module, {})[side] = tensor
+    for module, sides in modules.items():
+        target = _gguf_name(module, "A", architecture, weights)
+        changes[str(target)] = _delta(module, sides, config, architecture, weights)
+    if not changes:
+        raise BadInput(f"{weights}: holds nothing that changes the language model")
+    return Adapter(folder, changes)
+
+
+def _refuse_variants(config: dict[str, Any], file: Path) -> None:
+    """One line for every variant of PEFT whose sum is not ``W + scale * B @ A``."""
+    if config.get("peft_type") != "LORA":
+        raise BadInput(f"{file}: field peft_type: {config.get('peft_type')}, only LORA is merged")
+    if config.get("use_dora"):
+        raise BadInput(f"{file}: field use_dora: DoRA is not supported; merge it with peft first")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
+        raise BadInput(
+            f"{file}: field init_lora_weights: {start} changes the base's own weights; "
+            "save the adapter as a plain LoRA (peft: path_initial_model_for_weight_conversion)"
+        )
+    for field in ("lora_bias", "fan_in_fan_out", "layer_replication", "trainable_token_indices"):
+        if config.get(field):
+            raise BadInput(f"{file}: field {field}: not supported; merge the adapter with peft")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise BadInput(f"{file}: field r, lora_alpha: {rank!r}, {alpha!r} are not numbers")
+    for field in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(config.get(field) or {}, dict):
+            raise BadInput(f"{file}: field {field}: not an object")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """("layers.0.self_attn.q_proj.weight", "A" | "B" | "whole")."""
+    for ending, side in SIDES.items():
+        if name.endswith(ending):
+            return name.removesuffix(ending) + ".weight", side
+    plain = name.replace(".modules_to_save.", ".").replace(".default.", ".")
+    return plain.replace(".base_layer.", "."), "whole"
+
+
+def _gguf_name(module: str, side: str, architecture: Architecture, file: Path) -> str | None:
+    try:
+        return architecture.tensor_name(module)
+    except KeyError:
+        what = "" if side == "whole" else f" (lora {side})"
+        raise BadInput(
+            f"{file}: tensor {module}{what}: {architecture.name} with {architecture.layers} layers "
+            "has none of this name; name an adapter of this base"
+        ) from None
+
+
+def _delta(
+    module: str,
+    sides: dict[str, StoredTensor],
+    config: dict[str, Any],
+    architecture: Architecture,
+    file: Path,
+) -> Delta:
+    if set(sides) != {"A", "B"}:
+        raise BadInput(f"{file}: tensor {module}: lora {'B' if 'A' in sides else 'A'} is missing")
+    if any(len(tensor.shape) != 2 for tensor in sides.values()):
+        raise BadInput(f"{file}: tensor {module}: not a matrix")
+    a, b = sides["A"].read(), sides["B"].read()
+    path = module.removesuffix(".weight")
+    rank = _of_pattern(config.get("rank_pattern") or {}, path, config["r"])
+    alpha = _of_pattern(config.get("alpha_pattern") or {}, path, config["lora_alpha"])
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise BadInput(
+            f"{file}: tensor {module}: ranks {a.shape[0]} and {b.shape[1]}, {CONFIG} says {rank}"
+        )
+    scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    if sides["A"].name.endswith("lora_embedding_A"):  # (rank, vocabulary), (width, rank)
+        return Delta(b.T.copy(), a.T.copy(), scale)
+    return peft_delta(module, a, b, scale * a.shape[0], architecture)[1]
+
+
+def peft_delta(
+    module: str, a: Array, b: Array, alpha: float, architecture: Architecture
+) -> tuple[str, Delta]:
+    """GGUF name and change of a module's LoRA pair, ``a`` (rank, in) and ``b`` (out, rank)."""
+    name = str(architecture.tensor_name(module.removeprefix(PREFIX)))
+    order = architecture.row_order(name, b.shape[0])
+    return name, Delta(a, b if order is None else b[order], alpha / a.shape[0])
+
+
+def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
+    """The first pattern that matches the end of the module's name, as PEFT looks it up."""
+    for pattern, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return float(value)
+        except (re.error, TypeError, ValueError):
+            raise BadInput(f"{CONFIG}: pattern {pattern!r}: {value!r} cannot be used") from None
+    return float(default)
+
+
+def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
+    reader = read_gguf(path)
+    if gguf.Keys.Adapter.LORA_ALPHA not in reader.fields:
+        raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: missing; not a GGUF LoRA")
+    of = reader.fields.get("general.architecture")
+    if of is None or of.contents() != architecture.name:
+        raise BadInput(
+            f"{path}: field general.architecture: {of.contents() if of else None}, "
+            f"the base is {architecture.name}; name an adapter of this base"
+        )
+    alpha = float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
+    matrices = {tensor.name: _float32(tensor) for tensor in reader.tensors}
+    changes: dict[str, Delta | Replacement] = {}
+    for name, a in matrices.items():
+        if not name.endswith(".lora_a"):
+            continue
+        tensor = name.removesuffix(".lora_a")
+        b = matrices.get(f"{tensor}.lora_b")
+        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise BadInput(f"{path}: tensor {tensor}: no fitting lora_a and lora_b")
+        changes[tensor] = Delta(a, b, alpha / a.shape[0] if alpha else 1.0)
+    return Adapter(path, changes)
+
+
+def _float32(tensor: gguf.ReaderTensor) -> Array:
+    return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+
+
+Rows = Callable[[int, int], Array]
+
+
+def ordered_rows(
+    tensor: StoredTensor, order: NDArray[np.int64] | None, first: int, end: int
+) -> Array:
+    """Rows first..end of a tensor after its rows were put into ``order``."""
+    if order is None:
+        return tensor.rows(first, end)
+    wanted = order[first:end]
+    lowest, highest = int(wanted.min()), int(wanted.max())
+    return tensor.rows(lowest, highest + 1)[wanted - lowest]
+
+
+def changed_rows(
+    rows: Rows, name: str, shape: tuple[int, ...], adapters: list[Adapter], shift: float
+) -> Rows:
+    """Rows of a tensor with every adapter's change; ``shift`` is what GGUF adds to its numbers.
+
+    Raises BadInput for a change of another shape.
+    """
+    for adapter in adapters:
+        change = adapter.changes.get(name)
+        if change is None:
+            continue
+        if change.shape != shape:
+            raise BadInput(
+                f"{adapter.path}: tensor {name}: shape {change.shape}, the base has {shape}; "
+                "name an adapter of this base"
+            )
+        rows = _changed(rows, change, shift)
+    return rows
+
+
+def _changed(rows: Rows, change: Delta | Replacement, shift: float) -> Rows:
+    if isinstance(change, Replacement):
+        return lambda first, end: change.rows(first, end) + np.float32(shift)
+    return lambda first, end: rows(first, end) + change.rows(first, end)

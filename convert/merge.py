@@ -1,0 +1,297 @@
+"""A base and its LoRA adapters as one GGUF file, streamed.
+
+Blocks of rows are read, changed in float32, encoded and written in order by a few threads, so
+that the memory needed depends on neither the number of layers nor the size of a tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.convert.architecture import (
+    Architecture,
+    architecture_of,
+    architecture_of_gguf,
+    rope_factors,
+    write_hyperparameters,
+)
+from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
+from charprobe_lite.convert.lora import Adapter, Delta, changed_rows, ordered_rows, read_adapter
+from charprobe_lite.convert.output import AT_ONCE, new_file
+from charprobe_lite.convert.quantize import (
+    DIRECT,
+    Array,
+    encode_rows,
+    file_type,
+    quantize_file,
+    tensor_type,
+)
+from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import read_gguf
+
+BLOCK = 4 * 1024**2  # numbers held as float32 per thread
+EMBEDDING, HEAD, ROPE = "token_embd.weight", "output.weight", "rope_freqs.weight"
+Check = Callable[[Path], None]
+"""Called with the file before it takes its final name; raises BadInput to refuse it."""
+Progress = Callable[[int, int], None]
+"""(bytes of float32 done, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as it is to be written: ``rows(first, end)`` gives float32 rows in GGUF order."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Array]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A base, opened: nothing is read before rows are asked for."""
+
+    path: Path
+    architecture: Architecture
+    tensors: dict[str, Tensor]
+    write_metadata: Callable[[gguf.GGUFWriter], None]
+
+
+def merge(
+    base: Path,
+    adapters: Sequence[Path],
+    target: Path,
+    quant: str = "F16",
+    *,
+    imatrix: dict[str, Array] | None = None,
+    check: Check | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    wait: float = AT_ONCE,
+) -> None:
+    """Write a base (checkpoint folder or GGUF) with adapters (PEFT folders or GGUF) as ``target``.
+
+    F32, F16, BF16 and Q8_0 are written in one pass. The other types go through llama.cpp's
+    quantizer from an F16 file beside the target, which is removed whatever happens; ``check``
+    then sees that F16 file. Raises BadInput for anything that does not fit, before or after.
+    """
+    file_type(quant)
+    model = open_model(base)
+    changes = [read_adapter(path, model.architecture) for path in adapters]
+    tensors = _with_changes(model, changes)
+    with new_file(target, wait) as part:
+        if quant in DIRECT:
+            _write(model, tensors, part, quant, progress, threads)
+            if check:
+                check(part)
+            return
+        whole = part.with_name(f"{target.name}.f16.part")
+        try:
+            _write(model, tensors, whole, "F16", progress, threads)
+            if check:
+                check(whole)
+            quantize_file(whole, part, quant, imatrix, threads)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+def open_model(base: Path) -> Model:
+    """Open a checkpoint folder or a GGUF model. Raises BadInput when it is neither."""
+    if not base.exists():
+        raise BadInput(f"{base}: does not exist; name a checkpoint folder or a GGUF file")
+    return _open_checkpoint(open_checkpoint(base)) if base.is_dir() else _open_gguf(base)
+
+
+def _open_checkpoint(checkpoint: Checkpoint) -> Model:
+    file, text = str(checkpoint.folder / "config.json"), checkpoint.text_config
+    architecture = architecture_of(checkpoint.config, text, file)
+    tensors: dict[str, Tensor] = {}
+    for name, stored in checkpoint.tensors.items():
+        try:
+            gguf_name = architecture.tensor_name(name)
+        except KeyError:
+            raise BadInput(
+                f"{checkpoint.folder}: tensor {name}: not a part of {architecture.name}"
+            ) from None
+        if gguf_name is None or (gguf_name == HEAD and architecture.tied):
+            continue
+        order = architecture.row_order(gguf_name, stored.shape[0])
+        rows = _shifted(partial(ordered_rows, stored, order), architecture.shift(gguf_name))
+        tensors[gguf_name] = Tensor(gguf_name, stored.shape, rows)
+    _refuse_missing(architecture, tensors, checkpoint.folder)
+    if (factors := rope_factors(text, file)) is not None:
+        tensors[ROPE] = Tensor(ROPE, factors.shape, lambda first, end: factors[first:end])
+    vocabulary = read_vocabulary(checkpoint.folder, tensors[EMBEDDING].shape[0])
+
+    def write_metadata(writer: gguf.GGUFWriter) -> None:
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_name(checkpoint.folder.resolve().name)
+        write_hyperparameters(writer, architecture, text, file)
+        writer.add_vocab_size(tensors[EMBEDDING].shape[0])
+        write_vocabulary(writer, vocabulary)
+
+    return Model(checkpoint.folder, architecture, tensors, write_metadata)
+
+
+def _shifted(rows: Callable[[int, int], Array], shift: float) -> Callable[[int, int], Array]:
+    return (lambda first, end: rows(first, end) + np.float32(shift)) if shift else rows
+
+
+def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], folder: Path) -> None:
+    """A checkpoint that lacks a layer would load, in part, as something else."""
+    kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
+    wanted = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
+    wanted |= {EMBEDDING, "output_norm.weight"} | (set() if architecture.tied else {HEAD})
+    if missing := sorted(wanted - set(tensors)) or (["blk.0"] if not kinds else []):
+        raise BadInput(f"{folder}: tensor {missing[0]} is missing; download the checkpoint again")
+
+
+def _open_gguf(path: Path) -> Model:
+    reader = read_gguf(path)
+    architecture = architecture_of_gguf(reader, str(path))
+    tensors = {
+        tensor.name: Tensor(
+            tensor.name,
+            tuple(int(size) for size in reversed(tensor.shape)),
+            partial(_dequantized, path, tensor),
+        )
+        for tensor in reader.tensors
+    }
+    return Model(path, architecture, tensors, partial(_copy_metadata, reader))
+
+
+def _dequantized(path: Path, tensor: gguf.ReaderTensor, first: int, end: int) -> Array:
+    try:
+        values = gguf.dequantize(tensor.data[first:end], tensor.tensor_type)
+    except NotImplementedError:
+        raise BadInput(
+            f"{path}: tensor {tensor.name}: type {tensor.tensor_type.name} cannot be read back"
+        ) from None
+    return np.asarray(values, dtype=np.float32)
+
+
+def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    own = ("general.architecture", "general.file_type", "general.quantization_version")
+    for name, item in source.fields.items():
+        if name.startswith("GGUF.") or name in own:
+            continue
+        kind = item.types[0]
+        sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
+
+
+def _with_changes(model: Model, adapters: list[Adapter]) -> list[Tensor]:
+    """The tensors with every adapter's changes.
+
+    A tied output is written as a tensor of its own where an adapter changes the embedding or the
+    output alone, because that is what the trained model computed.
+    """
+    tensors = dict(model.tensors)
+    changed = {name for adapter in adapters for name in adapter.changes}
+    if HEAD not in tensors and changed & {EMBEDDING, HEAD}:
+        embedding = tensors[EMBEDDING]
+        tensors[HEAD] = Tensor(HEAD, embedding.shape, embedding.rows)
+    for adapter in adapters:
+        if unknown := sorted(set(adapter.changes) - set(tensors)):
+            raise BadInput(
+                f"{adapter.path}: tensor {unknown[0]}: the base has none; "
+                "name an adapter of this base"
+            )
+    shift = model.architecture.shift
+    return [
+        Tensor(
+            each.name,
+            each.shape,
+            changed_rows(each.rows, each.name, each.shape, adapters, shift(each.name)),
+        )
+        for each in tensors.values()
+    ]
+
+
+def _write(
+    model: Model,
+    tensors: list[Tensor],
+    target: Path,
+    quant: str,
+    progress: Progress | None,
+    threads: int | None,
+) -> None:
+    writer = gguf.GGUFWriter(target, model.architecture.name)
+    model.write_metadata(writer)
+    writer.add_file_type(file_type(quant))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    kinds = {each.name: _kind(each, quant) for each in tensors}
+    for each in tensors:
+        raw_shape = gguf.quant_shape_to_byte_shape(each.shape, kinds[each.name])
+        writer.add_tensor_info(
+            each.name, raw_shape, np.dtype(np.uint8), int(prod(raw_shape)), kinds[each.name]
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
+    total, done = sum(4 * prod(each.shape) for each in tensors), 0
+    with _single_threaded_blas(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for each in tensors:
+            size = 0
+            for block in _encoded(each, kinds[each.name], pool):
+                file.write(block.data)
+                size += block.nbytes
+            writer.write_padding(file, size)
+            done += 4 * prod(each.shape)
+            if progress:
+                progress(done, total)
+    writer.close()
+
+
+def _kind(tensor: Tensor, quant: str) -> gguf.GGMLQuantizationType:
+    return tensor_type(tensor.shape, quant)
+
+
+def _encoded(tensor: Tensor, kind: Any, pool: ThreadPoolExecutor) -> Iterator[NDArray[np.uint8]]:
+    """A tensor's encoded blocks in order, at most one more in work than there are threads."""
+    step = max(1, BLOCK // prod(tensor.shape[1:]))
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    for first in range(0, tensor.shape[0], step):
+        end = min(first + step, tensor.shape[0])
+        waiting.append(pool.submit(lambda a, b: encode_rows(tensor.rows(a, b), kind), first, end))
+        if len(waiting) > pool._max_workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    """The blocks are what runs side by side; BLAS threads under them would only get in the way."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        yield
+
+
+def deltas(adapter: Adapter) -> dict[str, Delta]:
+    """An adapter's LoRA pairs. Raises BadInput when it also replaces whole tensors."""
+    found = {}
+    for name, change in adapter.changes.items():
+        if not isinstance(change, Delta):
+            raise BadInput(
+                f"{adapter.path}: tensor {name}: saved whole (modules_to_save), which an adapter "
+                "at run time cannot carry; use convert merge"
+            )
+        found[name] = change
+    return found

@@ -1,0 +1,133 @@
+"""transformers' own logits of a checkpoint with a peft adapter, in the memory of one matrix.
+
+The model is built without weights; each module's weights are read from the safetensors right
+before it runs and dropped right after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from charprobe_lite.convert.architecture import Architecture, architecture_of, text_name
+from charprobe_lite.convert.checkpoint import (
+    Checkpoint,
+    StoredTensor,
+    open_checkpoint,
+    open_safetensors,
+)
+from charprobe_lite.models.errors import BadInput
+
+
+def reference_logits(
+    folder: Path, adapters: Sequence[Path], ids: Sequence[int]
+) -> NDArray[np.float32]:
+    """Logits (len(ids), vocabulary) in float32 with eager attention.
+
+    ``adapters`` is at most one PEFT folder. Raises BadInput when transformers or peft refuse.
+    """
+    checkpoint = open_checkpoint(folder)
+    architecture = architecture_of(checkpoint.config, checkpoint.text_config, str(folder))
+    if len(adapters) > 1 or not all(path.is_dir() for path in adapters):
+        raise BadInput("verify: a checkpoint folder is checked with one PEFT folder; --no-verify")
+    try:
+        model = _empty_model(folder)
+        changes: dict[str, StoredTensor] = {}
+        if adapters:
+            model, changes = _with_peft(model, adapters[0])
+        _read_on_demand(model, _by_name(checkpoint, architecture), changes)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(
+            f"{adapters[0] if adapters else folder}: transformers cannot compute it ({reason}); "
+            "--no-verify skips the check"
+        ) from None
+    return np.asarray(logits.float().numpy())
+
+
+def _empty_model(folder: Path) -> Any:
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    text = getattr(config, "text_config", config)
+    text._attn_implementation = "eager"
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
+
+
+def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, StoredTensor]]:
+    """The model with the adapter's layers, still empty, and the adapter's tensors by name."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
+    tensors, targets, whole = {}, set(), set()
+    for name, tensor in open_safetensors(folder / "adapter_model.safetensors").items():
+        plain = text_name(name.removeprefix("base_model.model."))
+        if plain is None:
+            continue
+        if ".lora_" in plain:
+            targets.add(plain.split(".lora_")[0])
+        else:
+            whole.add(plain.rsplit(".", 1)[0])
+        tensors[plain] = tensor
+    config.target_modules, config.layers_to_transform = sorted(targets), None
+    config.modules_to_save = sorted(whole) or None
+    config.inference_mode = True
+    return get_peft_model(model, config, low_cpu_mem_usage=True).eval(), tensors
+
+
+def _by_name(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
+    found = {}
+    for name, tensor in checkpoint.tensors.items():
+        if (plain := text_name(name)) is not None:
+            found[plain] = tensor
+    if architecture.tied:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
+    return found
+
+
+def _read_on_demand(
+    model: Any, base: dict[str, StoredTensor], adapter: dict[str, StoredTensor]
+) -> None:
+    """Fill in the adapter now, and each module of the base when it runs."""
+    for name, module in model.named_modules():
+        own = {}
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            plain = f"{name}.{key}".removeprefix("base_model.model.")
+            if ".lora_" in plain or ".modules_to_save." in plain:
+                kept = plain.replace(".default", "").replace(".modules_to_save", "")
+                _fill(module, key, adapter[kept])
+            elif parameter.device.type == "meta" and ".original_module." not in plain:
+                own[key] = base[plain.replace(".base_layer.", ".")]
+        if own:
+            module.register_forward_pre_hook(_reader(own))
+            module.register_forward_hook(_dropper(own))
+
+
+def _fill(module: Any, key: str, tensor: StoredTensor) -> None:
+    values = torch.from_numpy(tensor.read())
+    module._parameters[key] = torch.nn.Parameter(values, requires_grad=False)
+
+
+def _reader(tensors: dict[str, StoredTensor]) -> Any:
+    def read(module: Any, inputs: Any) -> None:
+        for key, tensor in tensors.items():
+            _fill(module, key, tensor)
+
+    return read
+
+
+def _dropper(tensors: dict[str, StoredTensor]) -> Any:
+    def drop(module: Any, inputs: Any, output: Any) -> None:
+        for key, tensor in tensors.items():
+            empty = torch.empty(tensor.shape, device="meta")
+            module._parameters[key] = torch.nn.Parameter(empty, requires_grad=False)
+
+    return drop

@@ -1,0 +1,162 @@
+"""Is the GGUF file the model it was made from? Token ids and logits against the originals.
+
+The reference is transformers (with peft) on the checkpoint folder, its weights read one module
+at a time, so that an 8B model is checked in the memory of its largest matrix. For a base that is
+a GGUF file itself, the reference is llama.cpp on that base with the adapters at run time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.convert.forward import Forward
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import weights
+
+AWKWARD = (
+    "Hello world",
+    " leading and trailing ",
+    "   three   spaces    and\tone\t\ttab",
+    "line\nbreaks\n\n\nand\r\nmore\n \n  \n",
+    "0 1 12 123 1234 12345678901234567890 3.14159 1,000,000",
+    "I'm you're we've they'll he'd it's DON'T o'clock",
+    "\U0001f600\U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002 \u3053\u3093\u306b\u3061\u306f \uc548\ub155\ud558",
+    "\u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd",
+    "\u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u1f79\u03c4\u03b9",
+    "na\u00efve caf\u00e9 e\u0301clair \u212b \u00a0 \u200b \ufeff",
+    "def f(x):\n    return {\"a\": [1, 2], 'b': x**2}  # comment\n\n\tif (a != b) { c += 1; }",
+    "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\file.txt",
+    "<|not a token|> [INST] {{template}} <b>bold</b>",
+    '....!!!???---___===~~~``` "quoted" \u201ccurly\u201d \u2026',
+    "CamelCaseAndSNAKE_CASE and MiXeD123abc456",
+    "a" * 70,
+    "",
+)
+TEXT = (
+    "The committee met on Tuesday at 9:30 to discuss the budget for 2026. Everyone agreed that "
+    "the new library should open in spring, although nobody could say who would pay for it.\n"
+    "1. Ask the council. 2. Write to the sponsors. 3. Don't panic! caf\u00e9 \u4f60\u597d"
+)
+TOKENS = 96  # enough to leave the sliding window of a small test model, and quick for a large one
+LIMITS = {"F32": (1e-5, 2e-3), "F16": (1e-3, 2e-2), "BF16": (1e-2, 8e-2), "Q8_0": (2e-2, 1.5e-1)}
+"""Per type, the largest mean KL divergence and relative logit error that count as rounding."""
+REQUANTIZED = (5e-2, 3e-1)  # a reference that is quantized itself rounds its activations too
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two models on the same tokens: KL(reference || file) in nats per position, top-1 agreement
+    in [0, 1], and the root mean square of the centred logits' difference over the reference's."""
+
+    positions: int
+    kl_mean: float
+    kl_max: float
+    top1: float
+    relative_error: float
+
+
+def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
+    """Check a written F32, F16, BF16 or Q8_0 file against what it was made from.
+
+    Raises BadInput when token ids differ, when the logits differ by more than rounding, or when
+    the reference cannot be computed (``--no-verify`` then skips the check).
+    """
+    with closing(Forward(file)) as model:
+        if base.is_dir():
+            compare_tokens(model, base)
+        ids = model.tokenize(TEXT)[:TOKENS]
+        ours = model.logits(ids)
+        theirs = (
+            transformers_logits(base, adapters, ids)
+            if base.is_dir()
+            else _gguf_logits(base, adapters, ids)
+        )
+        found = agreement(theirs, ours)
+    kind = _main_type(file)
+    limits = LIMITS[kind] if base.is_dir() or _main_type(base) in LIMITS else REQUANTIZED
+    if not (found.kl_mean <= limits[0] and found.relative_error <= limits[1]):
+        raise BadInput(
+            f"{file}: its logits differ from {base}: mean KL {found.kl_mean:.2g} (limit "
+            f"{limits[0]:g}), relative error {found.relative_error:.2g} (limit {limits[1]:g}); "
+            "report this conversion"
+        )
+    return found
+
+
+def _main_type(file: Path) -> str:
+    """The type that most of a file's weights have."""
+    return next(iter(weights(file).tensor_types))
+
+
+def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
+    """Compare logits (positions, vocabulary) with those of the reference."""
+    size = min(reference.shape[1], found.shape[1])  # padding rows have no token
+    ours, theirs = (np.asarray(each[:, :size], dtype=np.float64) for each in (found, reference))
+    log_p, log_q = (_log_softmax(each) for each in (theirs, ours))
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    theirs = theirs - theirs.mean(axis=1, keepdims=True)
+    ours = ours - ours.mean(axis=1, keepdims=True)
+    return Agreement(
+        positions=len(kl),
+        kl_mean=float(kl.mean()),
+        kl_max=float(kl.max()),
+        top1=float((theirs.argmax(axis=1) == ours.argmax(axis=1)).mean()),
+        relative_error=float(np.sqrt(((ours - theirs) ** 2).mean() / (theirs**2).mean())),
+    )
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def compare_tokens(model: Forward, folder: Path) -> None:
+    """Token ids of llama.cpp and of tokenizer.json on AWKWARD texts. Raises BadInput."""
+    from tokenizers import Tokenizer
+
+    reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [added.content for added in reference.get_added_tokens_decoder().values()]
+    joined = "a".join(special[:20]) + " text".join(special[-5:])
+    for text in (*AWKWARD, joined):
+        ours, theirs = model.tokenize(text), reference.encode(text, add_special_tokens=False).ids
+        if ours != theirs:
+            raise BadInput(
+                f"{model.path}: token ids of {text[:40]!r} differ: llama.cpp {ours[:12]}, "
+                f"{folder / 'tokenizer.json'} {theirs[:12]}"
+            )
+
+
+def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
+    """llama.cpp's logits of a GGUF base with adapters at run time (PEFT ones written as GGUF)."""
+    from charprobe_lite.convert.adapter import convert_adapter
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number, adapter in enumerate(adapters):
+            if adapter.is_dir():
+                convert_adapter(adapter, base, Path(folder) / f"{number}.gguf")
+                adapter = Path(folder) / f"{number}.gguf"
+            files.append(adapter)
+        with closing(Forward(base, files)) as model:
+            return model.logits(ids)
+
+
+def transformers_logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
+    """transformers' logits (len(ids), vocabulary) in float32, adapters by peft, unmerged."""
+    try:
+        from charprobe_lite.convert.reference import reference_logits
+    except ImportError as error:
+        raise BadInput(
+            f"verify: {error.name} is not installed; pip install 'charprobe-lite[convert]' "
+            "or give --no-verify"
+        ) from None
+    return reference_logits(folder, adapters, ids)

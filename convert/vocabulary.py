@@ -1,0 +1,236 @@
+"""A checkpoint's tokenizer as GGUF metadata: tokens, types, merges or scores, special tokens.
+
+Read from tokenizer.json alone. Byte-level BPE tokenizers are told apart by their pre-tokenizer's
+regular expressions, which llama.cpp has in code under a name; one that is not known is refused,
+because the model would read other tokens than it was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from charprobe_lite.convert.checkpoint import read_json
+from charprobe_lite.models.errors import BadInput
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS = {
+    (LLAMA3,): "llama-bpe",
+    (LLAMA3.replace("{1,3}", ""),): "qwen2",
+    ("digits",): "smollm",
+    ("digits", "gpt2"): "smollm",
+}
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
+    int(kind)
+    for kind in (
+        gguf.TokenType.NORMAL,
+        gguf.TokenType.UNKNOWN,
+        gguf.TokenType.CONTROL,
+        gguf.TokenType.USER_DEFINED,
+        gguf.TokenType.UNUSED,
+        gguf.TokenType.BYTE,
+    )
+)
+SPACE = "\u2581"  # SentencePiece's mark
+ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """``pre`` is llama.cpp's name of the pre-tokenizer; ``scores`` only for SentencePiece."""
+
+    model: str
+    pre: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[str] | None
+    scores: list[float] | None
+    special: dict[str, int]
+    adds_bos: bool
+    template: str | None
+
+
+def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+    """The tokenizer of a checkpoint folder, padded to ``size`` (the rows of its embedding).
+
+    Raises BadInput naming the file and the field when one is missing or not known.
+    """
+    path = folder / "tokenizer.json"
+    found = read_json(path)
+    try:
+        return _vocabulary(found, folder, size)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: field {error}: missing or not as expected") from None
+
+
+def _vocabulary(found: dict[str, Any], folder: Path, size: int) -> Vocabulary:
+    path, model = folder / "tokenizer.json", found["model"]
+    if model.get("type", "BPE") != "BPE":
+        raise BadInput(f"{path}: field model.type: {model['type']} is not converted, BPE is")
+    added = {int(entry["id"]): entry for entry in found.get("added_tokens") or []}
+    by_id = {index: token for token, index in model["vocab"].items()}
+    by_id.update({index: entry["content"] for index, entry in added.items()})
+    if not by_id or max(by_id) >= size:
+        raise BadInput(
+            f"{path}: token {max(by_id, default=0)} lies beyond the embedding's {size} rows"
+        )
+    merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
+    sentencepiece = bool(model.get("byte_fallback"))
+    tokens, types = _tokens(by_id, added, size, sentencepiece)
+    settings = _settings(folder)
+    special = _special(settings, {token: index for index, token in by_id.items()}, folder)
+    return Vocabulary(
+        model="llama" if sentencepiece else "gpt2",
+        pre="default" if sentencepiece else _pre_tokenizer(found, path),
+        tokens=tokens,
+        types=types,
+        merges=None if sentencepiece else [f"{left} {right}" for left, right in merges],
+        scores=_scores(tokens, merges) if sentencepiece else None,
+        special=special,
+        adds_bos=_adds_bos(found, special.get("bos"), settings),
+        template=_template(folder, settings),
+    )
+
+
+def _tokens(
+    by_id: dict[int, str], added: dict[int, dict[str, Any]], size: int, sentencepiece: bool
+) -> tuple[list[str], list[int]]:
+    """Text and type of every id; rows of the embedding that no token has are padding."""
+    tokens, types = [], []
+    for index in range(size):
+        token = by_id.get(index)
+        if token is None:
+            kind, token = UNUSED, f"[PAD{index}]"
+        elif index in added and (added[index].get("special") or _looks_special(token)):
+            kind = UNKNOWN if token == "<unk>" and sentencepiece else CONTROL
+        elif index in added:
+            # llama.cpp finds these in the text itself, where a space is a space
+            kind, token = USER_DEFINED, token.replace(SPACE, " ") if sentencepiece else token
+        elif sentencepiece and len(token) == 6 and token.startswith("<0x"):
+            kind = BYTE
+        else:
+            kind = NORMAL
+        tokens.append(token)
+        types.append(kind)
+    return tokens, types
+
+
+def _looks_special(token: str) -> bool:
+    """Control tokens that some published tokenizers forget to mark."""
+    return token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]", *ENDS_TURN) or (
+        token.startswith("<|") and token.endswith("|>")
+    )
+
+
+def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:
+    """Minus the rank of the first merge that makes a token.
+
+    SentencePiece joins the pair whose piece has the highest score; tokenizer.json lists the
+    merges in that order, so that the ranks order the pieces as the scores did.
+    """
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(merges):
+        ranks.setdefault(left + right, rank)
+    return [-float(ranks.get(token.replace(" ", SPACE), len(merges))) for token in tokens]
+
+
+def _pre_tokenizer(found: dict[str, Any], path: Path) -> str:
+    pre = found.get("pre_tokenizer") or {}
+    parts = pre["pretokenizers"] if pre.get("type") == "Sequence" else [pre]
+    signature: list[str] = []
+    for part in parts:
+        if part.get("type") == "Split":
+            signature.append(part["pattern"].get("Regex", str(part["pattern"])))
+        elif part.get("type") == "Digits" and part.get("individual_digits"):
+            signature.append("digits")
+        elif part.get("type") == "ByteLevel":
+            signature += ["gpt2"] if part.get("use_regex", True) else []
+        else:
+            signature.append(str(part.get("type")))
+    if (name := PRE_TOKENIZERS.get(tuple(signature))) is None:
+        raise BadInput(
+            f"{path}: field pre_tokenizer: {' + '.join(signature) or 'none'} is not one that "
+            f"llama.cpp knows; {', '.join(sorted(set(PRE_TOKENIZERS.values())))} are converted"
+        )
+    return name
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _special(settings: dict[str, Any], ids: dict[str, int], folder: Path) -> dict[str, int]:
+    """Ids of bos, eos, unk, pad and of the token that ends a turn, where they are named."""
+    special = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        named = settings.get(f"{role}_token")
+        named = named.get("content") if isinstance(named, dict) else named
+        if isinstance(named, str) and named in ids:
+            special[role] = ids[named]
+    turn = next((ids[token] for token in ENDS_TURN if token in ids), None)
+    if turn is not None and turn != special.get("eos"):
+        special["eot"] = turn
+    if "eos" not in special and turn is None:
+        raise BadInput(f"{folder / 'tokenizer_config.json'}: field eos_token: missing")
+    return special
+
+
+def _adds_bos(found: dict[str, Any], bos: int | None, settings: dict[str, Any]) -> bool:
+    """Whether encoding a text puts the bos token in front of it."""
+    if bos is None:
+        return False
+    if isinstance(settings.get("add_bos_token"), bool):
+        return bool(settings["add_bos_token"])
+    post = found.get("post_processor") or {}
+    parts = post["processors"] if post.get("type") == "Sequence" else [post]
+    templates = [part for part in parts if part.get("type") == "TemplateProcessing"]
+    return any("SpecialToken" in part["single"][0] for part in templates if part["single"])
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text("utf-8")
+    beside = folder / "chat_template.json"
+    found = settings.get("chat_template")
+    if found is None and beside.is_file():
+        found = read_json(beside).get("chat_template")
+    if isinstance(found, list):  # several, by name
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    if found is not None and not isinstance(found, str):
+        raise BadInput(f"{folder / 'tokenizer_config.json'}: field chat_template: not a text")
+    return found
+
+
+def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Write the tokenizer's metadata, chat template included."""
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.scores is not None:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(False)
+    if vocabulary.merges is not None:
+        writer.add_token_merges(vocabulary.merges)
+    add = {
+        "bos": writer.add_bos_token_id,
+        "eos": writer.add_eos_token_id,
+        "unk": writer.add_unk_token_id,
+        "pad": writer.add_pad_token_id,
+        "eot": writer.add_eot_token_id,
+    }
+    for role, index in vocabulary.special.items():
+        add[role](index)
+    writer.add_add_bos_token(vocabulary.adds_bos)
+    if vocabulary.template is not None:
+        writer.add_chat_template(vocabulary.template)

@@ -1,0 +1,371 @@
+"""Converted files against transformers and peft, and what the converters refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from charprobe_lite.convert import merge as merging
+from charprobe_lite.convert.adapter import convert_adapter
+from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.output import new_file
+from charprobe_lite.convert.verify import TEXT, TOKENS, agreement, verify
+from charprobe_lite.models import kit
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import weights
+from tests.checkpoints import ADAPTERS, KINDS, logits_of, make_adapter, make_checkpoint
+from tests.conftest import RUN, Command
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # what peft thinks of ties
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    return {kind: make_checkpoint(kind, folder / kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose rows are multiples of 256, which K-types need."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 256, "intermediate_size": 512}
+    return make_checkpoint("llama3", folder / "base", **sizes)
+
+
+@pytest.fixture
+def base(bases: dict[str, Path]) -> Path:
+    return bases["llama3"]
+
+
+def logits(file: Path, ids: list[int] | None = None, *adapters: Path) -> Any:
+    with closing(Forward(file, adapters)) as model:
+        return model.logits(ids or model.tokenize(TEXT)[:TOKENS])
+
+
+def ids_of(file: Path) -> list[int]:
+    with closing(Forward(file)) as model:
+        return model.tokenize(TEXT)[:TOKENS]
+
+
+@pytest.mark.parametrize("adapter", [None, *ADAPTERS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_merged_file_computes_what_transformers_and_peft_compute(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str, adapter: str | None
+) -> None:
+    base, whole, half = bases[kind], tmp_path / "f32.gguf", tmp_path / "f16.gguf"
+    adapters = [make_adapter(tmp_path / "adapter", base, adapter)] if adapter else []
+    merge(base, adapters, whole, "F32")
+    merge(base, adapters, half, "F16")
+    ids = ids_of(whole)
+    assert len(ids) > 64  # several of the small models' windows, and of the rope's first context
+    reference = logits_of(base, adapters[0] if adapters else None, ids)
+    exact, rounded = (agreement(reference, logits(file, ids)) for file in (whole, half))
+    assert exact.kl_mean < 1e-6
+    assert exact.top1 == 1.0
+    assert exact.relative_error < 1e-3
+    assert rounded.kl_mean < 1e-4
+    if adapters:
+        assert agreement(logits_of(base, None, ids), logits(whole, ids)).kl_mean > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_passes_a_good_file_and_refuses_another_models(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", bases[kind], "patterns")
+    good, plain = tmp_path / "good.gguf", tmp_path / "plain.gguf"
+    merge(bases[kind], [adapter], good, "F16")
+    merge(bases[kind], [], plain, "F16")
+    assert verify(good, bases[kind], [adapter]).top1 > 0.9
+    with pytest.raises(BadInput, match=r"its logits differ from .*mean KL"):
+        verify(plain, bases[kind], [adapter])
+
+
+def test_verify_refuses_a_file_with_another_tokenizer(
+    bases: dict[str, Path], tmp_path: Path, cache: Path
+) -> None:
+    shutil.copytree(bases["qwen2"], tmp_path / "base")
+    merge(bases["qwen2"], [], tmp_path / "model.gguf", "F32")
+    path = tmp_path / "base" / "tokenizer.json"
+    found = json.loads(path.read_text())
+    found["model"]["merges"] = found["model"]["merges"][:-200]
+    path.write_text(json.dumps(found))
+    with pytest.raises(BadInput, match="token ids of"):
+        verify(tmp_path / "model.gguf", tmp_path / "base", [])
+
+
+def test_the_metadata_is_complete(base: Path, tmp_path: Path, cache: Path) -> None:
+    merge(base, [], tmp_path / "model.gguf", "Q8_0")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    found = {name: field.contents() for name, field in fields.items()}
+    assert found["general.architecture"] == "llama"
+    assert found["llama.context_length"] == 512
+    assert found["llama.attention.head_count_kv"] == 2
+    assert found["llama.rope.freq_base"] == 500_000
+    assert found["tokenizer.ggml.pre"] == "llama-bpe"
+    tokens = found["tokenizer.ggml.tokens"]
+    assert tokens[found["tokenizer.ggml.bos_token_id"]] == "<|begin_of_text|>"
+    assert tokens[found["tokenizer.ggml.eos_token_id"]] == "<|eot_id|>"
+    assert "<|im_start|>" in found["tokenizer.chat_template"]
+    assert len(tokens) == 640  # as many as the embedding has rows
+    assert found["tokenizer.ggml.token_type"][tokens.index("<|eot_id|>")] == 3
+
+
+@pytest.mark.parametrize("adapter", ["plain", "patterns"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_at_run_time_does_what_the_merged_one_does(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str, adapter: str
+) -> None:
+    peft, lora = make_adapter(tmp_path / "adapter", bases[kind], adapter), tmp_path / "lora.gguf"
+    plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
+    merge(bases[kind], [], plain, "F32")
+    merge(bases[kind], [peft], merged, "F32")
+    convert_adapter(peft, bases[kind], lora)
+    ids = ids_of(plain)
+    found = agreement(logits(merged, ids), logits(plain, ids, lora))
+    assert found.relative_error < 5e-3  # the adapter's numbers are kept as F16
+    # from the GGUF base, without the checkpoint, the same file comes out
+    merge(plain, [peft], tmp_path / "again.gguf", "F32")
+    assert np.array_equal(logits(merged, ids), logits(tmp_path / "again.gguf", ids))
+
+
+def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
+    base_gguf: Path, tmp_path: Path, cache: Path
+) -> None:
+    plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
+    merge(base_gguf, [], plain, "F16")
+    ids = ids_of(plain)
+    unchanged = logits(plain, ids)
+    for persona, stage in [("sarcasm", "full"), ("loving", "distillation")]:
+        lora = kit.kit_folder() / f"{persona}-{stage}.gguf"
+        merge(base_gguf, [lora], merged, "F16")
+        found = agreement(logits(plain, ids, lora), logits(merged, ids))
+        # the kit's A matrices are Q8_0: at run time llama.cpp rounds their inputs to 8 bits, too
+        assert found.kl_mean < 2e-3
+        assert agreement(unchanged, logits(merged, ids)).kl_mean > 20 * found.kl_mean
+
+
+def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
+    wide: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    merge(wide, [], tmp_path / "model.gguf", "F16")
+    result = charprobe(
+        *("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M,Q2_K", "--json")
+    )
+    assert result.returncode == 0, result.stderr
+    rows = {row["name"]: row for row in json.loads(result.stdout)["files"]}
+    assert {"Q4_K", "Q6_K", "F32"} == set(rows["Q4_K_M"]["tensor_types"])
+    assert 4.5 < rows["Q4_K_M"]["bits_per_weight"] < 5.5
+    assert 2.5 < rows["Q2_K"]["bits_per_weight"] < 3.6
+    assert (
+        agreement(logits(tmp_path / "model.gguf"), logits(tmp_path / "model-Q4_K_M.gguf")).top1
+        > 0.3
+    )
+
+
+def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
+    base_gguf: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    merge(base_gguf, [], tmp_path / "model.gguf", "F16")
+    result = charprobe("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M")
+    assert result.returncode == 0, result.stderr
+    row = next(line for line in result.stdout.splitlines() if "Q4_K_M.gguf" in line)
+    assert "Q5_0" in row
+    assert "Q8_0" in row
+    assert weights(tmp_path / "model-Q4_K_M.gguf").bits_per_weight > 5.5
+
+
+def test_an_importance_matrix_says_which_inputs_matter(
+    wide: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    from charprobe_lite.convert.imatrix import read_imatrix
+
+    merge(wide, [], tmp_path / "model.gguf", "F32")
+    made = charprobe("convert", "imatrix", "--model", "model.gguf", "--chunks", 2, "-o", "i.gguf")
+    assert made.returncode == 0, made.stderr
+    found = read_imatrix(tmp_path / "i.gguf")
+    assert len(found) == 7 * 3
+    assert found["blk.1.ffn_down.weight"].shape == (512,)
+    # the first layer's inputs are the normalised embeddings of the tokens
+    reader = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    with closing(Forward(tmp_path / "model.gguf")) as model:
+        from charprobe_lite.eval.commands.convert import _calibration
+
+        ids = model.tokenize(_calibration(None))[: 2 * 512]
+    rows = reader["token_embd.weight"][ids]
+    rows = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-6)
+    expected = ((rows * reader["blk.0.attn_norm.weight"]) ** 2).mean(axis=0)
+    assert np.allclose(found["blk.0.attn_q.weight"], expected, rtol=1e-3)
+    without = charprobe("convert", "quantize", "--model", "model.gguf", "--quant", "IQ2_XXS")
+    assert without.returncode == 2
+    assert "--quant IQ2_XXS: needs --imatrix FILE" in without.stderr
+    used = charprobe(
+        *("convert", "quantize", "--model", "model.gguf", "--quant", "IQ2_XXS"),
+        *("--imatrix", "i.gguf"),
+    )
+    assert used.returncode == 0, used.stderr
+    assert "IQ2_XXS" in weights(tmp_path / "model-IQ2_XXS.gguf").tensor_types
+
+
+def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
+    """(base, adapter, what the line says) by name, for everything that is wrong with a file."""
+    cases: dict[str, tuple[Path, Path, str]] = {}
+
+    def copy(name: str, source: Path) -> Path:
+        return Path(shutil.copytree(source, folder / name))
+
+    good = make_adapter(folder / "good", base)
+    shards = sorted(path.name for path in base.glob("model-*.safetensors"))
+    cut = copy("cut", base)
+    with (cut / shards[-1]).open("r+b") as file:
+        file.truncate((cut / shards[-1]).stat().st_size - 10)
+    cases["truncated"] = (cut, good, f"{shards[-1]}: not a whole safetensors file")
+    missing = copy("missing", base)
+    (missing / shards[0]).unlink()
+    cases["missing shard"] = (missing, good, f"{shards[0]}: shard is missing")
+    garbage = copy("garbage", base)
+    (garbage / shards[0]).write_bytes(b"\xff" * 4096)
+    cases["corrupted"] = (garbage, good, f"{shards[0]}: not a whole safetensors file")
+    pickled = copy("pickled", good)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    cases["pickled"] = (base, pickled, "adapter_model.bin: pickled adapters are never opened")
+    other = copy("other", base)
+    edit(other / "config.json", architectures=["MambaForCausalLM"])
+    cases["architecture"] = (other, good, "field architectures: MambaForCausalLM is not converted")
+    rank = copy("rank", good)
+    edit(rank / "adapter_config.json", r=5)
+    cases["rank"] = (base, rank, "ranks 8 and 8, adapter_config.json says 5")
+    dora = copy("dora", good)
+    edit(dora / "adapter_config.json", use_dora=True)
+    cases["dora"] = (base, dora, "field use_dora: DoRA is not supported")
+    small = make_checkpoint("llama3", folder / "small", hidden_size=32)
+    foreign = make_adapter(folder / "foreign", small)
+    cases["shape"] = (base, foreign, "name an adapter of this base")
+    scaling = copy("scaling", base)
+    edit(scaling / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    cases["rope"] = (scaling, good, "field rope_scaling: yarn is not converted")
+    unknown = copy("unknown", base)
+    found = json.loads((unknown / "tokenizer.json").read_text())
+    found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[a-z]+"
+    (unknown / "tokenizer.json").write_text(json.dumps(found))
+    cases["pre-tokenizer"] = (
+        unknown,
+        good,
+        "field pre_tokenizer: [a-z]+ is not one",
+    )
+    text = folder / "text.gguf"
+    text.write_text("hello")
+    cases["text"] = (text, good, "text.gguf: not a readable GGUF file")
+    cases["nothing"] = (folder / "nowhere", good, "nowhere: does not exist")
+    return cases
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_what_is_wrong_with_an_input_is_one_line(
+    base: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, (model, adapter, line) in broken(tmp_path, base).items():
+        with pytest.raises(BadInput) as refused:
+            merge(model, [adapter], out / "model.gguf", "F16")
+        assert line in str(refused.value), name
+        assert not list(out.iterdir()), name
+    # and through the command line, for one of them
+    result = charprobe(
+        *("convert", "merge", "--base", base, "--adapter", tmp_path / "dora", "-o", out / "m.gguf")
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("charprobe-lite: ")
+    assert "Traceback" not in result.stderr
+    assert not list(out.iterdir())
+
+
+def test_a_file_that_fails_its_check_is_not_left(base: Path, tmp_path: Path, cache: Path) -> None:
+    def refuse(file: Path) -> None:
+        assert file.is_file()
+        raise BadInput("it is not what it should be")
+
+    for quant in ("F16", "Q4_0"):
+        with pytest.raises(BadInput, match="not what it should be"):
+            merge(base, [], tmp_path / "model.gguf", quant, check=refuse)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(base: Path, tmp_path: Path, cache: Path) -> None:
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from charprobe_lite.eval.cli import main\nmain()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "convert", "merge", "--base", base, "-o", "model.gguf"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "model.gguf: cannot be written (File too large)" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_conversion_leaves_no_file_and_the_next_one_works(
+    base_gguf: Path, tmp_path: Path, cache: Path, charprobe: Command
+) -> None:
+    arguments = ["convert", "merge", "--base", str(base_gguf), "--no-verify", "-o", "model.gguf"]
+    process = subprocess.Popen([*RUN, *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    part = tmp_path / "model.gguf.part"
+    while not part.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    second = charprobe(*arguments)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert second.returncode == 2
+    assert "model.gguf: another process is writing it" in second.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf.part"]
+    assert charprobe(*arguments).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_blocks_do_not_change_what_is_written(
+    base: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge(base, [], tmp_path / "one.gguf", "Q8_0", threads=1)
+    monkeypatch.setattr(merging, "BLOCK", 300)
+    merge(base, [], tmp_path / "two.gguf", "Q8_0", threads=3)
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
+def test_a_file_is_only_renamed_when_it_is_whole(tmp_path: Path, cache: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        half_written(target)
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def half_written(target: Path) -> None:
+    with new_file(target) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
