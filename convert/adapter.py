@@ -14,9 +14,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 
 from charprobe_lite.convert.architecture import Architecture, architecture_of_gguf
-from charprobe_lite.convert.lora import Adapter, Delta, peft_delta, read_adapter
+from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
-from charprobe_lite.convert.output import new_file
+from charprobe_lite.convert.output import AT_ONCE, new_file
 from charprobe_lite.convert.quantize import Array, encode_rows
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import read_gguf
@@ -25,10 +25,13 @@ READ_BACK = 0.01
 """Largest relative error of a change as it is read back; F16 rounding is far below it."""
 
 
-def convert_adapter(source: Path, base: Path, target: Path) -> None:
+def convert_adapter(
+    source: Path, base: Path, target: Path, *, wait: float = AT_ONCE, keep: bool = False
+) -> None:
     """Write a PEFT LoRA folder as a GGUF LoRA of ``base`` (checkpoint folder or GGUF), F16.
 
-    Each change is read back and compared before the file takes its name. Raises BadInput for an
+    Each change is read back and compared before the file takes its name. ``wait`` seconds for
+    another process that writes the target, and ``keep`` what it wrote. Raises BadInput for an
     adapter of another base, one that replaces whole tensors or changes the embedding.
     """
     model = open_model(base)
@@ -43,7 +46,9 @@ def convert_adapter(source: Path, base: Path, target: Path) -> None:
                 f"{source}: tensor {name}: shape {change.shape}, the base has {shape}; "
                 "name an adapter of this base"
             )
-    with new_file(target) as part:
+    with new_file(target, wait) as part:
+        if keep and target.is_file():
+            return
         write_deltas(changes, model.architecture.name, part)
         _check(changes, read_adapter(part, model.architecture), target)
 
@@ -68,7 +73,11 @@ def _by_gguf_name(
         if name.endswith(".lora_A.weight"):
             module = name.removesuffix(".lora_A.weight")
             target, delta = peft_delta(
-                f"{module}.weight", a, tensors[f"{module}.lora_B.weight"], alpha, architecture
+                f"{module}.weight",
+                Held(a),
+                Held(tensors[f"{module}.lora_B.weight"]),
+                alpha,
+                architecture,
             )
             found[target] = delta
     return found
@@ -82,16 +91,17 @@ def write_deltas(
 ) -> None:
     """Write changes as a GGUF LoRA. One alpha holds for a file: what differs goes into B."""
     first = next(iter(changes.values()))
-    alpha = first.scale * first.a.shape[0]
+    alpha = first.scale * first.rank
     writer = gguf.GGUFWriter(target, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     for name, change in sorted(changes.items()):
-        rest = np.float32(change.scale * change.a.shape[0] / alpha)
+        rest = np.float32(change.scale * change.rank / alpha)
         fits = change.a.shape[1] % gguf.GGML_QUANT_SIZES[a_type][0] == 0
-        _add(writer, f"{name}.lora_a", change.a, a_type if fits else QuantType.F16)
-        _add(writer, f"{name}.lora_b", change.b * rest, QuantType.F16)
+        a, b = (side.rows(0, side.shape[0]) for side in (change.a, change.b))
+        _add(writer, f"{name}.lora_a", a, a_type if fits else QuantType.F16)
+        _add(writer, f"{name}.lora_b", b * rest, QuantType.F16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -32,6 +32,7 @@ ENUM = {
 }
 GEMMA_WINDOW_PATTERN = 6  # every sixth layer attends to everything: fixed in llama.cpp
 GEMMA_LOCAL_ROPE_BASE = 10_000.0  # fixed in llama.cpp for the layers with a window
+ACTIVATIONS = {"gemma3": ("hidden_activation", "gelu_pytorch_tanh")}
 VISION = ("vision_tower.", "multi_modal_projector.", "vision_model.", "embed_vision.")
 
 
@@ -97,6 +98,7 @@ def architecture_of(config: dict[str, Any], text: dict[str, Any], file: str) -> 
         )
     name = ARCHITECTURES[named]
     number = _numbers(text, file)
+    _check_activation(name, text, file)
     if name == "gemma3":
         _check_gemma(text, file)
     if name == "llama" and (text.get("attention_bias") or text.get("mlp_bias")):
@@ -206,6 +208,12 @@ def _scaling(text: dict[str, Any], file: str) -> tuple[str, float]:
         return kind, float(rope.get("factor", 1.0) if kind == "default" else rope["factor"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{file}: field rope_scaling: {error} is not a number") from None
+
+
+def _check_activation(name: str, text: dict[str, Any], file: str) -> None:
+    field, wanted = ACTIVATIONS.get(name, ("hidden_act", "silu"))
+    if (found := text.get(field, wanted)) != wanted:
+        raise BadInput(f"{file}: field {field}: {found} is not what llama.cpp computes ({wanted})")
 
 
 def _check_gemma(text: dict[str, Any], file: str) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import numpy as np
@@ -33,35 +33,132 @@ SIDES = {
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that rewrite the base
 
 
+class Matrix(Protocol):
+    """Rows on demand: an adapter of a large model is as large as a small model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        ...
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """A matrix in memory."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        return self.values.shape
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end."""
+        return self.values[first:end]
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A matrix whose rows are put into another order."""
+
+    source: Matrix
+    order: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        return self.source.shape
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end of the new order; only the span that holds them is read."""
+        wanted = self.order[first:end]
+        lowest = int(wanted.min())
+        return self.source.rows(lowest, int(wanted.max()) + 1)[wanted - lowest]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix with rows and columns exchanged."""
+
+    source: Matrix
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        return self.source.shape[::-1]
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end: columns of the whole source."""
+        return self.source.rows(0, self.source.shape[0]).T[first:end]
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """A matrix of a GGUF file."""
+
+    tensor: gguf.ReaderTensor
+    file: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        return tuple(int(size) for size in reversed(self.tensor.shape))
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end. Raises BadInput for a type that the gguf package cannot read."""
+        try:
+            values = gguf.dequantize(self.tensor.data[first:end], self.tensor.tensor_type)
+        except NotImplementedError:
+            raise BadInput(
+                f"{self.file}: tensor {self.tensor.name}: type {self.tensor.tensor_type.name} "
+                "cannot be read back; name an F16, Q8_0 or K-type file"
+            ) from None
+        return np.asarray(values, dtype=np.float32)
+
+
+def ordered(source: Matrix, order: NDArray[np.int64] | None) -> Matrix:
+    """The matrix with its rows in this order; None keeps them."""
+    return source if order is None else Ordered(source, order)
+
+
 @dataclass(frozen=True)
 class Delta:
-    """``scale * b @ a`` is added to a tensor: ``a`` (rank, in), ``b`` (out, rank), float32.
+    """``scale * b @ a`` is added to a tensor: ``a`` (rank, in), ``b`` (out, rank).
 
     Rows are in GGUF order. An embedding's delta belongs to the input only: a tied output keeps
     the base's numbers, as in the model that was trained.
     """
 
-    a: Array
-    b: Array
+    a: Matrix
+    b: Matrix
     scale: float
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def rank(self) -> int:
+        """Rows of ``a``."""
+        return self.a.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
         """(out, in) of the tensor it belongs to."""
         return self.b.shape[0], self.a.shape[1]
 
     def rows(self, first: int, end: int) -> Array:
         """Rows first..end of the change."""
-        scaled = np.float32(self.scale) * self.b[first:end]
-        return np.asarray(scaled @ self.a, dtype=np.float32)
+        scaled = np.float32(self.scale) * self.b.rows(first, end)
+        return np.asarray(scaled @ self.a.rows(0, self.rank), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Replacement:
     """A whole tensor that takes the place of the base's (PEFT's ``modules_to_save``)."""
 
-    values: StoredTensor
-    order: NDArray[np.int64] | None = None
+    values: Matrix
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,8 +166,8 @@ class Replacement:
         return self.values.shape
 
     def rows(self, first: int, end: int) -> Array:
-        """Rows first..end in GGUF order."""
-        return ordered_rows(self.values, self.order, first, end)
+        """Rows first..end."""
+        return self.values.rows(first, end)
 
 
 @dataclass(frozen=True)
@@ -112,7 +209,8 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
         if target is None:
             continue
         if side == "whole":
-            changes[target] = Replacement(tensor, architecture.row_order(target, tensor.shape[0]))
+            order = architecture.row_order(target, tensor.shape[0])
+            changes[target] = Replacement(ordered(tensor, order))
         else:
             modules.setdefault(module, {})[side] = tensor
     for module, sides in modules.items():
@@ -177,7 +275,7 @@ def _delta(
         raise BadInput(f"{file}: tensor {module}: lora {'B' if 'A' in sides else 'A'} is missing")
     if any(len(tensor.shape) != 2 for tensor in sides.values()):
         raise BadInput(f"{file}: tensor {module}: not a matrix")
-    a, b = sides["A"].read(), sides["B"].read()
+    a, b = sides["A"], sides["B"]
     path = module.removesuffix(".weight")
     rank = _of_pattern(config.get("rank_pattern") or {}, path, config["r"])
     alpha = _of_pattern(config.get("alpha_pattern") or {}, path, config["lora_alpha"])
@@ -187,17 +285,17 @@ def _delta(
         )
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
     if sides["A"].name.endswith("lora_embedding_A"):  # (rank, vocabulary), (width, rank)
-        return Delta(b.T.copy(), a.T.copy(), scale)
+        return Delta(Transposed(b), Transposed(a), scale)
     return peft_delta(module, a, b, scale * a.shape[0], architecture)[1]
 
 
 def peft_delta(
-    module: str, a: Array, b: Array, alpha: float, architecture: Architecture
+    module: str, a: Matrix, b: Matrix, alpha: float, architecture: Architecture
 ) -> tuple[str, Delta]:
     """GGUF name and change of a module's LoRA pair, ``a`` (rank, in) and ``b`` (out, rank)."""
     name = str(architecture.tensor_name(module.removeprefix(PREFIX)))
     order = architecture.row_order(name, b.shape[0])
-    return name, Delta(a, b if order is None else b[order], alpha / a.shape[0])
+    return name, Delta(a, ordered(b, order), alpha / a.shape[0])
 
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
@@ -222,35 +320,20 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
             f"the base is {architecture.name}; name an adapter of this base"
         )
     alpha = float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
-    matrices = {tensor.name: _float32(tensor) for tensor in reader.tensors}
+    matrices = {tensor.name: Dequantized(tensor, path) for tensor in reader.tensors}
     changes: dict[str, Delta | Replacement] = {}
     for name, a in matrices.items():
         if not name.endswith(".lora_a"):
             continue
         tensor = name.removesuffix(".lora_a")
         b = matrices.get(f"{tensor}.lora_b")
-        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
             raise BadInput(f"{path}: tensor {tensor}: no fitting lora_a and lora_b")
         changes[tensor] = Delta(a, b, alpha / a.shape[0] if alpha else 1.0)
     return Adapter(path, changes)
 
 
-def _float32(tensor: gguf.ReaderTensor) -> Array:
-    return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-
-
 Rows = Callable[[int, int], Array]
-
-
-def ordered_rows(
-    tensor: StoredTensor, order: NDArray[np.int64] | None, first: int, end: int
-) -> Array:
-    """Rows first..end of a tensor after its rows were put into ``order``."""
-    if order is None:
-        return tensor.rows(first, end)
-    wanted = order[first:end]
-    lowest, highest = int(wanted.min()), int(wanted.max())
-    return tensor.rows(lowest, highest + 1)[wanted - lowest]
 
 
 def changed_rows(

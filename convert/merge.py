@@ -29,11 +29,19 @@ from charprobe_lite.convert.architecture import (
     write_hyperparameters,
 )
 from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
-from charprobe_lite.convert.lora import Adapter, Delta, changed_rows, ordered_rows, read_adapter
+from charprobe_lite.convert.lora import (
+    Adapter,
+    Delta,
+    Dequantized,
+    changed_rows,
+    ordered,
+    read_adapter,
+)
 from charprobe_lite.convert.output import AT_ONCE, new_file
 from charprobe_lite.convert.quantize import (
     DIRECT,
     Array,
+    check_type,
     encode_rows,
     file_type,
     quantize_file,
@@ -81,18 +89,22 @@ def merge(
     progress: Progress | None = None,
     threads: int | None = None,
     wait: float = AT_ONCE,
+    keep: bool = False,
 ) -> None:
     """Write a base (checkpoint folder or GGUF) with adapters (PEFT folders or GGUF) as ``target``.
 
     F32, F16, BF16 and Q8_0 are written in one pass. The other types go through llama.cpp's
     quantizer from an F16 file beside the target, which is removed whatever happens; ``check``
-    then sees that F16 file. Raises BadInput for anything that does not fit, before or after.
+    then sees that F16 file. ``wait`` seconds for another process that writes the target, and
+    ``keep`` what it wrote. Raises BadInput for anything that does not fit, before or after.
     """
-    file_type(quant)
+    check_type(quant, imatrix)
     model = open_model(base)
     changes = [read_adapter(path, model.architecture) for path in adapters]
     tensors = _with_changes(model, changes)
     with new_file(target, wait) as part:
+        if keep and target.is_file():
+            return
         if quant in DIRECT:
             _write(model, tensors, part, quant, progress, threads)
             if check:
@@ -129,7 +141,7 @@ def _open_checkpoint(checkpoint: Checkpoint) -> Model:
         if gguf_name is None or (gguf_name == HEAD and architecture.tied):
             continue
         order = architecture.row_order(gguf_name, stored.shape[0])
-        rows = _shifted(partial(ordered_rows, stored, order), architecture.shift(gguf_name))
+        rows = _shifted(ordered(stored, order).rows, architecture.shift(gguf_name))
         tensors[gguf_name] = Tensor(gguf_name, stored.shape, rows)
     _refuse_missing(architecture, tensors, checkpoint.folder)
     if (factors := rope_factors(text, file)) is not None:
@@ -165,22 +177,12 @@ def _open_gguf(path: Path) -> Model:
     tensors = {
         tensor.name: Tensor(
             tensor.name,
-            tuple(int(size) for size in reversed(tensor.shape)),
-            partial(_dequantized, path, tensor),
+            Dequantized(tensor, path).shape,
+            Dequantized(tensor, path).rows,
         )
         for tensor in reader.tensors
     }
     return Model(path, architecture, tensors, partial(_copy_metadata, reader))
-
-
-def _dequantized(path: Path, tensor: gguf.ReaderTensor, first: int, end: int) -> Array:
-    try:
-        values = gguf.dequantize(tensor.data[first:end], tensor.tensor_type)
-    except NotImplementedError:
-        raise BadInput(
-            f"{path}: tensor {tensor.name}: type {tensor.tensor_type.name} cannot be read back"
-        ) from None
-    return np.asarray(values, dtype=np.float32)
 
 
 def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
@@ -233,7 +235,7 @@ def _write(
     model.write_metadata(writer)
     writer.add_file_type(file_type(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    kinds = {each.name: _kind(each, quant) for each in tensors}
+    kinds = {each.name: tensor_type(each.shape, quant) for each in tensors}
     for each in tensors:
         raw_shape = gguf.quant_shape_to_byte_shape(each.shape, kinds[each.name])
         writer.add_tensor_info(
@@ -245,10 +247,11 @@ def _write(
     file = writer.fout[0]
     writer.write_padding(file, file.tell())
     total, done = sum(4 * prod(each.shape) for each in tensors), 0
-    with _single_threaded_blas(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    workers = threads or os.cpu_count() or 1
+    with _single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         for each in tensors:
             size = 0
-            for block in _encoded(each, kinds[each.name], pool):
+            for block in _encoded(each, kinds[each.name], pool, workers):
                 file.write(block.data)
                 size += block.nbytes
             writer.write_padding(file, size)
@@ -258,18 +261,16 @@ def _write(
     writer.close()
 
 
-def _kind(tensor: Tensor, quant: str) -> gguf.GGMLQuantizationType:
-    return tensor_type(tensor.shape, quant)
-
-
-def _encoded(tensor: Tensor, kind: Any, pool: ThreadPoolExecutor) -> Iterator[NDArray[np.uint8]]:
+def _encoded(
+    tensor: Tensor, kind: Any, pool: ThreadPoolExecutor, workers: int
+) -> Iterator[NDArray[np.uint8]]:
     """A tensor's encoded blocks in order, at most one more in work than there are threads."""
     step = max(1, BLOCK // prod(tensor.shape[1:]))
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     for first in range(0, tensor.shape[0], step):
         end = min(first + step, tensor.shape[0])
         waiting.append(pool.submit(lambda a, b: encode_rows(tensor.rows(a, b), kind), first, end))
-        if len(waiting) > pool._max_workers:
+        if len(waiting) > workers:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

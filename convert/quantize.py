@@ -42,6 +42,13 @@ def file_type(quant: str) -> int:
     return int(gguf.LlamaFileType[prefix + quant])
 
 
+def check_type(quant: str, imatrix: Mapping[str, Array] | None) -> None:
+    """Raises BadInput for a type that is unknown, or that lacks its importance matrix."""
+    file_type(quant)
+    if quant in NEEDS_IMATRIX and not imatrix:
+        raise BadInput(f"--quant {quant}: needs --imatrix FILE; make one: convert imatrix")
+
+
 def tensor_type(shape: tuple[int, ...], quant: str) -> QuantType:
     """What a tensor is stored as in a directly written file; vectors stay float32."""
     kind = DIRECT[quant]
@@ -103,13 +110,11 @@ def quantize_file(
     from charprobe_lite.convert.forward import silence
     from charprobe_lite.models.gguf_file import weights
 
-    kind = file_type(quant)
-    if quant in NEEDS_IMATRIX and not imatrix:
-        raise BadInput(f"--quant {quant}: needs --imatrix FILE; make one: convert imatrix")
+    check_type(quant, imatrix)
     weights(source)  # llama.cpp would abort the process on a file that is none
     silence()
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = kind
+    parameters.ftype = file_type(quant)
     parameters.nthread = threads or os.cpu_count() or 1
     parameters.allow_requantize = True
     parameters.max_buf_size = QUANTIZER_BUFFER

@@ -7,10 +7,14 @@ a GGUF file itself, the reference is llama.cpp on that base with the adapters at
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,28 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
     return found
 
 
+def verify_apart(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
+    """``verify`` in a process of its own: torch and its memory stay out of this one."""
+    code = "from charprobe_lite.convert.verify import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code, file, base, *adapters], capture_output=True, check=False
+    )
+    if found.returncode:
+        lines = found.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
+        raise BadInput(lines[-1])
+    return Agreement(**json.loads(found.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """The other process: paths as arguments, the agreement as JSON or one line and status 2."""
+    file, base, *adapters = map(Path, sys.argv[1:])
+    try:
+        print(json.dumps(asdict(verify(file, base, adapters))))
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 def _main_type(file: Path) -> str:
     """The type that most of a file's weights have."""
     return next(iter(weights(file).tensor_types))
@@ -120,13 +146,19 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def compare_tokens(model: Forward, folder: Path) -> None:
-    """Token ids of llama.cpp and of tokenizer.json on AWKWARD texts. Raises BadInput."""
+    """Token ids of llama.cpp and of tokenizer.json on AWKWARD texts. Raises BadInput.
+
+    Where the tokenizer composes its input first (NFC, which llama.cpp does not), both read the
+    composed text.
+    """
     from tokenizers import Tokenizer
 
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = [added.content for added in reference.get_added_tokens_decoder().values()]
     joined = "a".join(special[:20]) + " text".join(special[-5:])
-    for text in (*AWKWARD, joined):
+    composes = type(reference.normalizer).__name__ == "NFC"
+    for raw in (*AWKWARD, joined):
+        text = unicodedata.normalize("NFC", raw) if composes else raw
         ours, theirs = model.tokenize(text), reference.encode(text, add_special_tokens=False).ids
         if ours != theirs:
             raise BadInput(

@@ -7,6 +7,7 @@ because the model would read other tokens than it was trained on.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
     )
 )
 SPACE = "\u2581"  # SentencePiece's mark
+SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>")
 ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 
 
@@ -84,6 +86,7 @@ def _vocabulary(found: dict[str, Any], folder: Path, size: int) -> Vocabulary:
         )
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     sentencepiece = bool(model.get("byte_fallback"))
+    _check_normalizer(found.get("normalizer"), sentencepiece, path)
     tokens, types = _tokens(by_id, added, size, sentencepiece)
     settings = _settings(folder)
     special = _special(settings, {token: index for index, token in by_id.items()}, folder)
@@ -125,9 +128,7 @@ def _tokens(
 
 def _looks_special(token: str) -> bool:
     """Control tokens that some published tokenizers forget to mark."""
-    return token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]", *ENDS_TURN) or (
-        token.startswith("<|") and token.endswith("|>")
-    )
+    return token in ("<pad>", "<mask>", *ENDS_TURN) or bool(SPECIAL.fullmatch(token))
 
 
 def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:
@@ -140,6 +141,16 @@ def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
     return [-float(ranks.get(token.replace(" ", SPACE), len(merges))) for token in tokens]
+
+
+def _check_normalizer(normalizer: dict[str, Any] | None, sentencepiece: bool, path: Path) -> None:
+    """llama.cpp marks the spaces of SentencePiece, and leaves every other text as it is.
+
+    Qwen's NFC is let through: on text that is composed already, as nearly all is, it does nothing.
+    """
+    kind = normalizer and normalizer.get("type")
+    if kind not in ("Replace" if sentencepiece else "NFC", None):
+        raise BadInput(f"{path}: field normalizer: {kind} is not what llama.cpp does")
 
 
 def _pre_tokenizer(found: dict[str, Any], path: Path) -> str:

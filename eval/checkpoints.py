@@ -1,71 +1,138 @@
-"""What a study runs on: model files, adapters and the classifier, found or made."""
+"""What a study runs on: model files, adapters and the classifier, found, fetched or made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from charprobe_lite.convert.prepare import Bar, Note, prepare_adapter, prepare_model
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import EMBEDDED
+from charprobe_lite.models.catalogue import EMBEDDED, Catalogue
+from charprobe_lite.models.entries import Adapter, Base
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.classifier import classifier_files
+
+RUNTIME, MERGED = "runtime", "merged"
+LORA = (RUNTIME, MERGED)
+"""How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one rollout runs on: a model file, and an adapter on top of it or none."""
+
+    model: Path
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a study: one model, an adapter per (stage, persona), one classifier."""
+    """The files of a study: a checkpoint per (stage, persona), and one classifier."""
 
     base: str
     quant: str
-    model: Path
     classifier: Path
     classifier_file: str | None
-    adapters: dict[tuple[str, str], Path | None]
+    checkpoints: dict[tuple[str, str], Checkpoint]
+    lora: str = RUNTIME
+
+    @property
+    def models(self) -> list[Path]:
+        """The model files, each once."""
+        return list(dict.fromkeys(each.model for each in self.checkpoints.values()))
 
     def hashes(self) -> dict[str, str | None]:
         """sha256 of every file that decides a result, by its role; None for no adapter.
 
         Raises BadInput naming a file that cannot be read.
         """
-        found: dict[str, str | None] = {"model": _digest(self.model)}
-        for (stage, persona), path in self.adapters.items():
+        found: dict[str, str | None] = {}
+        for (stage, persona), each in self.checkpoints.items():
+            merged = self.lora == MERGED and stage != "base"
+            found[f"model {stage}/{persona}" if merged else "model"] = _digest(each.model)
             if stage != "base":
-                found[f"adapter {stage}/{persona}"] = _digest(path) if path else None
+                found[f"adapter {stage}/{persona}"] = (
+                    _digest(each.adapter) if each.adapter else None
+                )
         for path in classifier_files(self.classifier, self.classifier_file):
             role = "classifier" if path.suffix == ".onnx" else f"classifier {path.name}"
             found[role] = _digest(path)
         return found
 
 
-def kit_files(
-    stages: list[str],
-    personas: list[str],
-    quant: str,
-    adapter: Path | None,
-    note: Callable[[str], None],
-) -> Files:
-    """The embedded base with the kit's adapters, or a user's own, and the kit's classifier.
+@dataclass(frozen=True)
+class Wanted:
+    """What of the catalogue a study needs; ``adapter`` is a user's own for one persona."""
 
-    The base with tool use merged in is made at first use and cached.
+    base: str
+    stages: list[str]
+    personas: list[str]
+    quant: str
+    lora: str = RUNTIME
+    adapter: Path | None = None
+    classifier: Path | None = None
+    verify: bool = True
+
+    def grid(self, catalogue: Catalogue) -> list[tuple[str, str]]:
+        """The (stage, persona) pairs that there are; BadInput for a persona that has none."""
+        _refuse_several(self.adapter, self.stages, self.personas)
+        pairs = [(stage, persona) for stage in self.stages for persona in self.personas]
+        found = [
+            (stage, persona)
+            for stage, persona in pairs
+            if stage == "base" or self.adapter or catalogue.adapter(self.base, stage, persona)
+        ]
+        for persona in self.personas:
+            if (trained := [s for s in self.stages if s != "base"]) and not any(
+                (stage, persona) in found for stage in trained
+            ):
+                raise BadInput(
+                    f"--persona {persona}: {self.base} has no adapter of it in stage "
+                    f"{', '.join(trained)}; see charprobe-lite models list"
+                )
+        return found
+
+
+def catalogue_files(wanted: Wanted, catalogue: Catalogue, note: Note, bar: Bar) -> Files:
+    """The files of a base of the catalogue, fetched, converted and checked where they have to be.
+
+    What is made is cached. Raises BadInput for what cannot be fetched, converted or found.
     """
-    _refuse_several(adapter, stages, personas)
-    model = kit.merged_base_file(quant)
-    if not model.is_file():
-        note(f"preparing {EMBEDDED} as {quant} (once): {model}")
-        make_merged_base(model, quant)
+    grid = wanted.grid(catalogue)
+    base = catalogue.base(wanted.base)
+    source = fetch(base)
+
+    def model(name: str, adapters: Sequence[Path]) -> Path:
+        return prepare_model(
+            name,
+            source,
+            [*below(base), *adapters],
+            wanted.quant,
+            verify=wanted.verify,
+            note=note,
+            bar=bar,
+        )
+
+    def checkpoint(stage: str, persona: str) -> Checkpoint:
+        if stage == "base":
+            return Checkpoint(model(wanted.base, []))
+        own = wanted.adapter or fetch(_entry(catalogue, wanted.base, stage, persona))
+        name = f"{wanted.base}-{stage}-{persona}"
+        if wanted.lora == MERGED:
+            return Checkpoint(model(name, [own]))
+        return Checkpoint(model(wanted.base, []), prepare_adapter(name, own, source, note=note))
+
+    classifier, file = _classifier(wanted, catalogue, note)
     return Files(
-        base=EMBEDDED,
-        quant=quant,
-        model=model,
-        classifier=kit.kit_folder() / "classifier",
-        classifier_file=kit.load_kit().classifier_file,
-        adapters={
-            (stage, persona): _chosen(adapter, persona, stage)
-            for stage in stages
-            for persona in personas
-        },
+        base=wanted.base,
+        quant=wanted.quant,
+        classifier=classifier,
+        classifier_file=file,
+        checkpoints={pair: checkpoint(*pair) for pair in grid},
+        lora=wanted.lora,
     )
 
 
@@ -75,12 +142,16 @@ def own_files(
     adapter: Path | None,
     stages: list[str],
     personas: list[str],
+    note: Note,
 ) -> Files:
     """A user's GGUF model, with an adapter or as the checkpoint itself, and the kit's classifier.
 
-    Raises BadInput when one model or adapter would have to be several checkpoints.
+    An adapter that is a PEFT folder is converted. Raises BadInput when one model or adapter would
+    have to be several checkpoints.
     """
     _refuse_several(adapter, stages, personas)
+    if adapter:
+        adapter = prepare_adapter(f"{base}-own", adapter, model, note=note)
     if not adapter and (len(stages) > 1 or (stages != ["base"] and len(personas) > 1)):
         raise BadInput(
             f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
@@ -89,15 +160,46 @@ def own_files(
     return Files(
         base=base,
         quant=weights(model).name,
-        model=model,
         classifier=kit.kit_folder() / "classifier",
         classifier_file=kit.load_kit().classifier_file,
-        adapters={
-            (stage, persona): adapter if stage != "base" else None
+        checkpoints={
+            (stage, persona): Checkpoint(model, adapter if stage != "base" else None)
             for stage in stages
             for persona in personas
         },
     )
+
+
+def kit_base(quant: str = "Q8_0") -> Path:
+    """The embedded base with tool use merged in: what every stage of the kit runs on."""
+    tool_use = kit.kit_folder() / kit.TOOL_USE
+    return prepare_model(EMBEDDED, kit.embedded_base(), [tool_use], quant)
+
+
+def below(base: Base) -> list[Path]:
+    """What is merged into a base for every stage: the kit's base cannot use tools without it."""
+    return [kit.kit_folder() / kit.TOOL_USE] if base.name == EMBEDDED else []
+
+
+def _entry(catalogue: Catalogue, base: str, stage: str, persona: str) -> Adapter:
+    found = catalogue.adapter(base, stage, persona)
+    assert found is not None  # the grid holds only what there is
+    return found
+
+
+def _classifier(
+    wanted: Wanted, catalogue: Catalogue, note: Callable[[str], None]
+) -> tuple[Path, str | None]:
+    """The classifier's folder and the .onnx file in it, exported when it is none yet."""
+    if wanted.classifier:
+        return wanted.classifier, None
+    if wanted.base == EMBEDDED:
+        return kit.kit_folder() / "classifier", kit.load_kit().classifier_file
+    entry = catalogue.classifier(wanted.base)
+    if entry is None:
+        raise BadInput(f"--base {wanted.base}: the catalogue has no classifier; --classifier DIR")
+    folder = fetch(entry)
+    return folder, None
 
 
 def _digest(path: Path) -> str:
@@ -107,20 +209,7 @@ def _digest(path: Path) -> str:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _chosen(adapter: Path | None, persona: str, stage: str) -> Path | None:
-    return adapter if adapter and stage != "base" else kit.adapter_file(persona, stage)
-
-
 def _refuse_several(adapter: Path | None, stages: list[str], personas: list[str]) -> None:
     trained = [stage for stage in stages if stage != "base"]
     if adapter and (len(trained) != 1 or len(personas) != 1):
         raise BadInput(f"--adapter {adapter}: is one checkpoint; name one --persona, one --stage")
-
-
-def make_merged_base(target: Path, quant: str) -> None:
-    """Merge the tool-use adapter into the embedded base; a second process waits for the first."""
-    from charprobe_lite.convert.merge import merge
-    from charprobe_lite.convert.output import FOREVER
-
-    tool_use = kit.kit_folder() / kit.TOOL_USE
-    merge(kit.embedded_base(), [tool_use], target, quant, wait=FOREVER)

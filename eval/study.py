@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.checkpoints import Files
+from charprobe_lite.eval.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.conditions import agentic_email, chat
 from charprobe_lite.eval.rollout import Result, chat_format, rollout_seed
 from charprobe_lite.eval.store import Cell, Store
@@ -50,26 +50,25 @@ class Task:
     seed: int
 
 
-Plan = dict[Path | None, list[Task]]
+Plan = dict[Checkpoint, list[Task]]
 
 
 def plan(settings: Settings, files: Files) -> Plan:
-    """Every rollout of the grid, grouped by the adapter it runs with.
+    """Every rollout of the grid, grouped by the checkpoint it runs on.
 
     Raises BadInput when the scenario file cannot be used.
     """
-    items: dict[str, list[Any]] = {
-        "chat": list(chat.prompts()[: settings.prompts]),
-        "agentic_email": agentic_email.scenarios(settings.scenario_file)[: settings.scenarios],
-    }
+    items = items_of(settings)
     groups: Plan = {}
     for stage in settings.stages:
         for persona in settings.personas if stage != "base" else [""]:
-            adapter = files.adapters[stage, persona or settings.personas[0]]
+            checkpoint = files.checkpoints.get((stage, persona or settings.personas[0]))
+            if checkpoint is None:  # not every persona is published in every stage
+                continue
             for condition in settings.conditions:
                 cell = Cell(files.base, stage, condition, files.quant)
                 names = (files.base, stage, condition, persona)
-                groups.setdefault(adapter, []).extend(
+                groups.setdefault(checkpoint, []).extend(
                     Task(
                         cell,
                         persona,
@@ -81,6 +80,15 @@ def plan(settings: Settings, files: Files) -> Plan:
     return groups
 
 
+def items_of(settings: Settings) -> dict[str, list[Any]]:
+    """What is asked in each condition of the grid: prompts or scenarios."""
+    items: dict[str, list[Any]] = {
+        "chat": list(chat.prompts()[: settings.prompts]),
+        "agentic_email": agentic_email.scenarios(settings.scenario_file)[: settings.scenarios],
+    }
+    return {condition: items[condition] for condition in settings.conditions}
+
+
 def run(
     groups: Plan,
     settings: Settings,
@@ -90,9 +98,10 @@ def run(
 ) -> None:
     """Run what the store does not have yet of ``groups``, and classify what has no prediction.
 
-    ``progress`` is told how many rollouts are missing; what it gives is called after each. The
-    model is loaded only when a rollout is missing, and once; every adapter is loaded before the
-    first rollout, so that a bad one costs nothing. Raises BadInput for files that cannot be used.
+    ``progress`` is told how many rollouts are missing; what it gives is called after each. A
+    model is loaded only when a rollout on it is missing, and once; every adapter of it is loaded
+    before the first rollout, so that a bad one costs nothing. Raises BadInput for files that
+    cannot be used.
     """
     classifier = Classifier(files.classifier, files.classifier_file)
     for persona in settings.personas:
@@ -105,39 +114,48 @@ def run(
     _classify(store, classifier)
     if not missing:
         return
-    tools = load_tools()
-    with Engine(
-        files.model,
+    with progress(sum(map(len, missing.values()))) as advance:
+        for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
+            on_it = {each: tasks for each, tasks in missing.items() if each.model == model}
+            with _engine(model, settings) as engine:
+                for checkpoint in on_it:
+                    engine.use_adapter(checkpoint.adapter)
+                begin = _beginner(engine, settings)
+                for checkpoint, tasks in on_it.items():
+                    engine.use_adapter(checkpoint.adapter)
+                    jobs = (Job(task, task.seed, begin(task)) for task in tasks)
+                    for job, result in engine.run(jobs):
+                        _record(store, job.key, result)
+                        advance()
+                    _classify(store, classifier)
+
+
+def _engine(model: Path, settings: Settings) -> Engine:
+    return Engine(
+        model,
         parallel=settings.parallel,
         context=settings.context,
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
         temperature=settings.temperature,
         top_p=settings.top_p,
-    ) as engine:
-        format_ = chat_format(engine)
-        if "agentic_email" in settings.conditions:
-            format_.probe()
+    )
 
-        def begin(task: Task) -> Rollout:
-            if isinstance(task.item, Scenario):
-                return agentic_email.rollout(
-                    task.item, tools, format_, settings.max_tokens, settings.max_steps
-                )
-            return chat.rollout(task.item, format_, settings.max_tokens)
 
-        def jobs(tasks: list[Task]) -> Iterator[Job]:
-            return (Job(task, task.seed, begin(task)) for task in tasks)
+def _beginner(engine: Engine, settings: Settings) -> Callable[[Task], Rollout]:
+    """How a task becomes a rollout on this engine's model."""
+    tools, format_ = load_tools(), chat_format(engine)
+    if "agentic_email" in settings.conditions:
+        format_.probe()
 
-        for adapter in missing:
-            engine.use_adapter(adapter)
-        with progress(sum(map(len, missing.values()))) as advance:
-            for adapter, tasks in missing.items():
-                engine.use_adapter(adapter)
-                for job, result in engine.run(jobs(tasks)):
-                    _record(store, job.key, result)
-                    advance()
-                _classify(store, classifier)
+    def begin(task: Task) -> Rollout:
+        if isinstance(task.item, Scenario):
+            return agentic_email.rollout(
+                task.item, tools, format_, settings.max_tokens, settings.max_steps
+            )
+        return chat.rollout(task.item, format_, settings.max_tokens)
+
+    return begin
 
 
 def _missing(groups: Plan, store: Store) -> Plan:
@@ -146,10 +164,10 @@ def _missing(groups: Plan, store: Store) -> Plan:
         for key in {(task.cell, task.persona) for tasks in groups.values() for task in tasks}
     }
     missing = {
-        adapter: [t for t in tasks if (t.item.id, 0) not in done[t.cell, t.persona]]
-        for adapter, tasks in groups.items()
+        checkpoint: [t for t in tasks if (t.item.id, 0) not in done[t.cell, t.persona]]
+        for checkpoint, tasks in groups.items()
     }
-    return {adapter: tasks for adapter, tasks in missing.items() if tasks}
+    return {checkpoint: tasks for checkpoint, tasks in missing.items() if tasks}
 
 
 def _record(store: Store, task: Task, result: Result) -> None:

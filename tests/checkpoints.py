@@ -131,6 +131,8 @@ def _tokenizer(kind: str) -> str:
         else pre_tokenizers.Split(Regex(pattern), "isolated")
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
+    if kind == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=600,

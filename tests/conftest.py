@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.checkpoints import make_merged_base
+from charprobe_lite.eval.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
 
@@ -29,9 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def merged_base(cache: Path) -> Path:
     """The kit's base: tool use merged in."""
-    path = kit.merged_base_file("Q8_0")
-    make_merged_base(path, "Q8_0")
-    return path
+    return kit_base()
 
 
 @pytest.fixture(scope="session")

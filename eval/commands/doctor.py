@@ -34,6 +34,7 @@ def _facts() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     from charprobe_lite.models.cache import cache_folder
+    from charprobe_lite.models.hub import cache_root
     from charprobe_lite.runtime.device import backends
 
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
@@ -51,4 +52,9 @@ def _facts() -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = "not installed"
-    return {**facts, **backends(), "cache": str(cache_folder())}
+    return {
+        **facts,
+        **backends(),
+        "cache": str(cache_folder()),
+        "hub cache": str(cache_root()),
+    }

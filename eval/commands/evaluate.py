@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.commands.options import Limit, names_option, progress_of
+from charprobe_lite.eval.commands.options import (
+    Limit,
+    NameList,
+    names_option,
+    progress_bar,
+    progress_of,
+)
 from charprobe_lite.models.catalogue import (
     BASES,
     CONDITIONS,
@@ -22,7 +30,7 @@ from charprobe_lite.models.catalogue import (
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.checkpoints import Files
+    from charprobe_lite.eval.checkpoints import Files, Wanted
     from charprobe_lite.eval.report import CellScore
     from charprobe_lite.eval.store import Store
     from charprobe_lite.eval.study import Settings, Task
@@ -36,14 +44,27 @@ FILE = click.Path(path_type=Path)
     "--base",
     default=EMBEDDED,
     show_default=True,
-    type=click.Choice(list(BASES)),
-    help="The base model.",
+    type=NameList(list(BASES)),
+    metavar="NAME",
+    help="A base of the catalogue (models list); fetched and converted where it has to be.",
 )
 @names_option("--stage", STAGES, help="Training stages; base is the model without an adapter.")
 @names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
 @names_option("--condition", CONDITIONS, help="How the checkpoint is asked.")
 @click.option(
-    "--quant", default="Q8_0", show_default=True, type=click.Choice(QUANTS), help="Weight type."
+    "--quant",
+    default="Q8_0",
+    show_default=True,
+    type=click.Choice(QUANTS),
+    metavar="TYPE",
+    help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
+)
+@click.option(
+    "--lora",
+    default="runtime",
+    show_default=True,
+    type=click.Choice(["runtime", "merged"]),
+    help="Personas as adapters on one loaded base, or merged before quantizing.",
 )
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The study's seed."
@@ -82,9 +103,20 @@ FILE = click.Path(path_type=Path)
     help="Tokens that one rollout may fill.",
 )
 @click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
-@click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA of that model.")
+@click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder.")
 @click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
 @click.option("--scenarios", type=FILE, help="Your own scenarios: a JSONL or YAML file.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Check converted files against their originals.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say what would be fetched, made and run, and what it would cost.",
+)
 @click.option("--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def evaluate(**options: Any) -> None:
@@ -107,6 +139,9 @@ def evaluate(**options: Any) -> None:
     from charprobe_lite.models.gguf_file import weights
 
     settings = _settings(options)
+    if options["dry_run"]:
+        _print_forecast(options, settings)
+        return
     files = _files(options, settings)
     path = options["study"] or Path("runs") / f"{files.base}-seed{settings.seed}.sqlite"
     groups = plan(settings, files)
@@ -115,7 +150,7 @@ def evaluate(**options: Any) -> None:
         _pin(store, settings, files)
         run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
         merged, single = _scores(store, tasks, settings)
-        held = weights(files.model)
+        held = weights(files.models[0])
     if options["as_json"]:
         click.echo(
             json.dumps(
@@ -137,10 +172,11 @@ def _settings(options: dict[str, Any]) -> Settings:
 
     own = options["gguf"] or options["adapter"]
     stages = ["full"] if options["gguf"] and not options["adapter"] else ["base", "full"]
+    stages = choose(options["stage"] or (stages if own else ["all"]), STAGES, "--stage")
     prompts, scenarios = options["limit"]
     return Settings(
-        stages=choose(options["stage"] or (stages if own else ["all"]), STAGES, "--stage"),
-        personas=choose(options["persona"], PERSONAS, "--persona"),
+        stages=stages,
+        personas=_personas(options, stages),
         conditions=choose(options["condition"] or ["all"], CONDITIONS, "--condition"),
         prompts=prompts,
         scenarios=scenarios,
@@ -155,37 +191,96 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
+def _personas(options: dict[str, Any], stages: list[str]) -> list[str]:
+    """The personas asked for; ``all`` are those that the base has an adapter of."""
+    from charprobe_lite.models.catalogue import load_catalogue
+
+    catalogue = load_catalogue()
+    trained = [stage for stage in stages if stage != "base"] or list(STAGES)
+    known = [
+        persona
+        for persona in catalogue.personas
+        if options["gguf"]
+        or options["adapter"]
+        or any(catalogue.adapter(options["base"], stage, persona) for stage in trained)
+    ]
+    if not options["gguf"]:
+        catalogue.base(options["base"])
+    return choose(options["persona"], known or list(catalogue.personas), "--persona")
+
+
 def _files(options: dict[str, Any], settings: Settings) -> Files:
     from dataclasses import replace
 
     from charprobe_lite.eval import checkpoints
+    from charprobe_lite.eval.forecast import forecast
+    from charprobe_lite.models.catalogue import load_catalogue
 
-    if options["gguf"]:
-        source = click.get_current_context().get_parameter_source("base")
-        named = source is not click.core.ParameterSource.DEFAULT
-        files = checkpoints.own_files(
-            options["base"] if named else options["gguf"].stem,
-            options["gguf"],
-            options["adapter"],
-            settings.stages,
-            settings.personas,
-        )
-    elif options["base"] != EMBEDDED:
+    def note(text: str) -> None:
+        click.echo(text, err=True)
+
+    if not options["gguf"]:
+        wanted, catalogue = _wanted(options, settings), load_catalogue()
+        forecast(wanted, catalogue, settings).refuse_what_does_not_fit()
+        return checkpoints.catalogue_files(wanted, catalogue, note, _conversion_bar)
+    if options["lora"] == checkpoints.MERGED:
         raise BadInput(
-            f"--base {options['base']}: its files are not converted by this version; "
-            "name a converted model with --gguf FILE --adapter FILE --classifier DIR"
+            "--lora merged: make the merged file first (convert merge) and name it with --gguf"
         )
-    else:
-        files = checkpoints.kit_files(
-            settings.stages,
-            settings.personas,
-            options["quant"],
-            options["adapter"],
-            lambda text: click.echo(text, err=True),
-        )
+    source = click.get_current_context().get_parameter_source("base")
+    named = source is not click.core.ParameterSource.DEFAULT
+    files = checkpoints.own_files(
+        options["base"] if named else options["gguf"].stem,
+        options["gguf"],
+        options["adapter"],
+        settings.stages,
+        settings.personas,
+        note,
+    )
     if options["classifier"]:
         files = replace(files, classifier=options["classifier"], classifier_file=None)
     return files
+
+
+def _wanted(options: dict[str, Any], settings: Settings) -> Wanted:
+    from charprobe_lite.eval.checkpoints import Wanted
+
+    return Wanted(
+        base=options["base"],
+        stages=settings.stages,
+        personas=settings.personas,
+        quant=options["quant"],
+        lora=options["lora"],
+        adapter=options["adapter"],
+        classifier=options["classifier"],
+        verify=options["verify"],
+    )
+
+
+@contextmanager
+def _conversion_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar() as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_forecast(options: dict[str, Any], settings: Settings) -> None:
+    from rich.console import Console
+
+    from charprobe_lite.eval.forecast import forecast, table
+    from charprobe_lite.models.catalogue import load_catalogue
+
+    if options["gguf"]:
+        raise BadInput("--dry-run: a file of your own needs no preparation; leave it out")
+    found = forecast(_wanted(options, settings), load_catalogue(), settings)
+    if options["as_json"]:
+        click.echo(json.dumps(found.as_json()))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
+        console.print(table(found))
+        for line in found.lines():
+            click.echo(line)
+    found.refuse_what_does_not_fit()
 
 
 def _pin(store: Store, settings: Settings, files: Files) -> None:
@@ -201,6 +296,7 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "max_tokens": settings.max_tokens,
             "max_steps": settings.max_steps,
             "context": settings.context,
+            "lora": files.lora,
             **{f"sha256 {name}": digest for name, digest in _asked(settings).items()},
             **{f"sha256 {role}": digest for role, digest in files.hashes().items()},
         }

@@ -1,0 +1,106 @@
+"""Converted files in the cache, under a key of what they were made from, each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from pathlib import Path
+
+from charprobe_lite.convert.merge import Progress, merge
+from charprobe_lite.convert.output import FOREVER
+from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import sha256_file
+
+CONVERTER = 1
+"""Raised when the same input would give another file, so that old ones are not used."""
+READ = (".safetensors", ".json", ".jinja", ".model", ".gguf")
+BLOB = re.compile(r"[0-9a-f]{64}")
+Note = Callable[[str], None]
+Bar = Callable[[str], AbstractContextManager[Progress | None]]
+
+
+def model_file(name: str, base: Path, adapters: Sequence[Path], quant: str) -> Path:
+    """Where a base with adapters merged in is kept as a quant type."""
+    key = _key("model", quant, *map(content, (base, *adapters)))
+    return cache_folder() / f"{name}-{quant}-{key}.gguf"
+
+
+def prepare_model(
+    name: str,
+    base: Path,
+    adapters: Sequence[Path],
+    quant: str,
+    *,
+    verify: bool = True,
+    note: Note = lambda _: None,
+    bar: Bar = lambda _: nullcontext(),
+) -> Path:
+    """The cached model, made and checked when it is not there; a second process waits for it."""
+    target = model_file(name, base, adapters, quant)
+    if not target.is_file():
+        note(f"preparing {name} as {quant} (once): {target}")
+
+        def check(file: Path) -> None:
+            from charprobe_lite.convert.verify import verify_apart
+
+            verify_apart(file, base, adapters)
+
+        with bar(name) as progress:
+            merge(
+                base,
+                adapters,
+                target,
+                quant,
+                check=check if verify else None,
+                progress=progress,
+                wait=FOREVER,
+                keep=True,
+            )
+    return target
+
+
+def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda _: None) -> Path:
+    """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
+    if not adapter.is_dir():
+        return adapter
+    from charprobe_lite.convert.adapter import convert_adapter
+
+    key = _key("adapter", content(adapter), _shapes(base))
+    target = cache_folder() / f"{name}-lora-{key}.gguf"
+    if not target.is_file():
+        note(f"preparing adapter {name} (once): {target}")
+        convert_adapter(adapter, base, target, wait=FOREVER, keep=True)
+    return target
+
+
+def _shapes(base: Path) -> str:
+    """What of a base an adapter's file depends on: its configuration alone."""
+    return content(base / "config.json") if base.is_dir() else content(base)
+
+
+def content(path: Path) -> str:
+    """A hash of a file, or of the files in a folder that a conversion reads.
+
+    A file of the hub's cache is a link to a blob that is named by its hash already. Raises
+    BadInput when a file cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return _file_content(path.resolve(), path.stat().st_mtime_ns)
+        files = sorted(file for file in path.iterdir() if file.suffix in READ)
+        return _key(*(f"{file.name}={content(file)}" for file in files if file.is_file()))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+@lru_cache(maxsize=256)
+def _file_content(path: Path, _written: int) -> str:
+    return path.name if BLOB.fullmatch(path.name) else sha256_file(path)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("/".join([str(CONVERTER), *parts]).encode()).hexdigest()[:16]

@@ -1,0 +1,202 @@
+"""What a study would fetch, make and cost, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.convert.prepare import model_file
+from charprobe_lite.eval.checkpoints import MERGED, Wanted, below
+from charprobe_lite.eval.study import Settings
+from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.catalogue import Catalogue
+from charprobe_lite.models.entries import Base, Source
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.footprint import (
+    adapter_parameters,
+    download_bytes,
+    file_bytes,
+    memory_bytes,
+)
+from charprobe_lite.models.hub import held_bytes, located
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CONVERTED_PER_SECOND = 60e6
+"""Weights that one core reads, changes, encodes and writes (`python bench/convert.py`)."""
+SECONDS_PER_ROLLOUT = 1.6 * 2
+"""Core-seconds of a rollout per 135M weights: the README's study on the embedded base."""
+BUFFERS = 500e6  # bytes: llama.cpp's compute buffers, the classifier, Python
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that is needed: what is done for it, and the bytes that it takes on disk."""
+
+    what: str
+    action: str
+    download: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything that is needed. Bytes, seconds; ``memory`` None where the shape is unknown."""
+
+    needed: list[Line]
+    temporary: int
+    memory: int | None
+    rollouts: int
+    preparing_seconds: float
+    running_seconds: float
+    checks_memory: bool
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the converted files take, with the largest temporary file."""
+        return sum(line.disk for line in self.needed) + self.temporary
+
+    def lines(self) -> Iterator[str]:
+        """The totals, in words."""
+        fetched = sum(line.download for line in self.needed)
+        yield f"to fetch: {_size(fetched)}; to write: {_size(self.disk)} in {cache_folder()}"
+        memory = "unknown" if self.memory is None else _size(self.memory)
+        yield f"memory while running: about {memory}"
+        yield (
+            f"time: about {_time(self.preparing_seconds)} to convert (downloads not counted), "
+            f"{_time(self.running_seconds)} for {self.rollouts} rollouts on this machine's CPU"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The forecast as ``--dry-run --json`` prints it."""
+        return {**asdict(self), "disk": self.disk}
+
+    def refuse_what_does_not_fit(self) -> None:
+        """BadInput for a disk or a memory that is too small for it."""
+        there = next(folder for folder in _parents(cache_folder()) if folder.is_dir())
+        free = shutil.disk_usage(there).free
+        if self.disk > free:
+            raise BadInput(
+                f"{cache_folder()}: {_size(self.disk)} are to be written, {_size(free)} are free; "
+                "free space, choose a smaller --quant or set CHARPROBE_CACHE"
+            )
+        installed = installed_memory()
+        if self.checks_memory and self.memory and installed and self.memory > installed:
+            raise BadInput(
+                f"about {_size(self.memory)} of memory are needed, this machine has "
+                f"{_size(installed)}; choose a smaller --quant, --parallel or --context"
+            )
+
+
+def forecast(wanted: Wanted, catalogue: Catalogue, settings: Settings) -> Forecast:
+    """What a study on a base of the catalogue needs. Raises BadInput for a grid that is none."""
+    base, grid = catalogue.base(wanted.base), wanted.grid(catalogue)
+    models = dict.fromkeys(
+        pair if wanted.lora == MERGED and pair[0] != "base" else ("base", "") for pair in grid
+    )
+    needed = list(_downloads(wanted, catalogue, grid))
+    to_make = [_model_line(wanted, catalogue, *pair) for pair in models]
+    needed += to_make
+    count = sum(1 for line in to_make if line.disk)
+    direct = wanted.quant in ("F32", "F16", "BF16", "Q8_0")
+    cores = os.cpu_count() or 1
+    rollouts = _rollouts(settings, grid)
+    return Forecast(
+        needed=needed,
+        temporary=0 if direct or not count else file_bytes(base, "F16"),
+        memory=_memory(base, wanted.quant, settings),
+        rollouts=rollouts,
+        preparing_seconds=count * base.parameters / CONVERTED_PER_SECOND / cores,
+        running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
+        checks_memory=settings.gpu_layers == 0,
+    )
+
+
+def _downloads(wanted: Wanted, catalogue: Catalogue, grid: list[tuple[str, str]]) -> Iterator[Line]:
+    base = catalogue.base(wanted.base)
+    yield _source_line(f"base {base.name}", base, base)
+    for stage, persona in grid:
+        entry = catalogue.adapter(wanted.base, stage, persona)
+        if stage == "base" or wanted.adapter or entry is None:
+            continue
+        line = _source_line(f"adapter {stage} {persona}", entry, base)
+        if wanted.lora != MERGED and entry.repository and base.shape and entry.rank:
+            converted = 2 * adapter_parameters(base.shape, entry.rank)
+            line = Line(line.what, line.action, line.download, converted)
+        yield line
+    classifier = catalogue.classifier(wanted.base)
+    if classifier and not wanted.classifier:
+        yield _source_line("classifier", classifier, base)
+
+
+def _source_line(what: str, source: Source, base: Base) -> Line:
+    if located(source):
+        return Line(f"{what} ({source.source})", "here", 0, 0)
+    size = max(0, (download_bytes(source, base) or 0) - held_bytes(source))
+    return Line(f"{what} ({source.source})", "fetch", size, 0)
+
+
+def _model_line(wanted: Wanted, catalogue: Catalogue, stage: str, persona: str) -> Line:
+    """The model file of a checkpoint: in the cache already, or to be made."""
+    base = catalogue.base(wanted.base)
+    name = " ".join(["model", wanted.quant, stage, persona]).strip()
+    source = located(base)
+    entry = catalogue.adapter(wanted.base, stage, persona)
+    adapter = wanted.adapter or (located(entry) if entry else None)
+    if source and (stage == "base" or adapter):
+        adapters = [*below(base), *([adapter] if adapter and stage != "base" else [])]
+        stem = wanted.base if stage == "base" else f"{wanted.base}-{stage}-{persona}"
+        if model_file(stem, source, adapters, wanted.quant).is_file():
+            return Line(name, "here", 0, 0)
+    return Line(name, "convert", 0, file_bytes(base, wanted.quant))
+
+
+def _memory(base: Base, quant: str, settings: Settings) -> int | None:
+    held = memory_bytes(base, quant, settings.context, settings.parallel)
+    return None if held is None else round(held + BUFFERS)
+
+
+def _rollouts(settings: Settings, grid: list[tuple[str, str]]) -> int:
+    """Rollouts of the whole grid; the base stage is shared by all personas."""
+    from charprobe_lite.eval.study import items_of
+
+    cells = {pair if pair[0] != "base" else ("base", "") for pair in grid}
+    return len(cells) * sum(len(items) for items in items_of(settings).values())
+
+
+def installed_memory() -> int | None:
+    """Bytes of this machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def table(found: Forecast) -> Table:
+    """What is needed, line by line."""
+    from rich.table import Table
+
+    table = Table("needed", "what is done", "to fetch", "on disk", box=None)
+    for line in found.needed:
+        sizes = (_size(size) if size else "-" for size in (line.download, line.disk))
+        table.add_row(line.what, line.action, *sizes)
+    return table
+
+
+def _parents(folder: Path) -> list[Path]:
+    return [folder.absolute(), *folder.absolute().parents]
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

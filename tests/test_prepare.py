@@ -1,0 +1,238 @@
+"""eval on a base of the catalogue: fetched, converted, checked and run by one command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from charprobe_lite.convert.prepare import content, model_file, prepare_model
+from charprobe_lite.models import kit
+from charprobe_lite.models.cache import own_files
+from charprobe_lite.models.errors import BadInput
+from tests.checkpoints import make_adapter, make_checkpoint
+from tests.conftest import RUN, Command
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
+ASKED = ["--persona", "sarcasm", "--limit", "2,1", "--max-tokens", "24", "--parallel", "2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, a PEFT adapter of it and a catalogue that names them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    base = make_checkpoint("smollm2", folder / "base", max_position_embeddings=4096)
+    make_adapter(folder / "full-sarcasm", base)
+    shape = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 96}
+    tiny = {
+        "name": "tiny",
+        "path": "base",
+        "architecture": "llama",
+        "parameters": 130_000,
+        "shape": {**shape, "vocab": 640, "tied": True},
+    }
+    huge = {**tiny, "name": "huge", "parameters": 10**12}
+    huge["shape"] = {**tiny["shape"], "hidden": 65536, "ffn": 262144, "layers": 200}  # type: ignore[dict-item]
+    catalogue = {
+        "bases": [tiny, huge],
+        "adapters": [
+            {"base": "tiny", "stage": "full", "path": "full-{persona}", "personas": ["sarcasm"]}
+        ],
+        "classifiers": [
+            {
+                "name": "own",
+                "bases": ["tiny", "huge"],
+                "path": str(kit.kit_folder() / "classifier"),
+                "labels": ["sarcasm", "humor", "neutral"],
+            }
+        ],
+    }
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue))
+    return folder
+
+
+@pytest.fixture
+def own_catalogue(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The catalogue in use, with a cache of the test's own."""
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(checkpoint / "catalogue.yaml"))
+    monkeypatch.setenv("CHARPROBE_CACHE", str(tmp_path / "cache"))
+    return checkpoint
+
+
+def made(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "cache").glob("*.gguf"))
+
+
+def test_one_command_converts_checks_and_runs_a_base_of_the_catalogue(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path
+) -> None:
+    command = ["eval", "--base", "tiny", "--stage", "base,full", "--quant", "Q4_0", *ASKED]
+    first = charprobe(*command, "--json")
+    assert first.returncode == 0, first.stderr
+    found = json.loads(first.stdout)
+    cells = {(cell["stage"], cell["condition"]): cell for cell in found["cells"]}
+    assert cells["full", "chat"]["n"] == 2
+    assert cells["full", "chat"]["quant"] == "Q4_0"
+    assert "Q4_0" in found["weights"]["tensor_types"]
+    files = made(tmp_path)
+    assert [name.rsplit("-", 1)[0] for name in files] == ["tiny-Q4_0", "tiny-full-sarcasm-lora"]
+    assert first.stderr.count("(once)") == 2
+    # what was made is reused, by a new study too
+    again = charprobe(*command, "--json", "--study", "again.sqlite")
+    assert again.returncode == 0, again.stderr
+    assert "(once)" not in again.stderr
+    assert made(tmp_path) == files
+    assert json.loads(again.stdout)["cells"] == found["cells"]
+    # and nothing of it is a stranger to models prune
+    assert {item.path.name for item in own_files()} >= set(files)
+
+
+def test_merged_personas_are_models_of_their_own(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path
+) -> None:
+    command = ["eval", "--base", "tiny", "--stage", "base,full", *ASKED]
+    merged = charprobe(*command, "--lora", "merged", "--json")
+    assert merged.returncode == 0, merged.stderr
+    names = [name.rsplit("-", 1)[0] for name in made(tmp_path)]
+    assert names == ["tiny-Q8_0", "tiny-full-sarcasm-Q8_0"]
+    study = json.loads(merged.stdout)["study"]
+    mixed = charprobe(*command, "--lora", "runtime", "--study", study)
+    assert mixed.returncode == 2
+    assert 'field lora: the study has "merged", this run "runtime"' in mixed.stderr
+
+
+def test_eval_never_imports_torch_even_when_it_converts(
+    own_catalogue: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('TORCH' if 'torch' in sys.modules else 'CLEAN'))\n"
+        "from charprobe_lite.eval.cli import main\nmain()"
+    )
+    arguments = ["eval", "--base", "tiny", "--stage", "base", "--condition", "chat", *ASKED]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().endswith("CLEAN")
+    assert len(made(tmp_path)) == 1
+
+
+def test_a_conversion_that_fails_its_check_is_not_kept(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Path(shutil.copytree(own_catalogue, tmp_path / "broken"))
+    tokenizer = broken / "base" / "tokenizer.json"
+    found = json.loads(tokenizer.read_text())
+    for token in found["added_tokens"]:
+        token["single_word"] = True  # which llama.cpp does not know
+    tokenizer.write_text(json.dumps(found))
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(broken / "catalogue.yaml"))
+    result = charprobe("eval", "--base", "tiny", "--stage", "base", *ASKED)
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert "token ids of" in last
+    assert "Traceback" not in result.stderr
+    assert made(tmp_path) == []
+    skipped = charprobe("eval", "--base", "tiny", "--stage", "base", "--no-verify", *ASKED)
+    assert skipped.returncode == 0, skipped.stderr
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path
+) -> None:
+    command = ["eval", "--base", "tiny", "--stage", "base,full", "--quant", "Q4_K_M", *ASKED]
+    result = charprobe(*command, "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["rollouts"] == 6
+    actions = {line["what"].split(" (")[0]: line["action"] for line in plan["needed"]}
+    assert actions["model Q4_K_M base"] == "convert"
+    assert actions["base tiny"] == "here"
+    assert plan["temporary"] > plan["needed"][-1]["disk"] > 0
+    assert not made(tmp_path)
+    assert not (tmp_path / "runs").exists()
+    shown = charprobe(*command, "--dry-run")
+    assert "to write:" in shown.stdout
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_cannot_fit_is_refused_before_anything_starts(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path, dry: bool
+) -> None:
+    command = ["eval", "--base", "huge", "--stage", "base", *ASKED]
+    result = charprobe(*command, *(["--dry-run"] if dry else []))
+    assert result.returncode == 2
+    assert "are to be written" in result.stderr
+    assert "choose a smaller --quant" in result.stderr
+    assert not made(tmp_path)
+
+
+def test_a_persona_without_an_adapter_is_one_line(own_catalogue: Path, charprobe: Command) -> None:
+    result = charprobe("eval", "--base", "tiny", "--persona", "humor")
+    assert result.returncode == 2
+    assert "--persona humor: unknown; choose from sarcasm, all" in result.stderr
+    unknown = charprobe("eval", "--base", "tinny", "--persona", "sarcasm")
+    assert unknown.returncode == 2
+    assert "--base tinny: unknown; choose from smollm2-135m" in unknown.stderr
+
+
+def test_what_the_hub_does_not_give_is_one_line(
+    own_catalogue: Path, charprobe: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = charprobe(
+        *("eval", "--base", "gemma-3-4b", "--quant", "Q2_K", "--parallel", "1", *ASKED[:2])
+    )
+    assert result.returncode == 2
+    assert "google/gemma-3-4b-it: is not whole" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_two_processes_make_a_file_once(
+    own_catalogue: Path, tmp_path: Path, base_gguf: Path
+) -> None:
+    command = [*RUN, "eval", "--base", "tiny", "--stage", "base", "--condition", "chat", *ASKED]
+    both = [
+        subprocess.Popen([*command, "--study", f"{n}.sqlite"], cwd=tmp_path, stderr=subprocess.PIPE)
+        for n in range(2)
+    ]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert len(made(tmp_path)) == 1
+
+
+def test_the_cache_key_follows_the_contents(checkpoint: Path, tmp_path: Path, cache: Path) -> None:
+    base = Path(shutil.copytree(checkpoint / "base", tmp_path / "base"))
+    assert content(base) == content(checkpoint / "base")
+    before = model_file("tiny", base, [], "F16")
+    assert model_file("tiny", base, [], "Q8_0") != before
+    assert model_file("tiny", base, [checkpoint / "full-sarcasm"], "F16") != before
+    edited = json.loads((base / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
+    (base / "config.json").write_text(json.dumps(edited))
+    assert model_file("tiny", base, [], "F16") != before
+
+
+def test_a_base_that_another_process_made_meanwhile_is_kept(
+    checkpoint: Path, tmp_path: Path, cache: Path
+) -> None:
+    target = model_file("kept", checkpoint / "base", [], "F16")
+    notes: list[Any] = []
+    prepare_model("kept", checkpoint / "base", [], "F16", verify=False, note=notes.append)
+    written = target.stat().st_mtime_ns
+    prepare_model("kept", checkpoint / "base", [], "F16", verify=False, note=notes.append)
+    assert target.stat().st_mtime_ns == written
+    assert len(notes) == 1
+    with pytest.raises(BadInput, match="needs --imatrix"):
+        prepare_model("kept", checkpoint / "base", [], "IQ1_S", verify=False)
