@@ -77,9 +77,10 @@ def convert_classifier(
         expected = _logits(_torch_run(model), batches)
         try:
             _export(model, folder)
-            for each in types:
-                WRITERS[each](folder / FILES["fp32"], folder / FILES[each])
-        except (OSError, ImportError):
+            for each, write in WRITERS.items():
+                if each in types:
+                    write(folder / FILES["fp32"], folder / FILES[each])
+        except OSError:
             raise
         except Exception as error:  # exporter, onnx and ONNX Runtime share no exception class
             raise BadInput(f"{source}: cannot be exported: {first_problem(error)}") from None
@@ -251,11 +252,7 @@ def _precise(graph: Any) -> tuple[list[str], set[str]]:
     return [node.name for node in precise], inner - outside
 
 
-def _keep(source: Path, target: Path) -> None:
-    """fp32 is what the others are made from, and is there already."""
-
-
-WRITERS = {"fp32": _keep, "int8": _write_int8, "fp16": _write_fp16}
+WRITERS = {"int8": _write_int8, "fp16": _write_fp16}
 
 
 def _compare(

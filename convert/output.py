@@ -40,7 +40,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     What already lies in ``target`` is never touched: BadInput unless it is empty or missing.
     """
     target = target.resolve()  # "." and ".." have no name to put .part behind
-    part = target.with_name(f"{target.name or 'root'}.part")
+    part = target.parent / f"{target.name}.part"
     with _alone(target, AT_ONCE):
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise BadInput(f"{target}: exists already; name a new folder, or remove it")

@@ -375,6 +375,7 @@ def test_without_the_extra(
 
 def test_a_folder_in_use_is_never_touched(ears: Path, cache: Path, tmp_path: Path) -> None:
     refused(convert(ears, ears), r"hf: exists already; name a new folder")
+    refused(convert(ears, Path("/")), r"/: exists already")
     file = tmp_path / "file"
     file.write_text("mine")
     refused(convert(ears, file), r"file: exists already")
