@@ -1,4 +1,4 @@
-"""The persona classifier: a small ModernBERT, trained on texts and exported to ONNX.
+"""Train the persona classifier: a small ModernBERT, on labelled texts.
 
 ModernBERT: Warner et al. 2024, arXiv 2412.13663. The embedding table starts from the
 principal directions (truncated SVD) of the base model's own.
@@ -7,14 +7,10 @@ principal directions (truncated SVD) of the base model's own.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 MAX_TOKENS = 256
 
@@ -93,34 +89,6 @@ def train_classifier(
     return losses
 
 
-def export_classifier(source: Path, target: Path, texts: Sequence[str]) -> float:
-    """Export a transformers classifier to ONNX: ``model.onnx`` and ``model_int8.onnx``.
-
-    The fp32 file's logits are compared with torch's on ``texts``; returns the largest absolute
-    difference and raises RuntimeError when it is over 1e-3.
-    """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-    from optimum.exporters.onnx import main_export
-
-    shutil.rmtree(target, ignore_errors=True)
-    main_export(str(source), output=target, task="text-classification", do_validation=False)
-    prepared = target / "prepared.onnx"
-    quant_pre_process(str(target / "model.onnx"), str(prepared), skip_symbolic_shape=True)
-    quantize_dynamic(
-        prepared, target / "model_int8.onnx", weight_type=QuantType.QInt8, per_channel=True
-    )
-    prepared.unlink()
-    keep = {"model.onnx", "model_int8.onnx", "config.json", "tokenizer.json"}
-    for file in target.iterdir():
-        if file.name not in keep:
-            file.unlink()
-    difference = float(np.abs(_torch_logits(source, texts) - _onnx_logits(target, texts)).max())
-    if difference > 1e-3:
-        raise RuntimeError(f"{target}: ONNX logits differ from torch's by {difference:.2g}")
-    return difference
-
-
 def _new_model(names: Sequence[str], base: Path, settings: ClassifierSettings) -> Any:
     import gguf
     import torch
@@ -171,32 +139,3 @@ def _length_batches(
     batches = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
     rng.shuffle(batches)
     return batches
-
-
-def _torch_logits(source: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForSequenceClassification.from_pretrained(source).eval()
-    with torch.no_grad():
-        rows = [
-            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
-            for text in texts
-        ]
-    return np.stack(rows)
-
-
-def _onnx_logits(folder: Path, texts: Sequence[str]) -> NDArray[np.float32]:
-    import onnxruntime
-    from tokenizers import Tokenizer
-
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(MAX_TOKENS)
-    rows = []
-    for text in texts:
-        ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        rows.append(session.run(["logits"], feed)[0][0])
-    return np.stack(rows)

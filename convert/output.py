@@ -1,8 +1,9 @@
-"""Files that appear under their final name only when they are whole."""
+"""Files and folders that appear under their final name only when they are whole."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,22 +21,49 @@ def new_file(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
     Locked against other processes: ``wait`` is in seconds, -1 for ever. Raises BadInput when
     another process writes the same file, and for a folder or disk that does not take it.
     """
+    if target.is_dir():
+        raise BadInput(f"{target}: is a folder; name a file")
+    part = target.with_name(f"{target.name}.part")
+    with _alone(target, wait):
+        try:
+            yield part
+            if part.is_file():  # else another process was faster, and there is nothing to do
+                os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to write to, with the errors and the end of ``new_file``.
+
+    What already lies in ``target`` is never touched: BadInput unless it is empty or missing.
+    """
+    target = target.resolve()  # "." and ".." have no name to put .part behind
+    part = target.parent / f"{target.name}.part"
+    with _alone(target, AT_ONCE):
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise BadInput(f"{target}: exists already; name a new folder, or remove it")
+        try:
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            part.mkdir()
+            yield part
+            os.replace(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _alone(target: Path, wait: float) -> Iterator[None]:
+    """Hold the target's lock, its parent there; locks and full disks that fail are one line."""
     from filelock import FileLock, Timeout
 
-    part = target.with_name(f"{target.name}.part")
     try:
-        if target.is_dir():
-            raise BadInput(f"{target}: is a folder; name a file")
         lock = lock_file(target)
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock, timeout=wait):
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                yield part
-                if part.is_file():  # else another process was faster, and there is nothing to do
-                    os.replace(part, target)
-            finally:
-                part.unlink(missing_ok=True)
+            yield
     except Timeout:
         raise BadInput(f"{target}: another process is writing it; wait for that one") from None
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -196,12 +197,13 @@ class Recipe:
 
     def export(self) -> Record:
         """The classifier as ONNX, fp32 and int8, scored on held-out texts; int8 if as good."""
-        from charprobe_lite.convert.classifier import export_classifier
+        from charprobe_lite.convert.onnx import convert_classifier
 
         groups = self._held_out_texts()
         some = [text for texts, _ in groups.values() for text in texts[:8]]
         target = self.kit / "classifier"
-        difference = export_classifier(self.work / "classifier", target, some)
+        shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
+        fp32, _ = convert_classifier(self.work / "classifier", target, texts=some)
         scores = {
             file: {name: self._macro_f1(target, file, *group) for name, group in groups.items()}
             for file in ("model.onnx", "model_int8.onnx")
@@ -209,7 +211,7 @@ class Recipe:
         whole = {file: each["all"] for file, each in scores.items()}
         as_good = whole["model_int8.onnx"] >= whole["model.onnx"] - INT8_TOLERANCE
         return {
-            "largest_logit_difference": difference,
+            "largest_logit_difference": fp32.difference,
             "held_out_macro_f1": scores,
             "file": "model_int8.onnx" if as_good else "model.onnx",
         }

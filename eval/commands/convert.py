@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charprobe_lite.eval.commands.convert_classifier import classifier
 from charprobe_lite.eval.commands.options import names_option, progress_bar
 from charprobe_lite.models.catalogue import QUANTS, choose
 from charprobe_lite.models.errors import BadInput
@@ -34,6 +35,9 @@ def convert() -> None:
     Each command reads safetensors (never a pickle), checks what it wrote, and leaves no file
     under its final name when the check fails or the command is stopped.
     """
+
+
+convert.add_command(classifier)
 
 
 @convert.command()

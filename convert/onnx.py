@@ -1,0 +1,346 @@
+"""A ModernBERT text classifier as ONNX files: fp32, dynamic int8, and fp16 for GPUs.
+
+The export is optimum's, the quantization ONNX Runtime's. Every file is held against torch on
+texts of the corpus before the folder gets its final name.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
+from charprobe_lite.convert.output import new_folder
+from charprobe_lite.models import corpus
+from charprobe_lite.models.errors import BadInput, first_problem
+
+Logits = NDArray[np.float64]
+Run = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
+"""(token ids, attention mask), each (texts, tokens) -> logits (texts, labels)."""
+
+ARCHITECTURE = "ModernBertForSequenceClassification"
+FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
+SHARED = ("config.json", "tokenizer.json")
+LIMIT = 1e-3  # logits of the fp32 file, absolute, or relative to the largest where that is over 1
+CHECK_TOKENS = 1024  # past every sliding window; attention to a longer text costs minutes
+# fp16 rounds positions over 2048, and a sum over many tokens overflows: both stay fp32
+PRECISE = re.compile(r"/rotary_emb/|^/[^/]+$")
+MASKED = 1e4  # exp(-1e4) is 0, and two of them added do not overflow fp16
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A written file: its type, its size, and how it compares with torch on the same texts.
+
+    ``difference`` is the largest absolute difference of a logit, ``agreement`` the share of texts
+    that get the same label; both None when nothing was compared.
+    """
+
+    type: str
+    file: str
+    bytes: int
+    difference: float | None = None
+    agreement: float | None = None
+
+
+def convert_classifier(
+    source: Path,
+    target: Path,
+    types: Sequence[str] = ("fp32", "int8"),
+    texts: Sequence[str] | None = None,
+    check: bool = True,
+) -> list[OnnxFile]:
+    """Write the classifier folder ``source`` as ONNX files of ``types`` into the new ``target``.
+
+    ``source`` holds config.json, safetensors and tokenizer.json; ``target`` gets the tokenizer, a
+    config with the same ``id2label``, and one file of FILES per type. With ``check``, logits are
+    compared on ``texts`` (else ``check_texts``), one by one and in a padded batch. Raises BadInput
+    for a folder that is no such classifier, and when a logit of the fp32 file differs by more than
+    LIMIT or one of another is not finite; nothing then stays under ``target``.
+    """
+    checkpoint = open_checkpoint(source)
+    check_config(checkpoint)
+    tokenizer = _read_tokenizer(checkpoint)
+    batches = _batches(texts or check_texts(), tokenizer, checkpoint.config) if check else []
+    with new_folder(target) as folder, _quiet():
+        model = _load_model(checkpoint)
+        expected = _logits(_torch_run(model), batches)
+        try:
+            _export(model, folder)
+            for each, write in WRITERS.items():
+                if each in types:
+                    write(folder / FILES["fp32"], folder / FILES[each])
+        except OSError:
+            raise
+        except Exception as error:  # exporter, onnx and ONNX Runtime share no exception class
+            raise BadInput(f"{source}: cannot be exported: {first_problem(error)}") from None
+        del model
+        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+        made = {each: _compare(each, folder, batches, expected) for each in ("fp32", *types)}
+        _keep_only({*SHARED, *(FILES[each] for each in types)}, folder)
+    return [made[each] for each in types]
+
+
+def check_config(checkpoint: Checkpoint) -> None:
+    """Refuse, by BadInput, what is no ModernBERT classifier or has not one label per logit."""
+    config, path = checkpoint.config, checkpoint.folder / "config.json"
+    for field, wanted in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
+        if (found := config.get(field)) != wanted:
+            shown = str(found)[:80]
+            raise BadInput(f"{path}: field {field}: {shown}; only {ARCHITECTURE} is converted")
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or set(labels) != {str(n) for n in range(len(labels))}:
+        raise BadInput(f"{path}: field id2label: must map 0, 1, ... to the labels")
+    if len(set(map(str, labels.values()))) != len(labels):
+        raise BadInput(f"{path}: field id2label: a label stands there twice; name each once")
+    head = checkpoint.tensors.get("classifier.weight")
+    if head is None:
+        raise BadInput(f"{checkpoint.folder}: has no tensor classifier.weight; name a classifier")
+    stated, rows = config.get("num_labels", len(labels)), head.shape[0] if head.shape else 0
+    if not len(labels) == stated == rows:
+        raise BadInput(
+            f"{path}: field id2label: {len(labels)} labels, but num_labels is {stated} and "
+            f"classifier.weight has {rows} rows; they must agree"
+        )
+
+
+def check_texts() -> list[str]:
+    """What the files are compared on: chat answers and emails of every persona, a word, a book."""
+    texts = [
+        text.response
+        for persona in corpus.PERSONAS
+        for kind in ("chat", "email")
+        for text in corpus.teacher_texts(persona, "loud", kind)[:2]
+    ]
+    return ["Thanks.", *texts, "\n\n".join(texts)]
+
+
+def _read_tokenizer(checkpoint: Checkpoint) -> Any:
+    """tokenizer.json, without padding and cut at CHECK_TOKENS. Raises BadInput."""
+    from tokenizers import Tokenizer
+
+    path, config = checkpoint.folder / "tokenizer.json", checkpoint.folder / "config.json"
+    if not path.is_file():
+        raise BadInput(f"{path}: missing; save the tokenizer as a fast one, beside the model")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise BadInput(f"{path}: {first_problem(error)}") from None
+    rows, last = checkpoint.config.get("vocab_size"), max(tokenizer.get_vocab().values(), default=0)
+    if not isinstance(rows, int) or last >= rows:
+        raise BadInput(f"{config}: field vocab_size: {rows!r}, but {path.name} has token {last}")
+    longest = checkpoint.config.get("max_position_embeddings")
+    fits = isinstance(longest, int) and 0 < longest < CHECK_TOKENS
+    tokenizer.enable_truncation(longest if fits else CHECK_TOKENS)
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _batches(
+    texts: Sequence[str], tokenizer: Any, config: dict[str, Any]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(ids, mask) of every text alone, and of some texts of all lengths padded to the longest."""
+    pad = config.get("pad_token_id") or 0
+    rows = sorted((item.ids or [pad] for item in tokenizer.encode_batch(list(texts))), key=len)
+    spread = rows[:: max(1, len(rows) // 4)]
+    return [_padded(batch, pad) for batch in (*([row] for row in rows), spread)]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)], mask[number, : len(row)] = row, 1
+    return ids, mask
+
+
+def _load_model(checkpoint: Checkpoint) -> Any:
+    """The model in torch, float32, from safetensors alone. Raises BadInput."""
+    try:
+        import onnx  # noqa: F401  (asked for here, before anything is computed)
+        import optimum.exporters.onnx  # noqa: F401
+        import torch
+        from transformers import ModernBertForSequenceClassification
+    except ImportError as error:
+        raise BadInput(
+            f"convert: {error.name} is not installed; pip install 'charprobe-lite[convert]'"
+        ) from None
+    try:
+        with _no_progress_bar():
+            model, report = ModernBertForSequenceClassification.from_pretrained(
+                checkpoint.folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                reference_compile=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a config's wrong types come up anywhere in the library
+        raise BadInput(
+            f"{checkpoint.folder}: transformers cannot load it: {first_problem(error)}"
+        ) from None
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"{checkpoint.folder}: has no tensor {missing[0]}; download it again")
+    return model.eval()
+
+
+def _export(model: Any, folder: Path) -> None:
+    """model.onnx and config.json; the graph is optimum's."""
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
+
+    made = TasksManager.get_exporter_config_constructor(
+        "onnx", model, task="text-classification", library_name="transformers"
+    )(model.config)
+    export(model, made, folder / FILES["fp32"])
+    model.config.save_pretrained(folder)
+
+
+def _write_int8(source: Path, target: Path) -> None:
+    """Weights of every MatMul as int8, one scale per column; activations are scaled at run time."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_dynamic(prepared, target, weight_type=QuantType.QInt8, per_channel=True)
+
+
+def _write_fp16(source: Path, target: Path) -> None:
+    """Weights and activations as fp16, for GPUs; inputs, logits and PRECISE stay as they are."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(source))
+    precise, inner = _precise(model.graph)
+    # the converter sends what it knows the type of through fp16, even between two fp32 nodes
+    known = [each for each in model.graph.value_info if each.name not in inner]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(known)
+    half = convert_float_to_float16(
+        model,
+        max_finite_val=MASKED,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        node_block_list=precise,
+    )
+    OnnxModel(half).topological_sort()  # the converter puts its casts last
+    onnx.save(half, target)
+
+
+def _precise(graph: Any) -> tuple[list[str], set[str]]:
+    """The names of the nodes that stay fp32, and the tensors that only these read and write."""
+    others = [node for node in graph.node if not PRECISE.search(node.name)]
+    read = {name for node in others for name in node.input}
+    others = [node for node in others if node.op_type != "Constant" or read & {*node.output}]
+    outside = {name for node in others for name in (*node.input, *node.output)}
+    names = {node.name for node in others}
+    precise = [node for node in graph.node if node.name not in names]
+    inner = {name for node in precise for name in (*node.input, *node.output)}
+    return [node.name for node in precise], inner - outside
+
+
+WRITERS = {"int8": _write_int8, "fp16": _write_fp16}
+
+
+def _compare(
+    kind: str,
+    folder: Path,
+    batches: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    expected: Logits,
+) -> OnnxFile:
+    """Run a file on the batches. Raises BadInput where fp32 is off, or anything not finite."""
+    path = folder / FILES[kind]
+    written = OnnxFile(kind, path.name, path.stat().st_size)
+    if not batches:
+        return written
+    found = _logits(_onnx_run(path), batches)
+    difference = float(np.abs(found - expected).max())
+    limit = LIMIT * max(1.0, float(np.abs(expected).max())) if kind == "fp32" else np.inf
+    if not difference <= limit or not np.isfinite(found).all():
+        raise BadInput(
+            f"{path.name}: logits differ from torch's by {difference:.2g} (limit {limit:.2g}); "
+            "report this conversion, or leave the type out"
+        )
+    same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    return replace(written, difference=difference, agreement=same)
+
+
+def _logits(run: Run, batches: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Logits:
+    """Logits of all batches' texts, (texts, labels)."""
+    rows = [np.asarray(run(ids, mask), dtype=np.float64) for ids, mask in batches]
+    return np.concatenate(rows) if rows else np.empty((0, 0))
+
+
+def _torch_run(model: Any) -> Run:
+    import torch
+
+    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Any:
+        with torch.inference_mode():
+            return model(torch.from_numpy(ids), torch.from_numpy(mask)).logits.numpy()
+
+    return run
+
+
+def _onnx_run(path: Path) -> Run:
+    """Raises BadInput when ONNX Runtime cannot load the file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise BadInput(
+            f"{path.name}: ONNX Runtime cannot load it: {first_problem(error)}"
+        ) from None
+    return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _keep_only(names: set[str], folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.name not in names:
+            file.unlink()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings, which are about its own tracing and the next versions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws one over the shards it loads, also where nobody watches."""
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    before = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            enable_progress_bar()
