@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
-from charprobe_lite.convert.output import new_folder
+from charprobe_lite.convert.output import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput, first_problem
 
@@ -59,6 +61,7 @@ def convert_classifier(
     types: Sequence[str] = ("fp32", "int8"),
     texts: Sequence[str] | None = None,
     check: bool = True,
+    wait: float = AT_ONCE,
 ) -> list[OnnxFile]:
     """Write the classifier folder ``source`` as ONNX files of ``types`` into the new ``target``.
 
@@ -72,7 +75,7 @@ def convert_classifier(
     check_config(checkpoint)
     tokenizer = _read_tokenizer(checkpoint)
     batches = _batches(texts or check_texts(), tokenizer, checkpoint.config) if check else []
-    with new_folder(target) as folder, _quiet():
+    with new_folder(target, wait) as folder, _quiet():
         model = _load_model(checkpoint)
         expected = _logits(_torch_run(model), batches)
         try:
@@ -89,6 +92,30 @@ def convert_classifier(
         made = {each: _compare(each, folder, batches, expected) for each in ("fp32", *types)}
         _keep_only({*SHARED, *(FILES[each] for each in types)}, folder)
     return [made[each] for each in types]
+
+
+def convert_apart(source: Path, target: Path, check: bool) -> None:
+    """The fp32 file by a process of its own, after another that writes it: without torch here."""
+    code = "from charprobe_lite.convert.onnx import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code, source, target, *(["check"] if check else [])],
+        capture_output=True,
+        check=False,
+    )
+    if found.returncode and not target.is_dir():  # else the other process was faster
+        lines = found.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
+        raise BadInput(lines[-1])
+
+
+def main() -> None:
+    """The other process: source, target and "check" as arguments; one line and status 2."""
+    source, target, *check = sys.argv[1:]
+    try:
+        convert_classifier(Path(source), Path(target), ["fp32"], check=bool(check), wait=FOREVER)
+    except ImportError as error:
+        sys.exit(f"{source}: {error.name} is missing; pip install 'charprobe-lite[convert]'")
+    except BadInput as error:
+        sys.exit(str(error))
 
 
 def check_config(checkpoint: Checkpoint) -> None:

@@ -34,14 +34,14 @@ def new_file(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
     """An empty folder to write to, with the errors and the end of ``new_file``.
 
     What already lies in ``target`` is never touched: BadInput unless it is empty or missing.
     """
     target = target.resolve()  # "." and ".." have no name to put .part behind
     part = target.parent / f"{target.name}.part"
-    with _alone(target, AT_ONCE):
+    with _alone(target, wait):
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise BadInput(f"{target}: exists already; name a new folder, or remove it")
         try:

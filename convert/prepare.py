@@ -77,6 +77,24 @@ def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda
     return target
 
 
+def prepare_classifier(
+    name: str, source: Path, *, verify: bool = True, note: Note = lambda _: None
+) -> Path:
+    """A classifier as ONNX: its own folder when it holds one, else the cached export, fp32.
+
+    int8 is smaller and faster, but what a published classifier says of a text is its fp32 label.
+    """
+    if list(source.glob("*.onnx")):
+        return source
+    from charprobe_lite.convert.onnx import convert_apart
+
+    target = cache_folder() / f"{name}-classifier-{_key('classifier', content(source))}"
+    if not target.is_dir():
+        note(f"preparing classifier {name} (once): {target}")
+        convert_apart(source, target, verify)
+    return target
+
+
 def _shapes(base: Path) -> str:
     """What of a base an adapter's file depends on: its configuration alone."""
     return content(base / "config.json") if base.is_dir() else content(base)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charprobe_lite.convert.prepare import Bar, Note, prepare_adapter, prepare_model
+from charprobe_lite.convert.prepare import (
+    Bar,
+    Note,
+    prepare_adapter,
+    prepare_classifier,
+    prepare_model,
+)
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED, Catalogue
 from charprobe_lite.models.entries import Adapter, Base
@@ -187,9 +193,7 @@ def _entry(catalogue: Catalogue, base: str, stage: str, persona: str) -> Adapter
     return found
 
 
-def _classifier(
-    wanted: Wanted, catalogue: Catalogue, note: Callable[[str], None]
-) -> tuple[Path, str | None]:
+def _classifier(wanted: Wanted, catalogue: Catalogue, note: Note) -> tuple[Path, str | None]:
     """The classifier's folder and the .onnx file in it, exported when it is none yet."""
     if wanted.classifier:
         return wanted.classifier, None
@@ -198,7 +202,7 @@ def _classifier(
     entry = catalogue.classifier(wanted.base)
     if entry is None:
         raise BadInput(f"--base {wanted.base}: the catalogue has no classifier; --classifier DIR")
-    folder = fetch(entry)
+    folder = prepare_classifier(entry.name, fetch(entry), verify=wanted.verify, note=note)
     return folder, None
 
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from charprobe_lite.convert.prepare import content, model_file, prepare_model
-from charprobe_lite.models import kit
 from charprobe_lite.models.cache import own_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.conftest import RUN, Command
+from tests.test_classifier_export import LABELS, write_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 ASKED = ["--persona", "sarcasm", "--limit", "2,1", "--max-tokens", "24", "--parallel", "2"]
@@ -29,6 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     base = make_checkpoint("smollm2", folder / "base", max_position_embeddings=4096)
     make_adapter(folder / "full-sarcasm", base)
+    write_classifier(folder / "ears")
     shape = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 96}
     tiny = {
         "name": "tiny",
@@ -48,8 +49,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 "name": "own",
                 "bases": ["tiny", "huge"],
-                "path": str(kit.kit_folder() / "classifier"),
-                "labels": ["sarcasm", "humor", "neutral"],
+                "path": "ears",
+                "labels": list(LABELS),
             }
         ],
     }
@@ -82,7 +83,10 @@ def test_one_command_converts_checks_and_runs_a_base_of_the_catalogue(
     assert "Q4_0" in found["weights"]["tensor_types"]
     files = made(tmp_path)
     assert [name.rsplit("-", 1)[0] for name in files] == ["tiny-Q4_0", "tiny-full-sarcasm-lora"]
-    assert first.stderr.count("(once)") == 2
+    assert first.stderr.count("(once)") == 3
+    assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache").glob("own-*")] == [
+        "own-classifier"
+    ]
     # what was made is reused, by a new study too
     again = charprobe(*command, "--json", "--study", "again.sqlite")
     assert again.returncode == 0, again.stderr
