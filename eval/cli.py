@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -52,6 +53,8 @@ def main() -> None:
       eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # so that what is half written is taken away, as after an interrupt
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 for command in (evaluate, models, convert, train, doctor):

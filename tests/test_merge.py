@@ -17,7 +17,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from charprobe_lite.convert import merge as merging
 from charprobe_lite.convert.adapter import convert_adapter
@@ -83,6 +83,40 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
     assert rounded.kl_mean < 1e-4
     if adapters:
         assert agreement(logits_of(base, None, ids), logits(whole, ids)).kl_mean > 1e-3
+
+
+def test_both_spellings_of_a_multimodal_checkpoint_and_its_adapter_are_read(
+    bases: dict[str, Path], tmp_path: Path, cache: Path
+) -> None:
+    base, adapter = bases["gemma3-multimodal"], tmp_path / "adapter"
+    make_adapter(adapter, base)
+    merge(base, [adapter], tmp_path / "one.gguf", "F32")
+    shutil.copytree(base, tmp_path / "base")
+    shutil.copytree(adapter, tmp_path / "other")
+    names = [name for file in base.glob("*.safetensors") for name in load_file(file)]
+    adapted = list(load_file(adapter / "adapter_model.safetensors"))
+    older = any(name.startswith("language_model.model.") for name in names)
+    spellings = ["language_model.model.", "model.language_model."]
+    old, new = spellings if older else spellings[::-1]
+    assert any(old in name for name in names)
+    respell(tmp_path / "base", old, new)
+    ours = next(each for each in spellings if each in adapted[0])
+    respell(tmp_path / "other", ours, next(each for each in spellings if each != ours))
+    merge(tmp_path / "base", [tmp_path / "other"], tmp_path / "two.gguf", "F32")
+    one, two = (gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors for name in ("one", "two"))
+    found = {tensor.name: tensor.data for tensor in two}
+    assert len(found) == len(one)
+    assert all(np.array_equal(tensor.data, found[tensor.name]) for tensor in one)
+    assert not any("vision" in name or name.startswith("v.") for name in found)
+
+
+def respell(folder: Path, old: str, new: str) -> None:
+    """Rename the tensors of every safetensors file in a folder, and of its index."""
+    for file in folder.glob("*.safetensors"):
+        tensors = {name.replace(old, new): value for name, value in load_file(file).items()}
+        save_file(tensors, file)
+    for index in folder.glob("*.index.json"):
+        index.write_text(index.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -399,6 +433,20 @@ def test_a_killed_conversion_leaves_no_file_and_the_next_one_works(
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf.part"]
     assert charprobe(*arguments).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_a_terminated_conversion_takes_its_temporary_files_along(
+    base_gguf: Path, tmp_path: Path, cache: Path
+) -> None:
+    arguments = ["convert", "merge", "--base", base_gguf, "--quant", "Q4_0", "-o", "model.gguf"]
+    process = subprocess.Popen(
+        [*RUN, *map(str, arguments)], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    while not list(tmp_path.glob("*.part")) and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 def test_blocks_do_not_change_what_is_written(
