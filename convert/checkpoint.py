@@ -23,6 +23,7 @@ from charprobe_lite.models.errors import BadInput
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 HEADER_LIMIT = 100_000_000  # the format's own limit
+BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 INDEX = "model.safetensors.index.json"
 
 
@@ -88,7 +89,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         }
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except BROKEN as error:
         raise BadInput(
             f"{path}: not a whole safetensors file ({error}); download it again"
         ) from None
@@ -115,12 +116,6 @@ class Checkpoint:
     folder: Path
     config: dict[str, Any]
     tensors: dict[str, StoredTensor]
-
-    @property
-    def text_config(self) -> dict[str, Any]:
-        """The language model's configuration (nested in a multimodal checkpoint)."""
-        nested = self.config.get("text_config")
-        return nested if isinstance(nested, dict) else self.config
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -33,6 +33,7 @@ class Forward:
         silence()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = False  # repacked weights are a second copy in memory
         self._model = llama_cpp.llama_model_load_from_file(bytes(path), parameters)
         if not self._model:
             raise BadInput(f"{path}: llama.cpp cannot load it")
@@ -46,6 +47,8 @@ class Forward:
             only_physical_cores=True
         )
         parameters.type_k = parameters.type_v = self._api.GGML_TYPE_F32
+        # a GPU build would compute large batches there, in other precision
+        parameters.op_offload = parameters.offload_kqv = False
         parameters.flash_attn_type = self._api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if on_tensor is not None:
             parameters.cb_eval = on_tensor

@@ -113,6 +113,8 @@ def make_imatrix(
             forward.run(ids[number * CHUNK : (number + 1) * CHUNK])
             if progress:
                 progress(number + 1, total)
+    if not collector.sums:
+        raise BadInput(f"{model}: llama.cpp showed no inputs of its matrices; use a CPU build")
     with new_file(target) as part:
         _write(collector, total, part)
     return total

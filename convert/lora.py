@@ -30,7 +30,16 @@ SIDES = {
     ".lora_embedding_A": "A",
     ".lora_embedding_B": "B",
 }
-CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that rewrite the base
+# initialisations that rewrite the base
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
+OTHER_SUMS = (
+    *("lora_bias", "fan_in_fan_out", "layer_replication", "trainable_token_indices"),
+    *("alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config"),
+    *("velora_config", "arrow_config", "target_parameters", "megatron_config"),
+)
+"""Fields of PEFT under which a LoRA is more, or something else, than ``W + scale * B @ A``."""
+PATTERN = re.compile(r"[\w.\\$^|()*+?\[\]-]{1,200}")
+NESTED = re.compile(r"[*+}]\)*[*+{]|\([^)]*[*+}][^)]*\)[*+{]")  # may take for ever to match
 
 
 class Matrix(Protocol):
@@ -208,6 +217,8 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
         target = _gguf_name(module, side, architecture, weights)
         if target is None:
             continue
+        if not tensor.shape:
+            raise BadInput(f"{weights}: tensor {name}: a single number; save the adapter again")
         if side == "whole":
             order = architecture.row_order(target, tensor.shape[0])
             changes[target] = Replacement(ordered(tensor, order))
@@ -233,15 +244,30 @@ def _refuse_variants(config: dict[str, Any], file: Path) -> None:
             f"{file}: field init_lora_weights: {start} changes the base's own weights; "
             "save the adapter as a plain LoRA (peft: path_initial_model_for_weight_conversion)"
         )
-    for field in ("lora_bias", "fan_in_fan_out", "layer_replication", "trainable_token_indices"):
+    for field in OTHER_SUMS:
         if config.get(field):
             raise BadInput(f"{file}: field {field}: not supported; merge the adapter with peft")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise BadInput(f"{file}: field r, lora_alpha: {rank!r}, {alpha!r} are not numbers")
+    if not isinstance(rank, int) or not 0 < rank <= 65536:
+        raise BadInput(f"{file}: field r: {str(rank)[:40]} is not a rank")
+    if not isinstance(alpha, int | float) or not 0 < alpha <= 1e6:
+        raise BadInput(f"{file}: field lora_alpha: {str(alpha)[:40]} is not a positive number")
     for field in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(field) or {}, dict):
+        patterns = config.get(field) or {}
+        if not isinstance(patterns, dict):
             raise BadInput(f"{file}: field {field}: not an object")
+        for pattern, value in patterns.items():
+            _check_pattern(pattern, value, f"{file}: field {field}")
+
+
+def _check_pattern(pattern: str, value: Any, field: str) -> None:
+    usable = PATTERN.fullmatch(pattern) and not NESTED.search(pattern)
+    if not usable or not isinstance(value, int | float) or not 0 < value <= 1e6:
+        raise BadInput(f"{field}: {pattern[:80]!r}: {str(value)[:40]} cannot be used")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BadInput(f"{field}: {pattern[:80]!r}: {error}") from None
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -301,11 +327,8 @@ def peft_delta(
 def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
     """The first pattern that matches the end of the module's name, as PEFT looks it up."""
     for pattern, value in patterns.items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return float(value)
-        except (re.error, TypeError, ValueError):
-            raise BadInput(f"{CONFIG}: pattern {pattern!r}: {value!r} cannot be used") from None
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return float(value)
     return float(default)
 
 
@@ -319,7 +342,9 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
             f"{path}: field general.architecture: {of.contents() if of else None}, "
             f"the base is {architecture.name}; name an adapter of this base"
         )
-    alpha = float(reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents())
+    alpha = reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1e6:
+        raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: {str(alpha)[:40]}")
     matrices = {tensor.name: Dequantized(tensor, path) for tensor in reader.tensors}
     changes: dict[str, Delta | Replacement] = {}
     for name, a in matrices.items():

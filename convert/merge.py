@@ -29,6 +29,7 @@ from charprobe_lite.convert.architecture import (
     write_hyperparameters,
 )
 from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
+from charprobe_lite.convert.config import read_config
 from charprobe_lite.convert.lora import (
     Adapter,
     Delta,
@@ -52,6 +53,8 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import read_gguf
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
+MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more
+NOT_STORED = ".rotary_emb.inv_freq"  # older checkpoints carry it; it is computed
 EMBEDDING, HEAD, ROPE = "token_embd.weight", "output.weight", "rope_freqs.weight"
 Check = Callable[[Path], None]
 """Called with the file before it takes its final name; raises BadInput to refuse it."""
@@ -128,8 +131,8 @@ def open_model(base: Path) -> Model:
 
 
 def _open_checkpoint(checkpoint: Checkpoint) -> Model:
-    file, text = str(checkpoint.folder / "config.json"), checkpoint.text_config
-    architecture = architecture_of(checkpoint.config, text, file)
+    config = read_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+    architecture = architecture_of(config)
     tensors: dict[str, Tensor] = {}
     for name, stored in checkpoint.tensors.items():
         try:
@@ -140,18 +143,20 @@ def _open_checkpoint(checkpoint: Checkpoint) -> Model:
             ) from None
         if gguf_name is None or (gguf_name == HEAD and architecture.tied):
             continue
+        if not stored.shape or name.endswith(NOT_STORED):
+            continue
         order = architecture.row_order(gguf_name, stored.shape[0])
         rows = _shifted(ordered(stored, order).rows, architecture.shift(gguf_name))
         tensors[gguf_name] = Tensor(gguf_name, stored.shape, rows)
     _refuse_missing(architecture, tensors, checkpoint.folder)
-    if (factors := rope_factors(text, file)) is not None:
+    if (factors := rope_factors(config)) is not None:
         tensors[ROPE] = Tensor(ROPE, factors.shape, lambda first, end: factors[first:end])
     vocabulary = read_vocabulary(checkpoint.folder, tensors[EMBEDDING].shape[0])
 
     def write_metadata(writer: gguf.GGUFWriter) -> None:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(checkpoint.folder.resolve().name)
-        write_hyperparameters(writer, architecture, text, file)
+        write_hyperparameters(writer, config)
         writer.add_vocab_size(tensors[EMBEDDING].shape[0])
         write_vocabulary(writer, vocabulary)
 
@@ -186,10 +191,15 @@ def _open_gguf(path: Path) -> Model:
 
 
 def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
-    own = ("general.architecture", "general.file_type", "general.quantization_version")
+    own = (
+        *("general.architecture", "general.file_type"),
+        *("general.quantization_version", "general.alignment"),
+    )
     for name, item in source.fields.items():
         if name.startswith("GGUF.") or name in own:
             continue
+        if not len(item.data):
+            continue  # an empty array, which the writer refuses
         kind = item.types[0]
         sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
@@ -247,7 +257,7 @@ def _write(
     file = writer.fout[0]
     writer.write_padding(file, file.tell())
     total, done = sum(4 * prod(each.shape) for each in tensors), 0
-    workers = threads or os.cpu_count() or 1
+    workers = threads or min(os.cpu_count() or 1, MOST_WORKERS)
     with _single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         for each in tensors:
             size = 0

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 from charprobe_lite.convert.merge import Progress, merge
 from charprobe_lite.convert.output import FOREVER
+from charprobe_lite.convert.quantize import DIRECT
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
@@ -23,9 +25,13 @@ Note = Callable[[str], None]
 Bar = Callable[[str], AbstractContextManager[Progress | None]]
 
 
-def model_file(name: str, base: Path, adapters: Sequence[Path], quant: str) -> Path:
-    """Where a base with adapters merged in is kept as a quant type."""
-    key = _key("model", quant, *map(content, (base, *adapters)))
+def model_file(
+    name: str, base: Path, adapters: Sequence[Path], quant: str, verify: bool = True
+) -> Path:
+    """Where a base with adapters merged in is kept as a quant type; unchecked ones apart."""
+    quantizer = "" if quant in DIRECT else version("llama-cpp-python")
+    checked = "" if verify else "unchecked"
+    key = _key("model", quant, quantizer, checked, *map(content, (base, *adapters)))
     return cache_folder() / f"{name}-{quant}-{key}.gguf"
 
 
@@ -40,13 +46,16 @@ def prepare_model(
     bar: Bar = lambda _: nullcontext(),
 ) -> Path:
     """The cached model, made and checked when it is not there; a second process waits for it."""
-    target = model_file(name, base, adapters, quant)
+    target = model_file(name, base, adapters, quant, verify)
     if not target.is_file():
         note(f"preparing {name} as {quant} (once): {target}")
 
-        def check(file: Path) -> None:
-            from charprobe_lite.convert.verify import verify_apart
+        from charprobe_lite.convert.verify import refuse_unverifiable, verify_apart
 
+        if verify:
+            refuse_unverifiable(base, adapters)
+
+        def check(file: Path) -> None:
             verify_apart(file, base, adapters)
 
         with bar(name) as progress:
@@ -88,7 +97,9 @@ def prepare_classifier(
         return source
     from charprobe_lite.convert.onnx import convert_apart
 
-    target = cache_folder() / f"{name}-classifier-{_key('classifier', content(source))}"
+    target = (
+        cache_folder() / f"{name}-classifier-{_key('classifier', str(verify), content(source))}"
+    )
     if not target.is_dir():
         note(f"preparing classifier {name} (once): {target}")
         convert_apart(source, target, verify)

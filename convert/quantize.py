@@ -125,7 +125,7 @@ def quantize_file(
     if entries:
         parameters.imatrix = _imatrix_entries(entries)
     if llama_cpp.llama_model_quantize(bytes(source), bytes(target), parameters) != 0:
-        raise BadInput(f"{source}: llama.cpp cannot quantize it to {quant}")
+        raise BadInput(f"{source}: llama.cpp cannot quantize it to {quant}; is the disk full?")
 
 
 def _imatrix_entries(entries: list[tuple[bytes, Array]]) -> Any:

@@ -23,6 +23,7 @@ from charprobe_lite.convert.checkpoint import (
     open_checkpoint,
     open_safetensors,
 )
+from charprobe_lite.convert.config import read_config
 from charprobe_lite.models.errors import BadInput
 
 
@@ -34,7 +35,7 @@ def reference_logits(
     ``adapters`` is at most one PEFT folder. Raises BadInput when transformers or peft refuse.
     """
     checkpoint = open_checkpoint(folder)
-    architecture = architecture_of(checkpoint.config, checkpoint.text_config, str(folder))
+    architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
     if len(adapters) > 1 or not all(path.is_dir() for path in adapters):
         raise BadInput("verify: a checkpoint folder is checked with one PEFT folder; --no-verify")
     try:
@@ -45,7 +46,9 @@ def reference_logits(
         _read_on_demand(model, _by_name(checkpoint, architecture), changes)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
+    except Exception as error:  # transformers and peft share no exception class
+        if isinstance(error, BadInput):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
             f"{adapters[0] if adapters else folder}: transformers cannot compute it ({reason}); "
@@ -55,7 +58,7 @@ def reference_logits(
 
 
 def _empty_model(folder: Path) -> Any:
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     text = getattr(config, "text_config", config)
     text._attn_implementation = "eager"
     with init_empty_weights(include_buffers=False):

@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charprobe_lite.convert.architecture import architecture_of_gguf
 from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.lora import Delta, read_adapter
+from charprobe_lite.convert.merge import EMBEDDING, HEAD
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.gguf_file import read_gguf, weights
 
 AWKWARD = (
     "Hello world",
@@ -79,12 +82,9 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
             compare_tokens(model, base)
         ids = model.tokenize(TEXT)[:TOKENS]
         ours = model.logits(ids)
-        theirs = (
-            transformers_logits(base, adapters, ids)
-            if base.is_dir()
-            else _gguf_logits(base, adapters, ids)
-        )
-        found = agreement(theirs, ours)
+    # the file's model is closed by now: two at once would not fit where one does
+    reference = transformers_logits if base.is_dir() else _gguf_logits
+    found = agreement(reference(base, adapters, ids), ours)
     kind = _main_type(file)
     limits = LIMITS[kind] if base.is_dir() or _main_type(base) in LIMITS else REQUANTIZED
     if not (found.kl_mean <= limits[0] and found.relative_error <= limits[1]):
@@ -94,6 +94,26 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
             "report this conversion"
         )
     return found
+
+
+def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
+    """BadInput for what has no reference to be checked against, before anything is written."""
+    folders = [path for path in adapters if path.is_dir()]
+    if base.is_dir() and (len(adapters) > 1 or len(folders) < len(adapters)):
+        raise BadInput(
+            "--verify: a checkpoint folder can be checked with one PEFT folder on it, not with "
+            f"{', '.join(map(str, adapters))}; give --no-verify"
+        )
+    if base.is_dir():
+        return
+    architecture = architecture_of_gguf(read_gguf(base), str(base))
+    for path in folders:
+        for name, change in read_adapter(path, architecture).changes.items():
+            if not isinstance(change, Delta) or name in (EMBEDDING, HEAD):
+                raise BadInput(
+                    f"--verify: {path}: tensor {name}: llama.cpp cannot change it at run time, so "
+                    f"that {base} is no reference; give --no-verify"
+                )
 
 
 def verify_apart(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from charprobe_lite.convert.prepare import (
@@ -207,10 +208,16 @@ def _classifier(wanted: Wanted, catalogue: Catalogue, note: Note) -> tuple[Path,
 
 
 def _digest(path: Path) -> str:
+    """sha256 of a file, computed once: a model stands in every (stage, persona)."""
     try:
-        return kit.sha256_file(path)
+        return _digest_of(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: Path, _written: int) -> str:
+    return kit.sha256_file(path)
 
 
 def _refuse_several(adapter: Path | None, stages: list[str], personas: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.convert.prepare import model_file
+from charprobe_lite.convert.quantize import NEEDS_IMATRIX
 from charprobe_lite.eval.checkpoints import MERGED, Wanted, below
 from charprobe_lite.eval.study import Settings
 from charprobe_lite.models.cache import cache_folder
@@ -22,7 +23,7 @@ from charprobe_lite.models.footprint import (
     file_bytes,
     memory_bytes,
 )
-from charprobe_lite.models.hub import held_bytes, located
+from charprobe_lite.models.hub import cache_root, held_bytes, located
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,13 +79,12 @@ class Forecast:
 
     def refuse_what_does_not_fit(self) -> None:
         """BadInput for a disk or a memory that is too small for it."""
-        there = next(folder for folder in _parents(cache_folder()) if folder.is_dir())
-        free = shutil.disk_usage(there).free
-        if self.disk > free:
-            raise BadInput(
-                f"{cache_folder()}: {_size(self.disk)} are to be written, {_size(free)} are free; "
-                "free space, choose a smaller --quant or set CHARPROBE_CACHE"
-            )
+        fetched, hub = sum(line.download for line in self.needed), cache_root()
+        ours, theirs = _existing(cache_folder()), _existing(hub)
+        shared = ours.stat().st_dev == theirs.stat().st_dev
+        _refuse_full(cache_folder(), ours, self.disk + (fetched if shared else 0))
+        if not shared:
+            _refuse_full(hub, theirs, fetched)
         installed = installed_memory()
         if self.checks_memory and self.memory and installed and self.memory > installed:
             raise BadInput(
@@ -95,6 +95,11 @@ class Forecast:
 
 def forecast(wanted: Wanted, catalogue: Catalogue, settings: Settings) -> Forecast:
     """What a study on a base of the catalogue needs. Raises BadInput for a grid that is none."""
+    if wanted.quant in NEEDS_IMATRIX:
+        raise BadInput(
+            f"--quant {wanted.quant}: needs an importance matrix; make the file with convert "
+            "imatrix and convert quantize, and name it with --gguf"
+        )
     base, grid = catalogue.base(wanted.base), wanted.grid(catalogue)
     models = dict.fromkeys(
         pair if wanted.lora == MERGED and pair[0] != "base" else ("base", "") for pair in grid
@@ -151,7 +156,7 @@ def _model_line(wanted: Wanted, catalogue: Catalogue, stage: str, persona: str) 
     if source and (stage == "base" or adapter):
         adapters = [*below(base), *([adapter] if adapter and stage != "base" else [])]
         stem = wanted.base if stage == "base" else f"{wanted.base}-{stage}-{persona}"
-        if model_file(stem, source, adapters, wanted.quant).is_file():
+        if model_file(stem, source, adapters, wanted.quant, wanted.verify).is_file():
             return Line(name, "here", 0, 0)
     return Line(name, "convert", 0, file_bytes(base, wanted.quant))
 
@@ -188,8 +193,18 @@ def table(found: Forecast) -> Table:
     return table
 
 
-def _parents(folder: Path) -> list[Path]:
-    return [folder.absolute(), *folder.absolute().parents]
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+
+
+def _refuse_full(folder: Path, there: Path, needed: int) -> None:
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise BadInput(
+            f"{folder}: {_size(needed)} are to be written, {_size(free)} are free; free space, "
+            "choose a smaller --quant, or set CHARPROBE_CACHE and HF_HOME"
+        )
 
 
 def _size(size: float) -> str:

@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import Gemma3Config
 
 from charprobe_lite.convert import merge as merging
 from charprobe_lite.convert.adapter import convert_adapter
@@ -355,11 +356,74 @@ def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
     active = copy("active", base)
     edit(active / "config.json", hidden_act="gelu")
     cases["activation"] = (active, good, "field hidden_act: gelu is not what llama.cpp computes")
+    for field, value, line in [
+        ("num_attention_heads", 7, "are not 7 heads of pairs"),
+        ("num_hidden_layers", 10**9, "field num_hidden_layers: "),
+        ("rope_scaling", [1], "field rope_scaling: not an object"),
+        ("rms_norm_eps", "x", "field rms_norm_eps: "),
+        ("architectures", {"a": 1}, "field architectures: "),
+    ]:
+        wrong = copy(f"wrong-{field}", base)
+        edit(wrong / "config.json", **{field: value})
+        cases[field] = (wrong, good, line)
+    for field, value in [
+        ("lora_alpha", 0),
+        ("alora_invocation_tokens", [1, 2]),
+        ("rank_pattern", {"(a+)+x": 4}),
+        ("init_lora_weights", "lora_ga"),
+    ]:
+        variant = copy(f"variant-{field}", good)
+        edit(variant / "adapter_config.json", **{field: value})
+        cases[f"adapter {field}"] = (base, variant, f"field {field}: ")
     text = folder / "text.gguf"
     text.write_text("hello")
     cases["text"] = (text, good, "text.gguf: not a readable GGUF file")
     cases["nothing"] = (folder / "nowhere", good, "nowhere: does not exist")
     return cases
+
+
+def test_a_check_that_cannot_be_made_is_refused_before_anything_is_written(
+    base: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    one, two = (make_adapter(tmp_path / name, base) for name in ("one", "two"))
+    command = ["convert", "merge", "--base", base, "--adapter", one, "--adapter", two]
+    result = charprobe(*command, "-o", "model.gguf")
+    assert result.returncode == 2
+    assert "can be checked with one PEFT folder" in result.stderr
+    assert "give --no-verify" in result.stderr
+    unchecked = charprobe(*command, "--no-verify", "-o", "model.gguf")
+    assert unchecked.returncode == 0, unchecked.stderr
+    # both are in it
+    twice = make_adapter(tmp_path / "double", base, lora_alpha=32)
+    merge(base, [twice], tmp_path / "double.gguf", "F32")
+    merge(base, [one, two], tmp_path / "sum.gguf", "F32")
+    found = agreement(logits(tmp_path / "double.gguf"), logits(tmp_path / "sum.gguf"))
+    assert found.relative_error < 1e-3
+
+
+def test_gemmas_published_configuration_leaves_out_what_is_the_default(tmp_path: Path) -> None:
+    from charprobe_lite.convert.config import read_config
+
+    published = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024,
+        },
+    }
+    found = read_config(published, "config.json")
+    reference = Gemma3Config(**published).text_config
+    for field in ("num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"):
+        assert getattr(found, field) == getattr(reference, field), field
+    assert found.rope_theta == reference.rope_theta == 1e6
+    assert found.max_position_embeddings == reference.max_position_embeddings
+    assert found.tie_word_embeddings
+    assert (found.rope.kind, found.rope.factor, found.sliding_window) == ("linear", 8.0, 1024)
 
 
 def edit(path: Path, **fields: Any) -> None:

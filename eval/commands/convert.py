@@ -85,8 +85,11 @@ def merge(
     """
     from charprobe_lite.convert.imatrix import read_imatrix
     from charprobe_lite.convert.merge import merge as write
+    from charprobe_lite.convert.verify import refuse_unverifiable
     from charprobe_lite.convert.verify import verify as compare
 
+    if verify:
+        refuse_unverifiable(base, adapter)
     found: list[Agreement] = []
     with _progress(f"writing {output.name}") as progress:
         write(
