@@ -22,6 +22,7 @@ from charprobe_lite.models.errors import BadInput
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+AROUND = 1 << 20  # bytes: the kernel maps pages around the one that is read, too
 HEADER_LIMIT = 100_000_000  # the format's own limit
 BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 INDEX = "model.safetensors.index.json"
@@ -64,8 +65,8 @@ def as_float32(values: NDArray[Any], dtype: str) -> Array:
 def _give_back(source: mmap.mmap, begin: int, stop: int) -> None:
     """Let the kernel drop pages that were read: mapped pages count as resident memory."""
     if hasattr(source, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-        first = begin - begin % mmap.PAGESIZE
-        source.madvise(mmap.MADV_DONTNEED, first, stop - first)
+        first = max(0, begin - begin % mmap.PAGESIZE - AROUND)
+        source.madvise(mmap.MADV_DONTNEED, first, min(len(source), stop + AROUND) - first)
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
