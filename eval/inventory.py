@@ -13,7 +13,7 @@ from charprobe_lite.models.entries import Base, Source
 if TYPE_CHECKING:
     from rich.table import Table
 
-SHOWN = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ4_XS")
+SHOWN = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 
 
 def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, Any]:

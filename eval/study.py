@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,16 @@ def run(
     _classify(store, classifier)
     if not missing:
         return
-    with progress(sum(map(len, missing.values()))) as advance:
+    with ExitStack() as stack:
+        advance: Callable[[], None] | None = None
         for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
             on_it = {each: tasks for each, tasks in missing.items() if each.model == model}
             with _engine(model, settings) as engine:
                 for checkpoint in on_it:
                     engine.use_adapter(checkpoint.adapter)
                 begin = _beginner(engine, settings)
+                if advance is None:  # no bar before it is clear that something can run
+                    advance = stack.enter_context(progress(sum(map(len, missing.values()))))
                 for checkpoint, tasks in on_it.items():
                     engine.use_adapter(checkpoint.adapter)
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)

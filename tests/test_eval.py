@@ -185,7 +185,6 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
         "broken scenario": ([*one, "--scenarios", "broken.jsonl"], "broken.jsonl: line 1: field"),
         "missing scenarios": ([*one, "--scenarios", "none.jsonl"], "none.jsonl: scenarios cannot"),
         "other schema": ([*one, "--study", "other.sqlite"], "other.sqlite: schema version 99"),
-        "base without files": ([*one, "--base", "gemma-3-4b"], "--base gemma-3-4b"),
         "device not there": ([*one, "--device", "cuda"], "--device cuda: the installed"),
     }
 

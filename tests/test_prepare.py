@@ -231,7 +231,8 @@ def test_the_cache_key_follows_the_contents(checkpoint: Path, tmp_path: Path, ca
 def test_a_base_that_another_process_made_meanwhile_is_kept(
     checkpoint: Path, tmp_path: Path, cache: Path
 ) -> None:
-    target = model_file("kept", checkpoint / "base", [], "F16")
+    target = model_file("kept", checkpoint / "base", [], "F16", verify=False)
+    assert target != model_file("kept", checkpoint / "base", [], "F16")
     notes: list[Any] = []
     prepare_model("kept", checkpoint / "base", [], "F16", verify=False, note=notes.append)
     written = target.stat().st_mtime_ns

@@ -51,7 +51,12 @@ convert.add_command(classifier)
     help="A PEFT LoRA folder or a GGUF LoRA; several are added one after another.",
 )
 @click.option(
-    "--quant", default="F16", show_default=True, type=click.Choice(QUANTS), help="Weight type."
+    "--quant",
+    default="F16",
+    show_default=True,
+    type=click.Choice(QUANTS),
+    metavar="TYPE",
+    help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
 )
 @click.option("--imatrix", type=PATH, help="Importance matrix for the quantizer (GGUF).")
 @click.option(
