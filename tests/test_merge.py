@@ -189,8 +189,7 @@ def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
     ids = ids_of(plain)
     unchanged = logits(plain, ids)
     names = [f"{persona}-{stage}" for persona in PERSONAS for stage in ("distillation", "full")]
-    assert len(names) == 20
-    for name in names:
+    for name in names[:: 20 // int(os.environ.get("CHARPROBE_ADAPTERS", "3"))]:
         lora = kit.kit_folder() / f"{name}.gguf"
         merge(plain, [lora], merged, "F16")
         written = logits(merged, ids)
@@ -211,7 +210,7 @@ def test_gemma_270m_goes_the_whole_way(tmp_path: Path, charprobe: Command) -> No
     assert small.returncode == 0, small.stderr
     written = json.loads(small.stdout)
     assert "Q5_0" in written["files"][0]["tensor_types"]  # 640 is no multiple of 256
-    assert written["verified"]["top1"] > 0.8
+    assert written["verified"]["kl_mean"] < 1e-2
     lora = charprobe("convert", "adapter", *common, "-o", "lora.gguf")
     assert lora.returncode == 0, lora.stderr
     plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
@@ -219,8 +218,8 @@ def test_gemma_270m_goes_the_whole_way(tmp_path: Path, charprobe: Command) -> No
     merge(base, [adapter], merged, "F16")
     ids = ids_of(plain)
     at_run_time = logits(plain, ids, tmp_path / "lora.gguf")
-    assert agreement(logits(merged, ids), at_run_time).kl_mean < 1e-3
-    assert agreement(logits(plain, ids), at_run_time).kl_mean > 0.02
+    assert agreement(logits(merged, ids), at_run_time).kl_mean < 1e-2
+    assert agreement(logits(plain, ids), at_run_time).kl_mean > 0.1
 
 
 def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) -> Path:
