@@ -85,8 +85,11 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
         ids = model.tokenize(TEXT)[:TOKENS]
         ours = model.logits(ids)
     # the file's model is closed by now: two at once would not fit where one does
-    reference = transformers_logits if base.is_dir() else _gguf_logits
-    found = agreement(reference(base, adapters, ids), ours)
+    if base.is_dir():
+        theirs = transformers_logits(base, adapters, ids)
+    else:
+        theirs = _gguf_logits(base, adapters, ids, file.parent)
+    found = agreement(theirs, ours)
     kl, error = LIMITS[next(iter(weights(file).tensor_types))]
     if not base.is_dir():
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
@@ -180,7 +183,7 @@ def compare_tokens(model: Forward, folder: Path) -> None:
             )
 
 
-def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
+def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], beside: Path) -> Any:
     """llama.cpp's logits of a GGUF base with adapters at run time (PEFT ones written as GGUF).
 
     A quantized base is written out as F16 first: on quantized weights llama.cpp rounds what comes
@@ -189,7 +192,8 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int]) -> An
     """
     from charprobe_lite.convert.adapter import convert_adapter
 
-    with tempfile.TemporaryDirectory() as folder:
+    # beside the file, where there is room for a model: a temporary folder may lie in memory
+    with tempfile.TemporaryDirectory(dir=beside, prefix="verify-", suffix=".part") as folder:
         files = []
         for number, adapter in enumerate(adapters):
             if adapter.is_dir():
