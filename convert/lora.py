@@ -181,7 +181,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Changes by GGUF tensor name. ``alpha`` is the file's own where one holds for all of it."""
+    """An adapter's changes by GGUF tensor name."""
 
     path: Path
     changes: dict[str, Delta | Replacement]

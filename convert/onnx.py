@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
+from charprobe_lite.convert.child import run_main
 from charprobe_lite.convert.output import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput, first_problem
@@ -96,15 +96,11 @@ def convert_classifier(
 
 def convert_apart(source: Path, target: Path, check: bool) -> None:
     """The fp32 file by a process of its own, after another that writes it: without torch here."""
-    code = "from charprobe_lite.convert.onnx import main; main()"
-    found = subprocess.run(
-        [sys.executable, "-c", code, source, target, *(["check"] if check else [])],
-        capture_output=True,
-        check=False,
-    )
-    if found.returncode and not target.is_dir():  # else the other process was faster
-        lines = found.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
-        raise BadInput(lines[-1])
+    try:
+        run_main("onnx", source, target, *(["check"] if check else []))
+    except BadInput:
+        if not target.is_dir():  # else the other process was faster
+            raise
 
 
 def main() -> None:

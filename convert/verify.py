@@ -8,7 +8,6 @@ a GGUF file itself, the reference is llama.cpp on that base, as F16, with the ad
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import unicodedata
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.architecture import architecture_of_gguf
+from charprobe_lite.convert.child import run_main
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.lora import Delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
@@ -105,7 +105,7 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
             "--verify: a checkpoint folder can be checked with one PEFT folder on it, not with "
             f"{', '.join(map(str, adapters))}; give --no-verify"
         )
-    if base.is_dir():
+    if base.is_dir() or not folders:  # opening a GGUF file reads its whole vocabulary
         return
     architecture = architecture_of_gguf(read_gguf(base), str(base))
     for path in folders:
@@ -119,14 +119,8 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
 
 def verify_apart(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
     """``verify`` in a process of its own: torch and its memory stay out of this one."""
-    code = "from charprobe_lite.convert.verify import main; main()"
-    found = subprocess.run(
-        [sys.executable, "-c", code, file, base, *adapters], capture_output=True, check=False
-    )
-    if found.returncode:
-        lines = found.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
-        raise BadInput(lines[-1])
-    return Agreement(**json.loads(found.stdout.splitlines()[-1]))
+    said = run_main("verify", file, base, *adapters)
+    return Agreement(**json.loads(said.splitlines()[-1]))
 
 
 def main() -> None:

@@ -15,16 +15,14 @@ from charprobe_lite.convert.prepare import (
     prepare_model,
 )
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import EMBEDDED, Catalogue
+from charprobe_lite.models.catalogue import EMBEDDED, LORA, Catalogue
 from charprobe_lite.models.entries import Adapter, Base
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
 from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.classifier import classifier_files
 
-RUNTIME, MERGED = "runtime", "merged"
-LORA = (RUNTIME, MERGED)
-"""How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
+RUNTIME, MERGED = LORA
 
 
 @dataclass(frozen=True)

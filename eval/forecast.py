@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.convert.prepare import model_file
-from charprobe_lite.convert.quantize import NEEDS_IMATRIX
+from charprobe_lite.convert.quantize import DIRECT, NEEDS_IMATRIX
 from charprobe_lite.eval.checkpoints import MERGED, Wanted, below
 from charprobe_lite.eval.study import Settings
 from charprobe_lite.models.cache import cache_folder
@@ -108,12 +108,11 @@ def forecast(wanted: Wanted, catalogue: Catalogue, settings: Settings) -> Foreca
     to_make = [_model_line(wanted, catalogue, *pair) for pair in models]
     needed += to_make
     count = sum(1 for line in to_make if line.disk)
-    direct = wanted.quant in ("F32", "F16", "BF16", "Q8_0")
     cores = os.cpu_count() or 1
     rollouts = _rollouts(settings, grid)
     return Forecast(
         needed=needed,
-        temporary=0 if direct or not count else file_bytes(base, "F16"),
+        temporary=0 if wanted.quant in DIRECT or not count else file_bytes(base, "F16"),
         memory=_memory(base, wanted.quant, settings),
         rollouts=rollouts,
         preparing_seconds=count * base.parameters / CONVERTED_PER_SECOND / cores,

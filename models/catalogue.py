@@ -31,6 +31,8 @@ QUANTS = (
     *("Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
 )
 """llama.cpp's names of weight types, from the largest file to the smallest."""
+LORA = ("runtime", "merged")
+"""How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 
@@ -240,6 +242,7 @@ __all__ = [
     "BASES",
     "CONDITIONS",
     "EMBEDDED",
+    "LORA",
     "PERSONAS",
     "PUBLISHED",
     "QUANTS",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from charprobe_lite.eval.commands.convert_classifier import classifier
-from charprobe_lite.eval.commands.options import names_option, progress_bar
+from charprobe_lite.eval.commands.options import conversion_bar, names_option
 from charprobe_lite.models.catalogue import QUANTS, choose
 from charprobe_lite.models.errors import BadInput
 
@@ -96,7 +94,7 @@ def merge(
     if verify:
         refuse_unverifiable(base, adapter)
     found: list[Agreement] = []
-    with _progress(f"writing {output.name}") as progress:
+    with conversion_bar(f"writing {output.name}") as progress:
         write(
             base,
             adapter,
@@ -179,7 +177,7 @@ def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:
     """Measure on a text which inputs of each matrix matter, for --imatrix of the quantizers."""
     from charprobe_lite.convert.imatrix import make_imatrix
 
-    with _progress("calibrating") as progress:
+    with conversion_bar("calibrating") as progress:
         used = make_imatrix(model, _calibration(text), output, chunks, progress)
     click.echo(f"{output}: {used} chunks of 512 tokens")
 
@@ -202,13 +200,6 @@ def _calibration(file: Path | None) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise BadInput(f"{file}: cannot be read ({reason}); name a UTF-8 text file") from None
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    with progress_bar() as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _report(files: list[Path], agreement: Agreement | None, as_json: bool) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +12,15 @@ import click
 from charprobe_lite.eval.commands.options import (
     Limit,
     NameList,
+    conversion_bar,
     names_option,
-    progress_bar,
     progress_of,
 )
 from charprobe_lite.models.catalogue import (
     BASES,
     CONDITIONS,
     EMBEDDED,
+    LORA,
     PERSONAS,
     QUANTS,
     STAGES,
@@ -63,7 +62,7 @@ FILE = click.Path(path_type=Path)
     "--lora",
     default="runtime",
     show_default=True,
-    type=click.Choice(["runtime", "merged"]),
+    type=click.Choice(LORA),
     help="Personas as adapters on one loaded base, or merged before quantizing.",
 )
 @click.option(
@@ -222,7 +221,7 @@ def _files(options: dict[str, Any], settings: Settings) -> Files:
     if not options["gguf"]:
         wanted, catalogue = _wanted(options, settings), load_catalogue()
         forecast(wanted, catalogue, settings).refuse_what_does_not_fit()
-        return checkpoints.catalogue_files(wanted, catalogue, note, _conversion_bar)
+        return checkpoints.catalogue_files(wanted, catalogue, note, conversion_bar)
     if options["lora"] == checkpoints.MERGED:
         raise BadInput(
             "--lora merged: make the merged file first (convert merge) and name it with --gguf"
@@ -255,13 +254,6 @@ def _wanted(options: dict[str, Any], settings: Settings) -> Wanted:
         classifier=options["classifier"],
         verify=options["verify"],
     )
-
-
-@contextmanager
-def _conversion_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    with progress_bar() as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_forecast(options: dict[str, Any], settings: Settings) -> None:

@@ -61,6 +61,14 @@ def progress_of(name: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def conversion_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is told what is done and how much there is, as a conversion knows it."""
+    with progress_bar() as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
 def progress_bar() -> Iterator[Any]:
     """A rich progress bar with an estimate, on stderr."""
     from rich.console import Console
