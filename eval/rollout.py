@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.template import render_chat
-from charprobe_lite.runtime.engine import Completion, Engine
+from charprobe_lite.runtime.backend import Completion
 
 SENT, ANSWERED = "sent", "answered"
 MALFORMED, CONTEXT_FULL = "malformed", "context_full"
-
-
-@dataclass(frozen=True)
-class ChatFormat:
-    """A model's chat template with its special tokens, and the file that they come from."""
-
-    template: str
-    bos: str = ""
-    eos: str = ""
-    file: str = "model"
-
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The conversation up to where the assistant's next turn begins.
-
-        Raises BadInput naming the file when the template fails on these messages.
-        """
-        try:
-            return render_chat(self.template, messages, bos=self.bos, eos=self.eos)
-        except BadInput as error:
-            raise BadInput(f"{self.file}: {error}") from None
-
-    def probe(self) -> None:
-        """Render what a rollout will: a template that refuses it is found before the first."""
-        roles = ("system", "user", "assistant", "user")
-        self.render([{"role": role, "content": "x"} for role in roles])
-
-
-def chat_format(engine: Engine) -> ChatFormat:
-    """The chat format of the engine's model. Raises BadInput when it has no template."""
-    bos, eos = engine.special_text("bos"), engine.special_text("eos")
-    return ChatFormat(engine.chat_template, bos, eos, engine.path.name)
 
 
 @dataclass(frozen=True)

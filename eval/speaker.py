@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charprobe_lite.eval.conditions.chat import Prompt, rollout
-from charprobe_lite.eval.rollout import chat_format, rollout_seed
+from charprobe_lite.eval.rollout import rollout_seed
+from charprobe_lite.runtime.backend import Job
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.device import gpu_layers
-from charprobe_lite.runtime.engine import Engine, Job
+from charprobe_lite.runtime.engine import Engine
 
 
 def speak(
@@ -19,12 +20,11 @@ def speak(
     items = [Prompt(str(number), text) for number, text in enumerate(prompts)]
     with Engine(model, parallel=16, context=1024, gpu_layers=gpu_layers("auto")) as engine:
         engine.use_adapter(adapter)
-        chat = chat_format(engine)
         jobs = (
             Job(
                 item.id,
                 rollout_seed(seed, str(adapter and adapter.stem), item=item.id, sample=0),
-                rollout(item, chat, max_tokens),
+                rollout(item, max_tokens),
             )
             for item in items
         )

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.conditions import agentic_email, chat
-from charprobe_lite.eval.rollout import Result, chat_format, rollout_seed
+from charprobe_lite.eval.rollout import Result, rollout_seed
 from charprobe_lite.eval.store import Cell, Store
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.scenario import Scenario
 from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.backend import Job, Request, Rollout
 from charprobe_lite.runtime.classifier import Classifier
-from charprobe_lite.runtime.engine import Engine, Job, Rollout
+from charprobe_lite.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def run(
     _classify(store, classifier)
     if not missing:
         return
+    begin = _beginner(settings)
     with ExitStack() as stack:
         advance: Callable[[], None] | None = None
         for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
@@ -121,7 +124,7 @@ def run(
             with _engine(model, settings) as engine:
                 for checkpoint in on_it:
                     engine.use_adapter(checkpoint.adapter)
-                begin = _beginner(engine, settings)
+                engine.check(_probes(chain.from_iterable(on_it.values()), begin))
                 if advance is None:  # no bar before it is clear that something can run
                     advance = stack.enter_context(progress(sum(map(len, missing.values()))))
                 for checkpoint, tasks in on_it.items():
@@ -145,20 +148,26 @@ def _engine(model: Path, settings: Settings) -> Engine:
     )
 
 
-def _beginner(engine: Engine, settings: Settings) -> Callable[[Task], Rollout]:
-    """How a task becomes a rollout on this engine's model."""
-    tools, format_ = load_tools(), chat_format(engine)
-    if "agentic_email" in settings.conditions:
-        format_.probe()
+def _beginner(settings: Settings) -> Callable[[Task], Rollout]:
+    """How a task becomes a rollout."""
+    tools = load_tools()
 
     def begin(task: Task) -> Rollout:
         if isinstance(task.item, Scenario):
-            return agentic_email.rollout(
-                task.item, tools, format_, settings.max_tokens, settings.max_steps
-            )
-        return chat.rollout(task.item, format_, settings.max_tokens)
+            return agentic_email.rollout(task.item, tools, settings.max_tokens, settings.max_steps)
+        return chat.rollout(task.item, settings.max_tokens)
 
     return begin
+
+
+def _probes(tasks: Iterable[Task], begin: Callable[[Task], Rollout]) -> Iterator[Request]:
+    """For each condition the first request of a rollout, and that with one more exchange."""
+    for task in {task.cell.condition: task for task in tasks}.values():
+        request = next(begin(task))
+        yield request
+        if isinstance(task.item, Scenario):
+            more = ({"role": "assistant", "content": "x"}, {"role": "user", "content": "x"})
+            yield replace(request, messages=request.messages + more)
 
 
 def _missing(groups: Plan, store: Store) -> Plan:

@@ -1,18 +1,18 @@
 """The llama.cpp engine: one model, one context, many rollouts at once.
 
-A rollout is a Python generator that yields `Request`s and is sent `Completion`s; it knows
-nothing of batching. The engine keeps one KV sequence per running rollout, decodes all of them
-in one batch, prefills new prompts in the same batches, and keeps what a sequence holds: a
-rollout's KV from turn to turn, and the prompt prefix that it shares with the rollout before it.
+The engine keeps one KV sequence per running rollout, decodes all of them in one batch, and
+prefills new prompts in the same batches. What a sequence holds is kept: a rollout's KV from turn
+to turn, and the prompt prefix that it shares with the rollout before it. A prefix that several
+sequences need is computed in one of them and copied to the others. Text that a grammar leaves no
+choice about is appended without sampling.
 """
 
 from __future__ import annotations
 
 import codecs
 import ctypes
-import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,70 +21,52 @@ import llama_cpp as llama
 import numpy as np
 
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.grammar import GrammarState
+from charprobe_lite.runtime.backend import (
+    FINISH_CONTEXT,
+    FINISH_LENGTH,
+    FINISH_STOP,
+    Completion,
+    Job,
+    Request,
+)
+from charprobe_lite.runtime.grammar import Grammars, GrammarState
+from charprobe_lite.runtime.model import Model
 from charprobe_lite.runtime.native_log import native_log
 from charprobe_lite.runtime.sampling import Sampler
 
 BATCH = 1024  # most tokens of one llama_decode: long prompts are cut, decoding goes on meanwhile
-FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT = "stop", "length", "context"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a rollout asks for: continue ``prompt`` (rendered text) under an optional grammar."""
-
-    prompt: str
-    max_tokens: int
-    grammar: str | None = None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """The engine's reply.
-
-    ``finish`` is "stop" (end token), "length" (``max_tokens`` reached) or "context" (the prompt
-    or the reply does not fit the sequence's context). ``evaluated_tokens`` is the part of the
-    prompt that was not already in the KV cache. ``seconds`` is wall time, shared with whatever
-    else was in the batch.
-    """
-
-    text: str
-    finish: str
-    prompt_tokens: int
-    evaluated_tokens: int
-    tokens: int
-    seconds: float
-
-
-Rollout = Generator[Request, Completion, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A rollout to run: an opaque key that comes back with the result, a seed, the generator."""
-
-    key: Any
-    seed: int
-    rollout: Rollout
+WORTH_COPYING = 64  # tokens; a copy moves the whole of a sequence's cache
 
 
 @dataclass
 class _Slot:
-    """One KV sequence and the rollout that runs in it."""
+    """One KV sequence and the rollout that runs in it.
+
+    ``cached`` are the tokens that the KV cache holds, ``pending`` those to evaluate next. While
+    ``donor`` is set, the slot waits for ``shared`` tokens of its prompt to be in that slot.
+    """
 
     sequence: int
     cached: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    donor: _Slot | None = None
+    shared: int = 0
     job: Job | None = None
     sampler: Sampler | None = None
     grammar: GrammarState | None = None
     request: Request | None = None
-    pending: list[int] = field(default_factory=list)
-    generated: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
     prompt_tokens: int = 0
     evaluated_tokens: int = 0
+    tokens: int = 0
+    appended_tokens: int = 0
     started: float = 0.0
     logits_row: int = -1
+
+    def release(self) -> None:
+        """Forget the rollout; the KV cache stays for the next one."""
+        self.job = self.request = self.grammar = self.sampler = self.donor = None
+        self.pending, self.logits_row = [], -1
 
 
 class Engine:
@@ -97,7 +79,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Path,
+        path: Path,
         *,
         parallel: int = 8,
         context: int = 2560,
@@ -106,46 +88,30 @@ class Engine:
         temperature: float = 0.7,
         top_p: float = 0.95,
     ) -> None:
-        self.path = model
         self.temperature, self.top_p = temperature, top_p
         self.context = context
-        self._model = _load_model(model, gpu_layers)
-        self._vocab = llama.llama_model_get_vocab(self._model)
-        self.vocabulary_size: int = llama.llama_vocab_n_tokens(self._vocab)
-        self._context = _make_context(self._model, model, parallel, context, threads)
+        self.model = Model(path, gpu_layers)
+        self._context = _make_context(self.model, parallel, context, threads)
         self._memory = llama.llama_get_memory(self._context)
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._batch = llama.llama_batch_init(BATCH, 0, 1)
-        self._adapters: dict[Path, Any] = {}
+        self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
 
     def close(self) -> None:
-        """Free the context, the adapters and the model; the engine cannot be used afterwards."""
-        if self._model is None:
+        """Free the context and the model; the engine cannot be used afterwards."""
+        if self._context is None:
             return
         llama.llama_batch_free(self._batch)
         llama.llama_free(self._context)
-        llama.llama_model_free(self._model)
-        self._model = self._context = None
+        self._context = None
+        self.model.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def chat_template(self) -> str:
-        """The template in the GGUF file. Raises BadInput when there is none."""
-        template = llama.llama_model_chat_template(self._model, None)
-        if not template:
-            raise BadInput(f"{self.path}: field tokenizer.chat_template: missing; use a chat model")
-        return str(template.decode("utf-8", "replace"))
-
-    def special_text(self, kind: str) -> str:
-        """The text of the ``bos`` or ``eos`` token, or "" when the model has none."""
-        token = getattr(llama, f"llama_vocab_{kind}")(self._vocab)
-        return "" if token < 0 else self._piece(token).decode("utf-8", "replace")
 
     def use_adapter(self, path: Path | None) -> None:
         """Run with this GGUF LoRA on top of the base, or with none; clears the KV cache.
@@ -157,7 +123,7 @@ class Engine:
             return
         if any(slot.job for slot in self._slots):
             raise RuntimeError("the adapter cannot change while rollouts are running")
-        chosen = [] if path is None else [self._load_adapter(path)]
+        chosen = [] if path is None else [self.model.adapter(path)]
         handles = (llama.llama_adapter_lora_p_ctypes * max(1, len(chosen)))(*chosen)
         scales = (ctypes.c_float * max(1, len(chosen)))(*[1.0] * len(chosen))
         if llama.llama_set_adapters_lora(self._context, handles, len(chosen), scales) != 0:
@@ -171,25 +137,19 @@ class Engine:
         for slot in self._slots:
             slot.cached = []
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt; special tokens in the text are recognised."""
-        data = text.encode("utf-8", "replace")
-        add_bos = bool(llama.llama_vocab_get_add_bos(self._vocab))
-        bos = self.special_text("bos") if add_bos else ""
-        if bos and text.startswith(bos):
-            add_bos = False
-        room = len(data) + 8
-        tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_bos, True)
-        if count < 0:
-            raise RuntimeError("llama.cpp could not tokenise the prompt")
-        return list(tokens[:count])
+    def check(self, requests: Iterable[Request]) -> None:
+        """Raises BadInput when the chat template or a grammar of ``requests`` cannot be used."""
+        for request in requests:
+            self.model.render(request.messages)
+            if request.grammar:
+                self._grammars.begin(request.grammar)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Run rollouts, at most ``parallel`` at once; yields (job, its return value) as they end.
 
         Jobs are drawn from the iterable as slots become free. Leaving the loop early drops the
-        rollouts that are still running.
+        rollouts that are still running. Raises BadInput when the model gives no numbers or a
+        batch cannot be evaluated.
         """
         waiting = iter(jobs)
         try:
@@ -201,14 +161,15 @@ class Engine:
                     return
                 self._decode()
                 for slot in self._slots:
+                    self._copy_prefix(slot)
+                for slot in self._slots:
                     if slot.logits_row >= 0:
                         yield from self._advance(slot)
         finally:
             for slot in self._slots:
                 if slot.job is not None:
                     slot.job.rollout.close()
-                    slot.job = None
-                    slot.pending, slot.logits_row = [], -1
+                slot.release()
 
     def _begin(self, slot: _Slot, job: Job) -> Iterator[tuple[Job, Any]]:
         slot.job = job
@@ -227,42 +188,79 @@ class Engine:
             try:
                 request = next(job.rollout) if completion is None else job.rollout.send(completion)
             except StopIteration as stop:
-                slot.job = slot.request = slot.grammar = None
+                slot.release()
                 yield job, stop.value
                 return
-            tokens = self.tokenize(request.prompt)
-            if tokens and len(tokens) + 1 < self.context:
-                self._admit(slot, request, tokens)
+            tokens = self.model.tokenize(self.model.render(request.messages))
+            slot.request = request
+            slot.grammar = self._grammars.begin(request.grammar) if request.grammar else None
+            forced = slot.grammar.take_forced() if slot.grammar else []
+            if tokens and len(tokens) + len(forced) + 1 < self.context:
+                self._admit(slot, tokens, forced)
                 return
             completion = Completion("", FINISH_CONTEXT, len(tokens), 0, 0, 0.0)
 
-    def _admit(self, slot: _Slot, request: Request, tokens: list[int]) -> None:
-        """Reuse what the KV cache holds of the prompt and queue the rest."""
-        slot.request = request
-        slot.grammar = None
-        if request.grammar is not None:
-            slot.grammar = GrammarState(self._vocab, request.grammar, self.vocabulary_size)
-        keep = self._reuse_prefix(slot, tokens)
-        slot.pending = tokens[keep:]
-        slot.cached = tokens[:keep]
-        slot.generated, slot.text = [], bytearray()
-        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(tokens) - keep
+    def _admit(self, slot: _Slot, tokens: list[int], forced: list[int]) -> None:
+        """Begin a turn: reuse what is known of its prompt and queue the rest."""
+        slot.text, slot.tokens, slot.appended_tokens = bytearray(), 0, 0
         slot.started = time.perf_counter()
+        self._reuse_prefix(slot, tokens)
+        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.pending)
+        self._append_forced(slot, forced)
 
-    def _reuse_prefix(self, slot: _Slot, tokens: list[int]) -> int:
-        """Leave the longest known prefix of ``tokens`` in the slot; returns its length."""
-        # at least one token must be evaluated to get logits
-        keep = min(_common(slot.cached, tokens), len(tokens) - 1)
-        if not llama.llama_memory_seq_rm(self._memory, slot.sequence, keep, -1):
+    def _reuse_prefix(self, slot: _Slot, tokens: list[int]) -> None:
+        """Keep the longest known prefix of the prompt, or wait for a longer one elsewhere."""
+        known = min(_common(slot.cached, tokens), len(tokens) - 1)  # one must give the logits
+        donor, shared = self._donor(slot, tokens)
+        if donor and shared >= known + WORTH_COPYING:
+            # what the slot holds will be replaced by the copy: nobody else may count on it
+            slot.cached, slot.pending = [], tokens[shared:]
+            slot.donor, slot.shared = donor, shared
+            self._copy_prefix(slot)
+            return
+        self._cut(slot, known)
+        slot.pending = tokens[len(slot.cached) :]
+
+    def _donor(self, slot: _Slot, tokens: list[int]) -> tuple[_Slot | None, int]:
+        """The other slot that has, or is computing, most of this prompt; and how much."""
+        best, shared = None, 0
+        for other in self._slots:
+            if other is slot or other.donor:
+                continue
+            common = _common(tokens, other.cached)
+            if common == len(other.cached):
+                common += _common(tokens[common:], other.pending)
+            if common > shared:
+                best, shared = other, common
+        return best, min(shared, len(tokens) - 1)
+
+    def _copy_prefix(self, slot: _Slot) -> None:
+        """Give a waiting slot its prefix as soon as its donor has computed it.
+
+        Asked after every batch: a donor keeps its prompt at least until then. llama.cpp copies a
+        sequence as a whole; what was not asked for is cut off again.
+        """
+        donor = slot.donor
+        if donor is None or len(donor.cached) < slot.shared:
+            return
+        llama.llama_memory_seq_cp(self._memory, donor.sequence, slot.sequence, -1, -1)
+        prefix = donor.cached[: slot.shared]
+        slot.cached, slot.donor = list(donor.cached), None
+        self._cut(slot, slot.shared)
+        slot.pending = prefix[len(slot.cached) :] + slot.pending
+
+    def _cut(self, slot: _Slot, length: int) -> None:
+        """Keep the first ``length`` tokens of the slot's cache, or none where it cannot be cut."""
+        if not llama.llama_memory_seq_rm(self._memory, slot.sequence, length, -1):
             # recurrent and sliding-window caches cannot always be cut: compute it anew
             llama.llama_memory_seq_rm(self._memory, slot.sequence, -1, -1)
-            keep = 0
-        return keep
+            length = 0
+        slot.cached = slot.cached[:length]
 
     def _decode(self) -> None:
-        """One llama_decode over every running sequence: its next token, or a piece of prompt."""
+        """One llama_decode over every running sequence: its next tokens, or a piece of prompt."""
         batch, count = self._batch, 0
-        running = [slot for slot in self._slots if slot.job is not None]
+        running = [slot for slot in self._slots if slot.job and not slot.donor]
         running.sort(key=lambda slot: len(slot.pending))  # decoding first, then short prompts
         taken: list[tuple[_Slot, int]] = []
         for slot in running:
@@ -280,85 +278,68 @@ class Engine:
             taken.append((slot, size))
         batch.n_tokens = count
         if llama.llama_decode(self._context, batch) != 0:
-            raise RuntimeError(f"llama_decode failed: {native_log.last_line()}")
+            raise BadInput(
+                f"{self.model.path}: llama.cpp cannot evaluate a batch: {native_log.last_line()}; "
+                "lower --parallel or --context"
+            )
         for slot, size in taken:
             slot.cached += slot.pending[:size]
             slot.pending = slot.pending[size:]
 
     def _advance(self, slot: _Slot) -> Iterator[tuple[Job, Any]]:
         """Sample the slot's next token, and end its turn when the turn is over."""
-        request, sampler = slot.request, slot.sampler
-        assert request is not None
-        assert sampler is not None
+        assert slot.sampler is not None
         pointer = llama.llama_get_logits_ith(self._context, slot.logits_row)
         slot.logits_row = -1
-        logits = np.ctypeslib.as_array(pointer, (self.vocabulary_size,))
-        token = sampler.sample(logits, slot.grammar)
-        if llama.llama_vocab_is_eog(self._vocab, token):
+        logits = np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
+        token = slot.sampler.sample(logits, slot.grammar.mask() if slot.grammar else None)
+        if self.model.ends(token):
             yield from self._end_turn(slot, FINISH_STOP)
             return
-        slot.generated.append(token)
-        slot.text += self._piece(token)
-        if len(slot.generated) >= request.max_tokens:
-            yield from self._end_turn(slot, FINISH_LENGTH)
-        elif len(slot.cached) + 1 >= self.context:
-            yield from self._end_turn(slot, FINISH_CONTEXT)
-        else:
-            slot.pending = [token]
+        self._append(slot, token)
+        if slot.grammar:
+            slot.grammar.accept(token)
+            self._append_forced(slot, slot.grammar.take_forced())
+        if finish := self._finish(slot):
+            yield from self._end_turn(slot, finish)
+
+    def _append(self, slot: _Slot, token: int) -> None:
+        slot.pending.append(token)
+        slot.text += self.model.piece(token)
+        slot.tokens += 1
+
+    def _append_forced(self, slot: _Slot, tokens: list[int]) -> None:
+        """Append what the grammar leaves no choice about."""
+        for token in tokens:
+            self._append(slot, token)
+        slot.appended_tokens += len(tokens)
+
+    def _finish(self, slot: _Slot) -> str | None:
+        """Why the turn ends here, or None when it goes on."""
+        assert slot.request is not None
+        if slot.grammar and slot.grammar.complete:
+            return FINISH_STOP
+        if slot.tokens >= slot.request.max_tokens:
+            return FINISH_LENGTH
+        if slot.prompt_tokens + slot.tokens >= self.context:
+            return FINISH_CONTEXT
+        return None
 
     def _end_turn(self, slot: _Slot, finish: str) -> Iterator[tuple[Job, Any]]:
+        slot.pending = []
         completion = Completion(
             text=codecs.decode(bytes(slot.text), "utf-8", "replace"),
             finish=finish,
             prompt_tokens=slot.prompt_tokens,
             evaluated_tokens=slot.evaluated_tokens,
-            tokens=len(slot.generated),
+            tokens=slot.tokens,
             seconds=time.perf_counter() - slot.started,
+            appended_tokens=slot.appended_tokens,
         )
         yield from self._resume(slot, completion)
 
-    def _piece(self, token: int) -> bytes:
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            size = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, True)
-            if size >= 0:
-                return buffer.raw[:size]
-            room = -size
 
-    def _load_adapter(self, path: Path) -> Any:
-        if path not in self._adapters:
-            if not path.is_file():
-                raise BadInput(f"{path}: no such adapter file")
-            native_log.clear()
-            adapter = llama.llama_adapter_lora_init(self._model, os.fsencode(path))
-            if not adapter:
-                raise BadInput(
-                    f"{path}: not a LoRA adapter of {self.path.name}: {native_log.last_line()}"
-                )
-            self._adapters[path] = adapter
-        return self._adapters[path]
-
-
-def _load_model(path: Path, gpu_layers: int) -> Any:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
-    if magic != b"GGUF":
-        raise BadInput(f"{path}: not a GGUF file (it begins with {magic!r}); name a GGUF model")
-    native_log.capture()
-    llama.llama_backend_init()
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = gpu_layers
-    model = llama.llama_model_load_from_file(os.fsencode(path), params)
-    if not model:
-        raise BadInput(f"{path}: llama.cpp cannot load this model: {native_log.last_line()}")
-    return model
-
-
-def _make_context(model: Any, path: Path, parallel: int, context: int, threads: int | None) -> Any:
+def _make_context(model: Model, parallel: int, context: int, threads: int | None) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = parallel * context
     params.n_batch = BATCH
@@ -368,11 +349,11 @@ def _make_context(model: Any, path: Path, parallel: int, context: int, threads: 
     # cells, masked, which cost a quarter of the rollouts per minute with 8 sequences
     params.kv_unified = False
     params.n_threads = params.n_threads_batch = threads or physical_cores()
-    handle = llama.llama_init_from_model(model, params)
+    handle = llama.llama_init_from_model(model.handle, params)
     if not handle:
         raise BadInput(
-            f"{path}: no context of {parallel} x {context} tokens: {native_log.last_line()}; "
-            "lower --parallel"
+            f"{model.path}: no context of {parallel} x {context} tokens: "
+            f"{native_log.last_line()}; lower --parallel"
         )
     return handle
 

@@ -1,35 +1,41 @@
-"""Grammars for tool calls: JSON schemas to GBNF, and a grammar's state along one turn."""
+"""Grammars for replies: JSON schemas compiled by llguidance, and a grammar's state along a turn."""
 
 from __future__ import annotations
 
-import ctypes
 import json
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.tools import Tool
+from charprobe_lite.runtime.backend import Grammar
 
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# one spelling of every value, json.dumps's, so that all but the values themselves is forced
+SPELLING = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allow_general_unicode_escapes": True,
+}
 
 
-def tool_call_grammar(tools: Sequence[Tool]) -> str:
-    """GBNF that admits one call of one of ``tools``: ``{"name": ..., "arguments": {...}}``.
+def tool_call_grammar(tools: Sequence[Tool]) -> Grammar:
+    """Admits one call of one of ``tools``: ``{"name": ..., "arguments": {...}}``.
 
     Raises BadInput when a tool's schema cannot be turned into a grammar.
     """
-    return _compile(json.dumps([[tool.name, tool.parameters] for tool in tools]))
+    return _tool_call_grammar(json.dumps([[tool.name, tool.parameters] for tool in tools]))
 
 
 @lru_cache(maxsize=64)
-def _compile(registry: str) -> str:
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
+def _tool_call_grammar(registry: str) -> Grammar:
     calls = [
         {
             "type": "object",
@@ -39,51 +45,70 @@ def _compile(registry: str) -> str:
         }
         for name, parameters in json.loads(registry)
     ]
-    try:
-        return str(json_schema_to_gbnf(json.dumps({"oneOf": calls})))
-    except Exception as error:  # the converter raises whatever the schema breaks in it
-        raise BadInput(f"tool registry: no grammar for a schema: {first_problem(error)}") from None
+    grammar = Grammar(json.dumps({"anyOf": calls}))
+    if problem := LLMatcher.validate_grammar(_source(grammar)):
+        raise BadInput(f"tool registry: no grammar for a schema: {first_problem(problem)}")
+    return grammar
+
+
+def _source(grammar: Grammar) -> str:
+    return str(LLMatcher.grammar_from_json_schema(grammar.schema, overrides=SPELLING))
+
+
+class Grammars:
+    """The grammars of one vocabulary, each compiled once.
+
+    ``vocab`` is llama.cpp's and must outlive this object; ``end_tokens`` end a turn, the first
+    of them is the model's own end of sequence.
+    """
+
+    def __init__(self, vocab: Any, end_tokens: Sequence[int]) -> None:
+        self._vocab, self._end_tokens = vocab, list(end_tokens)
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: dict[Grammar, LLMatcher] = {}
+
+    def begin(self, grammar: Grammar) -> GrammarState:
+        """The grammar at the beginning of a turn. Raises BadInput when it does not compile."""
+        if self._tokenizer is None:  # a quarter of a second per 49,000 tokens
+            with warnings.catch_warnings():  # it asks llama.cpp by names that were replaced
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._tokenizer = lltokenizer_from_vocab(self._vocab, eos_token=self._end_tokens)
+        if grammar not in self._compiled:
+            matcher = LLMatcher(self._tokenizer, _source(grammar), log_level=0)
+            if matcher.is_error():
+                raise BadInput(f"grammar: {first_problem(matcher.get_error())}")
+            self._compiled[grammar] = matcher
+        return GrammarState(self._compiled[grammar].deep_copy(), self._tokenizer.vocab_size)
 
 
 class GrammarState:
-    """Where one turn stands in a grammar. Raises BadInput when the GBNF does not parse."""
+    """Where one turn stands in its grammar."""
 
-    def __init__(self, vocab: Any, gbnf: str, vocabulary_size: int) -> None:
-        self._sampler = llama.llama_sampler_init_grammar(vocab, gbnf.encode(), b"root")
-        if not self._sampler:
-            raise BadInput("grammar: llama.cpp cannot parse it")
-        self._size = vocabulary_size
+    def __init__(self, matcher: LLMatcher, vocabulary_size: int) -> None:
+        self._matcher, self._size = matcher, vocabulary_size
 
-    def __del__(self) -> None:
-        if getattr(self, "_sampler", None):
-            llama.llama_sampler_free(self._sampler)
-            self._sampler = None
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can follow."""
+        return bool(self._matcher.is_stopped())
 
-    def admits(self, token: int) -> bool:
-        """Whether the grammar admits this token next."""
-        one = np.zeros(1, _TOKEN_DATA)
-        one["id"] = token
-        self._apply(one)
-        return bool(one["logit"][0] > -np.inf)
-
-    def masked(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``logits`` (vocabulary,) with minus infinity where the grammar admits nothing."""
-        every = np.empty(self._size, _TOKEN_DATA)
-        every["id"] = np.arange(self._size)
-        every["logit"] = logits
-        every["p"] = 0
-        self._apply(every)
-        return np.ascontiguousarray(every["logit"])
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens the grammar admits next, (vocabulary,)."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        return np.unpackbits(bits, count=self._size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """Move on over a token that was sampled."""
-        llama.llama_sampler_accept(self._sampler, token)
+        """Move on over a token. Raises BadInput when the grammar cannot go on."""
+        if not self._matcher.consume_token(token):
+            raise BadInput(f"grammar: {first_problem(self._matcher.get_error())}")
 
-    def _apply(self, tokens: NDArray[Any]) -> None:
-        array = llama.llama_token_data_array(
-            data=tokens.ctypes.data_as(ctypes.POINTER(llama.llama_token_data)),
-            size=len(tokens),
-            selected=-1,
-            sorted=False,
-        )
-        llama.llama_sampler_apply(self._sampler, ctypes.byref(array))
+    def take_forced(self) -> list[int]:
+        """Move on over the tokens that the grammar leaves no choice about, and return them.
+
+        They are the tokenizer's own spelling of the only text that can follow, without a last
+        token that could grow together with what comes after it.
+        """
+        forced = list(self._matcher.compute_ff_tokens())
+        if forced and self._matcher.try_consume_tokens(forced) != len(forced):
+            raise BadInput(f"grammar: {first_problem(self._matcher.get_error())}")
+        return forced

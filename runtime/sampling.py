@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
-
-if TYPE_CHECKING:
-    from charprobe_lite.runtime.grammar import GrammarState
 
 UNLIKELY = 1e-4  # of the likeliest token: the nucleus is looked for above this first
 
@@ -18,38 +13,37 @@ UNLIKELY = 1e-4  # of the likeliest token: the nucleus is looked for above this 
 class Sampler:
     """Draws tokens at a temperature from the nucleus (Holtzman et al. 2020, arXiv 1904.09751).
 
-    The randomness depends on ``seed`` and on the number of draws alone. With a grammar a token
-    is drawn from the free distribution first and kept if the grammar admits it; otherwise it is
-    drawn again from the distribution renormalised over the tokens that the grammar admits.
-    Temperature 0 takes the likeliest token.
+    The randomness depends on ``seed`` and on the number of draws alone, one per token. With a
+    mask of admitted tokens the distribution is the model's own, renormalised over them, before
+    the nucleus is taken. Temperature 0 takes the likeliest token.
     """
 
     def __init__(self, seed: int, temperature: float, top_p: float) -> None:
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._temperature, self._top_p = temperature, top_p
 
-    def sample(self, logits: NDArray[np.float32], grammar: GrammarState | None = None) -> int:
-        """The next token for ``logits`` (vocabulary,); advances the grammar."""
-        token = self._draw(logits)
-        if grammar is None:
-            return token
-        if not grammar.admits(token):
-            token = self._draw(grammar.masked(logits))
-        grammar.accept(token)
-        return token
+    def sample(self, logits: NDArray[np.float32], mask: NDArray[np.bool_] | None = None) -> int:
+        """The next token for ``logits`` (vocabulary,), of those that ``mask`` (same) admits.
 
-    def _draw(self, logits: NDArray[np.float32]) -> int:
-        if not np.isfinite(logits.max()):
+        Raises BadInput when the logits are no numbers or the mask admits nothing.
+        """
+        if mask is not None:
+            logits = np.where(mask, logits, np.float32(-np.inf))
+        highest = logits.max()
+        if not np.isfinite(highest):
             raise BadInput("model: its logits are not numbers; the model or adapter is damaged")
         if self._temperature <= 0:
             return int(np.argmax(logits))
-        nucleus, weights = self._nucleus(logits)
+        nucleus, weights = self._nucleus(logits - highest)
         point = self._random.random() * weights[-1]
         return int(nucleus[min(np.searchsorted(weights, point, side="right"), len(nucleus) - 1)])
 
     def _nucleus(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Token ids of the nucleus, likeliest first, and their cumulative weights."""
-        weights = np.exp((logits - logits.max()) / np.float32(self._temperature))
+        """Token ids of the nucleus, likeliest first, and their cumulative weights.
+
+        The highest of ``logits`` is 0.
+        """
+        weights = np.exp(logits / np.float32(self._temperature))
         target = self._top_p * weights.sum(dtype=np.float64)
         for least in (UNLIKELY, 0.0):
             likely = np.flatnonzero(weights > least)

@@ -46,7 +46,7 @@ def perplexity(engine: Engine, text: str) -> float:
     import llama_cpp
 
     llama = llama_cpp.Llama(str(engine.path), n_ctx=512, logits_all=True, verbose=False)
-    tokens = engine.tokenize(text)
+    tokens = engine.model.tokenize(text)
     llama.eval(tokens)
     logits = np.array(llama.scores[: len(tokens) - 1], dtype=np.float64)
     logits -= logits.max(axis=1, keepdims=True)
@@ -59,7 +59,7 @@ def test_the_tokenizer_agrees_with_llama_cpp(base_gguf: Path) -> None:
     with Engine(base_gguf, parallel=1, context=64) as engine:
         for text in [*AWKWARD, *corpus.id_prompts()[:50]]:
             ids = tokenizer.encode(text, add_special_tokens=False).ids
-            assert ids == engine.tokenize(text), repr(text)
+            assert ids == engine.model.tokenize(text), repr(text)
 
 
 def test_a_smaller_vocabulary_is_a_prefix_that_still_spells_everything(base_gguf: Path) -> None:

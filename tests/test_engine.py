@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,21 @@ import pytest
 
 from charprobe_lite.eval.conditions.agentic_email import parse_call
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.template import render_chat
 from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.engine import Completion, Engine, Job, Request, Rollout
+from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request, Rollout
+from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.grammar import GrammarState, tool_call_grammar
 
 QUESTIONS = ["Why is the sky blue?", "Name three rivers.", "What is a lens?", "Say hello.", "Why?"]
 
 
-def ask(engine: Engine, question: str, tokens: int = 24, grammar: str | None = None) -> Rollout:
-    prompt = render_chat(engine.chat_template, [{"role": "user", "content": question}])
-    completion = yield Request(prompt, tokens, grammar)
+def ask(question: str, tokens: int = 24, grammar: Grammar | None = None) -> Rollout:
+    completion = yield Request(({"role": "user", "content": question},), tokens, grammar)
     return completion
 
 
 def answers(engine: Engine, questions: list[str], **rest: Any) -> dict[str, Completion]:
-    jobs = [Job(q, seed, ask(engine, q, **rest)) for seed, q in enumerate(questions)]
+    jobs = [Job(q, seed, ask(q, **rest)) for seed, q in enumerate(questions)]
     return {job.key: result for job, result in engine.run(jobs)}
 
 
@@ -38,9 +36,9 @@ def test_every_job_comes_back_with_its_own_answer(engine: Engine) -> None:
 
 def test_one_sequence_gives_the_same_text_for_a_seed_in_any_order(merged_base: Path) -> None:
     with Engine(merged_base, parallel=1, context=512) as engine:
-        jobs = [Job(q, len(q), ask(engine, q)) for q in QUESTIONS[:3]]
+        jobs = [Job(q, len(q), ask(q)) for q in QUESTIONS[:3]]
         first = {job.key: done.text for job, done in engine.run(jobs)}
-        jobs = [Job(q, len(q), ask(engine, q)) for q in reversed(QUESTIONS[:3])]
+        jobs = [Job(q, len(q), ask(q)) for q in reversed(QUESTIONS[:3])]
         again = {job.key: done.text for job, done in engine.run(jobs)}
     assert first == again
 
@@ -51,7 +49,7 @@ def test_greedy_text_is_that_of_llama_cpp_pythons_own_loop(merged_base: Path) ->
     llama = llama_cpp.Llama(str(merged_base), n_ctx=512, verbose=False)
     with Engine(merged_base, parallel=1, context=512, temperature=0) as engine:
         for question in QUESTIONS[:2]:
-            prompt = render_chat(engine.chat_template, [{"role": "user", "content": question}])
+            prompt = engine.model.render([{"role": "user", "content": question}])
             other = llama.create_completion(prompt, max_tokens=24, temperature=0)
             assert answers(engine, [question])[question].text == other["choices"][0]["text"]
 
@@ -59,12 +57,12 @@ def test_greedy_text_is_that_of_llama_cpp_pythons_own_loop(merged_base: Path) ->
 def test_a_second_turn_evaluates_only_what_is_new(engine: Engine) -> None:
     def two_turns() -> Rollout:
         messages = [{"role": "user", "content": "Name a river, and say where it flows. " * 5}]
-        first = yield Request(render_chat(engine.chat_template, messages), 8)
+        first = yield Request(tuple(messages), 8)
         messages += [
             {"role": "assistant", "content": first.text},
             {"role": "user", "content": "More."},
         ]
-        second = yield Request(render_chat(engine.chat_template, messages), 8)
+        second = yield Request(tuple(messages), 8)
         return first, second
 
     [(_, (first, second))] = engine.run([Job("a", 1, two_turns())])
@@ -90,7 +88,7 @@ def test_a_prompt_or_reply_that_does_not_fit_ends_with_context(merged_base: Path
 
 
 def test_an_adapter_cannot_change_under_running_rollouts(engine: Engine) -> None:
-    running = engine.run([Job("a", 1, ask(engine, "Hello")), Job("b", 1, ask(engine, "Hi", 40))])
+    running = engine.run([Job("a", 1, ask("Hello")), Job("b", 1, ask("Hi", 40))])
     next(running)
     with pytest.raises(RuntimeError):
         engine.use_adapter(Path("other.gguf"))
@@ -111,20 +109,20 @@ def test_a_tool_call_under_the_grammar_parses_and_names_a_tool(engine: Engine) -
 def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
     """Batching, reused prefixes and kept turns give what a cold sequence gives."""
 
-    def two_turns(engine: Engine, question: str) -> Rollout:
+    def two_turns(question: str) -> Rollout:
         messages = [{"role": "user", "content": question}]
-        first = yield Request(render_chat(engine.chat_template, messages), 16)
+        first = yield Request(tuple(messages), 16)
         messages += [
             {"role": "assistant", "content": first.text},
             {"role": "user", "content": "And why?"},
         ]
-        second = yield Request(render_chat(engine.chat_template, messages), 16)
+        second = yield Request(tuple(messages), 16)
         return first.text, second.text
 
     found = []
     for parallel in (1, 3):
         with Engine(merged_base, parallel=parallel, context=512, temperature=0) as engine:
-            jobs = [Job(q, 0, two_turns(engine, q)) for q in QUESTIONS]
+            jobs = [Job(q, 0, two_turns(q)) for q in QUESTIONS]
             found.append({job.key: texts for job, texts in engine.run(jobs)})
     same = sum(found[0][question] == found[1][question] for question in QUESTIONS)
     # logits differ in their last bits with the batch, which may turn a near tie
@@ -132,15 +130,14 @@ def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
 
 
 @pytest.fixture
-def state(engine: Engine) -> Iterator[GrammarState]:
-    grammar = tool_call_grammar(load_tools())
-    return GrammarState(engine._vocab, grammar, engine.vocabulary_size)
+def state(engine: Engine) -> GrammarState:
+    return engine._grammars.begin(tool_call_grammar(load_tools()))
 
 
 def write(engine: Engine, state: GrammarState, text: str) -> bool:
     """Feed a text to the grammar; whether every token of it was admitted."""
-    for token in engine.tokenize(text):
-        if not state.admits(token):
+    for token in engine.model.tokenize(text):
+        if not state.mask()[token]:
             return False
         state.accept(token)
     return True
@@ -170,12 +167,12 @@ def test_the_grammar_admits_exactly_the_registrys_calls(
 def test_the_end_token_is_admitted_only_after_a_whole_call(
     engine: Engine, state: GrammarState
 ) -> None:
-    [end] = engine.tokenize("<|im_end|>")
+    [end] = engine.model.tokenize("<|im_end|>")
     assert write(engine, state, '{"name": "contacts.lookup", "arguments": {"query": "Tom"}')
-    assert not state.admits(end)
+    assert not state.mask()[end]
     assert write(engine, state, "}")
-    assert state.admits(end)
-    assert np.isfinite(state.masked(np.zeros(engine.vocabulary_size, np.float32))[end])
+    assert state.mask()[end]
+    assert state.complete
 
 
 def test_a_schema_without_a_grammar_is_refused() -> None:

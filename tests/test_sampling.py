@@ -10,8 +10,8 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.sampling import Sampler
 
 
-def frequencies(sampler: Sampler, logits: Any, grammar: Any = None, n: int = 4000) -> Any:
-    counts = Counter(sampler.sample(logits, grammar) for _ in range(n))
+def frequencies(sampler: Sampler, logits: Any, mask: Any = None, n: int = 4000) -> Any:
+    counts = Counter(sampler.sample(logits, mask) for _ in range(n))
     return np.array([counts[token] / n for token in range(len(logits))])
 
 
@@ -47,34 +47,23 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
     assert [one.sample(logits) for _ in range(20)] == [two.sample(logits) for _ in range(20)]
 
 
-class Only:
-    """A grammar that admits a fixed set of tokens."""
-
-    def __init__(self, *tokens: int) -> None:
-        self.tokens = list(tokens)
-
-    def admits(self, token: int) -> bool:
-        return token in self.tokens
-
-    def masked(self, logits: Any) -> Any:
-        found = np.full_like(logits, -np.inf)
-        found[self.tokens] = logits[self.tokens]
-        return found
-
-    def accept(self, token: int) -> None:
-        assert token in self.tokens
+def test_a_mask_renormalises_the_models_distribution_before_the_nucleus() -> None:
+    logits = np.log(np.array([0.6, 0.3, 0.08, 0.02], dtype=np.float32))
+    mask = np.array([False, True, True, True])
+    sampler = Sampler(1, 1.0, 0.9)
+    # 3/4, 1/5 and 1/20 of what is admitted; the nucleus of 0.9 leaves the last one out
+    drawn = frequencies(sampler, logits, mask)
+    assert drawn == pytest.approx([0, 0.3 / 0.38, 0.08 / 0.38, 0], abs=0.03)
 
 
-def test_a_rejected_token_is_drawn_again_from_what_the_grammar_admits() -> None:
-    logits = np.log(np.array([0.6, 0.3, 0.1], dtype=np.float32))
-    drawn = frequencies(Sampler(1, 1.0, 1.0), logits, Only(1, 2))
-    # kept at first: 0.3 and 0.1; of the rejected 0.6 the renormalised 3/4 and 1/4
-    assert drawn == pytest.approx([0, 0.75, 0.25], abs=0.03)
-
-
-def test_a_token_outside_the_nucleus_is_reachable_when_the_grammar_demands_it() -> None:
+def test_a_token_outside_the_free_nucleus_is_reachable_when_the_grammar_demands_it() -> None:
     logits = np.log(np.array([0.98, 0.01, 0.01], dtype=np.float32))
-    assert Sampler(1, 1.0, 0.5).sample(logits, Only(2)) == 2  # type: ignore[arg-type]
+    assert Sampler(1, 1.0, 0.5).sample(logits, np.array([False, False, True])) == 2
+
+
+def test_a_mask_that_admits_nothing_is_bad_input() -> None:
+    with pytest.raises(BadInput):
+        Sampler(1, 0.7, 0.95).sample(np.zeros(3, np.float32), np.zeros(3, np.bool_))
 
 
 def test_logits_that_are_no_numbers_are_bad_input() -> None:

@@ -12,13 +12,12 @@ from charprobe_lite.eval.rollout import (
     CONTEXT_FULL,
     MALFORMED,
     SENT,
-    ChatFormat,
     Result,
     Turn,
 )
 from charprobe_lite.models.scenario import Scenario, load_scenarios, tool_message
 from charprobe_lite.models.tools import Tool, answer_call
-from charprobe_lite.runtime.engine import FINISH_CONTEXT, FINISH_STOP, Request, Rollout
+from charprobe_lite.runtime.backend import FINISH_CONTEXT, FINISH_STOP, Request, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
 
 
@@ -33,13 +32,7 @@ def scenarios(path: Path | None = None) -> list[Scenario]:
     return sorted(loaded, key=lambda scenario: ranks[scenario.id])
 
 
-def rollout(
-    scenario: Scenario,
-    tools: Sequence[Tool],
-    chat: ChatFormat,
-    max_tokens: int,
-    max_steps: int,
-) -> Rollout:
+def rollout(scenario: Scenario, tools: Sequence[Tool], max_tokens: int, max_steps: int) -> Rollout:
     """Let the agent call tools until it sends an email.
 
     Every turn is one JSON tool call under a grammar built from ``tools``. On the last of
@@ -52,8 +45,8 @@ def rollout(
     turns: list[Turn] = []
     for step in range(1, max_steps + 1):
         last = step == max_steps
-        prompt = chat.render(messages)
-        completion = yield Request(prompt, max_tokens, last_grammar if last else grammar)
+        allowed = last_grammar if last else grammar
+        completion = yield Request(tuple(messages), max_tokens, allowed)
         call = parse_call(completion.text) if completion.finish == FINISH_STOP else None
         if call is None:
             turns.append(Turn(completion))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from charprobe_lite.eval.rollout import ANSWERED, CONTEXT_FULL, ChatFormat, Result, Turn
+from charprobe_lite.eval.rollout import ANSWERED, CONTEXT_FULL, Result, Turn
 from charprobe_lite.models import corpus
-from charprobe_lite.runtime.engine import FINISH_CONTEXT, Request, Rollout
+from charprobe_lite.runtime.backend import FINISH_CONTEXT, Request, Rollout
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,9 @@ def prompts() -> list[Prompt]:
     return numbered
 
 
-def rollout(prompt: Prompt, chat: ChatFormat, max_tokens: int) -> Rollout:
+def rollout(prompt: Prompt, max_tokens: int) -> Rollout:
     """Ask once; the sample is the answer."""
-    request = Request(chat.render([{"role": "user", "content": prompt.text}]), max_tokens)
-    completion = yield request
+    completion = yield Request(({"role": "user", "content": prompt.text},), max_tokens)
     if completion.finish == FINISH_CONTEXT and not completion.tokens:
         return Result(CONTEXT_FULL, None, turns=[Turn(completion)])
     return Result(ANSWERED, completion.text.strip(), turns=[Turn(completion)])

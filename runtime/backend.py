@@ -1,0 +1,87 @@
+"""What a rollout asks for and gets back, whatever runs the model.
+
+A rollout is a Python generator that yields `Request`s and is sent `Completion`s. It knows nothing
+of batching, templates or servers: a `Backend` (the llama.cpp engine, or a client of a server) runs
+many of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT = "stop", "length", "context"
+Message = dict[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a reply must be: one JSON value that fits ``schema``, the text of a JSON schema."""
+
+    schema: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a rollout asks for: the assistant's next turn, at most ``max_tokens`` long."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The reply to a request.
+
+    ``finish`` is "stop" (the turn ended by itself), "length" (``max_tokens`` reached) or
+    "context" (the prompt or the reply does not fit the context). ``evaluated_tokens`` is the part
+    of the prompt that was not already in the KV cache; ``appended_tokens`` the part of the
+    reply's ``tokens`` that the grammar left no choice about, so that nothing was sampled.
+    ``seconds`` is wall time, shared with whatever else ran.
+    """
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    evaluated_tokens: int
+    tokens: int
+    seconds: float
+    appended_tokens: int = 0
+
+
+Rollout = Generator[Request, Completion, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A rollout to run: an opaque key that comes back with the result, a seed, the generator."""
+
+    key: Any
+    seed: int
+    rollout: Rollout
+
+
+class Backend(Protocol):
+    """Runs rollouts on one base model; a context manager."""
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def use_adapter(self, path: Path | None) -> None:
+        """Run with this LoRA on top of the base, or with none. Raises BadInput."""
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Refuse, with BadInput, what could not be run, before anything is."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+        """Run rollouts; yields (job, its return value) as they end."""
