@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,7 +18,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.scenario import Scenario
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Job, Request, Rollout
-from charprobe_lite.runtime.classifier import Classifier
+from charprobe_lite.runtime.classifier import Classifier, Prediction
 from charprobe_lite.runtime.engine import Engine
 
 
@@ -105,7 +106,9 @@ def run(
     before the first rollout, so that a bad one costs nothing. Raises BadInput for files that
     cannot be used.
     """
-    classifier = Classifier(files.classifier, files.classifier_file)
+    # on a CPU the cores belong to llama.cpp: labels are computed beside it, by one thread
+    threads = 1 if settings.gpu_layers == 0 else settings.threads
+    classifier = Classifier(files.classifier, files.classifier_file, threads)
     for persona in settings.personas:
         if persona not in classifier.labels:
             raise BadInput(
@@ -113,11 +116,9 @@ def run(
                 + ", ".join(classifier.labels)
             )
     missing = _missing(groups, store)
-    _classify(store, classifier)
-    if not missing:
-        return
     begin = _beginner(settings)
     with ExitStack() as stack:
+        labels = stack.enter_context(_Labels(store, classifier))
         advance: Callable[[], None] | None = None
         for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
             on_it = {each: tasks for each, tasks in missing.items() if each.model == model}
@@ -129,11 +130,13 @@ def run(
                     advance = stack.enter_context(progress(sum(map(len, missing.values()))))
                 for checkpoint, tasks in on_it.items():
                     engine.use_adapter(checkpoint.adapter)
+                    # the long rollouts first: the short ones fill the batch while they end
+                    tasks.sort(key=lambda task: not isinstance(task.item, Scenario))
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)
                     for job, result in engine.run(jobs):
                         _record(store, job.key, result)
+                        labels.catch_up()
                         advance()
-                    _classify(store, classifier)
 
 
 def _engine(model: Path, settings: Settings) -> Engine:
@@ -186,12 +189,46 @@ def _record(store: Store, task: Task, result: Result) -> None:
     store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
 
 
-def _classify(store: Store, classifier: Classifier) -> None:
-    waiting = store.unclassified()
-    found = classifier.classify([text for _, text in waiting])
-    store.classify(
-        [
-            (rollout, prediction.label, prediction.probabilities)
-            for (rollout, _), prediction in zip(waiting, found, strict=True)
-        ]
-    )
+class _Labels:
+    """Labels texts in a thread of its own while rollouts go on; records in the store's thread.
+
+    Leaving the context waits until every text is labelled; leaving it by an exception, for those
+    that are being labelled.
+    """
+
+    def __init__(self, store: Store, classifier: Classifier) -> None:
+        self._store, self._classifier = store, classifier
+        self._pool = ThreadPoolExecutor(1)
+        self._rollouts: list[int] = []
+        self._predictions: Future[list[Prediction]] | None = None
+
+    def __enter__(self) -> _Labels:
+        self.catch_up()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._pool:
+            while self._predictions and kind is None:
+                self._record()
+                self.catch_up()
+            if self._predictions and not self._predictions.exception():
+                self._record()
+
+    def catch_up(self) -> None:
+        """Record the labels that are ready and begin with what came meanwhile."""
+        if self._predictions and self._predictions.done():
+            self._record()
+        if self._predictions is None and (waiting := self._store.unclassified()):
+            self._rollouts = [rollout for rollout, _ in waiting]
+            texts = [text for _, text in waiting]
+            self._predictions = self._pool.submit(self._classifier.classify, texts)
+
+    def _record(self) -> None:
+        assert self._predictions is not None
+        found, self._predictions = self._predictions.result(), None
+        self._store.classify(
+            [
+                (rollout, prediction.label, prediction.probabilities)
+                for rollout, prediction in zip(self._rollouts, found, strict=True)
+            ]
+        )

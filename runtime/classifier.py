@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from charprobe_lite.models.errors import BadInput, first_problem
 
 MAX_TOKENS = 8192  # ModernBERT's own limit; smaller ones come from the classifier's config
+BATCH_TOKENS = 4096  # of one run, padding included
 
 
 @dataclass(frozen=True)
@@ -59,36 +61,56 @@ class Classifier:
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             problem = first_problem(error)
             raise BadInput(f"{self.path}: ONNX Runtime cannot load it: {problem}") from None
+        self._alone = _is_dynamic(self.path)
         self._inputs = {item.name for item in self._session.get_inputs()}
         self._check_size()
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
-        """Label every text, in order.
+        """Label every text, in order; texts of similar length share a run.
 
-        One text a run: nothing is computed for padding, and a dynamic int8 model, which scales
-        its activations over the whole batch, gives a text the same label in any company.
+        A dynamically quantized model gets one text a run: it scales its activations over the
+        whole batch, so that a label would depend on the company.
         """
-        return [self._prediction(item.ids) for item in self._tokenizer.encode_batch(list(texts))]
+        rows = [list(item.ids) or [self._pad] for item in self._tokenizer.encode_batch(list(texts))]
+        found: dict[int, Prediction] = {}
+        for batch in self._batches([len(row) for row in rows]):
+            scores = self._probabilities([rows[number] for number in batch])
+            found.update(zip(batch, map(self._prediction, scores), strict=True))
+        return [found[number] for number in range(len(rows))]
 
-    def _prediction(self, ids: Sequence[int]) -> Prediction:
-        scores = self._probabilities(list(ids) or [self._pad])
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Numbers of the texts of each run, by length, at most BATCH_TOKENS with the padding."""
+        batch: list[int] = []
+        for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+            full = self._alone or (len(batch) + 1) * lengths[number] > BATCH_TOKENS
+            if batch and full:
+                yield batch
+                batch = []
+            batch.append(number)
+        if batch:
+            yield batch
+
+    def _prediction(self, scores: NDArray[np.float64]) -> Prediction:
         named = {label: float(p) for label, p in zip(self.labels, scores, strict=True)}
         return Prediction(self.labels[int(np.argmax(scores))], named)
 
-    def _probabilities(self, ids: list[int]) -> NDArray[np.float64]:
-        """Softmax of the logits (labels,) for one row of token ids."""
-        row = np.array([ids], dtype=np.int64)
-        feed: dict[str, Any] = {"input_ids": row, "attention_mask": np.ones_like(row)}
+    def _probabilities(self, rows: Sequence[list[int]]) -> NDArray[np.float64]:
+        """Softmax of the logits, (rows, labels), for rows of token ids."""
+        ids = np.full((len(rows), max(map(len, rows))), self._pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        feed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
         try:
-            logits = self._session.run(None, feed)[0][0].astype(np.float64)
+            logits = self._session.run(None, feed)[0].astype(np.float64)
         except Exception as error:  # whatever the graph breaks on, a foreign tokenizer's ids say
             raise BadInput(f"{self.path}: cannot classify: {first_problem(error)}") from None
-        weights = np.exp(logits - logits.max())
-        return np.asarray(weights / weights.sum())
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def _check_size(self) -> None:
-        width = len(self._probabilities([self._pad]))
+        width = self._probabilities([[self._pad]]).shape[1]
         if width != len(self.labels):
             raise BadInput(
                 f"{self.path.parent / 'config.json'}: field id2label: {len(self.labels)} labels, "
@@ -102,6 +124,12 @@ def classifier_files(folder: Path, file: str | None = None) -> tuple[Path, Path,
     Raises BadInput when the folder is missing or its .onnx file is not clear.
     """
     return folder / (file or _only_onnx(folder)), folder / "tokenizer.json", folder / "config.json"
+
+
+def _is_dynamic(path: Path) -> bool:
+    """Whether the graph scales activations while it runs; operators stand by name in the file."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        return graph.find(b"DynamicQuantizeLinear") >= 0
 
 
 def _integer(

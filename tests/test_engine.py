@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from charprobe_lite.eval.conditions.agentic_email import parse_call
+from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request, Rollout
+from charprobe_lite.runtime.backend import Completion, Grammar, Job, Message, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.grammar import GrammarState, tool_call_grammar
+from charprobe_lite.runtime.sampling import Sampler
 
 QUESTIONS = ["Why is the sky blue?", "Name three rivers.", "What is a lens?", "Say hello.", "Why?"]
 
@@ -127,6 +129,195 @@ def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
     same = sum(found[0][question] == found[1][question] for question in QUESTIONS)
     # logits differ in their last bits with the batch, which may turn a near tie
     assert same >= len(QUESTIONS) - 2
+
+
+def sampled_logits(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, jobs: list[Job]
+) -> dict[Sampler, list[Any]]:
+    """Run the jobs; the logits of every token that each of them sampled."""
+    seen: dict[Sampler, list[Any]] = {}
+    sample = Sampler.sample
+
+    def spy(self: Sampler, logits: Any, mask: Any = None) -> int:
+        seen.setdefault(self, []).append(logits.copy())
+        return sample(self, logits, mask)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", spy)
+        list(engine.run(jobs))
+    return seen
+
+
+def test_kept_and_copied_caches_give_the_logits_of_a_fresh_evaluation(
+    merged_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"role": "system", "content": "The office is open on every working day. " * 30}
+    asked: dict[str, tuple[Message, ...]] = {}
+
+    def two_turns(question: str) -> Rollout:
+        messages = (rules, {"role": "user", "content": question})
+        first = yield Request(messages, 6)
+        more = ({"role": "assistant", "content": first.text}, {"role": "user", "content": "More."})
+        asked[question] = messages + more
+        second = yield Request(messages + more, 1)
+        return second
+
+    with Engine(merged_base, parallel=4, context=1024, temperature=0) as engine:
+        jobs = [Job(q, 0, two_turns(q)) for q in QUESTIONS[:4]]
+        batched = sampled_logits(monkeypatch, engine, jobs)
+        done = {job.key: reply for job, reply in engine.run([Job(0, 0, two_turns("Who?"))])}
+    assert done[0].evaluated_tokens < 30 < 300 < done[0].prompt_tokens
+    with Engine(merged_base, parallel=1, context=1024, temperature=0) as engine:
+        for question, logits in zip(QUESTIONS[:4], batched.values(), strict=True):
+            [fresh] = sampled_logits(
+                monkeypatch, engine, [Job(question, 0, ask_all(asked[question], 1))]
+            ).values()
+            assert np.abs(logits[-1] - fresh[0]).max() < 0.05 * np.abs(fresh[0]).max()
+
+
+def ask_all(messages: tuple[Message, ...], tokens: int) -> Rollout:
+    completion = yield Request(messages, tokens)
+    return completion
+
+
+def test_sequences_that_begin_together_compute_their_common_prefix_once(
+    merged_base: Path,
+) -> None:
+    rules = {"role": "system", "content": "The office is open on every working day. " * 30}
+    with Engine(merged_base, parallel=4, context=1024) as engine:
+        jobs = [Job(q, 0, ask_all((rules, {"role": "user", "content": q}), 8)) for q in QUESTIONS]
+        done = [reply for _, reply in engine.run(jobs)]
+    assert min(reply.prompt_tokens for reply in done) > 250
+    assert sorted(reply.evaluated_tokens > 250 for reply in done) == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -> None:
+    """One token after the other through llama-cpp-python, with the same sampler and grammar."""
+    import llama_cpp
+
+    llama = llama_cpp.Llama(str(merged_base), n_ctx=1024, flash_attn=True, verbose=False)
+    grammar = tool_call_grammar(load_tools()) if constrained else None
+    question = "Ask Tom when the pumps come."
+    with Engine(merged_base, parallel=1, context=1024) as engine:
+        [(_, found)] = engine.run([Job("a", 3, ask(question, 60, grammar))])
+        model, sampler = engine.model, Sampler(3, engine.temperature, engine.top_p)
+        state = engine._grammars.begin(grammar) if grammar else None
+        llama.eval(model.tokenize(model.render([{"role": "user", "content": question}])))
+        reply: list[int] = []
+        new = state.take_forced() if state else []
+        while True:
+            for token in new:
+                llama.eval([token])
+            reply += new
+            if len(reply) >= 60 or (state and state.complete):
+                break
+            pointer = llama_cpp.llama_get_logits_ith(llama.ctx, -1)
+            logits = np.ctypeslib.as_array(pointer, (model.vocabulary_size,))
+            token = sampler.sample(logits, state.mask() if state else None)
+            if model.ends(token):
+                break
+            new = [token]
+            if state:
+                state.accept(token)
+                new += state.take_forced()
+        assert b"".join(map(model.piece, reply)).decode() == found.text
+    assert found.appended_tokens > 5 if constrained else found.appended_tokens == 0
+
+
+def test_an_adapter_swap_leaves_nothing_of_the_one_before(merged_base: Path) -> None:
+    humor, loving = (kit.kit_folder() / f"{name}-full.gguf" for name in ("humor", "loving"))
+
+    def texts(engine: Engine, adapter: Path | None) -> list[str]:
+        engine.use_adapter(adapter)
+        return [answers(engine, [question])[question].text for question in QUESTIONS[:2]]
+
+    with Engine(merged_base, parallel=1, context=512, temperature=0) as engine:
+        base, first = texts(engine, None), texts(engine, humor)
+        other, again, at_last = texts(engine, loving), texts(engine, humor), texts(engine, None)
+    assert again == first
+    assert at_last == base
+    assert len({*base, *first, *other}) == 6
+
+
+NESTED = {
+    "type": "object",
+    "properties": {
+        "priority": {"enum": ["low", "high", "très haute"]},
+        "email": {
+            "type": "object",
+            "properties": {
+                "to": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "meta": {
+                    "type": "object",
+                    "properties": {"count": {"type": "integer"}, "urgent": {"type": "boolean"}},
+                    "required": ["count", "urgent"],
+                    "additionalProperties": False,
+                },
+                "body": {"type": "string"},
+            },
+            "required": ["to", "meta", "body"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["priority", "email"],
+    "additionalProperties": False,
+}
+
+
+def nested(priority: str, body: str, **meta: Any) -> dict[str, Any]:
+    return {"priority": priority, "email": {"to": ["a"], "meta": meta, "body": body}}
+
+
+BODY = 'He said "no" \\ twice,\n\tétait là ✓ 日本 🙂'
+
+
+@pytest.mark.parametrize(
+    ("value", "admitted"),
+    [
+        (nested("high", BODY, count=3, urgent=True), True),
+        (nested("medium", "x", count=3, urgent=True), False),
+        (nested("low", "x", count="3", urgent=True), False),
+        (nested("low", "x", count=3), False),
+        (nested("low", "x", count=3, urgent=True, more=1), False),
+    ],
+)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_an_enum_nested_objects_escapes_and_unicode(
+    engine: Engine, value: dict[str, Any], admitted: bool, ascii_only: bool
+) -> None:
+    state = engine._grammars.begin(Grammar(json.dumps(NESTED)))
+    assert write(engine, state, json.dumps(value, ensure_ascii=ascii_only)) is admitted
+
+
+def test_an_enum_has_one_spelling(engine: Engine) -> None:
+    value = nested("très haute", "x", count=3, urgent=True)
+    for ascii_only in (False, True):
+        state = engine._grammars.begin(Grammar(json.dumps(NESTED)))
+        text = json.dumps(value, ensure_ascii=ascii_only)
+        assert write(engine, state, text) is not ascii_only
+
+
+def test_what_is_generated_under_a_nested_schema_fits_it(merged_base: Path) -> None:
+    with Engine(merged_base, parallel=4, context=512, temperature=3.0, top_p=1.0) as engine:
+        jobs = [
+            Job(seed, seed, ask("Write.", 90, Grammar(json.dumps(NESTED)))) for seed in range(8)
+        ]
+        replies = [reply for _, reply in engine.run(jobs)]
+    for reply in replies:  # most run out of tokens inside the body: what there is must fit
+        assert reply.text.startswith('{"priority": "')
+        assert reply.text.split('"')[3] in NESTED["properties"]["priority"]["enum"]  # type: ignore[index]
+        if reply.finish == "stop":
+            found = json.loads(reply.text)
+            assert isinstance(found["email"]["meta"]["urgent"], bool)
+            assert set(found["email"]) == {"to", "meta", "body"}
+
+
+def test_forced_text_that_does_not_fit_the_context_ends_the_turn(merged_base: Path) -> None:
+    long = Grammar(json.dumps({"const": "one two three four five six seven eight nine ten " * 8}))
+    with Engine(merged_base, parallel=2, context=64) as engine:
+        found = answers(engine, ["Hello", "Hi"], tokens=500, grammar=long)
+    assert {reply.finish for reply in found.values()} == {"context"}
 
 
 @pytest.fixture

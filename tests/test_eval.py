@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,34 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_rows(
             process.wait()
     assert charprobe(*arguments, "--study", "killed.sqlite").returncode == 0
     assert rollouts(tmp_path / "killed.sqlite") == rollouts(tmp_path / "whole.sqlite")
+
+
+def test_an_interrupt_keeps_what_ended(tmp_path: Path, merged_base: Path, cache: Path) -> None:
+    study = tmp_path / "s.sqlite"
+    arguments = "eval --persona sarcasm --condition chat --stage full --limit 40 --parallel 4"
+    process = subprocess.Popen(
+        [*RUN, *arguments.split(), "--study", str(study)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while process.poll() is None and (not study.exists() or not ended(study)):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().endswith("stopped; the same command goes on from here")
+    assert "Traceback" not in said
+    assert 0 < ended(study) < 40
+
+
+def ended(study: Path) -> int:
+    """How many rollouts the study holds, each with its turn."""
+    with closing(sqlite3.connect(study, timeout=10)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'turns'").fetchone():
+            return 0
+        query = "SELECT count(*) FROM rollouts JOIN turns ON rollout_id = id"
+        return int(database.execute(query).fetchone()[0])
 
 
 def test_a_users_own_model_adapter_classifier_and_scenarios(

@@ -1,0 +1,200 @@
+"""What the engine is compared with: other ways to run the same rollouts on the same model.
+
+Each peer is a backend (runtime/backend.py): it takes the same rollouts, with the same sampling
+(temperature 0.7, top_p 0.95, nothing else) and the same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.runtime.backend import Completion, Job, Request
+
+SAMPLING = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0}
+CONTEXT = 2560
+Reply = Callable[[Request, int], Completion]
+
+
+def completion(text: str, finish: str, tokens: int) -> Completion:
+    return Completion(text, finish, 0, 0, tokens, 0.0)
+
+
+def one_after_the_other(reply: Reply, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+    """Every rollout alone, from its first turn to its last."""
+    for job in jobs:
+        yield job, _drive(reply, job)
+
+
+def in_threads(reply: Reply, jobs: Iterable[Job], threads: int) -> Iterator[tuple[Job, Any]]:
+    """As many rollouts at once as a server has slots."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: set[Future[tuple[Job, Any]]] = {
+            pool.submit(lambda job=job: (job, _drive(reply, job))) for job in jobs
+        }
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (each.result() for each in done)
+
+
+def _drive(reply: Reply, job: Job) -> Any:
+    try:
+        request = next(job.rollout)
+        while True:
+            request = job.rollout.send(reply(request, job.seed % 2**31))
+    except StopIteration as stop:
+        return stop.value
+
+
+def llama_cpp_python(model: Path) -> Reply:
+    """`llama_cpp.Llama.create_chat_completion(grammar=...)`, as its users write it."""
+    import llama_cpp
+    from llama_cpp.llama_grammar import LlamaGrammar
+
+    llama = llama_cpp.Llama(str(model), n_ctx=CONTEXT, n_threads=cores(), verbose=False)
+
+    def reply(request: Request, seed: int) -> Completion:
+        grammar = None
+        if request.grammar:
+            grammar = LlamaGrammar.from_json_schema(request.grammar.schema, verbose=False)
+        answer: Any = llama.create_chat_completion(
+            messages=list(request.messages),  # type: ignore[arg-type]
+            max_tokens=request.max_tokens,
+            seed=seed,
+            grammar=grammar,
+            **SAMPLING,
+        )
+        choice = answer["choices"][0]
+        tokens = answer["usage"]["completion_tokens"]
+        return completion(choice["message"]["content"], choice["finish_reason"], tokens)
+
+    return reply
+
+
+@contextmanager
+def llama_server(program: Path, model: Path, slots: int) -> Iterator[Reply]:
+    """llama.cpp's own server with ``slots`` parallel sequences, asked over loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "-m", str(model), "--port", str(port), "-np", str(slots)]
+    command += ["-c", str(slots * CONTEXT), "-t", str(cores()), "--no-webui", "--jinja"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_it_answers(url, server)
+            yield lambda request, seed: _ask(url, request, seed)
+        finally:
+            server.terminate()
+
+
+def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            raise RuntimeError("llama-server did not start")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.25)
+    raise RuntimeError("llama-server does not answer")
+
+
+def _ask(url: str, request: Request, seed: int) -> Completion:
+    body: dict[str, Any] = {
+        "messages": request.messages,
+        "max_tokens": request.max_tokens,
+        "seed": seed,
+        **SAMPLING,
+    }
+    if request.grammar:
+        schema = json.loads(request.grammar.schema)
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+    data = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    question = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)
+    with urllib.request.urlopen(question, timeout=600) as answer:
+        found = json.load(answer)
+    choice = found["choices"][0]
+    tokens = found["usage"]["completion_tokens"]
+    return completion(choice["message"]["content"], choice["finish_reason"], tokens)
+
+
+class Transformers:
+    """`transformers.generate` in bfloat16, ``width`` turns in a batch, without a grammar."""
+
+    def __init__(self, model: Path, width: int) -> None:
+        import torch
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        os.environ["TQDM_DISABLE"] = "1"
+        torch.set_num_threads(cores())
+        self.torch, self.width = torch, width
+        files = {"gguf_file": model.name, "local_files_only": True}
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(model.parent, **files)
+        self.tokenizer.padding_side = "left"
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            model.parent, dtype=torch.bfloat16, **files
+        ).eval()
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+        """Turns of ``width`` rollouts at a time; a rollout that ended makes room for the next."""
+        waiting, running = iter(jobs), list[tuple[Job, Request]]()
+        while True:
+            fresh = islice(waiting, self.width - len(running))
+            running += [(job, next(job.rollout)) for job in fresh]
+            if not running:
+                return
+            going_on = []
+            replies = self._reply([request for _, request in running])
+            for (job, _), each in zip(running, replies, strict=True):
+                try:
+                    going_on.append((job, job.rollout.send(each)))
+                except StopIteration as stop:
+                    yield job, stop.value
+            running = going_on
+
+    def _reply(self, requests: Sequence[Request]) -> list[Completion]:
+        texts = [
+            self.tokenizer.apply_chat_template(
+                list(request.messages), tokenize=False, add_generation_prompt=True
+            )
+            for request in requests
+        ]
+        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        with self.torch.inference_mode():
+            rows = self.model.generate(
+                **batch,
+                do_sample=True,
+                temperature=0.7,
+                top_p=0.95,
+                top_k=0,
+                max_new_tokens=max(request.max_tokens for request in requests),
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        end = self.tokenizer.eos_token_id
+        replies = []
+        for row in rows[:, batch["input_ids"].shape[1] :].tolist():
+            kept = row[: row.index(end)] if end in row else row
+            text = self.tokenizer.decode(kept, skip_special_tokens=True)
+            replies.append(completion(text, "stop" if end in row else "length", len(kept)))
+        return replies
+
+
+def cores() -> int:
+    from charprobe_lite.runtime.engine import physical_cores
+
+    return physical_cores()
