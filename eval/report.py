@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval import gap
 from charprobe_lite.eval.score import (
     Calibration,
+    Confusion,
     Estimate,
     Labels,
     Resampling,
@@ -25,14 +26,6 @@ from charprobe_lite.eval.store import Cell, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """``counts[i][j]``: rows with true label i of ``labels`` that were predicted as label j."""
-
-    labels: list[str]
-    counts: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -167,11 +160,11 @@ def _together(
     return replace(
         score,
         detection_rate=rate.value,
-        ci=_ends(rate),
-        ci_rows=_ends(accuracy(labels.true, labels.predicted, seed)),
+        ci=rate.ends,
+        ci_rows=accuracy(labels.true, labels.predicted, seed).ends,
         macro_f1=macro.value,
-        macro_f1_ci=_ends(macro),
-        macro_f1_ci_rows=_ends(macro_f1(labels.true, labels.predicted, seed)),
+        macro_f1_ci=macro.ends,
+        macro_f1_ci_rows=macro_f1(labels.true, labels.predicted, seed).ends,
         confusion=Confusion(names, counts.tolist()),
     )
 
@@ -195,18 +188,14 @@ def _one_by_one(
             score = replace(
                 score,
                 detection_rate=wilson.value,
-                ci=_ends(recall if repeated else wilson),
-                ci_rows=_ends(wilson),
+                ci=(recall if repeated else wilson).ends,
+                ci_rows=wilson.ends,
             )
             if len(personas) > 1:
                 precision = classes[persona].precision
-                score = replace(score, f1=f1.value, f1_ci=_ends(f1), precision=precision)
+                score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
         found.append(score)
     return found
-
-
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    return estimate.low, estimate.high
 
 
 def table(scores: Sequence[CellScore], title: str) -> Table:
@@ -265,7 +254,7 @@ def comparison_json(comparison: gap.Comparison) -> dict[str, Any]:
     """The comparison as ``--json`` prints it: ``gap``, ``stages`` and ``ceilings``."""
 
     def entry(cell: Cell, estimate: Estimate) -> dict[str, Any]:
-        return {**asdict(cell), "value": estimate.value, "ci": _ends(estimate)}
+        return {**asdict(cell), "value": estimate.value, "ci": estimate.ends}
 
     def step(each: gap.Difference, field: str) -> dict[str, Any]:
         both = {"from": getattr(each.before, field), "to": getattr(each.after, field)}
