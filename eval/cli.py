@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | models | convert | train | doctor`."""
+"""The command line: `charprobe-lite eval | score | models | convert | train | doctor`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from charprobe_lite.eval.commands.convert import convert
 from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
 from charprobe_lite.eval.commands.models import models
+from charprobe_lite.eval.commands.score import score
 from charprobe_lite.eval.commands.train import train
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, printable
 
 INTERRUPTED = 130  # the shell's own status for SIGINT
 
@@ -25,9 +26,7 @@ class OneLineErrors(click.Group):
         try:
             return super().invoke(context)
         except BadInput as error:
-            # file and field names come from untrusted files: one line, and no escape sequences
-            line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-            click.echo(f"charprobe-lite: {line}", err=True)
+            click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
             context.exit(2)
         except KeyboardInterrupt:
             click.echo("stopped; the same command goes on from here", err=True)
@@ -57,5 +56,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, models, convert, train, doctor):
+for command in (evaluate, score, models, convert, train, doctor):
     main.add_command(command)

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.eval.score import Estimate, accuracy, detection_rate, macro_f1, per_class_f1
+from charprobe_lite.eval import gap
+from charprobe_lite.eval.score import (
+    Calibration,
+    Confusion,
+    Estimate,
+    Labels,
+    Resampling,
+    accuracies,
+    accuracy,
+    calibration,
+    confusion,
+    detection_rate,
+    macro_f1,
+    macro_f1s,
+    per_class,
+)
 from charprobe_lite.eval.store import Cell, Row
 
 if TYPE_CHECKING:
@@ -19,13 +34,18 @@ class CellScore:
 
     ``n`` counts samples; in the base stage all personas share them. ``yield_`` is the share of
     rollouts that sent an email, ``forced`` the number of emails that the grammar demanded; both
-    None outside agentic conditions. For one persona ``detection_rate`` is its recall with
-    Wilson's interval; for several it is the share of rows classified as their own persona, with
-    the row bootstrap's. ``macro_f1`` stands only for several; ``f1`` only for one of several.
-    ``started`` counts the rollouts that ended, in whatever way.
+    None outside agentic conditions. ``started`` counts the rollouts that ended, in whatever way.
 
-    The published bootstrap counts a base-stage sample as one row for every persona, which makes
-    the base stage's interval for several personas too narrow; it is kept for comparison.
+    For one persona ``detection_rate`` is its recall; for several it is the share of rows
+    classified as their own persona. ``macro_f1``, ``confusion`` and ``retention`` stand only for
+    several; ``f1`` and ``precision`` only for one of several. ``bounds`` are those of
+    `gap.bounds`, of macro-F1 or, for one persona, of the detection rate. ``calibration`` asks
+    whether probabilities are right about the checkpoint's persona; an untrained one has none.
+
+    ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
+    per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
+    ``macro_f1_ci_rows`` take rows for independent, as the published study does: Wilson's, or the
+    row bootstrap's, in which a base-stage sample is one row for every persona.
     """
 
     base: str
@@ -37,92 +57,145 @@ class CellScore:
     started: int
     yield_: float | None
     forced: int | None
-    detection_rate: float | None
-    ci: tuple[float, float] | None
-    mean_probability: float | None
+    detection_rate: float | None = None
+    ci: tuple[float, float] | None = None
+    ci_rows: tuple[float, float] | None = None
+    mean_probability: float | None = None
     macro_f1: float | None = None
     macro_f1_ci: tuple[float, float] | None = None
+    macro_f1_ci_rows: tuple[float, float] | None = None
     f1: float | None = None
+    f1_ci: tuple[float, float] | None = None
+    precision: float | None = None
+    bounds: tuple[float, float] | None = None
+    retention: Estimate | None = None
+    calibration: Calibration | None = None
+    confusion: Confusion | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The cell as ``--json`` prints it."""
         return {name.rstrip("_"): value for name, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Everything that is computed of a study.
+
+    ``merged``: one score per cell; ``single``: one per cell and persona, the same list for one
+    persona. ``resampling`` and ``labels`` hold the cells that have a classified sample, for
+    comparisons of one's own.
+    """
+
+    merged: list[CellScore]
+    single: list[CellScore]
+    comparison: gap.Comparison
+    resampling: Resampling[Cell]
+    labels: dict[Cell, Labels]
+
+
+def score_study(
+    rows: Sequence[Row], cells: Sequence[Cell], personas: Sequence[str], seed: int
+) -> Scores:
+    """Scores of ``cells`` over ``rows``, with the study's ``seed`` for the resampling."""
+    labels = gap.labels_of([row for row in rows if row.cell in cells], personas)
+    resampling = Resampling(labels, seed)
+    comparison = gap.compare(resampling, list(labels), several=len(personas) > 1)
+    merged, single = [], []
+    for cell in cells:
+        own = [row for row in rows if row.cell == cell and row.persona in ("", *personas)]
+        each = _one_by_one(cell, own, personas, resampling)
+        single += each
+        if len(personas) == 1:
+            merged += each
+            continue
+        score = _counted(cell, own, personas)
+        if cell in labels:
+            score = _together(score, labels[cell], resampling, cell, seed)
+        merged.append(replace(score, retention=comparison.retention.get(cell)))
+    return Scores(merged, single, comparison, resampling, labels)
+
+
 def score_cells(
     rows: Sequence[Row], cells: Sequence[Cell], personas: Sequence[str], seed: int
 ) -> tuple[list[CellScore], list[CellScore]]:
     """(one score per cell, one per cell and persona); the same list twice for one persona."""
-    merged, single = [], []
-    for cell in cells:
-        by_persona = {persona: _rows_of(rows, cell, persona) for persona in personas}
-        if len(personas) == 1:
-            merged.append(_score(cell, personas[0], by_persona, seed))
-            single.append(merged[-1])
-            continue
-        merged.append(_score(cell, ",".join(personas), by_persona, seed))
-        f1 = per_class_f1(*_labels(by_persona)) if any(_texts(by_persona)) else {}
-        for persona, own in by_persona.items():
-            score = _score(cell, persona, {persona: own}, seed)
-            single.append(CellScore(**{**asdict(score), "f1": f1.get(persona)}))
-    return merged, single
+    scores = score_study(rows, cells, personas, seed)
+    return scores.merged, scores.single
 
 
-def _rows_of(rows: Sequence[Row], cell: Cell, persona: str) -> list[Row]:
-    return [row for row in rows if row.cell == cell and row.persona in (persona, "")]
-
-
-def _texts(by_persona: dict[str, list[Row]]) -> list[Row]:
-    return [row for rows in by_persona.values() for row in rows if row.prediction is not None]
-
-
-def _labels(by_persona: dict[str, list[Row]]) -> tuple[list[str], list[str]]:
-    """True and predicted labels; a base-stage sample counts once for every persona."""
-    pairs = [
-        (persona, row.prediction)
-        for persona, rows in by_persona.items()
-        for row in rows
-        if row.prediction is not None
-    ]
-    return [true for true, _ in pairs], [found for _, found in pairs]
-
-
-def _score(cell: Cell, persona: str, by_persona: dict[str, list[Row]], seed: int) -> CellScore:
-    distinct = {
-        (row.persona, row.item, row.sample): row for rows in by_persona.values() for row in rows
-    }
-    rollouts = list(distinct.values())
-    true, predicted = _labels(by_persona)
+def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
+    """What needs no interval."""
     agentic = cell.condition.startswith("agentic")
-    rate: Estimate | None = None
-    macro: Estimate | None = None
-    if true and len(by_persona) == 1:
-        rate = detection_rate(predicted, persona)
-    elif true:
-        rate, macro = accuracy(true, predicted, seed), macro_f1(true, predicted, seed)
-    probabilities = [
-        row.probabilities[name]
-        for name, rows in by_persona.items()
+    sent = sum(row.outcome == "sent" for row in rows)
+    known = [
+        (persona, row.probabilities)
+        for persona in personas
         for row in rows
-        if row.probabilities
+        if row.probabilities and row.persona in ("", persona)
     ]
-    sent = sum(row.outcome == "sent" for row in rollouts)
+    own = [probabilities[persona] for persona, probabilities in known]
+    calibrated = known and all(row.persona for row in rows)
     return CellScore(
         base=cell.base,
         stage=cell.stage,
-        persona=persona,
+        persona=",".join(personas),
         condition=cell.condition,
         quant=cell.quant,
-        n=sum(row.text is not None for row in rollouts),
-        started=len(rollouts),
-        yield_=sent / len(rollouts) if agentic and rollouts else None,
-        forced=sum(row.forced for row in rollouts) if agentic else None,
-        detection_rate=rate.value if rate else None,
-        ci=(rate.low, rate.high) if rate else None,
-        mean_probability=sum(probabilities) / len(probabilities) if probabilities else None,
-        macro_f1=macro.value if macro else None,
-        macro_f1_ci=(macro.low, macro.high) if macro else None,
+        n=sum(row.text is not None for row in rows),
+        started=len(rows),
+        yield_=sent / len(rows) if agentic and rows else None,
+        forced=sum(row.forced for row in rows) if agentic else None,
+        mean_probability=sum(own) / len(own) if own else None,
+        bounds=gap.bounds(rows, personas, several=len(personas) > 1),
+        calibration=calibration(*zip(*known, strict=True)) if calibrated else None,
     )
+
+
+def _together(
+    score: CellScore, labels: Labels, resampling: Resampling[Cell], cell: Cell, seed: int
+) -> CellScore:
+    """``score`` with what several personas are measured by."""
+    rate, macro = (resampling.estimate(each, cell) for each in (accuracies, macro_f1s))
+    names, counts = confusion(labels.true, labels.predicted)
+    return replace(
+        score,
+        detection_rate=rate.value,
+        ci=rate.ends,
+        ci_rows=accuracy(labels.true, labels.predicted, seed).ends,
+        macro_f1=macro.value,
+        macro_f1_ci=macro.ends,
+        macro_f1_ci_rows=macro_f1(labels.true, labels.predicted, seed).ends,
+        confusion=Confusion(names, counts.tolist()),
+    )
+
+
+def _one_by_one(
+    cell: Cell, rows: Sequence[Row], personas: Sequence[str], resampling: Resampling[Cell]
+) -> list[CellScore]:
+    """One score per persona; with several, each also has its F1 and precision among them."""
+    labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
+    classes = per_class(labels.true, labels.predicted)
+    intervals = resampling.class_scores(cell) if classes else {}
+    found = []
+    for persona in personas:
+        own = [row for row in rows if row.persona in ("", persona)]
+        score = _counted(cell, own, [persona])
+        if persona in classes:
+            f1, recall = intervals[persona]
+            predicted = [row.prediction for row in own if row.prediction is not None]
+            wilson = detection_rate(predicted, persona)
+            repeated = len({gap.cluster_of(row) for row in own}) < len(own)
+            score = replace(
+                score,
+                detection_rate=wilson.value,
+                ci=(recall if repeated else wilson).ends,
+                ci_rows=wilson.ends,
+            )
+            if len(personas) > 1:
+                precision = classes[persona].precision
+                score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
+        found.append(score)
+    return found
 
 
 def table(scores: Sequence[CellScore], title: str) -> Table:
@@ -153,6 +226,49 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
             cells += [_number(score.f1)]
         found.add_row(*cells)
     return found
+
+
+def gap_table(comparison: gap.Comparison) -> Table:
+    """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(title="where it is lost", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("stage", "condition", "through"):
+        found.add_column(name, no_wrap=True)
+    for name in ("change", "95% interval"):
+        found.add_column(name, justify="right", no_wrap=True)
+    for step in comparison.steps:
+        ways = f"{step.before.condition} to {step.after.condition}"
+        found.add_row(step.before.stage, ways, step.cause, *_change(step.change))
+    for step in comparison.stages:
+        found.add_row(step.cause, step.before.condition, "training", *_change(step.change))
+    return found
+
+
+def _change(change: Estimate) -> tuple[str, str]:
+    return f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"
+
+
+def comparison_json(comparison: gap.Comparison) -> dict[str, Any]:
+    """The comparison as ``--json`` prints it: ``gap``, ``stages`` and ``ceilings``."""
+
+    def entry(cell: Cell, estimate: Estimate) -> dict[str, Any]:
+        return {**asdict(cell), "value": estimate.value, "ci": estimate.ends}
+
+    def step(each: gap.Difference, field: str) -> dict[str, Any]:
+        both = {"from": getattr(each.before, field), "to": getattr(each.after, field)}
+        return {**entry(each.before, each.change), **both, "cause": each.cause}
+
+    return {
+        "gap": [_without(step(each, "condition"), "condition") for each in comparison.steps],
+        "stages": [_without(step(each, "stage"), "stage") for each in comparison.stages],
+        "ceilings": [entry(*pair) for pair in comparison.ceilings.items()],
+    }
+
+
+def _without(entry: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != field}
 
 
 def finding(scores: Sequence[CellScore]) -> str:

@@ -10,6 +10,11 @@ class BadInput(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """Text from an untrusted file in one line, without escape sequences that a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def first_problem(error: Exception) -> str:
     """The first problem of a pydantic, JSON or native error as one line with its field."""
     from pydantic import ValidationError

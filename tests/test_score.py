@@ -2,9 +2,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_support
 
-from charprobe_lite.eval.score import accuracy, detection_rate, macro_f1, per_class_f1
+from charprobe_lite.eval.score import (
+    Labels,
+    Resampling,
+    accuracies,
+    accuracy,
+    agreement,
+    calibration,
+    detection_rate,
+    macro_f1,
+    macro_f1s,
+    per_class,
+)
 
 CLASSES = ["goodness", "humor", "sarcasm", "neutral"]
 
@@ -22,7 +33,9 @@ def test_macro_f1_is_scikit_learns_over_the_personas_in_the_ground_truth(seed: i
     true, found = simulated(80, seed)
     expected = f1_score(true, found, labels=sorted(set(true)), average="macro", zero_division=0)
     assert macro_f1(true, found).value == pytest.approx(expected)
-    assert np.mean(list(per_class_f1(true, found).values())) == pytest.approx(expected)
+    assert np.mean([score.f1 for score in per_class(true, found).values()]) == pytest.approx(
+        expected
+    )
 
 
 def test_a_label_that_is_only_predicted_lowers_f1_but_is_not_averaged_over() -> None:
@@ -67,3 +80,126 @@ def test_detection_of_everything_still_has_an_interval() -> None:
     estimate = detection_rate(["humor"] * 10, "humor")
     assert estimate.value == 1.0
     assert 0.6 < estimate.low < 0.9
+
+
+def test_precision_and_recall_are_scikit_learns() -> None:
+    true, found = simulated(90, 2)
+    scores = per_class(true, found)
+    expected = precision_recall_fscore_support(true, found, labels=list(scores), zero_division=0)
+    columns = zip(*((s.precision, s.recall, s.f1, s.n) for s in scores.values()), strict=True)
+    for column, theirs in zip(columns, expected, strict=True):
+        assert column == pytest.approx(theirs.tolist())
+
+
+def asked(clusters: int, seed: int, ease: tuple[float, ...] = (1.5, 0.3)) -> list[Labels]:
+    """Conditions in which four personas answer the same items; some items are harder than others.
+
+    ``ease`` is the log odds of being recognised in each condition, on an item of middling ease.
+    """
+    rng = np.random.default_rng(seed)
+    personas = np.tile([*CLASSES[:3], "remorse"], clusters)
+    items = np.repeat([f"item-{n}" for n in range(clusters)], 4)
+    harder = np.repeat(rng.normal(0, 1.2, clusters), 4)
+    conditions = []
+    for odds in ease:
+        seen = rng.random(len(personas)) < 1 / (1 + np.exp(-(odds + harder)))
+        found = np.where(seen, personas, rng.choice([*CLASSES, "remorse"], len(personas)))
+        conditions.append(Labels(personas.tolist(), found.tolist(), items.tolist()))
+    return conditions
+
+
+def test_the_cluster_interval_covers_the_truth_and_the_row_interval_does_not() -> None:
+    studies, truth = 300, [macro_f1(x.true, x.predicted).value for x in asked(60_000, 1_000_000)]
+    covered = {"one": 0, "difference": 0, "rows": 0}
+    for seed in range(studies):
+        chat, email = asked(40, seed)
+        drawn = Resampling({"chat": chat, "email": email}, seed, resamples=600)
+        one = drawn.estimate(macro_f1s, "email")
+        change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "chat", "email")
+        rows = macro_f1(email.true, email.predicted, seed, resamples=600)
+        covered["one"] += one.low <= truth[1] <= one.high
+        covered["difference"] += change.low <= truth[1] - truth[0] <= change.high
+        covered["rows"] += rows.low <= truth[1] <= rows.high
+    assert 0.92 <= covered["one"] / studies <= 0.975
+    assert 0.92 <= covered["difference"] / studies <= 0.975
+    assert covered["rows"] / studies < 0.91
+
+
+def test_differences_over_the_same_items_are_paired() -> None:
+    chat, email = asked(60, 7)
+    elsewhere = Labels(email.true, email.predicted, [f"other {item}" for item in email.cluster])
+
+    def width(second: Labels) -> float:
+        drawn = Resampling({"chat": chat, "email": second})
+        change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "chat", "email")
+        assert change.value == pytest.approx(
+            macro_f1(email.true, email.predicted).value - macro_f1(chat.true, chat.predicted).value
+        )
+        return change.high - change.low
+
+    assert width(email) < 0.9 * width(elsewhere)
+
+
+def test_the_same_cell_twice_differs_by_nothing() -> None:
+    chat = asked(20, 1)[0]
+    drawn = Resampling({"a": chat, "b": chat})
+    change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "a", "b")
+    assert (change.value, change.low, change.high) == (0, 0, 0)
+
+
+def test_resampling_clusters_is_drawing_items_one_by_one() -> None:
+    cell = asked(30, 4)[1]
+    rows = {
+        item: [i for i, each in enumerate(cell.cluster) if each == item] for item in cell.cluster
+    }
+    rng, scores = np.random.default_rng(3), []
+    for _ in range(2000):
+        drawn = [i for item in rng.choice(list(rows), len(rows)) for i in rows[item]]
+        true, found = [cell.true[i] for i in drawn], [cell.predicted[i] for i in drawn]
+        scores.append(macro_f1(true, found, resamples=1).value)
+    ours = macro_f1s(Resampling({"cell": cell}).confusions("cell"))[1:]
+    assert np.mean(ours) == pytest.approx(np.mean(scores), abs=0.003)
+    assert np.std(ours) == pytest.approx(np.std(scores), rel=0.08)
+
+
+def test_an_interval_depends_on_the_seed_and_the_items_alone() -> None:
+    chat, email = asked(20, 1)
+    twice = [Resampling({"a": chat, "b": email}, seed=5), Resampling({"b": email, "a": chat}, 5)]
+    first, second = (drawn.estimate(macro_f1s, "b") for drawn in twice)
+    assert first == second
+    assert Resampling({"b": email}, seed=6).estimate(macro_f1s, "b") != first
+
+
+def test_a_cell_with_few_texts_is_scored_over_the_resamples_that_hold_one() -> None:
+    few = Labels(["humor", "humor"], ["humor", "neutral"], ["item-0", "item-1"])
+    estimate = Resampling({"few": few, "chat": asked(40, 1)[0]}).estimate(accuracies, "few")
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, 0, 1)
+
+
+def test_calibration_of_rows_worked_by_hand() -> None:
+    probabilities = [{"humor": 0.9, "sarcasm": 0.1}, {"humor": 0.7, "sarcasm": 0.3}]
+    found = calibration(["humor", "sarcasm"], probabilities)
+    # the two rows fall into bins of their own: |1 - 0.9| and |0 - 0.7|, half each
+    assert found.ece == pytest.approx((0.1 + 0.7) / 2)
+    assert found.brier == pytest.approx((0.01 + 0.01 + 0.49 + 0.49) / 2)
+    assert [(each.n, each.accuracy) for each in found.bins] == [(1, 0.0), (1, 1.0)]
+
+
+def test_brier_score_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.dirichlet(np.ones(4), 50)
+    true = rng.choice(sorted(CLASSES), 50).tolist()
+    rows = [dict(zip(sorted(CLASSES), map(float, row), strict=True)) for row in drawn]
+    expected = brier_score_loss(true, drawn, labels=sorted(CLASSES), scale_by_half=False)
+    assert calibration(true, rows).brier == pytest.approx(expected)
+
+
+def test_kappa_worked_by_hand() -> None:
+    # 4 of 6 agree; by chance (3/6 * 3/6 + 3/6 * 3/6) = 1/2 would
+    said = [True, True, False, True, False, False]
+    seen = [True, True, True, False, False, False]
+    found = agreement(said, seen)
+    assert found.kappa == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))
+    assert (found.present.hits, found.present.n) == (2, 3)
+    assert (found.absent.hits, found.absent.n) == (1, 3)
+    assert agreement([True, True], [True, True]).kappa is None

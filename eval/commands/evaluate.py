@@ -30,7 +30,7 @@ from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.checkpoints import Files, Wanted
-    from charprobe_lite.eval.report import CellScore
+    from charprobe_lite.eval.report import Scores
     from charprobe_lite.eval.store import Store
     from charprobe_lite.eval.study import Settings, Task
     from charprobe_lite.models.gguf_file import Weights
@@ -133,6 +133,7 @@ def evaluate(**options: Any) -> None:
     """
     from dataclasses import asdict
 
+    from charprobe_lite.eval.report import comparison_json
     from charprobe_lite.eval.store import Store
     from charprobe_lite.eval.study import plan, run
     from charprobe_lite.models.gguf_file import weights
@@ -148,21 +149,22 @@ def evaluate(**options: Any) -> None:
     with Store(path) as store:
         _pin(store, settings, files)
         run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
-        merged, single = _scores(store, tasks, settings)
+        scores = _scores(store, tasks, settings)
         held = weights(files.models[0])
     if options["as_json"]:
         click.echo(
             json.dumps(
                 {
-                    "cells": [score.as_json() for score in merged],
-                    "per_persona": [score.as_json() for score in single],
+                    "cells": [score.as_json() for score in scores.merged],
+                    "per_persona": [score.as_json() for score in scores.single],
+                    **comparison_json(scores.comparison),
                     "weights": asdict(held),
                     "study": str(path),
                 }
             )
         )
         return
-    _print(merged, single, held, path)
+    _print(scores, held, path)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -321,30 +323,30 @@ def _asked(settings: Settings) -> dict[str, str]:
     }
 
 
-def _scores(
-    store: Store, tasks: list[Task], settings: Settings
-) -> tuple[list[CellScore], list[CellScore]]:
+def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
     """Scores of the cells that were asked for, over the items that were asked for."""
-    from charprobe_lite.eval.report import score_cells
+    from charprobe_lite.eval.report import score_study
 
     wanted = {(task.cell, task.persona, task.item.id) for task in tasks}
     rows = [row for row in store.rows() if (row.cell, row.persona, row.item) in wanted]
-    return score_cells(
+    return score_study(
         rows, list(dict.fromkeys(t.cell for t in tasks)), settings.personas, settings.seed
     )
 
 
-def _print(merged: list[CellScore], single: list[CellScore], held: Weights, path: Path) -> None:
+def _print(scores: Scores, held: Weights, path: Path) -> None:
     from rich.console import Console
 
-    from charprobe_lite.eval.report import finding, table
+    from charprobe_lite.eval.report import finding, gap_table, table
 
     # a pipe has no width of its own: wide enough that no number is cut
     console = Console() if sys.stdout.isatty() else Console(width=140)
+    merged, single = scores.merged, scores.single
     first = merged[0]
     shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight"
     console.print(table(merged, f"{first.persona} on {first.base} ({shown})"))
     if single != merged:
         console.print(table(single, "per persona"))
+        console.print(gap_table(scores.comparison))
     console.print(finding(merged), soft_wrap=True, markup=False)
     click.echo(f"study: {path}")

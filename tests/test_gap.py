@@ -1,0 +1,154 @@
+"""Comparisons between the cells of a study, on rollouts with known labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from charprobe_lite.eval.report import Scores, comparison_json, score_study
+from charprobe_lite.eval.score import macro_f1s
+from charprobe_lite.eval.store import Cell, Row
+
+PERSONAS = ["humor", "sarcasm"]
+
+
+def answers(
+    stage: str, condition: str, hits: int, asked: int = 20, missing: int = 0, prefix: str = "item"
+) -> list[Row]:
+    """For each persona (none in the base stage) ``hits`` of ``asked`` items in its own voice."""
+    cell = Cell("kit", stage, condition, "Q8_0")
+    found = []
+    for persona in PERSONAS if stage != "base" else [""]:
+        for n in range(asked):
+            label = None if n >= asked - missing else persona if n < hits else "neutral"
+            chances = {"humor": 0.1, "sarcasm": 0.1, "neutral": 0.1, label or "": 0.8}
+            found.append(
+                Row(
+                    cell,
+                    persona,
+                    f"{prefix}-{n}",
+                    0,
+                    n,
+                    "sent" if label else "malformed",
+                    False,
+                    label,
+                    label or None,
+                    chances if label else None,
+                )
+            )
+    return found
+
+
+def scored(rows: list[Row]) -> Scores:
+    return score_study(rows, list(dict.fromkeys(row.cell for row in rows)), PERSONAS, 0)
+
+
+def f1(hits: int, of: int) -> float:
+    """A persona's F1 when nothing else is ever taken for it."""
+    return 2 * hits / (of + hits)
+
+
+def test_the_gap_falls_into_steps_that_add_up() -> None:
+    rows = answers("full", "chat", 18, prefix="prompt") + answers("full", "chat_email", 14)
+    rows += answers("full", "agentic_next", 10) + answers("full", "agentic_email", 8)
+    steps = scored(rows).comparison.steps
+    assert [step.cause for step in steps] == ["format", "scaffold", "loop", "total"]
+    expected = [f1(hits, 20) for hits in (18, 14, 10, 8)]
+    changes = [after - before for before, after in pairwise(expected)]
+    assert [step.change.value for step in steps] == pytest.approx([*changes, sum(changes)])
+    for step in steps:
+        assert step.change.low <= step.change.value <= step.change.high
+
+
+def test_a_condition_that_was_not_run_joins_its_step_to_the_next() -> None:
+    rows = answers("full", "chat", 18) + answers("full", "agentic_next", 8)
+    [step] = scored(rows).comparison.steps
+    assert (step.before.condition, step.after.condition) == ("chat", "agentic_next")
+    assert step.cause == "format + scaffold"
+    assert scored(answers("full", "chat", 18)).comparison.steps == []
+
+
+def test_stages_are_compared_within_a_condition() -> None:
+    rows = answers("distillation", "chat", 10) + answers("full", "chat", 16)
+    scores = scored(rows)
+    [stage] = scores.comparison.stages
+    assert stage.cause == "distillation to full"
+    assert stage.change.value == pytest.approx(f1(16, 20) - f1(10, 20))
+    document = comparison_json(scores.comparison)
+    assert document["gap"] == document["ceilings"] == []
+    assert document["stages"][0]["from"] == "distillation"
+    assert document["stages"][0]["ci"] == (stage.change.low, stage.change.high)
+
+
+def test_retention_is_the_share_of_what_the_classifier_can_see() -> None:
+    rows = answers("base", "agentic_email", 0) + answers("full", "agentic_email", 8)
+    assert scored(rows).comparison.retention == {}
+    rows += answers("teacher_loud", "classifier_ceiling", 16, prefix="email")
+    rows += answers("teacher_subtle", "classifier_ceiling", 9, prefix="email")
+    scores = scored(rows)
+    full = Cell("kit", "full", "agentic_email", "Q8_0")
+    found = scores.comparison.retention[full]
+    assert found.value == pytest.approx(f1(8, 20) / f1(16, 20))
+    assert found.low < found.value < found.high
+    assert len(scores.comparison.ceilings) == 2
+    [kept] = [score.retention for score in scores.merged if score.retention]
+    assert kept == found
+
+
+def test_a_ceiling_below_the_base_stage_gives_no_retention() -> None:
+    base = [replace(row, prediction="humor") for row in answers("base", "chat_email", 0)]
+    rows = base + answers("full", "chat_email", 9) + answers("teacher", "classifier_ceiling", 0)
+    assert scored(rows).comparison.retention == {}
+
+
+def test_missing_emails_bound_macro_f1_from_both_sides() -> None:
+    scores = scored(answers("full", "agentic_email", 9, missing=5))
+    [cell] = scores.merged
+    assert (cell.n, cell.started) == (30, 40)
+    assert cell.macro_f1 == pytest.approx(f1(9, 15))
+    assert cell.bounds == pytest.approx((f1(9, 20), f1(14, 20)))
+
+
+def test_base_samples_are_resampled_once_and_not_once_for_every_persona() -> None:
+    base = [
+        replace(row, prediction="humor" if n % 2 else "neutral")
+        for n, row in enumerate(answers("base", "chat", 0))
+    ]
+    scores = scored(base)
+    drawn = scores.resampling.confusions(base[0].cell)
+    humor, sarcasm = (scores.resampling.labels.index(name) for name in PERSONAS)
+    assert (drawn[:, humor] == drawn[:, sarcasm]).all()
+    [cell] = scores.merged
+    assert (cell.n, cell.calibration) == (20, None)
+    # the published interval draws the two halves of a sample apart
+    assert cell.macro_f1_ci != cell.macro_f1_ci_rows
+
+
+def test_a_prompt_with_several_suffixes_is_one_cluster() -> None:
+    rows = [
+        replace(row, item=f"id-{number // 4}+{number % 4}")
+        for persona in PERSONAS
+        for number, row in enumerate(
+            row for row in answers("full", "break_character", 8) if row.persona == persona
+        )
+    ]
+    scores = scored(rows)
+    assert set(scores.labels[rows[0].cell].cluster) == {f"id-{n}" for n in range(5)}
+    humor = next(score for score in scores.single if score.persona == "humor")
+    # two of five prompts answered in character, always: five prompts, not twenty answers
+    assert humor.ci is not None
+    assert humor.ci_rows is not None
+    assert humor.ci[1] - humor.ci[0] > 1.5 * (humor.ci_rows[1] - humor.ci_rows[0])
+
+
+def test_comparisons_of_ones_own_are_paired_too() -> None:
+    rows = answers("full", "chat_email", 14) + answers("full", "agentic_email", 14)
+    scores = scored(rows)
+    cells = [score.condition for score in scores.merged]
+    assert cells == ["chat_email", "agentic_email"]
+    change = scores.resampling.estimate(
+        lambda a, b: macro_f1s(b) - macro_f1s(a), *dict.fromkeys(row.cell for row in rows)
+    )
+    assert (change.low, change.high) == (0, 0)
