@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | models | convert | train | doctor`."""
+"""The command line: `charprobe-lite eval | report | models | convert | train | doctor`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from charprobe_lite.eval.commands.convert import convert
 from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
 from charprobe_lite.eval.commands.models import models
+from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.train import train
 from charprobe_lite.models.errors import BadInput
 
@@ -57,5 +58,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, models, convert, train, doctor):
+for command in (evaluate, report, models, convert, train, doctor):
     main.add_command(command)
