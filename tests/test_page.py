@@ -16,7 +16,7 @@ import pytest
 
 from charprobe_lite.eval.page import Written, write_report
 from charprobe_lite.eval.page.occlusion import Sentence, occlude, split
-from charprobe_lite.eval.page.recorded import read_study
+from charprobe_lite.eval.page.recorded import Recorded, read_study
 from charprobe_lite.eval.rollout import Result, Turn
 from charprobe_lite.eval.store import Cell, Store
 from charprobe_lite.models import kit
@@ -109,10 +109,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report(study: Path) -> Written:
     recorded = read_study(study)
-    number = next(n for n, row in enumerate(recorded.rows) if row.cell.stage == "full" and row.text)
-    text = recorded.rows[number].text or ""
-    shaded = {number: [Sentence(s, 0.4 - 0.35 * n) for n, s in enumerate(split(text))]}
-    return write_report(recorded, study.parent / "report", shaded)
+    return write_report(recorded, study.parent / "report", shading(recorded))
+
+
+def shading(recorded: Recorded) -> dict[int, list[Sentence]]:
+    """Made-up weights for the first text of the full stage."""
+    full = [n for n, row in enumerate(recorded.rows) if row.cell.stage == "full" and row.text]
+    sentences = split(recorded.rows[full[0]].text or "")
+    return {full[0]: [Sentence(s, 0.4 - 0.35 * n) for n, s in enumerate(sentences)]}
 
 
 @pytest.fixture(scope="session")
@@ -183,10 +187,9 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: Written) 
 
 
 def test_the_same_study_gives_the_same_bytes(study: Path, report: Written, tmp_path: Path) -> None:
-    first = write_report(read_study(study), tmp_path / "a", {})
-    again = write_report(read_study(study), tmp_path / "b", {})
+    again = write_report(read_study(study), tmp_path, shading(read_study(study)))
     for one, other in zip(
-        [first.page, *first.figures, *first.tables],
+        [report.page, *report.figures, *report.tables],
         [again.page, *again.figures, *again.tables],
         strict=True,
     ):
@@ -218,7 +221,10 @@ def test_nothing_a_model_wrote_runs_or_loads(opened: Any, tmp_path: Path) -> Non
     assert seen.shown() == 4
     page.click("#samples tbody button")
     page.get_by_role("button", name="Show all 300,000 characters").first.click()
-    page.fill("[name=text]", "<script>")
+    page.fill("[name=text]", "desrever")
+    assert seen.shown() == 4
+    page.click("#samples tbody button")  # what turns the direction of text is shown, not obeyed
+    assert "U+0000 escape U+001B[31m right to left U+202E desrever" in page.inner_text("#sample")
     page.click("#label-start button[type=submit]")
     for _ in HOSTILE:
         page.keyboard.press("p")
@@ -227,17 +233,6 @@ def test_nothing_a_model_wrote_runs_or_loads(opened: Any, tmp_path: Path) -> Non
     assert [url for url in seen.requests if url.startswith("file")] == seen.requests[:1]
     assert seen.complaints == []
     assert page.locator("main script, main iframe, main svg, main a[href^=javascript]").count() == 0
-
-
-@browsed
-def test_direction_controls_in_a_text_are_shown_and_not_obeyed(opened: Any, tmp_path: Path) -> None:
-    cell = Cell("kit", "full", "chat", "Q8_0")
-    path = write_study(
-        tmp_path / "s.sqlite", [(cell, "humor", "a", chat("one \u202e two \x00"), "humor")]
-    )
-    page = opened(write_report(read_study(path), tmp_path / "report", {}).page).page
-    page.click("#samples tbody button")
-    assert page.inner_text("#sample .said >> nth=0") == "one U+202E two U+0000"
 
 
 @browsed
@@ -306,7 +301,7 @@ def test_a_rollout_is_read_turn_by_turn_and_beside_the_other_stages(
     page.click("#across")
     columns = page.locator(".columns section")
     texts = [columns.nth(n).locator(".said").first.inner_text() for n in range(columns.count())]
-    assert texts == [
+    assert [re.sub(r"[+\u2212]\.\d\d", "", text) for text in texts] == [
         "Hidden in 10. A plain base thing! Bye",
         "Hidden in 10. A humor distillation thing! Bye",
         "Hidden in 10. A humor full thing! Bye",
@@ -413,7 +408,7 @@ def test_a_screen_reader_finds_landmarks_names_and_headings(opened: Any, report:
     assert page.evaluate("document.documentElement.lang") == "en"
     nameless = page.evaluate(
         "() => [...document.querySelectorAll('button, select, input, a, [role=region]')]"
-        ".filter((e) => !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim())).length"
+        ".filter((e) => !(e.labels?.length || e.ariaLabel || e.textContent.trim())).length"
     )
     assert nameless == 0
     assert page.locator("img:not([alt]), table:not(:has(caption)), th:not([scope])").count() == 0

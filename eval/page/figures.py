@@ -204,7 +204,7 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
     series = list(dict.fromkeys(bar.series for panel in panels for bar in panel.bars))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    per_row = len(names) * max(0.34, 0.17 * len(series))
+    per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
     figure, grid = _grid(rows, columns, rows * (per_row + 0.7) + 0.6, sharey=True)
     height = 0.82 / len(series)
     for axis, panel in zip(grid, panels, strict=False):
