@@ -45,7 +45,7 @@ HOSTILE = [
     f"{{{{ {ATTACK} }}}} ${{{ATTACK}}} \u2028{ATTACK}\u2029 ]]> &lt;b&gt; \\u003cscript\\u003e",
     "nul \x00 escape \x1b[31m right to left \u202e desrever \u2066 isolate",
     "broken \ud800 surrogate, combining " + "\u0301" * 500,
-    "M" * 300_000,
+    "M" * 60_000,
     "<iframe src='https://evil.example/'></iframe>" * 50,
 ]
 
@@ -220,7 +220,7 @@ def test_nothing_a_model_wrote_runs_or_loads(opened: Any, tmp_path: Path) -> Non
     page.fill("[name=text]", "MMMMMMMMMM")
     assert seen.shown() == 4
     page.click("#samples tbody button")
-    page.get_by_role("button", name="Show all 300,000 characters").first.click()
+    page.get_by_role("button", name="Show all 60,000 characters").first.click()
     page.fill("[name=text]", "desrever")
     assert seen.shown() == 4
     page.click("#samples tbody button")  # what turns the direction of text is shown, not obeyed

@@ -96,10 +96,21 @@
   choices(fields.prediction, "any label", data.labels);
   fields.checkpoint.parentElement.hidden = distinct("checkpoint").length < 2;
 
-  let haystack = null;
+  const haystack = [];
   const searchable = (each) => [each.text, each.item, data.asked[each.item],
     ...each.turns.flatMap(([text, , tool, call, output]) => [text, tool, call && JSON.stringify(call), output])]
     .filter(Boolean).join("\n").toLowerCase();
+
+  // what a search looks through is made while nothing else is to do, at the latest when it is needed
+  function gather(end) {
+    while (haystack.length < end) haystack.push(searchable(samples[haystack.length]));
+  }
+  const idle = window.requestIdleCallback || ((work) => setTimeout(work, 20));
+  const gatherMore = () => {
+    gather(Math.min(haystack.length + 200, samples.length));
+    if (haystack.length < samples.length) idle(gatherMore);
+  };
+  idle(gatherMore);
 
   let shownSamples = samples;
   let first = 0;
@@ -108,7 +119,7 @@
   function filter() {
     const wanted = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
     const text = wanted.text.toLowerCase();
-    if (text && !haystack) haystack = samples.map(searchable);
+    if (text) gather(samples.length);
     const equal = ["stage", "way", "checkpoint", "verdict", "prediction"].filter((name) => wanted[name]);
     shownSamples = samples.filter((each) =>
       equal.every((name) => each[name] === wanted[name])
@@ -151,7 +162,8 @@
     button.addEventListener("click", () => show(each, true));
     const made = node("tr", {},
       node("td", {}, button),
-      ...[each.stage, each.persona || "-", each.way].map((name) => node("td", { textContent: line(name) })),
+      ...[each.stage, each.persona || "-", each.way].map((name) =>
+        node("td", { textContent: line(name).replaceAll("_", "_\u200b") })), // may break there
       node("td", {}, verdict(each)));
     if (each === open) made.setAttribute("aria-current", "true");
     made.dataset.index = each.index;
@@ -298,7 +310,10 @@
   }
 
   let waiting = 0;
-  filters.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 60); });
+  filters.addEventListener("input", (event) => {
+    clearTimeout(waiting);
+    waiting = setTimeout(filter, event.target.type === "search" ? 60 : 0);
+  });
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", () => setTimeout(filter));
   byId("earlier").addEventListener("click", () => turnPage(-1));

@@ -70,7 +70,8 @@ def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Records as people read them: rounded, and an interval's ends behind its value."""
     return [
         {
-            name.replace("_", " "): _shown(value) + _interval(record, name)
+            name.replace("macro_f1", "macro-F1").replace("_", " "): _shown(value)
+            + _interval(record, name)
             for name, value in record.items()
             if not name.endswith(("low", "high"))
         }
