@@ -107,7 +107,7 @@
   }
   const idle = window.requestIdleCallback || ((work) => setTimeout(work, 20));
   const gatherMore = () => {
-    gather(Math.min(haystack.length + 200, samples.length));
+    gather(Math.min(haystack.length + 1000, samples.length));
     if (haystack.length < samples.length) idle(gatherMore);
   };
   idle(gatherMore);

@@ -106,6 +106,6 @@ def _check(path: Path, row: Row) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not 0 <= value <= 1:
             raise BadInput(f"{where}: field probabilities.{label}: must be from 0 to 1")
-    for label in (row.prediction, row.persona):
-        if label and label not in found:
-            raise BadInput(f"{where}: field probabilities: has no label {label!r}")
+    for name in (row.prediction, row.persona):
+        if name and name not in found:
+            raise BadInput(f"{where}: field probabilities: has no label {name!r}")
