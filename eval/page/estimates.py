@@ -161,10 +161,12 @@ def cell_panels(scored: Sequence[tuple[Cell, CellScore]], several: bool) -> list
 
 
 def persona_panels(study: Recorded, single: Sequence[CellScore]) -> list[Panel]:
-    """One panel per base and stage: how often each persona is detected, by condition."""
+    """One panel per base and stage: how often each persona is detected, in chat and as agent."""
     panels: dict[str, list[Bar]] = {}
     count = len(study.personas)
     for number, cell in enumerate(study.cells):
+        if cell.condition not in SHIFTED:
+            continue
         for score in single[number * count : (number + 1) * count]:
             if score.detection_rate is not None and score.ci is not None:
                 bar = Bar(
@@ -199,10 +201,11 @@ def gaps(scored: Sequence[tuple[Cell, CellScore]]) -> list[Gap]:
 
 
 def confusions(study: Recorded) -> list[Confusion]:
-    """Confusion matrices of the most trained stage of each base, one per condition."""
+    """Confusion matrices of the most trained stage of each base: the gap's conditions."""
+    cells = [cell for cell in study.cells if cell.condition in (*CHAIN, CEILING)]
     found = []
-    for checkpoint in dict.fromkeys(map(checkpoint_label, study.cells)):
-        for cell in most_trained([c for c in study.cells if checkpoint_label(c) == checkpoint]):
+    for checkpoint in dict.fromkeys(map(checkpoint_label, cells)):
+        for cell in most_trained([c for c in cells if checkpoint_label(c) == checkpoint]):
             pairs = [
                 (row.persona, row.prediction)
                 for row in study.rows

@@ -1,7 +1,8 @@
 """The figures: matplotlib, one function each, in a light and a dark theme.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart; hatches and markers
-say the same without colour. Names from a study are text, never mathematics or markup.
+Colours are Okabe and Ito's (and Tol's wine for their yellow, which white paper swallows): people
+with any colour vision tell them apart. Hatches and markers say the same without colour. Names from
+a study are text, never mathematics or markup.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STYLES = {
     "prompted_email": ("#CC79A7", "\\\\\\", "v"),
 }
 OTHERS = (
-    ("#F0E442", "ooo", "X"),
+    ("#882255", "ooo", "X"),
     ("#8C8C8C", "---", "p"),
     ("#009E73", "+++", "h"),
     ("#CC79A7", "***", "<"),
@@ -228,9 +229,12 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
         axis.set_yticks(range(len(names)), [_shown(name) for name in names])
         axis.set_xlim(0, 1.02)
         axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
-        axis.set_title(_shown(panel.title.partition(": ")[2] if rows == 1 else panel.title))
+        base, _, stage = panel.title.rpartition(": ")
+        axis.set_title(_shown(stage) if rows == 1 else f"{_shown(base)}:\n{_shown(stage)}")
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlabel("recognised as itself")
+    for axis in grid[len(panels) :]:
+        axis.remove()
     _legend(figure, grid)
     return figure
 
@@ -255,6 +259,7 @@ def waterfall(gaps: Sequence[Gap], measure: str, chance: float, theme: Theme) ->
         axis.set_xticks([x for x, _ in places], [_wrapped(name) for _, name in places])
         axis.set_xlim(-0.6, places[-1][0] + 0.75)
         _level_axis(axis, gap.title, measure, chance, theme)
+        axis.set_ylim(0, 1.3)  # an interval in figures stands above each change
     _legend(figure, axes)
     return figure
 
@@ -291,29 +296,33 @@ def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
 
 def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
     """Accuracy against confidence; on the diagonal the classifier is as right as it is sure."""
-    figure, [axis] = _grid(1, 1, 4.6)
-    axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--", label="as right as it is sure")
-    names = [line.title.rpartition(": ")[2] for line in found]
-    same = len({line.title.rpartition(": ")[0] for line in found}) == 1
-    for line, name in zip(found, names, strict=True):
-        colour, _, marker = _look(name, names)
-        axis.errorbar(
-            [each.confidence for each in line.bins],
-            [each.right for each in line.bins],
-            yerr=_whiskers(line.bins, "right"),
-            color=colour,
-            marker=marker,
-            markersize=7,
-            linewidth=1.8,
-            capsize=3,
-            label=f"{_shown(name if same else line.title)}: ECE {line.ece:.3f}, n = {line.n}",
-        )
-    axis.set_xlabel("probability of the predicted label")
-    axis.set_ylabel("share that is right")
-    axis.set_xlim(0, 1.02)
-    axis.set_ylim(-0.02, 1.02)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper left")
+    parts: dict[str, list[tuple[str, Reliability]]] = {}
+    for line in found:
+        checkpoint, _, name = line.title.rpartition(": ")
+        parts.setdefault(checkpoint, []).append((name, line))
+    figure, axes = _stacked(list(parts), 4.2)
+    for axis, (checkpoint, own) in zip(axes, parts.items(), strict=True):
+        axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--", label="as right as sure")
+        for name, line in own:
+            colour, _, marker = _look(name, [each for each, _ in own])
+            axis.errorbar(
+                [each.confidence for each in line.bins],
+                [each.right for each in line.bins],
+                yerr=_whiskers(line.bins, "right"),
+                color=colour,
+                marker=marker,
+                markersize=7,
+                linewidth=1.8,
+                capsize=3,
+                label=f"{_shown(name)}:\nECE {line.ece:.3f}, n = {line.n}",
+            )
+        axis.set_xlabel("probability of the predicted label")
+        axis.set_ylabel("share that is right")
+        axis.set_xlim(0, 1.02)
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_title(_shown(checkpoint))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
 
@@ -416,7 +425,11 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    entries = dict(sorted(entries.items(), key=lambda entry: entry[0].startswith("chance")))
+    entries = dict(
+        sorted(
+            entries.items(), key=lambda entry: ("published" in entry[0], entry[0][:6] == "chance")
+        )
+    )
     figure.legend(
         entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 3)
     )
@@ -454,9 +467,10 @@ def _shown(name: str) -> str:
 
 
 def _wrapped(name: str) -> str:
+    """A name in lines of a dozen characters, broken at spaces and after underscores."""
     import textwrap
 
-    return "\n".join(textwrap.wrap(name.replace("_", "_\u200b"), 16)).replace("\u200b", "")
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), 12)).replace("_ ", "_")
 
 
 def _bytes(figure: Any, kind: str) -> bytes:
