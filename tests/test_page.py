@@ -180,6 +180,7 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: Written) 
     pd.testing.assert_frame_equal(cells, same, check_dtype=False)
     full = cells[(cells["stage"] == "full") & (cells["condition"] == "agentic_email")].iloc[0]
     assert (full["samples"], full["rollouts"], full["forced"]) == (5, 6, 2)
+    assert "Published figures: the published study" in report.page.read_text("utf-8")
     assert r"agentic\_email" in by_name["cells.tex"].read_text()
     shift = pd.read_csv(by_name["id-ood.csv"]).set_index(["stage", "condition"])
     assert shift.loc[("full", "chat"), "published"] == 0.943

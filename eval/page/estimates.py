@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import yaml
@@ -277,12 +278,18 @@ def _three(estimate: Estimate) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 
 
-@lru_cache(maxsize=1)
 def published() -> dict[tuple[str, str, str], float]:
     """Macro-F1 of the published study by (base, stage, condition)."""
-    text = (resources.files("charprobe_lite.eval.page") / "published.yaml").read_text("utf-8")
     return {
         (cell["base"], cell["stage"], condition): cell[condition]
-        for cell in yaml.safe_load(text)["cells"]
+        for cell in published_file()["cells"]
         for condition in ("chat", "chat_email", "agentic_email")
     }
+
+
+@lru_cache(maxsize=1)
+def published_file() -> dict[str, Any]:
+    """published.yaml: ``source``, ``measure`` and ``cells``."""
+    text = (resources.files("charprobe_lite.eval.page") / "published.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded

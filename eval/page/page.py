@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from charprobe_lite.eval.page.estimates import Findings
+from charprobe_lite.eval.page.estimates import Findings, published_file
 from charprobe_lite.eval.page.occlusion import Sentence
 from charprobe_lite.eval.page.recorded import Recorded, condition_label
 from charprobe_lite.eval.page.tables import Table
@@ -63,6 +63,7 @@ def page(
         policy=_policy(style, script),
         island=island(study, shaded),
         shaded=len(shaded),
+        published=_source(found),
     )
 
 
@@ -163,6 +164,12 @@ def _asked(study: Recorded) -> dict[str, str]:
 def _utf16(text: str) -> int:
     """Length as the page's script counts it."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _source(found: Findings) -> str:
+    """Where the published figures come from, "" where none is shown."""
+    shown = any(bar.published is not None for panel in found.stages for bar in panel.bars)
+    return str(published_file()["source"]) if shown else ""
 
 
 def _policy(style: str, script: str) -> str:
