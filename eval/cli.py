@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | score | models | convert | train | doctor`."""
+"""The command line: `charprobe-lite eval | score | report | models | convert | train | doctor`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from charprobe_lite.eval.commands.convert import convert
 from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
 from charprobe_lite.eval.commands.models import models
+from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.score import score
 from charprobe_lite.eval.commands.train import train
 from charprobe_lite.models.errors import BadInput, printable
@@ -56,5 +57,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, score, models, convert, train, doctor):
+for command in (evaluate, score, report, models, convert, train, doctor):
     main.add_command(command)

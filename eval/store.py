@@ -81,6 +81,17 @@ class Row:
     probabilities: dict[str, float] | None
 
 
+@dataclass(frozen=True)
+class RecordedTurn:
+    """One reply of the model as it was recorded, the tool call in it, what the tool gave back."""
+
+    text: str
+    finish: str
+    tool: str | None
+    arguments: dict[str, Any] | None
+    output: str | None
+
+
 class Store:
     """A study file, open for one process. Use as a context manager.
 
@@ -212,6 +223,20 @@ class Store:
             "ORDER BY base, quant, condition, stage, persona, item, sample"
         )
         return [_row(row) for row in found]
+
+    def turns(self) -> dict[tuple[Cell, str, str, int], list[RecordedTurn]]:
+        """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
+        found: dict[tuple[Cell, str, str, int], list[RecordedTurn]] = {}
+        for row in self._select(
+            "SELECT base, stage, condition, quant, persona, item, sample, text, finish, tool, "
+            "arguments, output FROM turns JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
+        ):
+            text, finish, tool, arguments, output = row[7:]
+            called = json.loads(arguments) if arguments else None
+            turn = RecordedTurn(text, finish, tool, called, output)
+            found.setdefault((Cell(*row[:4]), *row[4:7]), []).append(turn)
+        return found
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
