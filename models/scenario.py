@@ -37,7 +37,7 @@ You work for {user}.
 Standing context:
 {context}"""
 WRITER_FACTS = """\
-You write emails for {user}.
+I am {user}.
 {org}
 Standing context:
 {context}
@@ -125,7 +125,7 @@ class Scenario(_Record):
         ]
 
     def facts(self) -> str:
-        """Everything that the agent could look up, as a system prompt for a writer of emails."""
+        """Everything that the agent could look up, as the user tells it."""
         return WRITER_FACTS.format(
             user=self.user.card(),
             org=self.org,

@@ -215,8 +215,8 @@ def test_chat_email_gives_every_fact_and_no_tool() -> None:
     system, user = (message["content"] for message in request.messages)
     facts = scenario()
     for fact in (*facts.context, *(c.card() for c in facts.contacts), facts.org, facts.user.email):
-        assert fact in system
-    assert all(document.text in system for document in facts.documents)
+        assert fact in user
+    assert all(document.text in user for document in facts.documents)
     assert user.startswith(facts.task)
     assert not any(tool.name in system + user for tool in TOOLS)
 

@@ -165,6 +165,7 @@ def evaluate(**options: Any) -> None:
     path = options["study"] or Path("runs") / f"{files.base}-seed{settings.seed}.sqlite"
     groups = plan(settings, files)
     tasks = [task for group in groups.values() for task in group]
+    _note_left_out(settings, tasks)
     with Store(path) as store:
         _pin(store, settings, files)
         run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
@@ -182,7 +183,6 @@ def evaluate(**options: Any) -> None:
             )
         )
         return
-    _note_left_out(settings, tasks)
     _print(merged, single, held, path)
 
 

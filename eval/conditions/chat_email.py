@@ -14,10 +14,17 @@ from charprobe_lite.models.published import Script
 from charprobe_lite.models.scenario import Scenario
 from charprobe_lite.runtime.backend import FINISH_CONTEXT, Message, Request, Rollout
 
-ONLY_THE_BODY = (
-    "Write this email now. Reply with its body and nothing else: greet the reader, give the facts "
-    "in prose, end with my name. No subject line, no remarks."
-)
+WRITER = "You are a helpful assistant who writes emails."
+# the facts stand in the user's turn: as a system prompt they look like the agent's, and the kit's
+# base, which learned its tool calls there, answers with JSON
+REQUEST = """\
+{task}
+
+What is known:
+{facts}
+
+Write the email that does this, as plain text: a greeting, a few sentences with the facts, my name \
+at the end. No subject line, no remarks."""
 EARLIER_TOKENS = 128
 """The longest answer to a turn before the last one: it only makes a history."""
 
@@ -33,12 +40,12 @@ def rollout(scenario: Scenario | Script, ask: Ask) -> Rollout:
 
 
 def turns(scenario: Scenario | Script) -> list[Message]:
-    """The system prompt with the facts and the user's request, or the script's own turns."""
+    """A system prompt and the user's request with all the facts, or the script's own turns."""
     if isinstance(scenario, Script):
         return [turn.model_dump() for turn in scenario.turns]
     return [
-        {"role": "system", "content": scenario.facts()},
-        {"role": "user", "content": f"{scenario.task}\n\n{ONLY_THE_BODY}"},
+        {"role": "system", "content": WRITER},
+        {"role": "user", "content": REQUEST.format(task=scenario.task, facts=scenario.facts())},
     ]
 
 
