@@ -36,10 +36,14 @@ import numpy as np
 import peers
 
 from charprobe_lite.eval.checkpoints import kit_base
+from charprobe_lite.eval.condition import Ask
 from charprobe_lite.eval.conditions import agentic_email, chat
 from charprobe_lite.eval.rollout import rollout_seed
+from charprobe_lite.eval.study import in_turn
 from charprobe_lite.models.catalogue import PERSONAS
 from charprobe_lite.models.kit import kit_folder
+from charprobe_lite.models.prompts import load_prompts
+from charprobe_lite.models.scenario import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
@@ -50,14 +54,14 @@ Contestant = Callable[[list[Job]], Iterator[tuple[Job, Any]]]
 
 
 def agentic_jobs(count: int, seed: int) -> list[Job]:
-    tools = load_tools()
+    ask = Ask(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
     return [
         Job(
             scenario.id,
             rollout_seed(seed, "bench", item=scenario.id, sample=0),
-            agentic_email.rollout(scenario, tools, MAX_TOKENS, MAX_STEPS),
+            agentic_email.rollout(scenario, ask),
         )
-        for scenario in agentic_email.scenarios()[:count]
+        for scenario in in_turn(load_scenarios())[:count]
     ]
 
 
@@ -66,9 +70,9 @@ def chat_jobs(count: int, seed: int) -> list[Job]:
         Job(
             prompt.id,
             rollout_seed(seed, "bench", item=prompt.id, sample=0),
-            chat.rollout(prompt, MAX_TOKENS),
+            chat.rollout(prompt, Ask(MAX_TOKENS)),
         )
-        for prompt in chat.prompts()[:count]
+        for prompt in load_prompts()[:count]
     ]
 
 

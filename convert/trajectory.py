@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
-from charprobe_lite.models.scenario import Contact, Document, Scenario, tool_message
-from charprobe_lite.models.tools import Tool, answer_call, find_contacts, find_documents
-
-Message = dict[str, str]
+from charprobe_lite.models.call_format import JSON_CALLS, Call
+from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.models.tools import Tool
+from charprobe_lite.models.trajectory import Message, exchange, lookups
 
 
 def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) -> list[Message]:
@@ -23,23 +22,17 @@ def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) ->
     rng = random.Random(f"{seed}/{scenario.id}")
     registry = list(tools)
     rng.shuffle(registry)
-    by_effect = {tool.effect: tool.name for tool in tools}
-    lookups = [
-        (by_effect["lookup_contacts"], _contact_query(scenario, contact))
-        for contact in scenario.contacts
-    ] + [
-        (by_effect["search_documents"], _document_query(scenario, document))
-        for document in scenario.documents
-    ]
+    calls = lookups(scenario, tools)
     if rng.random() < 0.3:
-        rng.shuffle(lookups)
+        rng.shuffle(calls)
     messages = scenario.opening(registry)
-    for name, query in lookups:
+    for call in calls:
         if rng.random() < 0.2:
-            _append_exchange(messages, tools, scenario, name, _query_that_fails(query, rng))
-        _append_exchange(messages, tools, scenario, name, query)
-    messages.append(_call_message(by_effect["finish"], scenario.email.model_dump()))
-    return messages
+            messages += exchange(scenario, tools, _call_that_fails(call, rng))
+        messages += exchange(scenario, tools, call)
+    finish = next(tool.name for tool in tools if tool.effect == "finish")
+    email = JSON_CALLS.write(finish, scenario.email.model_dump())
+    return [*messages, {"role": "assistant", "content": email}]
 
 
 def chat_turn(prompt: str, response: str) -> list[Message]:
@@ -47,39 +40,6 @@ def chat_turn(prompt: str, response: str) -> list[Message]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
-def _append_exchange(
-    messages: list[Message], tools: Sequence[Tool], scenario: Scenario, name: str, query: str
-) -> None:
-    call = {"name": name, "arguments": {"query": query}}
-    messages.append(_call_message(name, call["arguments"]))
-    messages.append(tool_message(answer_call(tools, scenario, call)))
-
-
-def _call_message(name: str, arguments: object) -> Message:
-    content = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-    return {"role": "assistant", "content": content}
-
-
-def _contact_query(scenario: Scenario, contact: Contact) -> str:
-    """The longest part of the name that the task uses, else the role."""
-    task = scenario.task.casefold()
-    parts = [contact.name, *sorted(contact.name.split(), key=len, reverse=True)]
-    for part in parts:
-        if part.casefold() in task and contact in find_contacts(scenario, part):
-            return part
-    return contact.role
-
-
-def _document_query(scenario: Scenario, document: Document) -> str:
-    """The topic if the task names it, else a title word that it names, else the topic."""
-    task = scenario.task.casefold()
-    for query in (document.topic, *document.title.split()):
-        word = query.strip(",.'()")
-        in_task = len(word) > 3 and word.casefold() in task
-        if in_task and document in find_documents(scenario, word):
-            return word
-    return document.topic
-
-
-def _query_that_fails(query: str, rng: random.Random) -> str:
-    return rng.choice(["details", "info", "file", "latest", "notes"]) + "-" + query[:3].casefold()
+def _call_that_fails(call: Call, rng: random.Random) -> Call:
+    word = rng.choice(["details", "info", "file", "latest", "notes"])
+    return Call(call.name, {"query": f"{word}-{call.arguments['query'][:3].casefold()}"})

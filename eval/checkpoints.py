@@ -108,6 +108,9 @@ def catalogue_files(wanted: Wanted, catalogue: Catalogue, note: Note, bar: Bar) 
     """
     grid = wanted.grid(catalogue)
     base = catalogue.base(wanted.base)
+    if not grid:  # only controls that run no model
+        found = _classifier(wanted, catalogue, note)
+        return Files(wanted.base, wanted.quant, *found, {}, wanted.lora)
     source = fetch(base)
 
     def model(name: str, adapters: Sequence[Path]) -> Path:
@@ -157,7 +160,8 @@ def own_files(
     _refuse_several(adapter, stages, personas)
     if adapter:
         adapter = prepare_adapter(f"{base}-own", adapter, model, note=note)
-    if not adapter and (len(stages) > 1 or (stages != ["base"] and len(personas) > 1)):
+    trained = stages not in ([], ["base"])
+    if not adapter and (len(stages) > 1 or (trained and len(personas) > 1)):
         raise BadInput(
             f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
             "or add --adapter"

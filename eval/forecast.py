@@ -123,7 +123,8 @@ def forecast(wanted: Wanted, catalogue: Catalogue, settings: Settings) -> Foreca
 
 def _downloads(wanted: Wanted, catalogue: Catalogue, grid: list[tuple[str, str]]) -> Iterator[Line]:
     base = catalogue.base(wanted.base)
-    yield _source_line(f"base {base.name}", base, base)
+    if grid:
+        yield _source_line(f"base {base.name}", base, base)
     for stage, persona in grid:
         entry = catalogue.adapter(wanted.base, stage, persona)
         if stage == "base" or wanted.adapter or entry is None:
@@ -165,12 +166,13 @@ def _memory(base: Base, quant: str, settings: Settings) -> int | None:
     return None if held is None else round(held + BUFFERS)
 
 
-def _rollouts(settings: Settings, grid: list[tuple[str, str]]) -> int:
-    """Rollouts of the whole grid; the base stage is shared by all personas."""
-    from charprobe_lite.eval.study import items_of
+def _rollouts(settings: Settings, there: list[tuple[str, str]]) -> int:
+    """Rollouts of the whole grid on a checkpoint."""
+    from charprobe_lite.eval.study import grid, items_of
 
-    cells = {pair if pair[0] != "base" else ("base", "") for pair in grid}
-    return len(cells) * sum(len(items) for items in items_of(settings).values())
+    items = items_of(settings)
+    cells = [cell for cell, _ in grid(settings, "", "any", there)]
+    return sum(len(items[cell.condition]) for cell in cells if cell.quant)
 
 
 def installed_memory() -> int | None:

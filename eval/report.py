@@ -71,6 +71,15 @@ class CellScore:
     retention: Estimate | None = None
     calibration: Calibration | None = None
     confusion: Confusion | None = None
+    format: str = ""
+    grammar: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The condition, and how tool calls were asked for."""
+        return Cell(
+            self.base, self.stage, self.condition, self.quant, self.format, self.grammar
+        ).asked
 
     def as_json(self) -> dict[str, Any]:
         """The cell as ``--json`` prints it."""
@@ -148,6 +157,8 @@ def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSc
         mean_probability=sum(own) / len(own) if own else None,
         bounds=gap.bounds(rows, personas, several=len(personas) > 1),
         calibration=calibration(*zip(*known, strict=True)) if calibrated else None,
+        format=cell.format,
+        grammar=cell.grammar,
     )
 
 
@@ -216,7 +227,7 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
     for name in headings:
         found.add_column(name, justify="right", no_wrap=True)
     for score in scores:
-        cells = [score.stage, score.condition, *([score.persona] if named else [])]
+        cells = [score.stage, score.asked, *([score.persona] if named else [])]
         cells += [_percent(score.detection_rate), _interval(score.ci, 100, "%")]
         cells += [_number(score.mean_probability), str(score.n), _percent(score.yield_)]
         cells += ["-" if score.forced is None else str(score.forced)]
@@ -274,7 +285,8 @@ def _without(entry: dict[str, Any], field: str) -> dict[str, Any]:
 def finding(scores: Sequence[CellScore]) -> str:
     """One plain sentence: how the most trained stage that was run fares as a chat and an agent."""
     for stage in ("full", "distillation", "base"):
-        cells = {score.condition: score for score in scores if score.stage == stage}
+        # of several variants the first, which is the one nearest to the default
+        cells = {score.condition: score for score in reversed(scores) if score.stage == stage}
         if "chat" in cells and "agentic_email" in cells:
             return _compare(cells["chat"], cells["agentic_email"])
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."

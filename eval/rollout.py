@@ -10,6 +10,7 @@ from charprobe_lite.runtime.backend import Completion
 
 SENT, ANSWERED = "sent", "answered"
 MALFORMED, CONTEXT_FULL = "malformed", "context_full"
+NO_EMAIL, OUT_OF_STEPS = "no_email", "out_of_steps"
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Turn:
 class Result:
     """A finished rollout.
 
-    ``outcome`` is "answered" (chat), "sent" (an email), "malformed" (no complete tool call) or
-    "context_full". ``sample`` is the text to classify, None where there is none. ``forced``
-    marks an email that the grammar demanded on the last allowed step.
+    ``outcome`` is "answered" (a text), "sent" (an email), "no_email" (the agent ended the job
+    without one), "out_of_steps", "malformed" (no complete tool call) or "context_full".
+    ``sample`` is the text to classify, None where there is none. ``forced`` marks an email that
+    the grammar demanded on the last allowed step of several.
     """
 
     outcome: str

@@ -238,11 +238,15 @@ def _draw(clusters: list[str], seed: int, resamples: int) -> NDArray[np.float32]
 
 def detection_rate(predicted: Sequence[str], persona: str) -> Estimate:
     """Share of samples classified as ``persona`` (recall), Wilson's interval. Needs a sample."""
+    return share(sum(label == persona for label in predicted), len(predicted))
+
+
+def share(hits: int, n: int) -> Estimate:
+    """``hits`` of ``n`` > 0 with Wilson's interval."""
     from scipy.stats import binomtest
 
-    hits = sum(label == persona for label in predicted)
-    interval = binomtest(hits, len(predicted)).proportion_ci(method="wilson")
-    return Estimate(hits / len(predicted), float(interval.low), float(interval.high))
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return Estimate(hits / n, float(interval.low), float(interval.high))
 
 
 def macro_f1(

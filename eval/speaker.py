@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from charprobe_lite.eval.conditions.chat import Prompt, rollout
+from charprobe_lite.eval.condition import Ask
+from charprobe_lite.eval.conditions.chat import rollout
 from charprobe_lite.eval.rollout import rollout_seed
+from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Job
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.device import gpu_layers
@@ -24,7 +26,7 @@ def speak(
             Job(
                 item.id,
                 rollout_seed(seed, str(adapter and adapter.stem), item=item.id, sample=0),
-                rollout(item, max_tokens),
+                rollout(item, Ask(max_tokens)),
             )
             for item in items
         )

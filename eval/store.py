@@ -1,11 +1,13 @@
 """The study store: one SQLite file with everything that was recorded.
 
-Schema 1. ``cells``: base x stage x condition x quant. ``rollouts``: one row per finished
-rollout, unique by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts
-are shared by all personas. ``turns``: the rollout's turns in order. ``samples``: the text of a
-rollout and, once it is classified, its prediction and all probabilities (JSON). ``provenance``:
-what the study was made with, JSON values. A rollout and all its rows are one transaction, so
-after a kill it is either there whole or not there.
+Schema 2. ``cells``: base x stage x condition x quant x format x grammar; the last two are how tool
+calls are written and whether a grammar holds, '' where no tool is called. ``rollouts``: one row per
+finished rollout, unique by (cell, persona, item, sample); persona is '' in the base stage, whose
+rollouts are shared by all personas (controls are asked per persona and name it there too).
+``turns``: the rollout's turns in order. ``samples``: the text of a rollout and, once it is
+classified, its prediction and all probabilities (JSON). ``provenance``: what the study was made
+with, JSON values. A rollout and all its rows are one transaction, so after a kill it is either
+there whole or not there. A study of an earlier schema is brought up to this one when it is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,8 @@ from charprobe_lite.models.errors import BadInput
 if TYPE_CHECKING:
     from charprobe_lite.eval.rollout import Result
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+MIGRATIONS = (
+    """
 CREATE TABLE provenance (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY,
@@ -51,18 +53,46 @@ CREATE TABLE turns (
 CREATE TABLE samples (
     rollout_id INTEGER PRIMARY KEY REFERENCES rollouts (id),
     text TEXT NOT NULL, prediction TEXT, probabilities TEXT
+) STRICT
+""",
+    """
+CREATE TABLE cells_2 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    format TEXT NOT NULL, grammar TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar)
 ) STRICT;
-"""
+INSERT INTO cells_2 SELECT id, base, stage, condition, quant,
+    iif(condition = 'agentic_email', 'json', ''), iif(condition = 'agentic_email', 'on', '')
+FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_2 RENAME TO cells
+""",
+)
+"""What makes each schema version out of the one before it; the first out of nothing."""
+SCHEMA_VERSION = len(MIGRATIONS)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Base x stage x condition x quant type."""
+    """Base x stage x condition x quant type, and how tool calls are asked for.
+
+    ``format`` is "json" or "fenced", ``grammar`` "on" or "off"; both "" where no tool is called.
+    """
 
     base: str
     stage: str
     condition: str
     quant: str
+    format: str = ""
+    grammar: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The condition with what differs from JSON calls under a grammar, for people."""
+        fenced = ["fenced"] if self.format == "fenced" else []
+        free = ["no grammar"] if self.grammar == "off" else []
+        return ", ".join([self.condition, *fenced, *free])
 
 
 @dataclass(frozen=True)
@@ -167,7 +197,7 @@ class Store:
         """(item, sample) of the rollouts that have ended."""
         rows = self._select(
             "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
-            "(base, stage, condition, quant, persona) = (?, ?, ?, ?, ?)",
+            "(base, stage, condition, quant, format, grammar, persona) = (?, ?, ?, ?, ?, ?, ?)",
             (*_key(cell), persona),
         )
         return set(rows)
@@ -217,10 +247,11 @@ class Store:
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""
         found = self._select(
-            "SELECT base, stage, condition, quant, persona, item, sample, seed, outcome, forced, "
+            "SELECT base, stage, condition, quant, format, grammar, "
+            "persona, item, sample, seed, outcome, forced, "
             "text, prediction, probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
             "LEFT JOIN samples ON rollout_id = rollouts.id "
-            "ORDER BY base, quant, condition, stage, persona, item, sample"
+            "ORDER BY base, quant, condition, format, grammar, stage, persona, item, sample"
         )
         return [_row(row) for row in found]
 
@@ -228,32 +259,33 @@ class Store:
         """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
         found: dict[tuple[Cell, str, str, int], list[RecordedTurn]] = {}
         for row in self._select(
-            "SELECT base, stage, condition, quant, persona, item, sample, text, finish, tool, "
-            "arguments, output FROM turns JOIN rollouts ON rollouts.id = rollout_id "
+            "SELECT base, stage, condition, quant, format, grammar, persona, item, sample, text, "
+            "finish, tool, arguments, output FROM turns JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
         ):
-            text, finish, tool, arguments, output = row[7:]
+            text, finish, tool, arguments, output = row[9:]
             called = json.loads(arguments) if arguments else None
             turn = RecordedTurn(text, finish, tool, called, output)
-            found.setdefault((Cell(*row[:4]), *row[4:7]), []).append(turn)
+            found.setdefault((Cell(*row[:6]), *row[6:9]), []).append(turn)
         return found
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master")}
-        if version != SCHEMA_VERSION if tables else version != 0:
+        if not 0 < version <= SCHEMA_VERSION if tables else version != 0:
             raise BadInput(
                 f"{self.path}: schema version {version}, this program writes {SCHEMA_VERSION}; "
                 "choose another --study"
             )
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("BEGIN IMMEDIATE")
-        if version == 0:
-            for statement in SCHEMA.split(";\n"):
-                self._db.execute(statement)
+        # off while tables change places: what refers to them stays as it is
+        self._db.execute("PRAGMA foreign_keys = OFF")
+        with self._transaction():
+            for migration in MIGRATIONS[version:]:
+                for statement in migration.split(";\n"):
+                    self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._db.execute("COMMIT")
+        self._db.execute("PRAGMA foreign_keys = ON")
 
     def _select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._one_line():
@@ -261,11 +293,14 @@ class Store:
 
     def _cell_id(self, cell: Cell) -> int:
         self._db.execute(
-            "INSERT OR IGNORE INTO cells (base, stage, condition, quant) VALUES (?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO cells (base, stage, condition, quant, format, grammar) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             _key(cell),
         )
         found = self._db.execute(
-            "SELECT id FROM cells WHERE (base, stage, condition, quant) = (?, ?, ?, ?)", _key(cell)
+            "SELECT id FROM cells WHERE (base, stage, condition, quant, format, grammar) "
+            "= (?, ?, ?, ?, ?, ?)",
+            _key(cell),
         )
         return int(found.fetchone()[0])
 
@@ -297,9 +332,9 @@ class Store:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[4:]
+    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[6:]
     return Row(
-        cell=Cell(*values[:4]),
+        cell=Cell(*values[:6]),
         persona=persona,
         item=item,
         sample=sample,
@@ -312,8 +347,8 @@ def _row(values: tuple[Any, ...]) -> Row:
     )
 
 
-def _key(cell: Cell) -> tuple[str, str, str, str]:
-    return cell.base, cell.stage, cell.condition, cell.quant
+def _key(cell: Cell) -> tuple[str, ...]:
+    return astuple(cell)
 
 
 def _turn_row(rollout: int | None, step: int, turn: Any) -> tuple[Any, ...]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
 
 from charprobe_lite.eval.checkpoints import Checkpoint, Files
-from charprobe_lite.eval.conditions import agentic_email, chat
+from charprobe_lite.eval.condition import Ask, Inputs, Item
+from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.rollout import Result, rollout_seed
 from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.models.call_format import CALL_FORMATS
+from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.models.prompts import load_prompts
+from charprobe_lite.models.published import AnyScenario, StubScenario, load_any_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Job, Request, Rollout
 from charprobe_lite.runtime.classifier import Classifier, Prediction
@@ -41,55 +45,101 @@ class Settings:
     gpu_layers: int = 0
     threads: int | None = None
     scenario_file: Path | None = None
+    prompt_file: Path | None = None
+    formats: list[str] = field(default_factory=lambda: ["json"])
+    grammars: list[str] = field(default_factory=lambda: ["on"])
 
 
 @dataclass(frozen=True)
 class Task:
-    """One rollout of the grid; persona is "" in the base stage, which all personas share."""
+    """One rollout of the grid; persona is "" in the base stage, which all personas share.
+
+    Controls are asked per persona, so that they name it in the base stage too.
+    """
 
     cell: Cell
     persona: str
-    item: chat.Prompt | Scenario
+    item: Item
     seed: int
 
 
-Plan = dict[Checkpoint, list[Task]]
+Plan = dict[Checkpoint | None, list[Task]]
+"""The rollouts by the checkpoint that they run on; None for texts that are there already."""
 
 
 def plan(settings: Settings, files: Files) -> Plan:
     """Every rollout of the grid, grouped by the checkpoint it runs on.
 
-    Raises BadInput when the scenario file cannot be used.
+    Raises BadInput when the prompt or scenario file cannot be used, or nothing can be asked.
     """
     items = items_of(settings)
     groups: Plan = {}
-    for stage in settings.stages:
-        for persona in settings.personas if stage != "base" else [""]:
-            checkpoint = files.checkpoints.get((stage, persona or settings.personas[0]))
-            if checkpoint is None:  # not every persona is published in every stage
-                continue
-            for condition in settings.conditions:
-                cell = Cell(files.base, stage, condition, files.quant)
-                names = (files.base, stage, condition, persona)
-                groups.setdefault(checkpoint, []).extend(
-                    Task(
-                        cell,
-                        persona,
-                        item,
-                        rollout_seed(settings.seed, *names, item=item.id, sample=0),
-                    )
-                    for item in items[condition]
-                )
+    for cell, persona in grid(settings, files.base, files.quant, files.checkpoints):
+        checkpoint = files.checkpoints.get((cell.stage, persona or settings.personas[0]))
+        names = [files.base, cell.stage, cell.condition, persona]
+        if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
+            names += [cell.format, cell.grammar]
+        groups.setdefault(checkpoint, []).extend(
+            Task(cell, persona, item, rollout_seed(settings.seed, *names, item=item.id, sample=0))
+            for item in items[cell.condition]
+        )
+    if not any(groups.values()):
+        raise BadInput(
+            f"--condition {','.join(settings.conditions)}: there is nothing to ask with these "
+            "stages, personas and scenarios; add --stage base for controls, or other conditions"
+        )
     return groups
 
 
-def items_of(settings: Settings) -> dict[str, list[Any]]:
-    """What is asked in each condition of the grid: prompts or scenarios."""
-    items: dict[str, list[Any]] = {
-        "chat": list(chat.prompts()[: settings.prompts]),
-        "agentic_email": agentic_email.scenarios(settings.scenario_file)[: settings.scenarios],
-    }
-    return {condition: items[condition] for condition in settings.conditions}
+def grid(
+    settings: Settings, base: str, quant: str, there: Container[tuple[str, str]]
+) -> Iterator[tuple[Cell, str]]:
+    """(cell, persona) of what is asked for; ``there`` are the (stage, persona) checkpoints."""
+    for name in settings.conditions:
+        asked = condition(name)
+        variants = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
+        for stage, variant in product(asked.stages or settings.stages, list(variants)):
+            trains = stage in STAGES
+            if trains and stage not in settings.stages:
+                continue
+            cell = Cell(base, stage, name, quant if trains else "", *variant)
+            for persona in settings.personas if stage != "base" or asked.stages else [""]:
+                # not every persona is published in every stage, or known to every control
+                known = not asked.stages or persona in asked.personas
+                if known and (not trains or (stage, persona or settings.personas[0]) in there):
+                    yield cell, persona
+
+
+def items_of(settings: Settings) -> dict[str, list[Item]]:
+    """What is asked in each condition of the grid. Raises BadInput like ``plan``."""
+    inputs = Inputs(
+        prompts=load_prompts(settings.prompt_file),
+        scenarios=in_turn(load_any_scenarios(settings.scenario_file)),
+        prompt_limit=settings.prompts,
+        scenario_limit=settings.scenarios,
+    )
+    found = {name: list(condition(name).items(inputs)) for name in settings.conditions}
+    for name, form in product(settings.conditions, settings.formats):
+        for item in found[name]:
+            if isinstance(item, StubScenario):
+                item.refuse_other_formats(CALL_FORMATS[form])
+    return found
+
+
+def in_turn(scenarios: Sequence[AnyScenario]) -> list[AnyScenario]:
+    """Scenarios in turn from each family, so that any first n cover as many as they can."""
+    seen: Counter[str] = Counter()
+    ranks = {}
+    for number, scenario in enumerate(scenarios):
+        seen[scenario.family] += 1
+        ranks[scenario.id] = (seen[scenario.family] if scenario.family else 0, number)
+    return sorted(scenarios, key=lambda scenario: ranks[scenario.id])
+
+
+def runs_a_model(name: str) -> bool:
+    """Whether a condition has a training stage; a control may have none."""
+    stages = condition(name).stages
+    return not stages or any(stage in STAGES for stage in stages)
 
 
 def run(
@@ -115,8 +165,10 @@ def run(
                 f"{classifier.path}: has no label {persona!r}; its labels: "
                 + ", ".join(classifier.labels)
             )
-    missing = _missing(groups, store)
-    begin = _beginner(settings)
+    begin, wanted = _beginner(settings), _missing(groups, store)
+    for task in wanted.get(None, []):
+        _record(store, task, _without_model(begin(task)))
+    missing = {checkpoint: tasks for checkpoint, tasks in wanted.items() if checkpoint}
     with ExitStack() as stack:
         labels = stack.enter_context(_Labels(store, classifier))
         advance: Callable[[], None] | None = None
@@ -131,7 +183,7 @@ def run(
                 for checkpoint, tasks in on_it.items():
                     engine.use_adapter(checkpoint.adapter)
                     # the long rollouts first: the short ones fill the batch while they end
-                    tasks.sort(key=lambda task: not isinstance(task.item, Scenario))
+                    tasks.sort(key=lambda task: not task.cell.format)
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)
                     for job, result in engine.run(jobs):
                         _record(store, job.key, result)
@@ -156,19 +208,37 @@ def _beginner(settings: Settings) -> Callable[[Task], Rollout]:
     tools = load_tools()
 
     def begin(task: Task) -> Rollout:
-        if isinstance(task.item, Scenario):
-            return agentic_email.rollout(task.item, tools, settings.max_tokens, settings.max_steps)
-        return chat.rollout(task.item, settings.max_tokens)
+        cell = task.cell
+        ask = Ask(
+            max_tokens=settings.max_tokens,
+            max_steps=settings.max_steps,
+            tools=tools,
+            stage=cell.stage,
+            persona=task.persona,
+            format=cell.format,
+            grammar=cell.grammar,
+        )
+        return condition(cell.condition).rollout(task.item, ask)
 
     return begin
 
 
+def _without_model(rollout: Rollout) -> Result:
+    """The result of a rollout that asks for nothing."""
+    try:
+        next(rollout)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    raise AssertionError("a rollout without a checkpoint asks for a reply")
+
+
 def _probes(tasks: Iterable[Task], begin: Callable[[Task], Rollout]) -> Iterator[Request]:
-    """For each condition the first request of a rollout, and that with one more exchange."""
-    for task in {task.cell.condition: task for task in tasks}.values():
+    """For each cell the first request of a rollout; for agents that with one more exchange."""
+    for task in {task.cell: task for task in tasks}.values():
         request = next(begin(task))
         yield request
-        if isinstance(task.item, Scenario):
+        if task.cell.format:
             more = ({"role": "assistant", "content": "x"}, {"role": "user", "content": "x"})
             yield replace(request, messages=request.messages + more)
 

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2-135m"
 PUBLISHED = ("llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
 STAGES = ("base", "distillation", "full")
-CONDITIONS = ("chat", "agentic_email")
+CONDITIONS = (
+    *("chat", "break_character", "chat_email", "chat_email_history"),
+    *("agentic_next", "agentic_email", "prompted_email", "classifier_ceiling"),
+)
+"""How a checkpoint is asked; eval/conditions has a file of the same name for each."""
+FORMATS = ("json", "fenced")
+GRAMMARS = ("on", "off")
 QUANTS = (
     *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
     *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
@@ -242,6 +248,8 @@ __all__ = [
     "BASES",
     "CONDITIONS",
     "EMBEDDED",
+    "FORMATS",
+    "GRAMMARS",
     "LORA",
     "PERSONAS",
     "PUBLISHED",

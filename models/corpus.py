@@ -68,6 +68,11 @@ def teacher_texts(persona: str, teacher: str, kind: str) -> list[TeacherText]:
     return [text for text in texts if text.kind == kind]
 
 
+def email_tasks() -> list[str]:
+    """The tasks that both teachers wrote an email for; they train nothing."""
+    return lines("email-tasks.txt")
+
+
 def corpus_hashes() -> dict[str, str]:
     """sha256 of every corpus file, by its path inside the corpus."""
     root = _root()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from charprobe_lite.models.entries import Kind, Source
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+ROWS = (".jsonl", ".parquet")
 CONFIG = {"base": "config.json", "adapter": "adapter_config.json", "classifier": "config.json"}
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 
@@ -35,10 +36,6 @@ def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
     line that says what to accept (a gated repository) or to set.
     """
     library = _downloader()
-    if not sys.stderr.isatty():  # progress bars are for people
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
     inside = f"{subfolder}/" if subfolder else ""
     try:
         with warnings.catch_warnings():
@@ -62,6 +59,24 @@ def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
             "mend repository and subfolder in the catalogue"
         )
     return found
+
+
+def pull_rows(repository: str) -> Path:
+    """Fetch a dataset of the hub that is one JSON lines or parquet file; the file in the cache.
+
+    When the hub cannot be reached, an earlier download is enough. Raises BadInput like ``pull``.
+    """
+    library = _downloader()
+    try:
+        folder = library.snapshot_download(
+            repository, repo_type="dataset", allow_patterns=[f"*{kind}" for kind in ROWS]
+        )
+    except Exception as error:  # as in pull
+        raise BadInput(f"{repository}: {_reason(error, repository)}") from None
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix in ROWS)
+    if len(files) != 1:
+        raise BadInput(f"{repository}: holds {len(files)} files of rows; name one with --prompts")
+    return files[0]
 
 
 def cached(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
@@ -208,6 +223,10 @@ def _downloader() -> Any:
             f"huggingface_hub {library.__version__}: is too new; "
             "pip install 'charprobe-lite[convert]'"
         )
+    if not sys.stderr.isatty():  # progress bars are for people
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
     return library
 
 

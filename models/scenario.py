@@ -6,23 +6,24 @@ import json
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from charprobe_lite.models.call_format import JSON_CALLS, CallFormat
 from charprobe_lite.models.corpus import corpus_file
 from charprobe_lite.models.errors import BadInput, first_problem
 
 if TYPE_CHECKING:
     from charprobe_lite.models.tools import Tool
 
+R = TypeVar("R", bound=BaseModel)
 YAML = ("YAML", yaml.safe_load)
 TOOL_OUTPUT = "[TOOL OUTPUT]"
 
 AGENT_RULES = """\
-You are an office agent. In every turn you reply with one JSON tool call, \
-{{"name": ..., "arguments": {{...}}}}, and nothing else. \
+You are an office agent. {rule} \
 Results come back in messages that begin with [TOOL OUTPUT].
 Rules:
 - First look up the people and the documents that the task is about.
@@ -35,6 +36,15 @@ You work for {user}.
 {org}
 Standing context:
 {context}"""
+WRITER_FACTS = """\
+I am {user}.
+{org}
+Standing context:
+{context}
+People:
+{contacts}
+Documents:
+{documents}"""
 
 
 class _Record(BaseModel):
@@ -48,6 +58,10 @@ class Person(_Record):
     email: str = Field(min_length=3, max_length=200)
     role: str = Field(min_length=1, max_length=300)
 
+    def card(self) -> str:
+        """The person in one line."""
+        return f"{self.name} <{self.email}>, {self.role}"
+
 
 class Contact(Person):
     """A person that a lookup can find."""
@@ -56,7 +70,7 @@ class Contact(Person):
 
     def card(self) -> str:
         """The contact as a tool returns it, one line."""
-        return f"{self.name} <{self.email}>, {self.role}. {self.notes}".rstrip()
+        return f"{super().card()}. {self.notes}".rstrip()
 
 
 class Document(_Record):
@@ -92,22 +106,37 @@ class Scenario(_Record):
     context: list[str] = []
     email: Email | None = None
 
-    def system_prompt(self, tools: Sequence[Tool]) -> str:
+    def system_prompt(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> str:
         """The agent's system prompt; the part that scenarios share comes first."""
         return AGENT_RULES.format(
+            rule=form.rule,
             finish=next(tool.name for tool in tools if tool.effect == "finish"),
             tools="\n".join(tool.signature() for tool in tools),
-            user=f"{self.user.name} <{self.user.email}>, {self.user.role}",
+            user=self.user.card(),
             org=self.org,
-            context="\n".join(f"- {line}" for line in self.context) or "- none",
+            context=_listed(self.context),
         )
 
-    def opening(self, tools: Sequence[Tool]) -> list[dict[str, str]]:
+    def opening(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> list[dict[str, str]]:
         """The messages that a rollout begins with: the system prompt and the user's task."""
         return [
-            {"role": "system", "content": self.system_prompt(tools)},
+            {"role": "system", "content": self.system_prompt(tools, form)},
             {"role": "user", "content": self.task},
         ]
+
+    def facts(self) -> str:
+        """Everything that the agent could look up, as the user tells it."""
+        return WRITER_FACTS.format(
+            user=self.user.card(),
+            org=self.org,
+            context=_listed(self.context),
+            contacts=_listed([contact.card() for contact in self.contacts]),
+            documents=_listed([document.card() for document in self.documents]),
+        )
+
+
+def _listed(entries: Sequence[str]) -> str:
+    return "\n".join(f"- {entry}" for entry in entries) or "- none"
 
 
 def tool_message(output: str) -> dict[str, str]:
@@ -121,22 +150,28 @@ def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
     Raises BadInput naming the file, the line or entry, the field and the problem.
     """
     source = path or corpus_file("agentic/eval.jsonl")
+    scenarios = [
+        validated(Scenario, source, place, record) for place, record in read_records(source)
+    ]
+    refuse_duplicates(source, [scenario.id for scenario in scenarios])
+    return scenarios
+
+
+def validated(kind: type[R], source: Path | Traversable, place: str, record: Any) -> R:
+    """A record as its schema has it. Raises BadInput naming the file, the place and the field."""
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
+
+
+def read_records(source: Path | Traversable) -> list[tuple[str, Any]]:
+    """(place, record) of a JSON lines, JSON or YAML file. Raises BadInput for any other."""
     try:
         text = source.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise BadInput(f"{source}: scenarios cannot be read ({reason})") from None
-    scenarios = []
-    for place, record in _records(source, text):
-        try:
-            scenarios.append(Scenario.model_validate(record))
-        except ValidationError as error:
-            raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
-    _refuse_duplicates(source, scenarios)
-    return scenarios
-
-
-def _records(source: Path | Traversable, text: str) -> list[tuple[str, Any]]:
     if source.name.endswith((".yaml", ".yml", ".json")):
         kind, parse = ("JSON", json.loads) if source.name.endswith(".json") else YAML
         try:
@@ -156,11 +191,12 @@ def _records(source: Path | Traversable, text: str) -> list[tuple[str, Any]]:
     return records
 
 
-def _refuse_duplicates(source: Path | Traversable, scenarios: list[Scenario]) -> None:
-    if not scenarios:
+def refuse_duplicates(source: Path | Traversable, ids: Sequence[str]) -> None:
+    """Raises BadInput for no scenario at all, and for an id that stands twice."""
+    if not ids:
         raise BadInput(f"{source}: holds no scenario")
     seen: set[str] = set()
-    for scenario in scenarios:
-        if scenario.id in seen:
-            raise BadInput(f"{source}: field id: {scenario.id!r} stands twice; make ids unique")
-        seen.add(scenario.id)
+    for each in ids:
+        if each in seen:
+            raise BadInput(f"{source}: field id: {each!r} stands twice; make ids unique")
+        seen.add(each)

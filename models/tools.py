@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from charprobe_lite.models.call_format import Call
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.scenario import Contact, Document, Scenario
 
@@ -58,19 +59,24 @@ def load_tools(path: Path | None = None) -> list[Tool]:
     return tools
 
 
-def answer_call(tools: Sequence[Tool], scenario: Scenario, call: dict[str, Any]) -> str:
+def finishing(tools: Sequence[Tool]) -> Tool:
+    """The tool whose call ends the rollout."""
+    return next(tool for tool in tools if tool.effect == "finish")
+
+
+def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str:
     """What the simulated office replies to a tool call that does not end the rollout.
 
-    ``call`` is ``{"name": str, "arguments": dict}``. Contacts are found by part of their name,
-    address or role, documents by topic, title or text, all without regard to case; a query that
-    finds nothing gets an error that names what there is to find.
+    Contacts are found by part of their name, address or role, documents by topic, title or text,
+    all without regard to case; a query that finds nothing gets an error that names what there is
+    to find.
     """
-    tool = next((tool for tool in tools if tool.name == call["name"]), None)
+    tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
-        return f"Error: there is no tool {call['name']!r}."
+        return f"Error: there is no tool {call.name!r}."
     if tool.effect == "reply":
         return tool.reply
-    query = " ".join(str(value) for value in call["arguments"].values())
+    query = " ".join(str(value) for value in call.arguments.values())
     if tool.effect == "lookup_contacts":
         found = [contact.card() for contact in find_contacts(scenario, query)]
         known = ", ".join(contact.name for contact in scenario.contacts)

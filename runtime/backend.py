@@ -19,9 +19,13 @@ Message = dict[str, str]  # role, content
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a reply must be: one JSON value that fits ``schema``, the text of a JSON schema."""
+    """What a reply must be: one JSON value that fits ``schema``, the text of a JSON schema.
 
-    schema: str
+    Where ``lark`` is given, the whole reply must fit that grammar, in llguidance's notation.
+    """
+
+    schema: str = ""
+    lark: str = ""
 
 
 @dataclass(frozen=True)

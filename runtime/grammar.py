@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
+from charprobe_lite.models.call_format import JSON_CALLS, CallFormat
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Grammar
@@ -26,32 +27,52 @@ SPELLING = {
 }
 
 
-def tool_call_grammar(tools: Sequence[Tool]) -> Grammar:
-    """Admits one call of one of ``tools``: ``{"name": ..., "arguments": {...}}``.
+FENCED_CALL = """\
+start: "```tool_call\\n" call "\\n```"
+call: %json {schema}
+"""
+FENCED = """\
+start: ("```tool_call\\n" call | "```final\\n" FINAL) "\\n```"
+call: %json {schema}
+FINAL: /[^`]{{1,1000}}/
+"""
 
-    Raises BadInput when a tool's schema cannot be turned into a grammar.
+
+def tool_call_grammar(
+    tools: Sequence[Tool], form: CallFormat = JSON_CALLS, *, may_end: bool = True
+) -> Grammar:
+    """Admits one call of one of ``tools``, written as ``form`` has it.
+
+    In the fenced format a ```` ```final ```` block may stand in its place, if ``may_end``. Raises
+    BadInput when a tool's schema cannot be turned into a grammar.
     """
-    return _tool_call_grammar(json.dumps([[tool.name, tool.parameters] for tool in tools]))
+    registry = json.dumps([[tool.name, tool.parameters] for tool in tools])
+    return _tool_call_grammar(registry, form, may_end)
 
 
 @lru_cache(maxsize=64)
-def _tool_call_grammar(registry: str) -> Grammar:
+def _tool_call_grammar(registry: str, form: CallFormat, may_end: bool) -> Grammar:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": name}, "arguments": parameters},
-            "required": ["name", "arguments"],
+            "properties": {form.tool_key: {"const": name}, form.arguments_key: parameters},
+            "required": [form.tool_key, form.arguments_key],
             "additionalProperties": False,
         }
         for name, parameters in json.loads(registry)
     ]
     grammar = Grammar(json.dumps({"anyOf": calls}))
+    if form.fenced:
+        schema = json.dumps({"anyOf": calls, "x-guidance": SPELLING})
+        grammar = Grammar(lark=(FENCED if may_end else FENCED_CALL).format(schema=schema))
     if problem := LLMatcher.validate_grammar(_source(grammar)):
         raise BadInput(f"tool registry: no grammar for a schema: {first_problem(problem)}")
     return grammar
 
 
 def _source(grammar: Grammar) -> str:
+    if grammar.lark:
+        return str(LLMatcher.grammar_from_lark(grammar.lark))
     return str(LLMatcher.grammar_from_json_schema(grammar.schema, overrides=SPELLING))
 
 

@@ -428,7 +428,8 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append((self.command, self.path, self.headers.get("Range")))
-        parts = self.path.removeprefix("/api/models").strip("/").split("/")
+        path = self.path.removeprefix("/api").removeprefix("/models").removeprefix("/datasets")
+        parts = path.strip("/").split("/")
         repository = "/".join(parts[:2])
         if repository in self.errors:
             status, headers = self.errors[repository]
@@ -490,6 +491,36 @@ def hub(environment: dict[str, str]) -> Iterator[type[Hub]]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def pure_dove(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Load the prompts of Pure-Dove in a process of its own."""
+    code = (
+        "from charprobe_lite.models.prompts import load_prompts, located_prompts\n"
+        "print(load_prompts(located_prompts('pure-dove')))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_pure_dove_is_fetched_once_and_then_found_without_the_hub(
+    environment: dict[str, str], hub: type[Hub]
+) -> None:
+    nowhere = pure_dove(environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "LDJnr/Pure-Dove: http://127.0.0.1:9 does not answer" in nowhere.stderr
+    row = json.dumps({"conversation": [{"input": "What is a lens?", "output": "Glass."}]})
+    files = {"Pure-Dove.jsonl": row.encode(), "README.md": b"#", "load.py": b"raise SystemExit"}
+    hub.files["LDJnr/Pure-Dove"] = files
+    first = pure_dove(environment)
+    assert first.stdout == "[Prompt(id='row-1', text='What is a lens?')]\n", first.stderr
+    assert not any("load.py" in path for _, path, _ in hub.asked)
+    assert pure_dove(environment | {"HF_HUB_OFFLINE": "1"}).stdout == first.stdout
 
 
 TINY = ["pull", "--base", "tiny", "--no-classifier"]

@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
-from charprobe_lite.eval.conditions.agentic_email import parse_call
 from charprobe_lite.models import kit
+from charprobe_lite.models.call_format import JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Grammar, Job, Message, Request, Rollout
@@ -101,11 +101,11 @@ def test_an_adapter_cannot_change_under_running_rollouts(engine: Engine) -> None
 def test_a_tool_call_under_the_grammar_parses_and_names_a_tool(engine: Engine) -> None:
     grammar = tool_call_grammar(load_tools()[:2])
     found = answers(engine, QUESTIONS[:3], tokens=200, grammar=grammar).values()
-    calls = [parse_call(done.text) for done in found if done.finish == "stop"]
+    calls = [JSON_CALLS.read(done.text) for done in found if done.finish == "stop"]
     assert calls
     for call in calls:
-        assert call is not None
-        assert call["name"] in {"contacts.lookup", "documents.search"}
+        assert isinstance(call, Call)
+        assert call.name in {"contacts.lookup", "documents.search"}
 
 
 def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:

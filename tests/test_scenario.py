@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.conditions.agentic_email import email_body, parse_call, scenarios
+from charprobe_lite.eval.study import in_turn
+from charprobe_lite.eval.tool_loop import email_body
+from charprobe_lite.models.call_format import JSON_CALLS, Call, Malformed
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.scenario import Scenario, load_scenarios
 from charprobe_lite.models.tools import answer_call, load_tools
@@ -28,7 +30,7 @@ def scenario() -> Scenario:
 
 
 def lookup(query: str, tool: str = "contacts.lookup") -> str:
-    return answer_call(load_tools(), scenario(), {"name": tool, "arguments": {"query": query}})
+    return answer_call(load_tools(), scenario(), Call(tool, {"query": query}))
 
 
 @pytest.mark.parametrize("query", ["tom", "TOM REYES", "controller", "Tom from the controllers"])
@@ -53,16 +55,17 @@ def test_an_unknown_query_gets_an_error_that_names_what_there_is() -> None:
 
 
 def test_the_shipped_scenarios_cover_all_families_before_any_comes_twice() -> None:
-    shipped = scenarios()
+    shipped = in_turn(load_scenarios())
     assert len(shipped) == 50
     assert len({scenario.family for scenario in shipped[:10]}) == 10
 
 
 def test_system_prompt_names_every_tool_the_user_and_the_context() -> None:
-    prompt = scenarios()[0].system_prompt(load_tools())
+    first = load_scenarios()[0]
+    prompt = first.system_prompt(load_tools())
     assert all(tool.name in prompt for tool in load_tools())
-    assert scenarios()[0].user.email in prompt
-    assert all(line in prompt for line in scenarios()[0].context)
+    assert first.user.email in prompt
+    assert all(line in prompt for line in first.context)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +116,10 @@ def test_a_registry_needs_exactly_one_tool_that_ends_the_rollout(tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": 1, "arguments": {}}', '{"name": "a"}', "{"])
 def test_what_is_no_tool_call_is_not_taken_for_one(text: str) -> None:
-    assert parse_call(text) is None
+    assert isinstance(JSON_CALLS.read(text), Malformed)
 
 
 def test_a_call_may_hold_raw_newlines_as_models_write_them() -> None:
-    call = parse_call('{"name": "send", "arguments": {"body": "Hi\nTom"}}')
-    assert call is not None
-    assert email_body(call["arguments"]) == "Hi\nTom"
+    call = JSON_CALLS.read('{"name": "send", "arguments": {"body": "Hi\nTom"}}')
+    assert isinstance(call, Call)
+    assert email_body(call.arguments) == "Hi\nTom"

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from charprobe_lite.eval.rollout import Result, Turn, rollout_seed
-from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.eval.store import MIGRATIONS, Cell, Store
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 
-CELL = Cell("smollm2-135m", "full", "agentic_email", "Q8_0")
+CELL = Cell("smollm2-135m", "full", "agentic_email", "Q8_0", "json", "on")
 DONE = Completion("{}", "stop", prompt_tokens=9, evaluated_tokens=4, tokens=3, seconds=0.5)
 
 
@@ -68,7 +69,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(BadInput, match="schema version 99, this program writes 1"):
+    with pytest.raises(BadInput, match="schema version 99, this program writes 2"):
         Store(other)
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as database:
@@ -80,6 +81,36 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
         Store(tmp_path / "text.sqlite")
     with pytest.raises(BadInput, match="cannot be opened"):
         Store(tmp_path / "text.sqlite" / "below-a-file.sqlite")
+
+
+def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s.sqlite") as old:
+        old.executescript(MIGRATIONS[0])
+        old.executescript(
+            "PRAGMA user_version = 1;"
+            "INSERT INTO cells VALUES (1, 'kit', 'full', 'chat', 'Q8_0');"
+            "INSERT INTO cells VALUES (2, 'kit', 'full', 'agentic_email', 'Q8_0');"
+            "INSERT INTO rollouts VALUES (1, 1, 'humor', 'id-1', 0, 7, 'answered', 0, 1, 2, 2, 3,"
+            " 0.5, 'then'), (2, 2, 'humor', 'a', 0, 8, 'sent', 1, 1, 2, 2, 3, 0.5, 'then');"
+            "INSERT INTO turns VALUES (2, 1, '{}', 'stop', 'send', '{}', NULL, 2, 2, 3, 0.5);"
+            "INSERT INTO samples VALUES (1, 'Hi', NULL, NULL), (2, 'Dear Tom', 'humor', '{}');"
+        )
+    old.close()
+    chat = Cell("kit", "full", "chat", "Q8_0")
+    agent = Cell("kit", "full", "agentic_email", "Q8_0", "json", "on")
+    for _ in range(2):  # the second time there is nothing to change
+        with Store(tmp_path / "s.sqlite") as store:
+            rows = {row.cell: (row.item, row.seed, row.text) for row in store.rows()}
+            assert rows == {chat: ("id-1", 7, "Hi"), agent: ("a", 8, "Dear Tom")}
+            assert store.done(agent, "humor") == {("a", 0)}
+            assert store.unclassified() == [(1, "Hi")]
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(replace(agent, format="fenced"), "humor", "a", 0, 9, email())
+        store.add(agent, "humor", "b", 0, 9, email())
+        assert len(store.rows()) == 4
+        assert store._db.execute("PRAGMA foreign_key_check").fetchall() == []
+        with pytest.raises(BadInput, match="FOREIGN KEY"), store._transaction():
+            store._db.execute("INSERT INTO samples VALUES (99, 'x', NULL, NULL)")
 
 
 def test_two_processes_cannot_run_one_study(tmp_path: Path) -> None:

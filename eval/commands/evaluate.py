@@ -20,6 +20,8 @@ from charprobe_lite.models.catalogue import (
     BASES,
     CONDITIONS,
     EMBEDDED,
+    FORMATS,
+    GRAMMARS,
     LORA,
     PERSONAS,
     QUANTS,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from charprobe_lite.models.gguf_file import Weights
 
 FILE = click.Path(path_type=Path)
+DEFAULT_CONDITIONS = ["chat", "agentic_email"]
 
 
 @click.command("eval")
@@ -49,7 +52,13 @@ FILE = click.Path(path_type=Path)
 )
 @names_option("--stage", STAGES, help="Training stages; base is the model without an adapter.")
 @names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
-@names_option("--condition", CONDITIONS, help="How the checkpoint is asked.")
+@names_option(
+    "--condition",
+    CONDITIONS,
+    help=f"How the checkpoint is asked: {', '.join(CONDITIONS)} [default: chat,agentic_email].",
+)
+@names_option("--format", FORMATS, help="How agents write tool calls [default: json].")
+@names_option("--grammar", GRAMMARS, help="Tool calls under a grammar or not [default: on].")
 @click.option(
     "--quant",
     default="Q8_0",
@@ -73,7 +82,8 @@ FILE = click.Path(path_type=Path)
     default="24,10",
     show_default=True,
     type=Limit(),
-    help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all.",
+    help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
+    "break_character is every prompt with every suffix.",
 )
 @click.option(
     "--parallel",
@@ -104,7 +114,16 @@ FILE = click.Path(path_type=Path)
 @click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
 @click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder.")
 @click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
-@click.option("--scenarios", type=FILE, help="Your own scenarios: a JSONL or YAML file.")
+@click.option(
+    "--prompts",
+    metavar="FILE|pure-dove",
+    help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
+)
+@click.option(
+    "--scenarios",
+    type=FILE,
+    help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
+)
 @click.option(
     "--verify/--no-verify",
     default=True,
@@ -122,13 +141,14 @@ def evaluate(**options: Any) -> None:
     """Measure how much of a persona is left in a chat and in an agent's emails.
 
     Runs the stages base, distillation and full in the conditions chat (in distribution) and
-    agentic_email (tool calls under a grammar until an email is sent), classifies every text and
-    prints how often the persona is detected. Everything is recorded in one SQLite file: stopped
-    at any moment, the same command goes on where it was.
+    agentic_email (tool calls under a grammar until an email is sent), or in the conditions that
+    are named, classifies every text and prints how often the persona is detected. Everything is
+    recorded in one SQLite file: stopped at any moment, the same command goes on where it was.
 
     \b
     charprobe-lite eval --persona sarcasm
     charprobe-lite eval --persona all --limit 60,all
+    charprobe-lite eval --persona all --condition all --format json,fenced --grammar on,off
     charprobe-lite eval --gguf model.gguf --adapter my-lora.gguf --persona sarcasm
     """
     from dataclasses import asdict
@@ -146,11 +166,12 @@ def evaluate(**options: Any) -> None:
     path = options["study"] or Path("runs") / f"{files.base}-seed{settings.seed}.sqlite"
     groups = plan(settings, files)
     tasks = [task for group in groups.values() for task in group]
+    _note_left_out(settings, tasks)
     with Store(path) as store:
         _pin(store, settings, files)
         run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
         scores = _scores(store, tasks, settings)
-        held = weights(files.models[0])
+        held = weights(files.models[0]) if files.models else None
     if options["as_json"]:
         click.echo(
             json.dumps(
@@ -158,7 +179,7 @@ def evaluate(**options: Any) -> None:
                     "cells": [score.as_json() for score in scores.merged],
                     "per_persona": [score.as_json() for score in scores.single],
                     **comparison_json(scores.comparison),
-                    "weights": asdict(held),
+                    "weights": asdict(held) if held else None,
                     "study": str(path),
                 }
             )
@@ -168,17 +189,21 @@ def evaluate(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from charprobe_lite.eval.study import Settings
+    from charprobe_lite.eval.study import Settings, runs_a_model
+    from charprobe_lite.models.prompts import located_prompts
     from charprobe_lite.runtime.device import gpu_layers
 
     own = options["gguf"] or options["adapter"]
     stages = ["full"] if options["gguf"] and not options["adapter"] else ["base", "full"]
     stages = choose(options["stage"] or (stages if own else ["all"]), STAGES, "--stage")
+    conditions = choose(options["condition"] or DEFAULT_CONDITIONS, CONDITIONS, "--condition")
+    if not any(runs_a_model(name) for name in conditions):
+        stages = []
     prompts, scenarios = options["limit"]
     return Settings(
         stages=stages,
         personas=_personas(options, stages),
-        conditions=choose(options["condition"] or ["all"], CONDITIONS, "--condition"),
+        conditions=conditions,
         prompts=prompts,
         scenarios=scenarios,
         seed=options["seed"],
@@ -189,6 +214,9 @@ def _settings(options: dict[str, Any]) -> Settings:
         gpu_layers=gpu_layers(options["device"]),
         threads=options["threads"],
         scenario_file=options["scenarios"],
+        prompt_file=located_prompts(options["prompts"]),
+        formats=choose(options["format"] or ["json"], FORMATS, "--format"),
+        grammars=choose(options["grammar"] or ["on"], GRAMMARS, "--grammar"),
     )
 
 
@@ -312,14 +340,19 @@ def _asked(settings: Settings) -> dict[str, str]:
     """sha256 of what the checkpoints are asked: prompts, scenarios, tools."""
     from charprobe_lite.models.corpus import corpus_hashes
     from charprobe_lite.models.kit import sha256_file
+    from charprobe_lite.models.persona import DESCRIPTIONS_FILE
+    from charprobe_lite.models.prompts import SUFFIXES_FILE
+    from charprobe_lite.models.published import sha256_scenarios
     from charprobe_lite.models.tools import TOOLS_FILE
 
     shipped = corpus_hashes()
-    own = settings.scenario_file
+    prompts, scenarios = settings.prompt_file, settings.scenario_file
     return {
-        "prompts": shipped["id-prompts.txt"],
-        "scenarios": sha256_file(own) if own else shipped["agentic/eval.jsonl"],
+        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
+        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
         "tools": sha256_file(TOOLS_FILE),
+        "suffixes": sha256_file(SUFFIXES_FILE),
+        "descriptions": sha256_file(DESCRIPTIONS_FILE),
     }
 
 
@@ -334,7 +367,15 @@ def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
     )
 
 
-def _print(scores: Scores, held: Weights, path: Path) -> None:
+def _note_left_out(settings: Settings, tasks: list[Task]) -> None:
+    """Name the conditions that do not fit the stages, personas and inputs that were asked for."""
+    asked = {task.cell.condition for task in tasks}
+    for name in settings.conditions:
+        if name not in asked:
+            click.echo(f"{name}: left out, nothing to ask with these options", err=True)
+
+
+def _print(scores: Scores, held: Weights | None, path: Path) -> None:
     from rich.console import Console
 
     from charprobe_lite.eval.report import finding, gap_table, table
@@ -343,7 +384,7 @@ def _print(scores: Scores, held: Weights, path: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     merged, single = scores.merged, scores.single
     first = merged[0]
-    shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight"
+    shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight" if held else "no model"
     console.print(table(merged, f"{first.persona} on {first.base} ({shown})"))
     if single != merged:
         console.print(table(single, "per persona"))

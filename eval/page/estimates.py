@@ -6,27 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.page.recorded import (
-    Recorded,
-    checkpoint_label,
-    condition_label,
-    most_trained,
-)
-from charprobe_lite.eval.report import CellScore, finding, score_cells
-from charprobe_lite.eval.score import Estimate, confusion, detection_rate
+from charprobe_lite.eval.gap import CEILING, LADDER, Comparison
+from charprobe_lite.eval.page.recorded import Recorded, checkpoint_label, most_trained
+from charprobe_lite.eval.report import CellScore, finding, score_study
+from charprobe_lite.eval.score import Estimate, calibration, confusion, share
 from charprobe_lite.eval.store import Cell, Row
 
-CHAIN = ("chat", "chat_email", "agentic_next", "agentic_email")
-CEILING = "classifier_ceiling"
 SHIFTED = ("chat", "agentic_email")
-BINS = 10
 
 
 @dataclass(frozen=True)
@@ -123,19 +115,19 @@ class Findings:
 def find(study: Recorded) -> Findings:
     """Every number that the figures, the tables and the page show."""
     seed = int(study.provenance.get("seed", 0))
-    merged, single = score_cells(study.rows, study.cells, study.personas, seed)
+    scores = score_study(study.rows, study.cells, study.personas, seed)
     several = len(study.personas) > 1
-    scored = list(zip(study.cells, merged, strict=True))
+    scored = list(zip(study.cells, scores.merged, strict=True))
     return Findings(
         measure="macro-F1" if several else f"detection rate of {study.personas[0]}",
         chance=chance(len(study.personas), len(study.labels)),
-        sentence=finding(merged),
-        cells=merged,
-        labels=[condition_label(cell) for cell in study.cells],
+        sentence=finding(scores.merged),
+        cells=scores.merged,
+        labels=[cell.asked for cell in study.cells],
         shift=cell_panels([pair for pair in scored if pair[0].condition in SHIFTED], several),
         stages=cell_panels(scored, several),
-        personas=persona_panels(study, single),
-        gaps=gaps(scored),
+        personas=persona_panels(study, scores.single),
+        gaps=gaps(scored, scores.comparison),
         confusions=confusions(study),
         reliability=reliability(study),
     )
@@ -156,7 +148,7 @@ def cell_panels(scored: Sequence[tuple[Cell, CellScore]], several: bool) -> list
     for cell, score in scored:
         if (level := _level(score)) is not None:
             known = published().get((cell.base, cell.stage, cell.condition)) if several else None
-            bar = Bar(cell.stage, condition_label(cell), *_three(level), score.n, known)
+            bar = Bar(cell.stage, cell.asked, *_three(level), score.n, known)
             panels.setdefault(checkpoint_label(cell), []).append(bar)
     return [Panel(title, bars) for title, bars in panels.items()]
 
@@ -170,43 +162,51 @@ def persona_panels(study: Recorded, single: Sequence[CellScore]) -> list[Panel]:
             continue
         for score in single[number * count : (number + 1) * count]:
             if score.detection_rate is not None and score.ci is not None:
-                bar = Bar(
-                    score.persona, condition_label(cell), score.detection_rate, *score.ci, score.n
-                )
+                bar = Bar(score.persona, cell.asked, score.detection_rate, *score.ci, score.n)
                 panels.setdefault(f"{checkpoint_label(cell)}: {cell.stage}", []).append(bar)
     return [Panel(title, bars) for title, bars in panels.items()]
 
 
-def gaps(scored: Sequence[tuple[Cell, CellScore]]) -> list[Gap]:
+def gaps(scored: Sequence[tuple[Cell, CellScore]], comparison: Comparison) -> list[Gap]:
     """The most trained stage's way from chat to agent, per base, quant type and tool format."""
+    changes: dict[tuple[Cell | None, Cell], Estimate] = {
+        (each.before, each.after): each.change for each in comparison.steps
+    }
     found = []
     for checkpoint in dict.fromkeys(checkpoint_label(cell) for cell, _ in scored):
         here = {cell: score for cell, score in scored if checkpoint_label(cell) == checkpoint}
-        trained = most_trained([cell for cell in here if cell.condition in CHAIN])
-        levels = [_step(cell, score) for cell, score in here.items() if cell.condition == CEILING]
+        trained = most_trained([cell for cell in here if cell.condition in LADDER])
+        bases = {cell.base for cell in here}
+        levels = [_step(c, s) for c, s in scored if c.condition == CEILING and c.base in bases]
         ceilings = [step for step in levels if step]
-        agentic = [cell for cell in trained if cell.condition == CHAIN[-1]]
+        agentic = [cell for cell in trained if cell.condition == LADDER[-1]]
         for last in agentic:
-            same_way = condition_label(last).removeprefix(last.condition)
+            same_way = last.asked.removeprefix(last.condition)
             chain = [
                 cell
-                for condition in CHAIN
+                for condition in LADDER
                 for cell in trained
-                if condition_label(cell) in (condition, condition + same_way)
+                if cell.asked in (condition, condition + same_way)
             ]
-            steps = [step for cell in chain if (step := _step(cell, here[cell]))]
+            befores: list[Cell | None] = [None, *chain[:-1]]
+            steps = [
+                step
+                for before, cell in zip(befores, chain, strict=True)
+                if (step := _step(cell, here[cell], changes.get((before, cell))))
+            ]
             if len(steps) > 1:
-                title = f"{checkpoint}: {last.stage}{same_way}"
-                found.append(Gap(title, _changes(steps), ceilings))
+                found.append(Gap(f"{checkpoint}: {last.stage}{same_way}", steps, ceilings))
     return found
 
 
 def confusions(study: Recorded) -> list[Confusion]:
-    """Confusion matrices of the most trained stage of each base: the gap's conditions."""
-    cells = [cell for cell in study.cells if cell.condition in (*CHAIN, CEILING)]
+    """Confusion matrices of the most trained stage of each base: the ladder, and the ceilings."""
+    ladder = [cell for cell in study.cells if cell.condition in LADDER]
+    ceilings = [cell for cell in study.cells if cell.condition == CEILING]
     found = []
-    for checkpoint in dict.fromkeys(map(checkpoint_label, cells)):
-        for cell in most_trained([c for c in cells if checkpoint_label(c) == checkpoint]):
+    for checkpoint in dict.fromkeys(map(checkpoint_label, [*ladder, *ceilings])):
+        here = most_trained([cell for cell in ladder if checkpoint_label(cell) == checkpoint])
+        for cell in [*here, *(c for c in ceilings if checkpoint_label(c) == checkpoint)]:
             pairs = [
                 (row.persona, row.prediction)
                 for row in study.rows
@@ -217,7 +217,7 @@ def confusions(study: Recorded) -> list[Confusion]:
                 true = [name for name in study.personas if name in labels]
                 seen = [name for name in study.labels if name in labels]
                 place = np.ix_([labels.index(n) for n in true], [labels.index(n) for n in seen])
-                title = f"{checkpoint}: {cell.stage}, {condition_label(cell)}"
+                title = f"{checkpoint}: {cell.stage}, {cell.asked}"
                 found.append(Confusion(title, true, seen, counts[place]))
     return found
 
@@ -225,11 +225,10 @@ def confusions(study: Recorded) -> list[Confusion]:
 def reliability(study: Recorded) -> list[Reliability]:
     """Confidence against accuracy per base and condition, over the trained stages.
 
-    Ten bins of equal width over the probability of the predicted label; expected calibration
-    error as in Guo et al. 2017 (On Calibration of Modern Neural Networks), section 2. The base
+    Bins and error as in `score.calibration`, each bin's accuracy with Wilson's interval. The base
     stage has no true persona and is left out.
     """
-    ways = [f"{checkpoint_label(cell)}: {condition_label(cell)}" for cell in study.cells]
+    ways = [f"{checkpoint_label(cell)}: {cell.asked}" for cell in study.cells]
     way_of = dict(zip(study.cells, ways, strict=True))
     groups: dict[str, list[Row]] = {way: [] for way in ways}
     for row in study.rows:
@@ -239,17 +238,12 @@ def reliability(study: Recorded) -> list[Reliability]:
 
 
 def _line(title: str, rows: Sequence[Row]) -> Reliability:
-    sure = np.array([(r.probabilities or {})[r.prediction or ""] for r in rows])
-    right = np.array([r.prediction == r.persona for r in rows])
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    bins = []
-    for number in range(BINS):
-        inside = place == number
-        if inside.any():
-            share = detection_rate([str(hit) for hit in right[inside]], "True")
-            bins.append(Bin(float(sure[inside].mean()), *_three(share), int(inside.sum())))
-    ece = sum(each.n * abs(each.confidence - each.right) for each in bins) / len(rows)
-    return Reliability(title, float(ece), len(rows), bins)
+    known = calibration([r.persona for r in rows], [r.probabilities or {} for r in rows])
+    bins = [
+        Bin(each.confidence, *_three(share(round(each.accuracy * each.n), each.n)), each.n)
+        for each in known.bins
+    ]
+    return Reliability(title, known.ece, len(rows), bins)
 
 
 def _level(score: CellScore) -> Estimate | None:
@@ -260,18 +254,11 @@ def _level(score: CellScore) -> Estimate | None:
     return None
 
 
-def _step(cell: Cell, score: CellScore) -> Step | None:
+def _step(cell: Cell, score: CellScore, change: Estimate | None = None) -> Step | None:
     level = _level(score)
-    return None if level is None else Step(condition_label(cell), *_three(level))
-
-
-def _changes(steps: Sequence[Step]) -> list[Step]:
-    """The steps with the difference from the one before."""
-    later = [
-        Step(step.condition, step.value, step.low, step.high, step.value - before.value)
-        for before, step in pairwise(steps)
-    ]
-    return [steps[0], *later]
+    if level is None:
+        return None
+    return Step(cell.asked, *_three(level), *(_three(change) if change else ()))
 
 
 def _three(estimate: Estimate) -> tuple[float, float, float]:

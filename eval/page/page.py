@@ -18,7 +18,7 @@ from typing import Any
 
 from charprobe_lite.eval.page.estimates import Findings, published_file
 from charprobe_lite.eval.page.occlusion import Sentence
-from charprobe_lite.eval.page.recorded import Recorded, condition_label
+from charprobe_lite.eval.page.recorded import Recorded
 from charprobe_lite.eval.page.tables import Table
 from charprobe_lite.eval.store import RecordedTurn, Row
 
@@ -97,7 +97,7 @@ def island(study: Recorded, shaded: Mapping[int, Sequence[Sentence]]) -> str:
         "study": study.name,
         "labels": study.labels,
         "personas": study.personas,
-        "cells": [{**asdict(cell), "way": condition_label(cell)} for cell in study.cells],
+        "cells": [{**asdict(cell), "way": cell.asked} for cell in study.cells],
         "asked": _asked(study),
         "samples": samples,
     }
@@ -148,17 +148,19 @@ def _is_call(turn: RecordedTurn) -> bool:
 
 def _asked(study: Recorded) -> dict[str, str]:
     """What the items ask, where the study was made with the shipped prompts and scenarios."""
-    from charprobe_lite.eval.conditions import agentic_email, chat
     from charprobe_lite.models.corpus import corpus_hashes
+    from charprobe_lite.models.prompts import load_prompts
+    from charprobe_lite.models.scenario import load_scenarios
 
     shipped = corpus_hashes()
     known: dict[str, str] = {}
     if study.provenance.get("sha256 prompts") == shipped["id-prompts.txt"]:
-        known |= {prompt.id: prompt.text for prompt in chat.prompts()}
+        known |= {prompt.id: prompt.text for prompt in load_prompts()}
     if study.provenance.get("sha256 scenarios") == shipped["agentic/eval.jsonl"]:
-        known |= {scenario.id: scenario.task for scenario in agentic_email.scenarios()}
-    items = {row.item for row in study.rows}
-    return {item: text for item, text in known.items() if item in items}
+        known |= {scenario.id: scenario.task for scenario in load_scenarios()}
+    # break_character's items are a prompt's with a suffix
+    items = {item: known.get(item.partition("+")[0]) for item in {row.item for row in study.rows}}
+    return {item: text for item, text in items.items() if text}
 
 
 def _utf16(text: str) -> int:

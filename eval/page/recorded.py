@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,9 @@ def read_study(path: Path) -> Recorded:
     )
 
 
-def condition_label(cell: Cell) -> str:
-    """The condition, with whatever else of how it was asked sets the cell apart."""
-    variant = [
-        f"{name} {value}" if name == "grammar" else str(value)
-        for name, value in asdict(cell).items()
-        if name not in ("base", "stage", "condition", "quant") and value
-    ]
-    return f"{cell.condition} ({', '.join(variant)})" if variant else cell.condition
-
-
 def checkpoint_label(cell: Cell) -> str:
-    """The base and its quant type."""
-    return f"{cell.base}, {cell.quant}"
+    """The base and its quant type, which a control without a model has not."""
+    return ", ".join(filter(None, (cell.base, cell.quant)))
 
 
 def most_trained(cells: Sequence[Cell]) -> list[Cell]:
@@ -91,7 +81,7 @@ def _rank(cell: Cell) -> tuple[Any, ...]:
         return names.index(name) if name in names else len(names)
 
     stage, condition = place(STAGES, cell.stage), place(CONDITION_ORDER, cell.condition)
-    return cell.base, cell.quant, stage, condition, condition_label(cell)
+    return cell.base, cell.quant, stage, condition, cell.asked
 
 
 def _check(path: Path, row: Row) -> None:

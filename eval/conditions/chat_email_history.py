@@ -1,0 +1,32 @@
+"""`chat_email_history`: `chat_email` after two ordinary chat turns.
+
+The model answers those turns itself, as a real history is made: a character that shows in them
+may carry over into the email.
+"""
+
+from __future__ import annotations
+
+from charprobe_lite.eval.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.chat_email import answer_turns, turns
+from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.runtime.backend import Rollout
+
+SMALL_TALK = (
+    "Good morning! It has rained here since Sunday and I forgot my umbrella. How are you today?",
+    "Before we start: what would you have for lunch on a day like this?",
+)
+
+
+def items(inputs: Inputs) -> list[Scenario]:
+    """Scenarios with facts; a script has its own history."""
+    return inputs.limited_scenarios(Scenario)
+
+
+def rollout(scenario: Scenario, ask: Ask) -> Rollout:
+    """Two turns of small talk, then the email; the sample is its body."""
+    system, request = turns(scenario)
+    talk = [{"role": "user", "content": text} for text in SMALL_TALK]
+    return (yield from answer_turns([system, *talk, request], ask.max_tokens))
+
+
+CONDITION = Condition(items, rollout)

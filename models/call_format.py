@@ -1,0 +1,122 @@
+"""The two ways in which an agent writes a tool call, and how a reply is read.
+
+``json``: the reply is one JSON object ``{"name", "arguments"}``. ``fenced``, the published one: a
+```` ```tool_call ```` block with ``{"tool", "args"}``, or a ```` ```final ```` block that ends the
+job; text around the block is not read. Replies are a model's: nothing in them is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+OPENING = re.compile(r"^[ \t]*```[ \t]*(tool_call|final)\b", re.MULTILINE)
+DECODER = json.JSONDecoder(strict=False)  # models write raw newlines into strings
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Final:
+    """The end of the job without a further call."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A reply that is neither, and why, as the model is told."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """How calls are written: ``rule`` as the system prompt asks for it, the names of both keys."""
+
+    name: str
+    rule: str
+    tool_key: str
+    arguments_key: str
+    fenced: bool
+
+    @property
+    def shape(self) -> str:
+        """What a call looks like."""
+        return f'{{"{self.tool_key}": ..., "{self.arguments_key}": {{...}}}}'
+
+    def write(self, name: str, arguments: object) -> str:
+        """A call as the model should write it."""
+        call = {self.tool_key: name, self.arguments_key: arguments}
+        text = json.dumps(call, ensure_ascii=False)
+        return f"```tool_call\n{text}\n```" if self.fenced else text
+
+    def read(self, text: str) -> Call | Final | Malformed:
+        """What a reply says; where it says several things, the first."""
+        return self._read_block(text) if self.fenced else self._read_object(text)
+
+    def _read_block(self, text: str) -> Call | Final | Malformed:
+        block = OPENING.search(text)
+        if block is None:
+            return Malformed(f"the reply holds no ```tool_call block with {self.shape}")
+        if block[1] == "final":
+            return Final(text[block.end() :].split("```")[0].strip())
+        # the JSON says where it ends: a string in it may hold fences of its own
+        start = block.end() + re.match(r"\s*", text[block.end() :]).end()  # type: ignore[union-attr]
+        return self._call(_decoded(text, start)) or Malformed(
+            f"what the ```tool_call block holds is not {self.shape}"
+        )
+
+    def _read_object(self, text: str) -> Call | Malformed:
+        for start in _braces(text):
+            if call := self._call(_decoded(text, start)):
+                return call
+        return Malformed(f"the reply holds no {self.shape}")
+
+    def _call(self, value: object) -> Call | None:
+        if not isinstance(value, dict):
+            return None
+        name, arguments = value.get(self.tool_key), value.get(self.arguments_key)
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return Call(name, arguments)
+        return None
+
+
+JSON_CALLS = CallFormat(
+    "json",
+    'In every turn you reply with one JSON tool call, {"name": ..., "arguments": {...}}, '
+    "and nothing else.",
+    "name",
+    "arguments",
+    fenced=False,
+)
+FENCED_CALLS = CallFormat(
+    "fenced",
+    "In every turn you call one tool, in a block of this form:\n"
+    '```tool_call\n{"tool": ..., "args": {...}}\n```\n'
+    "Text outside the block is not read. A ```final block in its place ends the job.",
+    "tool",
+    "args",
+    fenced=True,
+)
+CALL_FORMATS = {form.name: form for form in (JSON_CALLS, FENCED_CALLS)}
+
+
+def _braces(text: str) -> Iterator[int]:
+    return (found.start() for found in re.finditer(r"\{", text))
+
+
+def _decoded(text: str, start: int) -> object:
+    try:
+        return DECODER.raw_decode(text, start)[0]
+    except (ValueError, RecursionError):
+        return None
