@@ -65,11 +65,18 @@ def _json_object(schema: Any) -> dict[str, Any]:
     return {"type": "json_object", "schema": schema}
 
 
-# llama.cpp's servers sample with top-k 40 and min-p 0.05 unless told not to
-WHOLE_VOCABULARY = {"top_k": 1_000_000, "min_p": 0.0}
+# the engine samples by temperature and top_p alone; left to themselves, llama.cpp's servers cut at
+# top_k 40 and min_p 0.05, llama-cpp-python penalizes repetition by 1.1, and vLLM and SGLang do what
+# the model's generation_config.json says (which calls the penalty by the other name)
+NOTHING_ELSE = {
+    "top_k": 1_000_000,  # servers do not agree on a number for "off"
+    "min_p": 0.0,
+    "repeat_penalty": 1.0,
+    "repetition_penalty": 1.0,
+}
 FORMS = (
-    _Form(_json_schema, WHOLE_VOCABULARY),  # llama-server, vLLM, SGLang
-    _Form(_json_object, WHOLE_VOCABULARY),  # llama-cpp-python
+    _Form(_json_schema, NOTHING_ELSE),  # llama-server, vLLM, SGLang
+    _Form(_json_object, NOTHING_ELSE),  # llama-cpp-python
     _Form(_json_schema, {}),  # servers that refuse what OpenAI does not have
 )
 

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 # options that have a say with one backend only
-OF_FILES = ("quant", "lora", "gguf", "adapter", "verify", "dry_run")
-OF_THE_ENGINE = ("gpu_layers", "threads", "context")
+OF_THE_ENGINE = (
+    *("quant", "lora", "gguf", "adapter", "verify", "dry_run"),
+    *("gpu_layers", "threads", "context"),
+)
 OF_A_SERVER = ("base_url", "model", "timeout")
 
 
@@ -209,10 +211,14 @@ def _refuse_mixture(options: dict[str, Any]) -> None:
     from importlib.util import find_spec
 
     served = options["backend"] == "openai"
-    for option in (*OF_FILES, *OF_THE_ENGINE) if served else OF_A_SERVER:
+    for option in OF_THE_ENGINE if served else OF_A_SERVER:
         if _named(option):
-            mend = "the server decides" if served else "is for --backend openai"
-            raise BadInput(f"--{option.replace('_', '-')}: {mend}; leave it out")
+            flag = f"--{option.replace('_', '-')}"
+            raise BadInput(
+                f"{flag}: has no use with --backend openai; leave it out"
+                if served
+                else f"{flag}: is for a server; add --backend openai"
+            )
     if served and not (options["base_url"] and options["model"]):
         raise BadInput("--backend openai: needs --base-url URL and --model NAME")
     if served and not (find_spec("openai") and find_spec("anyio")):
@@ -296,9 +302,10 @@ def _files(options: dict[str, Any], settings: Settings) -> Files:
 
     if options["backend"] == "openai":
         names = checkpoints.served_names(options["model"])
+        first = names.get(("base", "")) or next(iter(names.values()))
         files = checkpoints.served_files(
-            # the last part of a name that may be a path or a repository
-            options["base"] if _named("base") else PurePosixPath(next(iter(names.values()))).name,
+            # a name on a server may be a path or a repository: its last part
+            options["base"] if _named("base") else PurePosixPath(first).name,
             options["base_url"],
             names,
             settings.stages,
