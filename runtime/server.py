@@ -35,7 +35,7 @@ from charprobe_lite.runtime.backend import (
     Request,
 )
 
-RETRIES = 4  # after half a second, then twice as long each time: a restart of the server's proxy
+RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
 RETRIES_OF_CHECK = 1
 CONNECT_SECONDS = 10
 PROBE = ({"role": "user", "content": "Say hello."},)  # no reply to it is JSON by chance
