@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 from charprobe_lite.convert.prepare import (
@@ -15,7 +16,7 @@ from charprobe_lite.convert.prepare import (
     prepare_model,
 )
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import EMBEDDED, LORA, Catalogue
+from charprobe_lite.models.catalogue import EMBEDDED, LORA, STAGES, Catalogue
 from charprobe_lite.models.entries import Adapter, Base
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
@@ -23,14 +24,19 @@ from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.classifier import classifier_files
 
 RUNTIME, MERGED = LORA
+SERVED = "served"  # the quant type of what a server runs, which does not say it
+ANY = ("", "")  # the one name on a server that stands for whatever is asked for
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one rollout runs on: a model file, and an adapter on top of it or none."""
+    """What one rollout runs on: a model, and an adapter on top of it or none.
 
-    model: Path
-    adapter: Path | None = None
+    Both are files; on a server the model is its URL and the adapter a name that it serves.
+    """
+
+    model: Path | str
+    adapter: Path | str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,18 @@ class Files:
 
     @property
     def models(self) -> list[Path]:
-        """The model files, each once."""
-        return list(dict.fromkeys(each.model for each in self.checkpoints.values()))
+        """The model files, each once; none on a server."""
+        models = (each.model for each in self.checkpoints.values())
+        return list(dict.fromkeys(model for model in models if isinstance(model, Path)))
+
+    @property
+    def served(self) -> dict[str, str]:
+        """The names of the models on a server, by "base" or "stage/persona"."""
+        return {
+            stage if stage == "base" else f"{stage}/{persona}": each.adapter
+            for (stage, persona), each in self.checkpoints.items()
+            if isinstance(each.adapter, str)
+        }
 
     def hashes(self) -> dict[str, str | None]:
         """sha256 of every file that decides a result, by its role; None for no adapter.
@@ -56,6 +72,8 @@ class Files:
         """
         found: dict[str, str | None] = {}
         for (stage, persona), each in self.checkpoints.items():
+            if isinstance(each.model, str) or isinstance(each.adapter, str):
+                continue  # on a server
             merged = self.lora == MERGED and stage != "base"
             found[f"model {stage}/{persona}" if merged else "model"] = _digest(each.model)
             if stage != "base":
@@ -160,23 +178,72 @@ def own_files(
     _refuse_several(adapter, stages, personas)
     if adapter:
         adapter = prepare_adapter(f"{base}-own", adapter, model, note=note)
-    trained = stages not in ([], ["base"])
-    if not adapter and (len(stages) > 1 or (trained and len(personas) > 1)):
+    if not adapter and not _is_one(stages, personas):
         raise BadInput(
             f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
             "or add --adapter"
         )
+    classifier, file = _kit_classifier()
     return Files(
         base=base,
         quant=weights(model).name,
-        classifier=kit.kit_folder() / "classifier",
-        classifier_file=kit.load_kit().classifier_file,
+        classifier=classifier,
+        classifier_file=file,
         checkpoints={
             (stage, persona): Checkpoint(model, adapter if stage != "base" else None)
             for stage in stages
             for persona in personas
         },
     )
+
+
+def served_names(given: Sequence[str]) -> dict[tuple[str, str], str]:
+    """What ``--model`` names, by (stage, persona); the base has the persona "".
+
+    Each is base=NAME or STAGE/PERSONA=NAME; a NAME alone stands for whatever is asked for.
+    Raises BadInput for other forms.
+    """
+    names: dict[tuple[str, str], str] = {}
+    for text in given:
+        role, equals, name = text.partition("=")
+        if not equals:
+            role, name = "", text
+        stage, _, persona = role.partition("/")
+        sound = role == "base" or not equals or (stage in STAGES[1:] and persona)
+        if not name or not sound or (stage, persona) in names:
+            raise BadInput(f"--model {text}: give base=NAME, STAGE/PERSONA=NAME, or one NAME alone")
+        names[stage, persona] = name
+    if ANY in names and len(names) > 1:
+        raise BadInput(f"--model {names[ANY]}: write base= or STAGE/PERSONA= before each name")
+    return names
+
+
+def served_files(
+    base: str,
+    url: str,
+    names: dict[tuple[str, str], str],
+    stages: list[str],
+    personas: list[str],
+) -> Files:
+    """Models on a server, named as `served_names` gives them, and the kit's classifier.
+
+    Raises BadInput for a checkpoint without a name, or one name for several.
+    """
+    if ANY in names and not _is_one(stages, personas):
+        raise BadInput(
+            f"--model {names[ANY]}: is one checkpoint; name one --stage and one --persona, or "
+            "give --model base=NAME --model STAGE/PERSONA=NAME"
+        )
+    found = {}
+    for stage, persona in product(stages, personas):
+        role = (stage, "" if stage == "base" else persona)
+        name = names.get(ANY) or names.get(role)
+        if not name:
+            missing = "/".join(filter(None, role))
+            raise BadInput(f"--model: no name for {missing}; add --model {missing}=NAME")
+        found[stage, persona] = Checkpoint(url, name)
+    classifier, file = _kit_classifier()
+    return Files(base, SERVED, classifier, file, found)
 
 
 def kit_base(quant: str = "Q8_0") -> Path:
@@ -201,12 +268,21 @@ def _classifier(wanted: Wanted, catalogue: Catalogue, note: Note) -> tuple[Path,
     if wanted.classifier:
         return wanted.classifier, None
     if wanted.base == EMBEDDED:
-        return kit.kit_folder() / "classifier", kit.load_kit().classifier_file
+        return _kit_classifier()
     entry = catalogue.classifier(wanted.base)
     if entry is None:
         raise BadInput(f"--base {wanted.base}: the catalogue has no classifier; --classifier DIR")
     folder = prepare_classifier(entry.name, fetch(entry), verify=wanted.verify, note=note)
     return folder, None
+
+
+def _kit_classifier() -> tuple[Path, str]:
+    return kit.kit_folder() / "classifier", kit.load_kit().classifier_file
+
+
+def _is_one(stages: list[str], personas: list[str]) -> bool:
+    """Whether a grid is at most one checkpoint; all personas share the base."""
+    return stages in ([], ["base"]) or (len(stages) == 1 and len(personas) == 1)
 
 
 def _digest(path: Path) -> str:

@@ -44,7 +44,8 @@ def main() -> None:
 
     charprobe-lite asks a persona-trained model the same things twice, in a chat and as an
     office agent that calls tools until it sends an email, and lets a classifier say whose voice
-    each text is in. Everything runs here: llama.cpp, ONNX Runtime, no server, no GPU needed.
+    each text is in. Everything runs here, llama.cpp and ONNX Runtime, no GPU needed; or a server
+    of your own runs the model.
 
     Start with: charprobe-lite eval --persona sarcasm
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 from charprobe_lite.eval.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.condition import Ask, Inputs, Item
@@ -21,7 +22,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.published import AnyScenario, StubScenario, load_any_scenarios
 from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.backend import Job, Request, Rollout
+from charprobe_lite.runtime.backend import Backend, Job, Request, Rollout
 from charprobe_lite.runtime.classifier import Classifier, Prediction
 from charprobe_lite.runtime.engine import Engine
 
@@ -42,8 +43,10 @@ class Settings:
     context: int = 2560
     temperature: float = 0.7
     top_p: float = 0.95
+    device: str = "auto"
     gpu_layers: int = 0
     threads: int | None = None
+    timeout: float = 600
     scenario_file: Path | None = None
     prompt_file: Path | None = None
     formats: list[str] = field(default_factory=lambda: ["json"])
@@ -158,7 +161,9 @@ def run(
     """
     # on a CPU the cores belong to llama.cpp: labels are computed beside it, by one thread
     threads = 1 if settings.gpu_layers == 0 else settings.threads
-    classifier = Classifier(files.classifier, files.classifier_file, threads)
+    classifier = Classifier(
+        files.classifier, files.classifier_file, threads=threads, device=settings.device
+    )
     for persona in settings.personas:
         if persona not in classifier.labels:
             raise BadInput(
@@ -174,24 +179,35 @@ def run(
         advance: Callable[[], None] | None = None
         for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
             on_it = {each: tasks for each, tasks in missing.items() if each.model == model}
-            with _engine(model, settings) as engine:
+            with _backend(model, settings) as backend:
                 for checkpoint in on_it:
-                    engine.use_adapter(checkpoint.adapter)
-                engine.check(_probes(chain.from_iterable(on_it.values()), begin))
+                    backend.use_adapter(checkpoint.adapter)
+                backend.check(_probes(chain.from_iterable(on_it.values()), begin))
                 if advance is None:  # no bar before it is clear that something can run
                     advance = stack.enter_context(progress(sum(map(len, missing.values()))))
                 for checkpoint, tasks in on_it.items():
-                    engine.use_adapter(checkpoint.adapter)
+                    backend.use_adapter(checkpoint.adapter)
                     # the long rollouts first: the short ones fill the batch while they end
                     tasks.sort(key=lambda task: not task.cell.format)
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)
-                    for job, result in engine.run(jobs):
+                    for job, result in backend.run(jobs):
                         _record(store, job.key, result)
                         labels.catch_up()
                         advance()
 
 
-def _engine(model: Path, settings: Settings) -> Engine:
+def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
+    """The engine for a model file, a client for the URL of a server."""
+    if isinstance(model, str):
+        from charprobe_lite.runtime.server import Server  # an extra
+
+        return Server(
+            model,
+            parallel=settings.parallel,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            timeout=settings.timeout,
+        )
     return Engine(
         model,
         parallel=settings.parallel,

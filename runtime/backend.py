@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT = "stop", "length", "context"
 Message = dict[str, str]  # role, content
@@ -69,10 +68,16 @@ class Job:
     rollout: Rollout
 
 
-class Backend(Protocol):
-    """Runs rollouts on one base model; a context manager."""
+Adapter = TypeVar("Adapter", contravariant=True)
 
-    def __enter__(self) -> Backend: ...
+
+class Backend(Protocol[Adapter]):
+    """Runs rollouts on one base model; a context manager.
+
+    An adapter is a file for the engine, and for a server the name of a model that it serves.
+    """
+
+    def __enter__(self) -> Backend[Adapter]: ...
 
     def __exit__(
         self,
@@ -81,8 +86,8 @@ class Backend(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def use_adapter(self, path: Path | None) -> None:
-        """Run with this LoRA on top of the base, or with none. Raises BadInput."""
+    def use_adapter(self, adapter: Adapter, /) -> None:
+        """Run with this adapter from now on. Raises BadInput."""
 
     def check(self, requests: Iterable[Request]) -> None:
         """Refuse, with BadInput, what could not be run, before anything is."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.runtime.device import onnx_providers
 
 MAX_TOKENS = 8192  # ModernBERT's own limit; smaller ones come from the classifier's config
 BATCH_TOKENS = 4096  # of one run, padding included
@@ -30,11 +31,17 @@ class Classifier:
     """An ONNX text classifier with its tokenizer: ``classify`` gives one Prediction per text.
 
     ``folder`` holds an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``;
-    ``file`` names the .onnx file where there are several. Raises BadInput naming the file when
-    one is missing or cannot be used.
+    ``file`` names the .onnx file where there are several; ``device`` is auto, cpu, metal or cuda.
+    Raises BadInput naming the file when one is missing or cannot be used.
     """
 
-    def __init__(self, folder: Path, file: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file: str | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+    ) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
@@ -56,7 +63,7 @@ class Classifier:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
-                self.path, options, providers=["CPUExecutionProvider"]
+                self.path, options, providers=onnx_providers(device, self.path)
             )
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             problem = first_problem(error)

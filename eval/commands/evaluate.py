@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 DEFAULT_CONDITIONS = ["chat", "agentic_email"]
+# options that have a say with one backend only
+OF_THE_ENGINE = (
+    *("quant", "lora", "gguf", "adapter", "verify", "dry_run"),
+    *("gpu_layers", "threads", "context"),
+)
+OF_A_SERVER = ("base_url", "model", "timeout")
 
 
 @click.command("eval")
@@ -97,7 +103,12 @@ DEFAULT_CONDITIONS = ["chat", "agentic_email"]
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "cpu", "metal", "cuda"]),
-    help="Where llama.cpp runs.",
+    help="Where llama.cpp and the classifier run; doctor says what there is.",
+)
+@click.option(
+    "--gpu-layers",
+    type=click.IntRange(0),
+    help="Layers on the GPU [default: all if there is one].",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [default: physical cores].")
 @click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
@@ -110,6 +121,27 @@ DEFAULT_CONDITIONS = ["chat", "agentic_email"]
     show_default=True,
     type=click.IntRange(128),
     help="Tokens that one rollout may fill.",
+)
+@click.option(
+    "--backend",
+    default="llama.cpp",
+    show_default=True,
+    type=click.Choice(["llama.cpp", "openai"]),
+    help="Run models here, or drive an OpenAI-compatible server (extra: server).",
+)
+@click.option("--base-url", metavar="URL", help="The server's, mostly http://HOST:PORT/v1.")
+@click.option(
+    "--model",
+    multiple=True,
+    metavar="NAME",
+    help="A model on the server; several as base=NAME, full/humor=NAME, ...",
+)
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds to wait for a reply of the server.",
 )
 @click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
 @click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder.")
@@ -150,6 +182,8 @@ def evaluate(**options: Any) -> None:
     charprobe-lite eval --persona all --limit 60,all
     charprobe-lite eval --persona all --condition all --format json,fenced --grammar on,off
     charprobe-lite eval --gguf model.gguf --adapter my-lora.gguf --persona sarcasm
+    charprobe-lite eval --backend openai --base-url http://localhost:8000/v1 \\
+        --model base=llama --model full/sarcasm=llama-sarcasm
     """
     from dataclasses import asdict
 
@@ -158,6 +192,7 @@ def evaluate(**options: Any) -> None:
     from charprobe_lite.eval.study import plan, run
     from charprobe_lite.models.gguf_file import weights
 
+    _refuse_mixture(options)
     settings = _settings(options)
     if options["dry_run"]:
         _print_forecast(options, settings)
@@ -188,18 +223,59 @@ def evaluate(**options: Any) -> None:
     _print(scores, held, path)
 
 
+def _named(option: str) -> bool:
+    """Whether an option was given, rather than left at its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _refuse_mixture(options: dict[str, Any]) -> None:
+    """BadInput for options that have no say with the backend chosen."""
+    from importlib.util import find_spec
+
+    served = options["backend"] == "openai"
+    for option in OF_THE_ENGINE if served else OF_A_SERVER:
+        if _named(option):
+            flag = f"--{option.replace('_', '-')}"
+            raise BadInput(
+                f"{flag}: has no use with --backend openai; leave it out"
+                if served
+                else f"{flag}: is for a server; add --backend openai"
+            )
+    if served and not (options["base_url"] and options["model"]):
+        raise BadInput("--backend openai: needs --base-url URL and --model NAME")
+    if served and not (find_spec("openai") and find_spec("anyio")):
+        raise BadInput(
+            "--backend openai: openai is not installed; pip install 'charprobe-lite[server]'"
+        )
+
+
+def _stages(options: dict[str, Any]) -> list[str]:
+    """The stages asked for; by default those that there can be checkpoints of."""
+    from charprobe_lite.eval.checkpoints import ANY, served_names
+
+    names = served_names(options["model"])
+    default = ["all"]
+    if names and ANY not in names:
+        default = list(dict.fromkeys(stage for stage, _ in names))
+    elif names or (options["gguf"] and not options["adapter"]):
+        default = ["full"]
+    elif options["adapter"]:
+        default = ["base", "full"]
+    return choose(options["stage"] or default, STAGES, "--stage")
+
+
 def _settings(options: dict[str, Any]) -> Settings:
     from charprobe_lite.eval.study import Settings, runs_a_model
     from charprobe_lite.models.prompts import located_prompts
     from charprobe_lite.runtime.device import gpu_layers
 
-    own = options["gguf"] or options["adapter"]
-    stages = ["full"] if options["gguf"] and not options["adapter"] else ["base", "full"]
-    stages = choose(options["stage"] or (stages if own else ["all"]), STAGES, "--stage")
+    stages = _stages(options)
     conditions = choose(options["condition"] or DEFAULT_CONDITIONS, CONDITIONS, "--condition")
     if not any(runs_a_model(name) for name in conditions):
         stages = []
     prompts, scenarios = options["limit"]
+    served = options["backend"] == "openai"
     return Settings(
         stages=stages,
         personas=_personas(options, stages),
@@ -211,8 +287,10 @@ def _settings(options: dict[str, Any]) -> Settings:
         max_tokens=options["max_tokens"],
         max_steps=options["steps"],
         context=options["context"],
-        gpu_layers=gpu_layers(options["device"]),
+        device=options["device"],
+        gpu_layers=0 if served else gpu_layers(options["device"], options["gpu_layers"]),
         threads=options["threads"],
+        timeout=options["timeout"],
         scenario_file=options["scenarios"],
         prompt_file=located_prompts(options["prompts"]),
         formats=choose(options["format"] or ["json"], FORMATS, "--format"),
@@ -222,9 +300,13 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 def _personas(options: dict[str, Any], stages: list[str]) -> list[str]:
     """The personas asked for; ``all`` are those that the base has an adapter of."""
+    from charprobe_lite.eval.checkpoints import served_names
     from charprobe_lite.models.catalogue import load_catalogue
 
     catalogue = load_catalogue()
+    if options["model"]:
+        named = dict.fromkeys(persona for _, persona in served_names(options["model"]) if persona)
+        return choose(options["persona"] or list(named), catalogue.personas, "--persona")
     trained = [stage for stage in stages if stage != "base"] or list(STAGES)
     known = [
         persona
@@ -248,24 +330,34 @@ def _files(options: dict[str, Any], settings: Settings) -> Files:
     def note(text: str) -> None:
         click.echo(text, err=True)
 
-    if not options["gguf"]:
+    if options["backend"] == "openai":
+        names = checkpoints.served_names(options["model"])
+        first = names.get(("base", "")) or next(iter(names.values()))
+        files = checkpoints.served_files(
+            # a name on a server may be a path or a repository: its last part
+            options["base"] if _named("base") else PurePosixPath(first).name,
+            options["base_url"],
+            names,
+            settings.stages,
+            settings.personas,
+        )
+    elif not options["gguf"]:
         wanted, catalogue = _wanted(options, settings), load_catalogue()
         forecast(wanted, catalogue, settings).refuse_what_does_not_fit()
         return checkpoints.catalogue_files(wanted, catalogue, note, conversion_bar)
-    if options["lora"] == checkpoints.MERGED:
+    elif options["lora"] == checkpoints.MERGED:
         raise BadInput(
             "--lora merged: make the merged file first (convert merge) and name it with --gguf"
         )
-    source = click.get_current_context().get_parameter_source("base")
-    named = source is not click.core.ParameterSource.DEFAULT
-    files = checkpoints.own_files(
-        options["base"] if named else options["gguf"].stem,
-        options["gguf"],
-        options["adapter"],
-        settings.stages,
-        settings.personas,
-        note,
-    )
+    else:
+        files = checkpoints.own_files(
+            options["base"] if _named("base") else options["gguf"].stem,
+            options["gguf"],
+            options["adapter"],
+            settings.stages,
+            settings.personas,
+            note,
+        )
     if options["classifier"]:
         files = replace(files, classifier=options["classifier"], classifier_file=None)
     return files
@@ -317,8 +409,8 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "top_p": settings.top_p,
             "max_tokens": settings.max_tokens,
             "max_steps": settings.max_steps,
-            "context": settings.context,
-            "lora": files.lora,
+            **({} if files.served else {"context": settings.context, "lora": files.lora}),
+            **{f"served {role}": name for role, name in files.served.items()},
             **{f"sha256 {name}": digest for name, digest in _asked(settings).items()},
             **{f"sha256 {role}": digest for role, digest in files.hashes().items()},
         }
@@ -384,7 +476,9 @@ def _print(scores: Scores, held: Weights | None, path: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     merged, single = scores.merged, scores.single
     first = merged[0]
-    shown = f"{first.quant}, {held.bits_per_weight:.2f} bits per weight" if held else "no model"
+    shown = first.quant or "no model"
+    if held:
+        shown += f", {held.bits_per_weight:.2f} bits per weight"
     console.print(table(merged, f"{first.persona} on {first.base} ({shown})"))
     if single != merged:
         console.print(table(single, "per persona"))
