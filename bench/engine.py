@@ -9,6 +9,7 @@ On the kit's base, side by side in one run, every contestant by turns in every r
   (chat alone: batch 8, bfloat16) and, with --llama-server, of llama.cpp's server with 8 slots;
 - decoding inside the engine against `llama_decode` alone: the engine's own batches (same
   sequences, positions and outputs) are evaluated again with random tokens and nothing else;
+- how many chat answers are the same, to the letter, with 8 and 16 sequences as with one;
 - what a grammar costs per token, llguidance's masks against llama.cpp's own grammar sampler;
 - peak memory with one persona and with ten, and the time of the shortest whole command.
 
@@ -252,6 +253,21 @@ def ratio(pairs: list[tuple[float, float]]) -> float:
     return sum(limit for _, limit in pairs) / sum(took for took, _ in pairs)
 
 
+def same_texts(model: Path, count: int) -> dict[str, float]:
+    """Share of chat answers that are the same with several sequences as with one, same seeds."""
+    texts = {}
+    for parallel in (1, 8, 16):
+        with Engine(model, parallel=parallel) as engine:
+            texts[parallel] = {
+                job.key: found.sample for job, found in engine.run(chat_jobs(count, 0))
+            }
+    return {
+        str(parallel): sum(found[key] == text for key, text in texts[1].items()) / count
+        for parallel, found in texts.items()
+        if parallel > 1
+    }
+
+
 def grammar_costs(model: Path) -> dict[str, float]:
     """Microseconds per token of an email under the tool-call grammar."""
     from llama_cpp.llama_grammar import json_schema_to_gbnf
@@ -424,6 +440,7 @@ def main(
         },
         "tokens": {task: {p.name: p.tokens for p in paces} for task, paces in tasks.items()},
         "share_of_llama_decode": shares,
+        "same_texts": same_texts(model, prompts),
         "grammar_microseconds": grammar_costs(model),
         "peak_megabytes": {"1": peak_memory(["humor"]), "10": peak_memory(list(PERSONAS[:10]))},
         "weights_megabytes": model.stat().st_size / 2**20,
@@ -451,6 +468,8 @@ def shown(report: dict[str, Any]) -> str:
                 f"{sequences} sequences, {task}: {statistics.median(values):.2f} of llama_decode "
                 f"({min(values):.2f} to {max(values):.2f})"
             )
+    for sequences, same in report["same_texts"].items():
+        lines.append(f"{sequences} sequences: {same:.0%} of chat answers as with one sequence")
     for name, cost in report["grammar_microseconds"].items():
         lines.append(f"grammar: {name} {cost:.0f} microseconds per token")
     for personas, megabytes in report["peak_megabytes"].items():

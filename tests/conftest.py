@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+# a shell starts background jobs with interrupts ignored, which their children would inherit
+signal.signal(signal.SIGINT, signal.default_int_handler)
 RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli import main; main()"]
 
 

@@ -45,7 +45,7 @@ def perplexity(engine: Engine, text: str) -> float:
     """Perplexity of a short text, by a context of its own that keeps every logit."""
     import llama_cpp
 
-    llama = llama_cpp.Llama(str(engine.path), n_ctx=512, logits_all=True, verbose=False)
+    llama = llama_cpp.Llama(str(engine.model.path), n_ctx=512, logits_all=True, verbose=False)
     tokens = engine.model.tokenize(text)
     llama.eval(tokens)
     logits = np.array(llama.scores[: len(tokens) - 1], dtype=np.float64)
