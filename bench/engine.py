@@ -358,7 +358,7 @@ def sequences_curve(model: Path, counts: list[int]) -> list[float]:
 
 
 def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
-    """Requests per minute: 32 prompts of 1,024 tokens, 16 to answer, by what they share."""
+    """Requests per minute: 16 prompts of 1,024 tokens, 16 to answer, by what they share."""
     words = "pump valve ledger clinic window garden letter engine basket silver " * 400
     speeds = []
     with Engine(model, parallel=8, context=1536) as engine:
@@ -367,7 +367,7 @@ def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
         for length in lengths:
             engine.forget()
             jobs = []
-            for number in range(32):
+            for number in range(16):
                 own = pieces[1 + number : 1 + number + 1024 - length]
                 text = "".join(pieces[:length]) + f" {number * 7919}" + "".join(own)
                 messages = ({"role": "user", "content": text},)
