@@ -291,8 +291,8 @@ def settings(**changed: Any) -> Settings:
         "conditions": list(CONDITIONS),
         "prompts": 1,
         "scenarios": 1,
-        "max_tokens": 160,
-        "max_steps": 4,
+        "max_tokens": 80,
+        "max_steps": 2,
         "parallel": 4,
     }
     return Settings(**{**given, **changed})
