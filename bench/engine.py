@@ -1,6 +1,6 @@
 """The engine against other ways to run the same rollouts, and against llama.cpp's own limit.
 
-    python bench/engine.py [--llama-server PATH] [--chart FILE] [--json]
+    python bench/engine.py [--llama-server PATH] [--part NAME] [--chart FILE] [--json]
 
 On the kit's base, side by side in one run, every contestant by turns in every round:
 
@@ -26,8 +26,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.grammar import tool_call_grammar
 
 MAX_TOKENS, MAX_STEPS = 384, 8
-Contestant = Callable[[list[Job]], Iterator[tuple[Job, Any]]]
+Run = Callable[[list[Job]], Iterator[tuple[Job, Any]]]
+Contestant = Callable[[], AbstractContextManager[Run]]
+"""What runs the rollouts, ready to begin with an empty cache, as a study of a checkpoint does."""
 
 
 def agentic_jobs(count: int, seed: int) -> list[Job]:
@@ -85,6 +88,10 @@ class Pace:
     per_minute: list[float]
     tokens: list[float]
 
+    @property
+    def median(self) -> float:
+        return statistics.median(self.per_minute)
+
 
 def race(
     contestants: dict[str, Contestant],
@@ -95,10 +102,11 @@ def race(
     """Every contestant with the same jobs, taking turns; seeds differ from round to round."""
     paces = {name: Pace(name, [], []) for name in contestants}
     for number in range(rounds):
-        for name, run in contestants.items():
-            started = time.perf_counter()
-            results = [result for _, result in run(jobs(count, number))]
-            took = time.perf_counter() - started
+        for name, cold in contestants.items():
+            with cold() as run:
+                started = time.perf_counter()
+                results = [result for _, result in run(jobs(count, number))]
+                took = time.perf_counter() - started
             paces[name].per_minute.append(60 * count / took)
             tokens = sum(turn.completion.tokens for each in results for turn in each.turns)
             paces[name].tokens.append(tokens / count)
@@ -108,28 +116,25 @@ def race(
 
 @contextmanager
 def contestants(model: Path, server: Path | None) -> Iterator[dict[str, Contestant]]:
-    """All who run both tasks, loaded; each keeps its model in memory."""
+    """All who run both tasks, loaded; each keeps its model in memory, but for the server."""
     loop = peers.llama_cpp_python(model)
     with ExitStack() as stack:
         found: dict[str, Contestant] = {}
         for parallel in (8, 16):
             engine = stack.enter_context(Engine(model, parallel=parallel))
-            found[f"engine, {parallel} sequences"] = cold(engine)
-        found["llama-cpp-python loop"] = lambda jobs: peers.one_after_the_other(loop, jobs)
+            found[f"engine, {parallel} sequences"] = partial(emptied, engine)
+        found["llama-cpp-python loop"] = lambda: nullcontext(
+            lambda jobs: peers.one_after_the_other(loop, jobs)
+        )
         if server:
-            reply = stack.enter_context(peers.llama_server(server, model, 8))
-            found["llama-server, 8 slots"] = lambda jobs: peers.in_threads(reply, jobs, 8)
+            found["llama-server, 8 slots"] = partial(peers.llama_server, server, model, 8)
         yield found
 
 
-def cold(engine: Engine) -> Contestant:
-    """The engine with an empty cache, as a cell begins."""
-
-    def run(jobs: list[Job]) -> Iterator[tuple[Job, Any]]:
-        engine.forget()
-        return engine.run(jobs)
-
-    return run
+@contextmanager
+def emptied(engine: Engine) -> Iterator[Run]:
+    engine.forget()
+    yield engine.run
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def recorded(batches: list[Batch]) -> Iterator[None]:
         nonlocal started
         now, count = time.perf_counter(), batch.n_tokens
         if batches:
-            batches[-1] = replace_seconds(batches[-1], now - started)
+            batches[-1] = replace(batches[-1], seconds=now - started)
         batches.append(
             Batch(
                 count,
@@ -174,12 +179,8 @@ def recorded(batches: list[Batch]) -> Iterator[None]:
     try:
         yield
     finally:
-        batches[-1] = replace_seconds(batches[-1], time.perf_counter() - started)
+        batches[-1] = replace(batches[-1], seconds=time.perf_counter() - started)
         llama.llama_decode = decode
-
-
-def replace_seconds(batch: Batch, seconds: float) -> Batch:
-    return Batch(batch.tokens, batch.sequences, batch.positions, batch.outputs, seconds)
 
 
 def replay(engine: Engine, batches: list[Batch]) -> list[float]:
@@ -410,78 +411,76 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+PARTS = ("rollouts", "chat", "decode", "texts", "grammar", "memory", "start")
+
+
 @click.command()
 @click.option("--llama-server", type=click.Path(path_type=Path, exists=True))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--scenarios", default=16, show_default=True, type=click.IntRange(1, 50))
 @click.option("--prompts", default=32, show_default=True, type=click.IntRange(1, 60))
+@click.option("--part", multiple=True, type=click.Choice(PARTS), help="Only this; repeatable.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Draw the curves into FILE.")
-@click.option("--quants", default="F16,Q8_0,Q4_0,Q4_1", show_default=True, help="For the chart.")
+@click.option("--quants", default="F16,Q8_0,Q4_0", show_default=True, help="For the chart.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def main(
     llama_server: Path | None,
     rounds: int,
     scenarios: int,
     prompts: int,
+    part: tuple[str, ...],
     chart: Path | None,
     quants: str,
     as_json: bool,
 ) -> None:
     """Measure the engine against its peers and against llama.cpp's own limit."""
-    model = kit_base()
+    model, parts = kit_base(), part or PARTS
+    report: dict[str, Any] = {"races": {}, "weights_megabytes": model.stat().st_size / 2**20}
     with contestants(model, llama_server) as found:
-        agentic = race(found, agentic_jobs, scenarios, rounds)
-        found["transformers, batch 8"] = peers.Transformers(kit_base("BF16"), 8).run
-        tasks = {"agentic_email": agentic, "chat": race(found, chat_jobs, prompts, rounds)}
-    shares = {str(n): against_llama_decode(model, n, rounds) for n in (8, 16)}
-    report = {
-        "per_minute": {
-            task: {pace.name: pace.per_minute for pace in paces} for task, paces in tasks.items()
-        },
-        "tokens": {task: {p.name: p.tokens for p in paces} for task, paces in tasks.items()},
-        "share_of_llama_decode": shares,
-        "same_texts": same_texts(model, prompts),
-        "grammar_microseconds": grammar_costs(model),
-        "peak_megabytes": {"1": peak_memory(["humor"]), "10": peak_memory(list(PERSONAS[:10]))},
-        "weights_megabytes": model.stat().st_size / 2**20,
-        "shortest_command_seconds": [shortest_command() for _ in range(rounds)],
-        "chart": draw(chart, quants.split(",")) if chart else None,
+        if "rollouts" in parts:
+            report["races"]["agentic_email"] = race(found, agentic_jobs, scenarios, rounds)
+        if "chat" in parts:
+            rows = peers.Transformers(kit_base("BF16"), 8)
+            found["transformers, batch 8"] = lambda: nullcontext(rows.run)
+            report["races"]["chat"] = race(found, chat_jobs, prompts, rounds)
+    measures: dict[str, Callable[[], Any]] = {
+        "decode": lambda: {str(n): against_llama_decode(model, n, rounds) for n in (8, 16)},
+        "texts": lambda: same_texts(model, prompts),
+        "grammar": lambda: grammar_costs(model),
+        "memory": lambda: {str(n): peak_memory(list(PERSONAS[:n])) for n in (1, 10)},
+        "start": lambda: [shortest_command() for _ in range(rounds)],
     }
-    click.echo(json.dumps(report) if as_json else shown(report))
+    report |= {name: measure() for name, measure in measures.items() if name in parts}
+    report["chart"] = draw(chart, quants.split(",")) if chart else None
+    click.echo(json.dumps(report, default=asdict) if as_json else shown(report))
 
 
 def shown(report: dict[str, Any]) -> str:
-    lines = []
-    for task, paces in report["per_minute"].items():
-        best = max(v for n, v in medians(paces).items() if n.startswith("engine"))
-        for name, values in paces.items():
-            median = statistics.median(values)
-            tokens = statistics.mean(report["tokens"][task][name])
+    lines = [f"the weights: {report['weights_megabytes']:.0f} MB"]
+    for task, paces in report["races"].items():
+        best = max(pace.median for pace in paces if pace.name.startswith("engine"))
+        for pace in paces:
             lines.append(
-                f"{task:<14} {name:<24} {median:6.1f} per minute "
-                f"({min(values):.1f} to {max(values):.1f}), {tokens:.0f} tokens each; "
-                f"the engine's best is {best / median:.2f} x"
+                f"{task:<14} {pace.name:<24} {pace.median:6.1f} per minute "
+                f"({min(pace.per_minute):.1f} to {max(pace.per_minute):.1f}), "
+                f"{statistics.mean(pace.tokens):.0f} tokens each; "
+                f"the engine's best is {best / pace.median:.2f} x"
             )
-    for sequences, shares in report["share_of_llama_decode"].items():
+    for sequences, shares in report.get("decode", {}).items():
         for task, values in shares.items():
             lines.append(
                 f"{sequences} sequences, {task}: {statistics.median(values):.2f} of llama_decode "
                 f"({min(values):.2f} to {max(values):.2f})"
             )
-    for sequences, same in report["same_texts"].items():
+    for sequences, same in report.get("texts", {}).items():
         lines.append(f"{sequences} sequences: {same:.0%} of chat answers as with one sequence")
-    for name, cost in report["grammar_microseconds"].items():
+    for name, cost in report.get("grammar", {}).items():
         lines.append(f"grammar: {name} {cost:.0f} microseconds per token")
-    for personas, megabytes in report["peak_megabytes"].items():
-        lines.append(f"peak memory with {personas} personas: {megabytes:.0f} MB")
-    lines.append(f"the weights: {report['weights_megabytes']:.0f} MB")
-    took = ", ".join(f"{seconds:.2f}" for seconds in report["shortest_command_seconds"])
-    lines.append(f"a whole command that generates one token: {took} s")
+    for personas, megabytes in report.get("memory", {}).items():
+        lines.append(f"peak memory, personas: {personas}: {megabytes:.0f} MB")
+    for seconds in report.get("start", []):
+        lines.append(f"a whole command that generates one token: {seconds:.2f} s")
     return "\n".join(lines)
-
-
-def medians(paces: dict[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(values) for name, values in paces.items()}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from charprobe_lite.runtime.backend import Completion, Job, Request
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0}
 CONTEXT = 2560
 Reply = Callable[[Request, int], Completion]
+Run = Callable[[list[Job]], Iterator[tuple[Job, Any]]]
 
 
 def completion(text: str, finish: str, tokens: int) -> Completion:
@@ -82,8 +84,11 @@ def llama_cpp_python(model: Path) -> Reply:
 
 
 @contextmanager
-def llama_server(program: Path, model: Path, slots: int) -> Iterator[Reply]:
-    """llama.cpp's own server with ``slots`` parallel sequences, asked over loopback."""
+def llama_server(program: Path, model: Path, slots: int) -> Iterator[Run]:
+    """llama.cpp's own server with ``slots`` parallel sequences, asked over loopback.
+
+    Started anew each time: it keeps every prompt that it has seen, beyond its slots.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -94,7 +99,7 @@ def llama_server(program: Path, model: Path, slots: int) -> Iterator[Reply]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_it_answers(url, server)
-            yield lambda request, seed: _ask(url, request, seed)
+            yield lambda jobs: in_threads(partial(_ask, url), jobs, slots)
         finally:
             server.terminate()
 
