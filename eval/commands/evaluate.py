@@ -402,6 +402,9 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
     import platform
     from importlib.metadata import version
 
+    from charprobe_lite.eval.transcript import hashes
+
+    asked = hashes(settings.prompt_file, settings.scenario_file)
     store.pin(
         {
             "seed": settings.seed,
@@ -411,7 +414,7 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "max_steps": settings.max_steps,
             **({} if files.served else {"context": settings.context, "lora": files.lora}),
             **{f"served {role}": name for role, name in files.served.items()},
-            **{f"sha256 {name}": digest for name, digest in _asked(settings).items()},
+            **{f"sha256 {name}": digest for name, digest in asked.items()},
             **{f"sha256 {role}": digest for role, digest in files.hashes().items()},
         }
     )
@@ -426,26 +429,6 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "gpu_layers": settings.gpu_layers,
         }
     )
-
-
-def _asked(settings: Settings) -> dict[str, str]:
-    """sha256 of what the checkpoints are asked: prompts, scenarios, tools."""
-    from charprobe_lite.models.corpus import corpus_hashes
-    from charprobe_lite.models.kit import sha256_file
-    from charprobe_lite.models.persona import DESCRIPTIONS_FILE
-    from charprobe_lite.models.prompts import SUFFIXES_FILE
-    from charprobe_lite.models.published import sha256_scenarios
-    from charprobe_lite.models.tools import TOOLS_FILE
-
-    shipped = corpus_hashes()
-    prompts, scenarios = settings.prompt_file, settings.scenario_file
-    return {
-        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
-        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
-        "tools": sha256_file(TOOLS_FILE),
-        "suffixes": sha256_file(SUFFIXES_FILE),
-        "descriptions": sha256_file(DESCRIPTIONS_FILE),
-    }
 
 
 def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
