@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
@@ -248,6 +249,17 @@ class Store:
                 "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
                 [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
             )
+
+    def predictions(self) -> dict[Cell, Counter[tuple[str, str | None]]]:
+        """How many samples of each cell have which (persona, prediction); None is none yet."""
+        found: dict[Cell, Counter[tuple[str, str | None]]] = {}
+        for row in self._select(
+            "SELECT base, stage, condition, quant, format, grammar, persona, prediction, count(*) "
+            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
+        ):
+            found.setdefault(Cell(*row[:6]), Counter())[row[6], row[7]] = row[8]
+        return found
 
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""

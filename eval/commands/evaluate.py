@@ -14,7 +14,6 @@ from charprobe_lite.eval.commands.options import (
     NameList,
     conversion_bar,
     names_option,
-    progress_of,
 )
 from charprobe_lite.models.catalogue import (
     BASES,
@@ -187,6 +186,7 @@ def evaluate(**options: Any) -> None:
     """
     from dataclasses import asdict
 
+    from charprobe_lite.eval.progress import watching
     from charprobe_lite.eval.report import comparison_json
     from charprobe_lite.eval.store import Store
     from charprobe_lite.eval.study import plan, run
@@ -204,7 +204,8 @@ def evaluate(**options: Any) -> None:
     _note_left_out(settings, tasks)
     with Store(path) as store:
         _pin(store, settings, files)
-        run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
+        with watching(settings.personas) as progress:
+            run(groups, settings, files, store, progress)
         scores = _scores(store, tasks, settings)
         held = weights(files.models[0]) if files.models else None
     if options["as_json"]:
