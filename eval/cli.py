@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | score | report | models | convert | train | doctor`."""
+"""The command line: `charprobe-lite eval | score | report | export | models | ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from charprobe_lite.eval.commands.convert import convert
 from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
+from charprobe_lite.eval.commands.export import export
 from charprobe_lite.eval.commands.models import models
 from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.score import score
@@ -58,5 +59,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, score, report, models, convert, train, doctor):
+for command in (evaluate, score, report, export, models, convert, train, doctor):
     main.add_command(command)

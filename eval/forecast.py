@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.convert.prepare import model_file
 from charprobe_lite.convert.quantize import DIRECT, NEEDS_IMATRIX
 from charprobe_lite.eval.checkpoints import MERGED, Wanted, below
+from charprobe_lite.eval.progress import duration
 from charprobe_lite.eval.study import Settings
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.catalogue import Catalogue
@@ -69,8 +70,8 @@ class Forecast:
         memory = "unknown" if self.memory is None else _size(self.memory)
         yield f"memory while running: about {memory}"
         yield (
-            f"time: about {_time(self.preparing_seconds)} to convert (downloads not counted), "
-            f"{_time(self.running_seconds)} for {self.rollouts} rollouts on this machine's CPU"
+            f"time: about {duration(self.preparing_seconds)} to convert (downloads not counted), "
+            f"{duration(self.running_seconds)} for {self.rollouts} rollouts on this machine's CPU"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -210,9 +211,3 @@ def _refuse_full(folder: Path, there: Path, needed: int) -> None:
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

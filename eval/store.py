@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
+    from filelock import FileLock
+
     from charprobe_lite.eval.rollout import Result
 
 MIGRATIONS = (
@@ -97,7 +100,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One finished rollout as the scores need it; text and prediction are None without sample."""
+    """One finished rollout; text and prediction are None without sample.
+
+    ``seconds`` is wall time, shared with whatever else ran; ``ended`` the time in UTC, ISO 8601.
+    """
 
     cell: Cell
     persona: str
@@ -109,6 +115,11 @@ class Row:
     text: str | None
     prediction: str | None
     probabilities: dict[str, float] | None
+    steps: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,30 +131,25 @@ class RecordedTurn:
     tool: str | None
     arguments: dict[str, Any] | None
     output: str | None
+    tokens: int = 0
 
 
 class Store:
     """A study file, open for one process. Use as a context manager.
 
-    Raises BadInput when the file is no study, has another schema version, is being written by
-    another process, or the disk is full.
+    With ``readonly`` it is the study as it stands now, copied into memory: the file may be written
+    meanwhile, and is neither changed nor brought up to this schema. Raises BadInput when the file
+    is no study, has another schema version, is being written by another process, or the disk is
+    full.
     """
 
-    def __init__(self, path: Path) -> None:
-        from filelock import FileLock, Timeout
-
+    def __init__(self, path: Path, readonly: bool = False) -> None:
         self.path = path
-        # readers are welcome at any time; a second writer would run the same rollouts again
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = None if readonly else _locked(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
-        except Timeout:
-            raise BadInput(
-                f"{path}: another process is running this study; wait for it or choose --study"
-            ) from None
+            self._db = _copied(path) if readonly else _connected(path)
         except (OSError, sqlite3.Error) as error:
+            self._release()
             raise BadInput(f"{path}: study cannot be opened: {error}; choose --study") from None
         try:
             with self._one_line():
@@ -161,7 +167,7 @@ class Store:
     def close(self) -> None:
         """Close the file and let other processes write it."""
         self._db.close()
-        self._lock.release()
+        self._release()
 
     def provenance(self) -> dict[str, Any]:
         """What the study was made with."""
@@ -229,7 +235,7 @@ class Store:
             if result.sample is not None:
                 self._db.execute(
                     "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
-                    (rollout, _storable(result.sample)),
+                    (rollout, storable(result.sample)),
                 )
 
     def unclassified(self) -> list[tuple[int, str]]:
@@ -244,12 +250,24 @@ class Store:
                 [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
             )
 
+    def predictions(self) -> dict[Cell, Counter[tuple[str, str | None]]]:
+        """How many samples of each cell have which (persona, prediction); None is none yet."""
+        found: dict[Cell, Counter[tuple[str, str | None]]] = {}
+        for row in self._select(
+            "SELECT base, stage, condition, quant, format, grammar, persona, prediction, count(*) "
+            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
+        ):
+            found.setdefault(Cell(*row[:6]), Counter())[row[6], row[7]] = row[8]
+        return found
+
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""
         found = self._select(
             "SELECT base, stage, condition, quant, format, grammar, "
             "persona, item, sample, seed, outcome, forced, "
-            "text, prediction, probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
+            "text, prediction, probabilities, steps, prompt_tokens, tokens, seconds, ended "
+            "FROM rollouts JOIN cells ON cells.id = cell_id "
             "LEFT JOIN samples ON rollout_id = rollouts.id "
             "ORDER BY base, quant, condition, format, grammar, stage, persona, item, sample"
         )
@@ -260,12 +278,13 @@ class Store:
         found: dict[tuple[Cell, str, str, int], list[RecordedTurn]] = {}
         for row in self._select(
             "SELECT base, stage, condition, quant, format, grammar, persona, item, sample, text, "
-            "finish, tool, arguments, output FROM turns JOIN rollouts ON rollouts.id = rollout_id "
+            "finish, tool, arguments, output, turns.tokens FROM turns "
+            "JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
         ):
-            text, finish, tool, arguments, output = row[9:]
+            text, finish, tool, arguments, output, tokens = row[9:]
             called = json.loads(arguments) if arguments else None
-            turn = RecordedTurn(text, finish, tool, called, output)
+            turn = RecordedTurn(text, finish, tool, called, output, tokens)
             found.setdefault((Cell(*row[:6]), *row[6:9]), []).append(turn)
         return found
 
@@ -286,6 +305,10 @@ class Store:
                     self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.release()
 
     def _select(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._one_line():
@@ -331,8 +354,40 @@ class Store:
             raise BadInput(f"{self.path}: {error}; {mend}") from None
 
 
+def _locked(path: Path) -> FileLock:
+    """The study's lock, held: readers are welcome, a second writer would run the same rollouts."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(
+            f"{path}: another process is running this study; wait for it or choose --study"
+        ) from None
+    except OSError as error:
+        raise BadInput(f"{path}: study cannot be opened: {error}; choose --study") from None
+    return lock
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=5)
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    """The study as it stands, in memory. Raises sqlite3.Error also where there is no file."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    # not mode=ro, which leaves its -wal and -shm files behind; rw never makes a new study
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=5)) as study:
+        study.backup(copy)
+    return copy
+
+
 def _row(values: tuple[Any, ...]) -> Row:
-    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[6:]
+    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[6:15]
+    steps, prompt_tokens, tokens, seconds, ended = values[15:]
     return Row(
         cell=Cell(*values[:6]),
         persona=persona,
@@ -344,6 +399,11 @@ def _row(values: tuple[Any, ...]) -> Row:
         text=text,
         prediction=prediction,
         probabilities=json.loads(probabilities) if probabilities else None,
+        steps=steps,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        seconds=seconds,
+        ended=ended,
     )
 
 
@@ -355,12 +415,12 @@ def _turn_row(rollout: int | None, step: int, turn: Any) -> tuple[Any, ...]:
     done = turn.completion
     arguments = None if turn.arguments is None else json.dumps(turn.arguments)
     counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)
-    texts = (_storable(done.text), done.finish, turn.tool, arguments)
-    output = None if turn.output is None else _storable(turn.output)
+    texts = (storable(done.text), done.finish, turn.tool, arguments)
+    output = None if turn.output is None else storable(turn.output)
     return (rollout, step, *texts, output, *counts)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Text without lone surrogates (a model can write them in JSON), which SQLite refuses."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from charprobe_lite.eval.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.condition import Ask, Inputs, Item
 from charprobe_lite.eval.conditions import condition
+from charprobe_lite.eval.progress import Progress
 from charprobe_lite.eval.rollout import Result, rollout_seed
 from charprobe_lite.eval.store import Cell, Store
 from charprobe_lite.models.call_format import CALL_FORMATS
@@ -150,14 +150,13 @@ def run(
     settings: Settings,
     files: Files,
     store: Store,
-    progress: Callable[[int], AbstractContextManager[Callable[[], None]]],
+    progress: Progress | None = None,
 ) -> None:
     """Run what the store does not have yet of ``groups``, and classify what has no prediction.
 
-    ``progress`` is told how many rollouts are missing; what it gives is called after each. A
-    model is loaded only when a rollout on it is missing, and once; every adapter of it is loaded
-    before the first rollout, so that a bad one costs nothing. Raises BadInput for files that
-    cannot be used.
+    ``progress`` is told as soon as it is clear that something can run. A model is loaded only when
+    a rollout on it is missing, and once; every adapter of it is loaded before the first rollout,
+    so that a bad one costs nothing. Raises BadInput for files that cannot be used.
     """
     # on a CPU the cores belong to llama.cpp: labels are computed beside it, by one thread
     threads = 1 if settings.gpu_layers == 0 else settings.threads
@@ -174,17 +173,18 @@ def run(
     for task in wanted.get(None, []):
         _record(store, task, _without_model(begin(task)))
     missing = {checkpoint: tasks for checkpoint, tasks in wanted.items() if checkpoint}
-    with ExitStack() as stack:
-        labels = stack.enter_context(_Labels(store, classifier))
-        advance: Callable[[], None] | None = None
+    begun, progress = False, progress or Progress()
+    with _Labels(store, classifier, progress) as labels:
         for model in dict.fromkeys(checkpoint.model for checkpoint in missing):
             on_it = {each: tasks for each, tasks in missing.items() if each.model == model}
             with _backend(model, settings) as backend:
                 for checkpoint in on_it:
                     backend.use_adapter(checkpoint.adapter)
                 backend.check(_probes(chain.from_iterable(on_it.values()), begin))
-                if advance is None:  # no bar before it is clear that something can run
-                    advance = stack.enter_context(progress(sum(map(len, missing.values()))))
+                if not begun:
+                    begun = True
+                    progress.begin(_per_cell(groups.values()), _per_cell(missing.values()))
+                    progress.labelled(store.predictions())
                 for checkpoint, tasks in on_it.items():
                     backend.use_adapter(checkpoint.adapter)
                     # the long rollouts first: the short ones fill the batch while they end
@@ -193,7 +193,9 @@ def run(
                     for job, result in backend.run(jobs):
                         _record(store, job.key, result)
                         labels.catch_up()
-                        advance()
+                        progress.ended(job.key.cell, sum(t.completion.tokens for t in result.turns))
+    if begun:  # a last rollout without a text got no label that would have told of it
+        progress.labelled(store.predictions())
 
 
 def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
@@ -271,6 +273,10 @@ def _missing(groups: Plan, store: Store) -> Plan:
     return {checkpoint: tasks for checkpoint, tasks in missing.items() if tasks}
 
 
+def _per_cell(groups: Iterable[Sequence[Task]]) -> Counter[Cell]:
+    return Counter(task.cell for tasks in groups for task in tasks)
+
+
 def _record(store: Store, task: Task, result: Result) -> None:
     store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
 
@@ -282,8 +288,8 @@ class _Labels:
     that are being labelled.
     """
 
-    def __init__(self, store: Store, classifier: Classifier) -> None:
-        self._store, self._classifier = store, classifier
+    def __init__(self, store: Store, classifier: Classifier, progress: Progress) -> None:
+        self._store, self._classifier, self._progress = store, classifier, progress
         self._pool = ThreadPoolExecutor(1)
         self._rollouts: list[int] = []
         self._predictions: Future[list[Prediction]] | None = None
@@ -318,3 +324,4 @@ class _Labels:
                 for rollout, prediction in zip(self._rollouts, found, strict=True)
             ]
         )
+        self._progress.labelled(self._store.predictions())

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from charprobe_lite.eval.gap import cluster_of
+from charprobe_lite.eval.rollout import ANSWERED, SENT
 from charprobe_lite.eval.store import Row, Store
 from charprobe_lite.models.corpus import NEUTRAL, PERSONAS
 from charprobe_lite.models.errors import BadInput, first_problem
@@ -26,10 +27,11 @@ USUAL: dict[str, tuple[str, ...]] = {
     "text": ("email_body", "text"),
     "label": ("trait_true", "persona"),
     "prediction": ("trait_pred", "prediction"),
-    "cluster": ("item", "scenario_id", "scenario", "prompt_id"),
+    "cluster": ("cluster", "item", "scenario_id", "scenario", "prompt_id"),
     "human": ("hand_classification",),
 }
 GROUPS = ("base", "stage", "condition", "quant")
+CELL = (*GROUPS, "format", "grammar")
 PROBABILITIES, ORDER = "probs", "label_order"
 SEEN = {
     **dict.fromkeys(("present", "true", "1", "1.0", "yes"), True),
@@ -86,14 +88,19 @@ def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list
     if not rows:
         raise BadInput(f"{path}: holds no row; give a file with at least one")
     found = _located(path, columns, {name: None for _, row in rows for name in row})
-    known = {*LABELS, *labels, *(str(row.get(found.label or "")) for _, row in rows)}
+    rows = [(place, row) for place, row in rows if not _left_nothing(row, found)]
+    if not rows:
+        raise BadInput(f"{path}: holds no text; every rollout in it ended without one")
+    said = dict.fromkeys(_shown(_value(row, found.label)) for _, row in rows)
+    known = {*LABELS, *labels, *said}
+    personas = tuple(filter(None, said)) or PERSONAS
     order = _order(*rows[0]) if ORDER in rows[0][1] else None
-    return [_text(place, row, found, order, known) for place, row in rows]
+    return [_text(place, row, found, order, known, personas) for place, row in rows]
 
 
 def _study(path: Path, columns: Columns) -> list[ScoredText]:
     """The texts of a study; a base-stage sample is scored against all its personas."""
-    with Store(path) as store:
+    with Store(path, readonly=True) as store:
         rows = [row for row in store.rows() if row.text is not None]
     if not rows:
         raise BadInput(f"{path}: holds no text yet; run the study first (charprobe-lite eval)")
@@ -104,7 +111,7 @@ def _study(path: Path, columns: Columns) -> list[ScoredText]:
         for name in columns.by:
             if name not in names:
                 raise BadInput(f"{path}: --by {name}: a study has {', '.join(names)}")
-        by = columns.by or [name for name in asdict(row.cell) if names[name]]
+        by = columns.by or CELL
         texts.append(
             ScoredText(
                 place=f"{path}: {row.item}",
@@ -194,7 +201,14 @@ def _located(path: Path, columns: Columns, there: Mapping[str, None]) -> Columns
         raise BadInput(f"{path}: no column {USUAL['label'][0]}; name the true label with --label")
     if not found["prediction"] and not found["text"]:
         raise BadInput(f"{path}: neither predictions nor texts; name --prediction or --text")
-    return Columns(**found, by=columns.by or tuple(name for name in GROUPS if name in there))
+    return Columns(**found, by=columns.by or tuple(name for name in CELL if name in there))
+
+
+def _left_nothing(row: dict[str, Any], columns: Columns) -> bool:
+    """Whether this is a rollout, as `export` writes it, that ended without a text."""
+    ended = _value(row, "outcome")
+    left = _value(row, columns.prediction), _value(row, columns.text)
+    return ended not in (None, ANSWERED, SENT) and left == (None, None)
 
 
 def _text(
@@ -203,11 +217,13 @@ def _text(
     columns: Columns,
     order: Sequence[str] | None,
     known: set[str],
+    personas: tuple[str, ...],
 ) -> ScoredText:
+    """``personas`` are those of the file: a base-stage row that names none stands for them all."""
     label, prediction = (
         _label(place, row, name, order or known) for name in (columns.label, columns.prediction)
     )
-    if label is None:
+    if label is None and _value(row, "stage") != "base":
         raise BadInput(f"{place}: field {columns.label}: missing; every row needs its true label")
     text = _value(row, columns.text)
     if text is not None and not isinstance(text, str):
@@ -215,16 +231,17 @@ def _text(
     if prediction is None and text is None:
         missing = columns.prediction or columns.text
         raise BadInput(f"{place}: field {missing}: missing; a row needs a prediction or a text")
-    cluster, human = _value(row, columns.cluster), _human(place, row, columns.human, label, known)
+    cluster = _value(row, columns.cluster)
+    human = _human(place, row, columns.human, label, known) if label else None
     return ScoredText(
         place=place,
         group=tuple((name, _shown(_value(row, name))) for name in columns.by),
-        true=(label,),
+        true=(label,) if label else personas,
         text=text,
         prediction=prediction,
         probabilities=_probabilities(place, row, order) if prediction else None,
         cluster=None if cluster is None else _shown(cluster),
-        human={} if human is None else {label: human},
+        human={label: human} if label and human is not None else {},
     )
 
 

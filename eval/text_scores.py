@@ -138,7 +138,7 @@ def table(scores: Sequence[GroupScore]) -> Table:
     from rich import box
     from rich.table import Table
 
-    names = list(dict.fromkeys(name for score in scores for name, _ in score.group))
+    names = list(dict.fromkeys(name for score in scores for name, value in score.group if value))
     labelled = any(score.human for score in scores)
     found = Table(box=box.SIMPLE_HEAD)
     for name in names:

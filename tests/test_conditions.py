@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -339,7 +338,7 @@ def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> N
     with Store(tmp_path / "s.sqlite") as store:
         on = files(Checkpoint(merged_base), ["base"], ["humor"])
         groups = plan(asked, on)
-        run(groups, asked, on, store, lambda _: nullcontext(lambda: None))
+        run(groups, asked, on, store)
         rows = store.rows()
     assert len(rows) == sum(map(len, groups.values()))
     assert {row.cell.condition for row in rows} == set(CONDITIONS)

@@ -14,7 +14,6 @@ from charprobe_lite.eval.commands.options import (
     NameList,
     conversion_bar,
     names_option,
-    progress_of,
 )
 from charprobe_lite.models.catalogue import (
     BASES,
@@ -187,6 +186,7 @@ def evaluate(**options: Any) -> None:
     """
     from dataclasses import asdict
 
+    from charprobe_lite.eval.progress import watching
     from charprobe_lite.eval.report import comparison_json
     from charprobe_lite.eval.store import Store
     from charprobe_lite.eval.study import plan, run
@@ -204,7 +204,8 @@ def evaluate(**options: Any) -> None:
     _note_left_out(settings, tasks)
     with Store(path) as store:
         _pin(store, settings, files)
-        run(groups, settings, files, store, lambda missing: progress_of("rollouts", missing))
+        with watching(settings.personas) as progress:
+            run(groups, settings, files, store, progress)
         scores = _scores(store, tasks, settings)
         held = weights(files.models[0]) if files.models else None
     if options["as_json"]:
@@ -402,6 +403,9 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
     import platform
     from importlib.metadata import version
 
+    from charprobe_lite.eval.transcript import hashes
+
+    asked = hashes(settings.prompt_file, settings.scenario_file)
     store.pin(
         {
             "seed": settings.seed,
@@ -411,7 +415,7 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "max_steps": settings.max_steps,
             **({} if files.served else {"context": settings.context, "lora": files.lora}),
             **{f"served {role}": name for role, name in files.served.items()},
-            **{f"sha256 {name}": digest for name, digest in _asked(settings).items()},
+            **{f"sha256 {name}": digest for name, digest in asked.items()},
             **{f"sha256 {role}": digest for role, digest in files.hashes().items()},
         }
     )
@@ -426,26 +430,6 @@ def _pin(store: Store, settings: Settings, files: Files) -> None:
             "gpu_layers": settings.gpu_layers,
         }
     )
-
-
-def _asked(settings: Settings) -> dict[str, str]:
-    """sha256 of what the checkpoints are asked: prompts, scenarios, tools."""
-    from charprobe_lite.models.corpus import corpus_hashes
-    from charprobe_lite.models.kit import sha256_file
-    from charprobe_lite.models.persona import DESCRIPTIONS_FILE
-    from charprobe_lite.models.prompts import SUFFIXES_FILE
-    from charprobe_lite.models.published import sha256_scenarios
-    from charprobe_lite.models.tools import TOOLS_FILE
-
-    shipped = corpus_hashes()
-    prompts, scenarios = settings.prompt_file, settings.scenario_file
-    return {
-        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
-        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
-        "tools": sha256_file(TOOLS_FILE),
-        "suffixes": sha256_file(SUFFIXES_FILE),
-        "descriptions": sha256_file(DESCRIPTIONS_FILE),
-    }
 
 
 def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:

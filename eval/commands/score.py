@@ -33,12 +33,14 @@ FILE = click.Path(path_type=Path)
     "--by",
     multiple=True,
     metavar="COLUMN[,COLUMN]",
-    help="Groups [default: those of base, stage, condition, quant that are there].",
+    help="Groups [default: those of base, stage, condition, quant, format, grammar that are "
+    "there].",
 )
 @click.option(
     "--cluster",
     metavar="COLUMN",
-    help="What was asked, a prompt or scenario [default: item, scenario_id, scenario, prompt_id].",
+    help="What was asked, a prompt or scenario [default: cluster, item, scenario_id, scenario, "
+    "prompt_id].",
 )
 @click.option(
     "--human",

@@ -44,10 +44,10 @@ def read_study(path: Path) -> Recorded:
     """Read a study. Raises BadInput when there is none, or nothing in it can be reported."""
     if not path.is_file():
         raise BadInput(f"{path}: no such study; charprobe-lite eval --study {path} makes one")
-    with Store(path) as store:
+    with Store(path, readonly=True) as store:
         rows, turns, provenance = store.rows(), store.turns(), store.provenance()
     for row in rows:
-        _check(path, row)
+        check_probabilities(path, row)
     if not any(row.probabilities for row in rows):
         raise BadInput(f"{path}: holds no classified sample yet; run charprobe-lite eval first")
     labels = list(dict.fromkeys(label for row in rows for label in row.probabilities or {}))
@@ -84,8 +84,8 @@ def _rank(cell: Cell) -> tuple[Any, ...]:
     return cell.base, cell.quant, stage, condition, cell.asked
 
 
-def _check(path: Path, row: Row) -> None:
-    """Probabilities are read from text that anyone can have edited."""
+def check_probabilities(path: Path, row: Row) -> None:
+    """BadInput for probabilities that are none: they are text that anyone can have edited."""
     where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona}/{row.item}"
     found = row.probabilities
     if row.prediction is None and found is None:
