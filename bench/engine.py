@@ -450,7 +450,10 @@ def main(
         "memory": lambda: {str(n): peak_memory(list(PERSONAS[:n])) for n in (1, 10)},
         "start": lambda: [shortest_command() for _ in range(rounds)],
     }
-    report |= {name: measure() for name, measure in measures.items() if name in parts}
+    for name in measures:
+        if name in parts:
+            report[name] = measures[name]()
+            note(f"{name}: {report[name]}")
     report["chart"] = draw(chart, quants.split(",")) if chart else None
     click.echo(json.dumps(report, default=asdict) if as_json else shown(report))
 
