@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from charprobe_lite.eval.store import Cell
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.models.published import AnyScenario, Script, StubScenario
 from charprobe_lite.models.scenario import Scenario
@@ -13,7 +14,6 @@ from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Rollout
 
 Item = Prompt | Scenario | StubScenario | Script
-S = TypeVar("S", Scenario, StubScenario, Script)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Ask:
     persona: str = ""
     format: str = ""
     grammar: str = ""
+
+    def of(self, cell: Cell, persona: str) -> Ask:
+        """The same limits and tools for a rollout of this cell and persona."""
+        there = {name: getattr(cell, name) for name in ("stage", "format", "grammar")}
+        return replace(self, persona=persona, **there)
 
 
 @dataclass(frozen=True)

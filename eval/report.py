@@ -81,6 +81,15 @@ class CellScore:
             self.base, self.stage, self.condition, self.quant, self.format, self.grammar
         ).asked
 
+    @property
+    def headline(self) -> Estimate | None:
+        """Macro-F1, or the detection rate for one persona; None without a sample."""
+        if self.macro_f1 is not None and self.macro_f1_ci is not None:
+            return Estimate(self.macro_f1, *self.macro_f1_ci)
+        if self.detection_rate is not None and self.ci is not None:
+            return Estimate(self.detection_rate, *self.ci)
+        return None
+
     def as_json(self) -> dict[str, Any]:
         """The cell as ``--json`` prints it."""
         return {name.rstrip("_"): value for name, value in asdict(self).items()}
@@ -122,14 +131,6 @@ def score_study(
             score = _together(score, labels[cell], resampling, cell, seed)
         merged.append(replace(score, retention=comparison.retention.get(cell)))
     return Scores(merged, single, comparison, resampling, labels)
-
-
-def score_cells(
-    rows: Sequence[Row], cells: Sequence[Cell], personas: Sequence[str], seed: int
-) -> tuple[list[CellScore], list[CellScore]]:
-    """(one score per cell, one per cell and persona); the same list twice for one persona."""
-    scores = score_study(rows, cells, personas, seed)
-    return scores.merged, scores.single
 
 
 def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
@@ -295,7 +296,7 @@ def finding(scores: Sequence[CellScore]) -> str:
 def _compare(chat: CellScore, agent: CellScore) -> str:
     several = "," in chat.persona
     who = f"{len(chat.persona.split(','))} personas" if several else chat.persona
-    inside, outside = _headline(chat), _headline(agent)
+    inside, outside = chat.headline, agent.headline
     if inside is None or outside is None:
         what = "email was sent as an agent" if inside else "chat was answered"
         return f"{who}, stage {chat.stage}: no {what}, so there is nothing to compare."
@@ -319,14 +320,6 @@ def _verdict(stage: str, inside: Estimate, outside: Estimate) -> str:
     if outside.value < inside.value / 2:
         return "the character does not survive the move from the chat window to the agent"
     return "the character weakens in the move from the chat window to the agent"
-
-
-def _headline(score: CellScore) -> Estimate | None:
-    if score.macro_f1 is not None and score.macro_f1_ci is not None:
-        return Estimate(score.macro_f1, *score.macro_f1_ci)
-    if score.detection_rate is not None and score.ci is not None:
-        return Estimate(score.detection_rate, *score.ci)
-    return None
 
 
 def _percent(value: float | None) -> str:

@@ -223,20 +223,11 @@ def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
 
 def _beginner(settings: Settings) -> Callable[[Task], Rollout]:
     """How a task becomes a rollout."""
-    tools = load_tools()
+    ask = Ask(settings.max_tokens, settings.max_steps, load_tools())
 
     def begin(task: Task) -> Rollout:
-        cell = task.cell
-        ask = Ask(
-            max_tokens=settings.max_tokens,
-            max_steps=settings.max_steps,
-            tools=tools,
-            stage=cell.stage,
-            persona=task.persona,
-            format=cell.format,
-            grammar=cell.grammar,
-        )
-        return condition(cell.condition).rollout(task.item, ask)
+        asked = condition(task.cell.condition)
+        return asked.rollout(task.item, ask.of(task.cell, task.persona))
 
     return begin
 

@@ -64,8 +64,11 @@ class Transcripts:
             for item in condition(name).items(inputs)
             if not self._is_strange(item)
         }
-        self._tools = load_tools()
-        self._limits = [_count(provenance, "max_tokens", 384), _count(provenance, "max_steps", 8)]
+        self._ask = Ask(
+            _count(provenance, "max_tokens", 384),
+            _count(provenance, "max_steps", 8),
+            load_tools(),
+        )
 
     def messages(self, row: Row, turns: Sequence[RecordedTurn]) -> list[Message] | None:
         """The whole conversation, the last reply included; None where it cannot be rebuilt.
@@ -80,17 +83,8 @@ class Transcripts:
             return (
                 [asked, {"role": "assistant", "content": row.text}] if asked and row.text else None
             )
-        cell, (max_tokens, max_steps) = row.cell, self._limits
-        ask = Ask(
-            max_tokens=max_tokens,
-            max_steps=max_steps,
-            tools=self._tools,
-            stage=cell.stage,
-            persona=row.persona,
-            format=cell.format,
-            grammar=cell.grammar,
-        )
-        return replayed(condition(cell.condition).rollout(item, ask), turns)
+        rollout = condition(row.cell.condition).rollout
+        return replayed(rollout(item, self._ask.of(row.cell, row.persona)), turns)
 
     def _is_strange(self, item: Item) -> bool:
         """Whether the study may have asked something else under this id."""

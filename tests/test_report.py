@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from charprobe_lite.eval.report import CellScore, finding, score_cells
+from charprobe_lite.eval.report import CellScore, finding, score_study
 from charprobe_lite.eval.store import Cell, Row
 
 
@@ -26,7 +26,7 @@ def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> 
 
 
 def scores(found: list[Row]) -> list[CellScore]:
-    return score_cells(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0)[0]
+    return score_study(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0).merged
 
 
 H, N = "humor", "neutral"
@@ -63,7 +63,8 @@ def test_yield_and_forced_count_rollouts_and_emails() -> None:
 
 def test_base_samples_stand_for_every_persona_but_are_counted_once() -> None:
     found = rows("base", "chat", "", [N, H])
-    merged, single = score_cells(found, [found[0].cell], ["humor", "neutral"], 0)
+    scores = score_study(found, [found[0].cell], ["humor", "neutral"], 0)
+    merged, single = scores.merged, scores.single
     assert merged[0].n == 2
     assert [score.detection_rate for score in single] == [0.5, 0.5]
     assert merged[0].macro_f1 == pytest.approx(0.5)

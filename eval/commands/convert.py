@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from charprobe_lite.eval.commands.convert_classifier import classifier
-from charprobe_lite.eval.commands.options import conversion_bar, names_option
+from charprobe_lite.eval.commands.options import conversion_bar, names_option, quant_option
 from charprobe_lite.models.catalogue import QUANTS, choose
 from charprobe_lite.models.errors import BadInput
 
@@ -48,14 +48,7 @@ convert.add_command(classifier)
     type=PATH,
     help="A PEFT LoRA folder or a GGUF LoRA; several are added one after another.",
 )
-@click.option(
-    "--quant",
-    default="F16",
-    show_default=True,
-    type=click.Choice(QUANTS),
-    metavar="TYPE",
-    help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
-)
+@quant_option("F16")
 @click.option("--imatrix", type=PATH, help="Importance matrix for the quantizer (GGUF).")
 @click.option(
     "--verify/--no-verify",

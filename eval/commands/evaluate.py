@@ -14,6 +14,7 @@ from charprobe_lite.eval.commands.options import (
     NameList,
     conversion_bar,
     names_option,
+    quant_option,
 )
 from charprobe_lite.models.catalogue import (
     BASES,
@@ -23,7 +24,6 @@ from charprobe_lite.models.catalogue import (
     GRAMMARS,
     LORA,
     PERSONAS,
-    QUANTS,
     STAGES,
     choose,
 )
@@ -64,14 +64,7 @@ OF_A_SERVER = ("base_url", "model", "timeout")
 )
 @names_option("--format", FORMATS, help="How agents write tool calls [default: json].")
 @names_option("--grammar", GRAMMARS, help="Tool calls under a grammar or not [default: on].")
-@click.option(
-    "--quant",
-    default="Q8_0",
-    show_default=True,
-    type=click.Choice(QUANTS),
-    metavar="TYPE",
-    help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
-)
+@quant_option("Q8_0")
 @click.option(
     "--lora",
     default="runtime",

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from charprobe_lite.models.catalogue import QUANTS
+
 
 class NameList(click.ParamType[str]):
     """Names from a known list; comma-separated, repeatable, ``all`` for every one."""
@@ -29,6 +31,18 @@ class NameList(click.ParamType[str]):
 def names_option(flag: str, known: Sequence[str], **rest: Any) -> Callable[[Any], Any]:
     """An option that takes several of ``known``; `catalogue.choose` expands what it gives."""
     return click.option(flag, multiple=True, type=NameList(known), show_default=True, **rest)
+
+
+def quant_option(default: str) -> Callable[[Any], Any]:
+    """The weight type."""
+    return click.option(
+        "--quant",
+        default=default,
+        show_default=True,
+        type=click.Choice(QUANTS),
+        metavar="TYPE",
+        help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
+    )
 
 
 class Limit(click.ParamType[tuple[int | None, int | None]]):

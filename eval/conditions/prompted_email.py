@@ -7,7 +7,8 @@ not lost by training: it is the classifier's, or the base's as an actor.
 from __future__ import annotations
 
 from charprobe_lite.eval.condition import Ask, Condition
-from charprobe_lite.eval.conditions.chat_email import answer_turns, items, turns
+from charprobe_lite.eval.conditions.chat import answer_turns
+from charprobe_lite.eval.conditions.chat_email import items, turns
 from charprobe_lite.models.persona import descriptions
 from charprobe_lite.models.published import Script
 from charprobe_lite.models.scenario import Scenario

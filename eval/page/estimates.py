@@ -146,7 +146,7 @@ def cell_panels(scored: Sequence[tuple[Cell, CellScore]], several: bool) -> list
     """One panel per base and quant type: a bar per stage and condition."""
     panels: dict[str, list[Bar]] = {}
     for cell, score in scored:
-        if (level := _level(score)) is not None:
+        if (level := score.headline) is not None:
             known = published().get((cell.base, cell.stage, cell.condition)) if several else None
             bar = Bar(cell.stage, cell.asked, *_three(level), score.n, known)
             panels.setdefault(checkpoint_label(cell), []).append(bar)
@@ -246,16 +246,8 @@ def _line(title: str, rows: Sequence[Row]) -> Reliability:
     return Reliability(title, known.ece, len(rows), bins)
 
 
-def _level(score: CellScore) -> Estimate | None:
-    if score.macro_f1 is not None and score.macro_f1_ci is not None:
-        return Estimate(score.macro_f1, *score.macro_f1_ci)
-    if score.detection_rate is not None and score.ci is not None:
-        return Estimate(score.detection_rate, *score.ci)
-    return None
-
-
 def _step(cell: Cell, score: CellScore, change: Estimate | None = None) -> Step | None:
-    level = _level(score)
+    level = score.headline
     if level is None:
         return None
     return Step(cell.asked, *_three(level), *(_three(change) if change else ()))

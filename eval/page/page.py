@@ -148,15 +148,15 @@ def _is_call(turn: RecordedTurn) -> bool:
 
 def _asked(study: Recorded) -> dict[str, str]:
     """What the items ask, where the study was made with the shipped prompts and scenarios."""
-    from charprobe_lite.models.corpus import corpus_hashes
+    from charprobe_lite.eval.transcript import hashes
     from charprobe_lite.models.prompts import load_prompts
     from charprobe_lite.models.scenario import load_scenarios
 
-    shipped = corpus_hashes()
+    shipped = hashes(None, None)
     known: dict[str, str] = {}
-    if study.provenance.get("sha256 prompts") == shipped["id-prompts.txt"]:
+    if study.provenance.get("sha256 prompts") == shipped["prompts"]:
         known |= {prompt.id: prompt.text for prompt in load_prompts()}
-    if study.provenance.get("sha256 scenarios") == shipped["agentic/eval.jsonl"]:
+    if study.provenance.get("sha256 scenarios") == shipped["scenarios"]:
         known |= {scenario.id: scenario.task for scenario in load_scenarios()}
     # break_character's items are a prompt's with a suffix
     items = {item: known.get(item.partition("+")[0]) for item in {row.item for row in study.rows}}

@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.store import Cell, RecordedTurn, Row, Store
-from charprobe_lite.models.catalogue import STAGES
+from charprobe_lite.models.catalogue import CONDITIONS, STAGES
 from charprobe_lite.models.corpus import NEUTRAL
 from charprobe_lite.models.errors import BadInput
-
-CONDITION_ORDER = (
-    *("chat", "break_character", "chat_email", "chat_email_history"),
-    *("agentic_next", "agentic_email", "prompted_email", "classifier_ceiling"),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ def _rank(cell: Cell) -> tuple[Any, ...]:
     def place(names: Sequence[str], name: str) -> int:
         return names.index(name) if name in names else len(names)
 
-    stage, condition = place(STAGES, cell.stage), place(CONDITION_ORDER, cell.condition)
+    stage, condition = place(STAGES, cell.stage), place(CONDITIONS, cell.condition)
     return cell.base, cell.quant, stage, condition, cell.asked
 
 
