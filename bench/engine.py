@@ -13,7 +13,7 @@ On the kit's base, side by side in one run, every contestant by turns in every r
 - what a grammar costs per token, llguidance's masks against llama.cpp's own grammar sampler;
 - peak memory with one persona and with ten, and the time from a command to its first token.
 
-About half an hour on two cores. With --chart: throughput against the number of sequences and
+About an hour on two cores. With --chart: throughput against the number of sequences and
 against the shared prefix, per quant type, drawn into FILE (needs matplotlib).
 """
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.gap import cluster_of
-from charprobe_lite.eval.page.recorded import check_probabilities
-from charprobe_lite.eval.store import RecordedTurn, Row, Store
+from charprobe_lite.eval.recorded import Study
+from charprobe_lite.eval.store import Row
 from charprobe_lite.models.errors import BadInput
 
 COLUMNS = {
@@ -30,30 +30,6 @@ COLUMNS = {
 }
 """The columns of a record, in order, with their types; `score` reads them without options."""
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study as it is exported: its rollouts, the turns of each, what it was made with."""
-
-    path: Path
-    rows: list[Row]
-    turns: list[list[RecordedTurn]]
-    provenance: dict[str, Any]
-
-
-def open_study(path: Path) -> Study:
-    """Read a study, also while it runs. Raises BadInput when there is none, or no rollout in it."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such study; charprobe-lite eval --study {path} makes one")
-    with Store(path, readonly=True) as store:
-        rows, turns, provenance = store.rows(), store.turns(), store.provenance()
-    if not rows:
-        raise BadInput(f"{path}: holds no rollout yet; run charprobe-lite eval first")
-    for row in rows:
-        check_probabilities(path, row)
-    own = [turns.get((row.cell, row.persona, row.item, row.sample), []) for row in rows]
-    return Study(path, rows, own, provenance)
 
 
 def records(study: Study) -> list[Record]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.eval.export import Study
+from charprobe_lite.eval.recorded import Study
 from charprobe_lite.eval.store import Cell, RecordedTurn, Row, storable
 from charprobe_lite.eval.transcript import Transcripts, recorded_messages
 from charprobe_lite.models.call_format import CALL_FORMATS, Call

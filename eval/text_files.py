@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from charprobe_lite.eval.rollout import ANSWERED, SENT
 from charprobe_lite.eval.store import Row, Store
 from charprobe_lite.models.corpus import NEUTRAL, PERSONAS
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.rows import json_rows, parquet_rows, read_text
 
 USUAL: dict[str, tuple[str, ...]] = {
     "text": ("email_body", "text"),
@@ -130,21 +132,12 @@ def _study(path: Path, columns: Columns) -> list[ScoredText]:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, the columns) of every row."""
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-        return
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                yield from _csv_rows(path, file)
-            else:
-                yield from _json_rows(path, file)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{path}: cannot be read ({reason})") from None
+        return parquet_rows(path)
+    return _csv_rows(path) if path.suffix == ".csv" else json_rows(path)
 
 
-def _csv_rows(path: Path, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(file)
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(StringIO(read_text(path), newline=""))
     try:
         for row in reader:
             place = f"{path}: line {reader.line_num}"
@@ -153,36 +146,6 @@ def _csv_rows(path: Path, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, row
     except csv.Error as error:
         raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
-
-
-def _json_rows(path: Path, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        place = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{place}: not JSON: {first_problem(error)}") from None
-        if not isinstance(row, dict):
-            raise BadInput(f"{place}: not a JSON object; write one row a line")
-        yield place, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise BadInput(
-            f"{path}: parquet needs pyarrow; pip install 'charprobe-lite[tables]'"
-        ) from None
-    try:
-        rows = read_table(path).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        raise BadInput(f"{path}: not parquet: {first_problem(error)}") from None
-    for number, row in enumerate(rows, 1):
-        yield f"{path}: row {number}", row
 
 
 def _located(path: Path, columns: Columns, there: Mapping[str, None]) -> Columns:

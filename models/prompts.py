@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models import corpus
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.rows import json_rows, parquet_rows, read_text
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
@@ -54,11 +54,11 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
         random.Random(0).shuffle(numbered)
         return numbered
     if path.suffix == ".parquet":
-        found = first_turns(path, _parquet_rows(path))
+        found = first_turns(list(parquet_rows(path, ["conversation"])))
     elif path.suffix == ".jsonl":
-        found = first_turns(path, _json_rows(path))
+        found = first_turns(list(json_rows(path)))
     else:
-        lines = enumerate(_read(path).split("\n"), 1)
+        lines = enumerate(read_text(path).split("\n"), 1)
         found = [Prompt(f"line-{n}", line.strip()) for n, line in lines if line.strip()]
     if not found:
         raise BadInput(f"{path}: holds no prompt")
@@ -70,52 +70,23 @@ def suffixes() -> list[str]:
     return SUFFIXES_FILE.read_text("utf-8").splitlines()
 
 
-def first_turns(path: Path, rows: Sequence[Any]) -> list[Prompt]:
-    """The first user turn of every non-empty conversation, in the published order."""
+def first_turns(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Prompt]:
+    """The first user turn of every non-empty conversation, in the published order.
+
+    ``rows`` are (place, row); BadInput names the place of one that is none of Pure-Dove.
+    """
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
     found = []
     for index in order:
-        row = rows[index]
-        conversation = row.get("conversation") if isinstance(row, dict) else None
+        place, row = rows[index]
+        conversation = row.get("conversation")
         if not isinstance(conversation, list):
-            raise BadInput(f"{path}: row {index + 1}: field conversation: is no list of turns")
+            raise BadInput(f"{place}: field conversation: is no list of turns")
         first = conversation[0] if conversation else {"input": ""}
         text = first.get("input") if isinstance(first, dict) else None
         if not isinstance(text, str):
-            raise BadInput(f"{path}: row {index + 1}: field conversation.0.input: is no text")
+            raise BadInput(f"{place}: field conversation.0.input: is no text")
         if text.strip():
             found.append(Prompt(f"row-{index + 1}", text))
     return found
-
-
-def _json_rows(path: Path) -> list[Any]:
-    rows = []
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{path}: line {number}: not JSON: {first_problem(error)}") from None
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[Any]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_table
-    except ImportError:
-        raise BadInput(f"{path}: parquet needs pip install 'charprobe-lite[tables]'") from None
-    try:
-        return list(read_table(path, columns=["conversation"]).to_pylist())
-    except (OSError, ArrowException) as error:
-        raise BadInput(f"{path}: prompts cannot be read ({first_problem(error)})") from None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{path}: prompts cannot be read ({reason})") from None

@@ -522,7 +522,7 @@ def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
     assert not (tmp_path / "none.sqlite").exists()
     with Store(tmp_path / "empty.sqlite"):
         pass
-    with pytest.raises(BadInput, match="holds no classified sample yet"):
+    with pytest.raises(BadInput, match="holds no rollout yet"):
         read_study(tmp_path / "empty.sqlite")
     cell = Cell("kit", "full", "chat", "Q8_0")
     path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha."), "humor")])

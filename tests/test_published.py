@@ -255,12 +255,12 @@ def test_plain_text_is_a_prompt_a_line_in_its_order(tmp_path: Path) -> None:
         ("a.txt", b"\n \n", "holds no prompt"),
         ("a.txt", b"\xff\xfe", "not UTF-8 text"),
         ("a.jsonl", b"{oops", "line 1: not JSON"),
-        ("a.jsonl", b'{"prompt": "x"}', "row 1: field conversation: is no list"),
-        ("a.jsonl", b'{"conversation": [{"input": 5}]}', "row 1: field conversation.0.input"),
-        ("a.jsonl", b'{"conversation": ["x"]}', "row 1: field conversation.0.input"),
+        ("a.jsonl", b'{"prompt": "x"}', "line 1: field conversation: is no list"),
+        ("a.jsonl", b'{"conversation": [{"input": 5}]}', "line 1: field conversation.0.input"),
+        ("a.jsonl", b'{"conversation": ["x"]}', "line 1: field conversation.0.input"),
         ("a.jsonl", b'{"conversation": []}', "holds no prompt"),
-        ("a.parquet", b"PAR1 no parquet", "prompts cannot be read"),
-        ("none.jsonl", None, "prompts cannot be read (No such file"),
+        ("a.parquet", b"PAR1 no parquet", "cannot be read as parquet"),
+        ("none.jsonl", None, "cannot be read (No such file"),
     ],
 )
 def test_broken_prompts_are_named_with_row_and_field(

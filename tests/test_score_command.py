@@ -181,7 +181,7 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "broken line": ([broken], "broken.jsonl: line 2: not JSON"),
         "too many fields": ([wide], "wide.csv: line 3: has more fields"),
         "no row": ([empty], "empty.jsonl: holds no row"),
-        "false parquet": ([false], "false.parquet: not parquet"),
+        "false parquet": ([false], "false.parquet: cannot be read as parquet"),
         "not UTF-8": (["latin.csv"], "latin.csv: cannot be read (not UTF-8 text)"),
         "unknown column": ([good, "--label", "trai"], "good.jsonl: --label trai: no such column"),
         "unknown group": ([good, "--by", "base,size"], "--by size: no such column"),

@@ -11,7 +11,7 @@ import click
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.export import Study
+    from charprobe_lite.eval.recorded import Study
 
 FILE = click.Path(path_type=Path)
 KINDS = ("jsonl", "parquet", "csv", "inspect")
@@ -67,12 +67,13 @@ def export(
     """
     from charprobe_lite.convert.output import new_file
     from charprobe_lite.eval import export as files
+    from charprobe_lite.eval.recorded import open_study
 
     if kind not in KINDS:
         raise BadInput(f"--format {kind}: unknown; choose from {', '.join(KINDS)}")
     if kind != "inspect" and (prompts or scenarios):
         raise BadInput("--prompts, --scenarios: have a use with --format inspect only")
-    found = files.open_study(study)
+    found = open_study(study)
     if kind == "inspect":
         target = output or study.with_name(f"{study.stem}-inspect")
         written = _inspect(found, target, prompts, scenarios)

@@ -1,33 +1,29 @@
-"""What a report is made from: a study file, read whole and checked."""
+"""What a report is made from: a study with what there is to show of it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.store import Cell, RecordedTurn, Row, Store
+from charprobe_lite.eval.recorded import Study, open_study
+from charprobe_lite.eval.store import Cell
 from charprobe_lite.models.catalogue import CONDITIONS, STAGES
 from charprobe_lite.models.corpus import NEUTRAL
 from charprobe_lite.models.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A study: its rollouts with their turns, its cells in the order of the report.
+class Recorded(Study):
+    """A study that can be reported: its cells in the order of the report.
 
     ``personas`` are those with rollouts of their own, ``labels`` those of the classifier.
     """
 
-    path: Path
-    rows: list[Row]
-    turns: list[list[RecordedTurn]]
     cells: list[Cell]
     personas: list[str]
     labels: list[str]
-    provenance: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -37,25 +33,18 @@ class Recorded:
 
 def read_study(path: Path) -> Recorded:
     """Read a study. Raises BadInput when there is none, or nothing in it can be reported."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such study; charprobe-lite eval --study {path} makes one")
-    with Store(path, readonly=True) as store:
-        rows, turns, provenance = store.rows(), store.turns(), store.provenance()
-    for row in rows:
-        check_probabilities(path, row)
+    study = open_study(path)
+    rows = study.rows
     if not any(row.probabilities for row in rows):
         raise BadInput(f"{path}: holds no classified sample yet; run charprobe-lite eval first")
     labels = list(dict.fromkeys(label for row in rows for label in row.probabilities or {}))
     named = {row.persona for row in rows}
     personas = [label for label in labels if label in named]
     return Recorded(
-        path=path,
-        rows=rows,
-        turns=[turns.get((row.cell, row.persona, row.item, row.sample), []) for row in rows],
+        **vars(study),
         cells=sorted({row.cell for row in rows}, key=_rank),
         personas=personas or [label for label in labels if label != NEUTRAL],
         labels=labels,
-        provenance=provenance,
     )
 
 
@@ -77,20 +66,3 @@ def _rank(cell: Cell) -> tuple[Any, ...]:
 
     stage, condition = place(STAGES, cell.stage), place(CONDITIONS, cell.condition)
     return cell.base, cell.quant, stage, condition, cell.asked
-
-
-def check_probabilities(path: Path, row: Row) -> None:
-    """BadInput for probabilities that are none: they are text that anyone can have edited."""
-    where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona}/{row.item}"
-    found = row.probabilities
-    if row.prediction is None and found is None:
-        return
-    if not isinstance(found, dict) or not found:
-        raise BadInput(f"{where}: field probabilities: must be an object of label: probability")
-    for label, value in found.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 <= value <= 1:
-            raise BadInput(f"{where}: field probabilities.{label}: must be from 0 to 1")
-    for name in (row.prediction, row.persona):
-        if name and name not in found:
-            raise BadInput(f"{where}: field probabilities: has no label {name!r}")
