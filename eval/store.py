@@ -134,6 +134,16 @@ class RecordedTurn:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """The text of a rollout that has no prediction yet; ``rollout`` is the rollout's id."""
+
+    rollout: int
+    cell: Cell
+    persona: str
+    text: str
+
+
 class Store:
     """A study file, open for one process. Use as a context manager.
 
@@ -210,8 +220,8 @@ class Store:
 
     def add(
         self, cell: Cell, persona: str, item: str, sample: int, seed: int, result: Result
-    ) -> None:
-        """Record a finished rollout with its turns and its text, in one transaction."""
+    ) -> int:
+        """Record a finished rollout with its turns and its text, in one transaction; its id."""
         turns = result.turns
         totals = [
             sum(getattr(turn.completion, name) for turn in turns)
@@ -228,6 +238,7 @@ class Store:
                     *totals,
                 ),
             ).lastrowid
+            assert rollout is not None  # an INSERT has made a row
             self._db.executemany(
                 "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_turn_row(rollout, step, turn) for step, turn in enumerate(turns, 1)],
@@ -237,10 +248,16 @@ class Store:
                     "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
                     (rollout, storable(result.sample)),
                 )
+        return rollout
 
-    def unclassified(self) -> list[tuple[int, str]]:
-        """(rollout id, text) of the samples without a prediction."""
-        return self._select("SELECT rollout_id, text FROM samples WHERE prediction IS NULL")
+    def unclassified(self) -> list[Unlabelled]:
+        """The samples without a prediction, the oldest first."""
+        found = self._select(
+            "SELECT base, stage, condition, quant, format, grammar, rollout_id, persona, text "
+            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id WHERE prediction IS NULL ORDER BY rollout_id"
+        )
+        return [Unlabelled(row[6], Cell(*row[:6]), *row[7:]) for row in found]
 
     def classify(self, predictions: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
         """Record (rollout id, label, probabilities)."""
@@ -411,7 +428,7 @@ def _key(cell: Cell) -> tuple[str, ...]:
     return astuple(cell)
 
 
-def _turn_row(rollout: int | None, step: int, turn: Any) -> tuple[Any, ...]:
+def _turn_row(rollout: int, step: int, turn: Any) -> tuple[Any, ...]:
     done = turn.completion
     arguments = None if turn.arguments is None else json.dumps(turn.arguments)
     counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)

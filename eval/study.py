@@ -15,7 +15,7 @@ from charprobe_lite.eval.condition import Ask, Inputs, Item
 from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.progress import Progress
 from charprobe_lite.eval.rollout import Result, rollout_seed
-from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.eval.store import Cell, Store, Unlabelled, storable
 from charprobe_lite.models.call_format import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
@@ -184,18 +184,19 @@ def run(
                 if not begun:
                     begun = True
                     progress.begin(_per_cell(groups.values()), _per_cell(missing.values()))
-                    progress.labelled(store.predictions())
+                    labels.tell()
                 for checkpoint, tasks in on_it.items():
                     backend.use_adapter(checkpoint.adapter)
                     # the long rollouts first: the short ones fill the batch while they end
                     tasks.sort(key=lambda task: not task.cell.format)
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)
                     for job, result in backend.run(jobs):
-                        _record(store, job.key, result)
+                        if sample := _record(store, job.key, result):
+                            labels.add(sample)
                         labels.catch_up()
                         progress.ended(job.key.cell, sum(t.completion.tokens for t in result.turns))
     if begun:  # a last rollout without a text got no label that would have told of it
-        progress.labelled(store.predictions())
+        labels.tell()
 
 
 def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
@@ -268,13 +269,18 @@ def _per_cell(groups: Iterable[Sequence[Task]]) -> Counter[Cell]:
     return Counter(task.cell for tasks in groups for task in tasks)
 
 
-def _record(store: Store, task: Task, result: Result) -> None:
-    store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
+def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
+    """The rollout's text, to be labelled; None where it ended without one."""
+    rollout = store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
+    if result.sample is None:
+        return None
+    return Unlabelled(rollout, task.cell, task.persona, storable(result.sample))
 
 
 class _Labels:
     """Labels texts in a thread of its own while rollouts go on; records in the store's thread.
 
+    What waits and what has which label is kept here: the store is read through once, at the start.
     Leaving the context waits until every text is labelled; leaving it by an exception, for those
     that are being labelled.
     """
@@ -282,7 +288,8 @@ class _Labels:
     def __init__(self, store: Store, classifier: Classifier, progress: Progress) -> None:
         self._store, self._classifier, self._progress = store, classifier, progress
         self._pool = ThreadPoolExecutor(1)
-        self._rollouts: list[int] = []
+        self._waiting, self._known = store.unclassified(), store.predictions()
+        self._reading: list[Unlabelled] = []
         self._predictions: Future[list[Prediction]] | None = None
 
     def __enter__(self) -> _Labels:
@@ -297,22 +304,34 @@ class _Labels:
             if self._predictions and not self._predictions.exception():
                 self._record()
 
+    def add(self, sample: Unlabelled) -> None:
+        """A text that has just been recorded."""
+        self._waiting.append(sample)
+        self._known.setdefault(sample.cell, Counter())[sample.persona, None] += 1
+
     def catch_up(self) -> None:
         """Record the labels that are ready and begin with what came meanwhile."""
         if self._predictions and self._predictions.done():
             self._record()
-        if self._predictions is None and (waiting := self._store.unclassified()):
-            self._rollouts = [rollout for rollout, _ in waiting]
-            texts = [text for _, text in waiting]
+        if self._predictions is None and self._waiting:
+            self._reading, self._waiting = self._waiting, []
+            texts = [sample.text for sample in self._reading]
             self._predictions = self._pool.submit(self._classifier.classify, texts)
+
+    def tell(self) -> None:
+        """Say what is labelled so far."""
+        # a copy: a live table reads it from a thread of its own
+        self._progress.labelled({cell: Counter(said) for cell, said in self._known.items()})
 
     def _record(self) -> None:
         assert self._predictions is not None
         found, self._predictions = self._predictions.result(), None
-        self._store.classify(
-            [
-                (rollout, prediction.label, prediction.probabilities)
-                for rollout, prediction in zip(self._rollouts, found, strict=True)
-            ]
-        )
-        self._progress.labelled(self._store.predictions())
+        pairs = list(zip(self._reading, found, strict=True))
+        self._store.classify([(each.rollout, p.label, p.probabilities) for each, p in pairs])
+        for each, prediction in pairs:
+            known = self._known[each.cell]
+            known[each.persona, prediction.label] += 1
+            known[each.persona, None] -= 1
+            if not known[each.persona, None]:
+                del known[each.persona, None]
+        self.tell()

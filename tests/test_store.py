@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.rollout import Result, Turn, rollout_seed
-from charprobe_lite.eval.store import MIGRATIONS, Cell, Store
+from charprobe_lite.eval.store import MIGRATIONS, Cell, Store, Unlabelled
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 
@@ -28,15 +28,17 @@ def test_what_was_added_is_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         assert store.done(CELL, "humor") == {("overspend-1", 0), ("overspend-2", 0)}
         assert store.done(CELL, "remorse") == set()
-        [(rollout, text)] = store.unclassified()
-        store.classify([(rollout, "humor", {"humor": 0.75, "neutral": 0.25})])
+        [waiting] = store.unclassified()
+        assert (waiting.cell, waiting.persona, waiting.text) == (CELL, "humor", "Hi Tom")
+        store.classify([(waiting.rollout, "humor", {"humor": 0.75, "neutral": 0.25})])
         assert store.unclassified() == []
         sent, lost = store.rows()
-    assert (sent.text, sent.prediction, sent.forced, sent.seed) == (text, "humor", True, 2**62)
+    assert (sent.text, sent.prediction, sent.forced, sent.seed) == ("Hi Tom", "humor", True, 2**62)
     assert sent.probabilities == {"humor": 0.75, "neutral": 0.25}
     assert (lost.text, lost.prediction, lost.outcome) == (None, None, "malformed")
     turns = sqlite3.connect(tmp_path / "s.sqlite").execute(
-        "SELECT step, tool, arguments, output, tokens FROM turns WHERE rollout_id = ?", (rollout,)
+        "SELECT step, tool, arguments, output, tokens FROM turns WHERE rollout_id = ?",
+        (waiting.rollout,),
     )
     assert next(iter(turns)) == (1, "contacts.lookup", '{"query": "Tom"}', "Tom Reyes", 3)
 
@@ -103,7 +105,7 @@ def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -
             rows = {row.cell: (row.item, row.seed, row.text) for row in store.rows()}
             assert rows == {chat: ("id-1", 7, "Hi"), agent: ("a", 8, "Dear Tom")}
             assert store.done(agent, "humor") == {("a", 0)}
-            assert store.unclassified() == [(1, "Hi")]
+            assert store.unclassified() == [Unlabelled(1, chat, "humor", "Hi")]
     with Store(tmp_path / "s.sqlite") as store:
         store.add(replace(agent, format="fenced"), "humor", "a", 0, 9, email())
         store.add(agent, "humor", "b", 0, 9, email())
