@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.checkpoints import Checkpoint, Files
+from charprobe_lite.eval.checkpoints import Checkpoint, Files, Variant
 from charprobe_lite.eval.condition import Ask, Inputs, Item
 from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.progress import Progress
-from charprobe_lite.eval.rollout import Result, rollout_seed
+from charprobe_lite.eval.rollout import Result, in_shard, rollout_seed
 from charprobe_lite.eval.store import Cell, Store, Unlabelled, storable
 from charprobe_lite.models.call_format import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
@@ -29,7 +29,11 @@ from charprobe_lite.runtime.engine import Engine
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked and how: the grid, its size, the decoding, the machine."""
+    """What is asked and how: the grid, its size, the decoding, the machine.
+
+    Every item is asked ``repeats`` times, with other seeds; ``shard`` (n, of) is the part of the
+    rollouts that this machine runs.
+    """
 
     stages: list[str]
     personas: list[str]
@@ -51,6 +55,8 @@ class Settings:
     prompt_file: Path | None = None
     formats: list[str] = field(default_factory=lambda: ["json"])
     grammars: list[str] = field(default_factory=lambda: ["on"])
+    repeats: int = 1
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,52 +70,88 @@ class Task:
     persona: str
     item: Item
     seed: int
+    sample: int = 0
+
+    @property
+    def key(self) -> tuple[Cell, str, str, int]:
+        """What tells a rollout from all others of a study."""
+        return self.cell, self.persona, self.item.id, self.sample
 
 
 Plan = dict[Checkpoint | None, list[Task]]
 """The rollouts by the checkpoint that they run on; None for texts that are there already."""
 
 
-def plan(settings: Settings, files: Files) -> Plan:
-    """Every rollout of the grid, grouped by the checkpoint it runs on.
+def plan(settings: Settings, *several: Files) -> Plan:
+    """Every rollout of the grid, grouped by the checkpoint it runs on; BadInput like ``tasks_of``.
 
-    Raises BadInput when the prompt or scenario file cannot be used, or nothing can be asked.
+    Each of ``several`` is a variant of the grid.
+    """
+    found = tasks_of(settings, [files.variant for files in several])
+    groups: Plan = {}
+    for files, own in zip(several, found, strict=True):
+        for task in own:
+            role = (task.cell.stage, task.persona or settings.personas[0])
+            groups.setdefault(files.checkpoints.get(role), []).append(task)
+    return groups
+
+
+def tasks_of(settings: Settings, variants: Sequence[Variant]) -> list[list[Task]]:
+    """The rollouts of each variant, of this machine's shard.
+
+    What two variants share, such as the base stage of both ways to use an adapter, is asked with
+    the first. Raises BadInput when the prompt or scenario file cannot be used, or nothing can be
+    asked.
     """
     items = items_of(settings)
-    groups: Plan = {}
-    for cell, persona in grid(settings, files.base, files.quant, files.checkpoints):
-        checkpoint = files.checkpoints.get((cell.stage, persona or settings.personas[0]))
-        names = [files.base, cell.stage, cell.condition, persona]
-        if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
-            names += [cell.format, cell.grammar]
-        groups.setdefault(checkpoint, []).extend(
-            Task(cell, persona, item, rollout_seed(settings.seed, *names, item=item.id, sample=0))
-            for item in items[cell.condition]
-        )
-    if not any(groups.values()):
+    whole: dict[tuple[Cell, str, str, int], tuple[Variant, Task]] = {}
+    for variant in variants:
+        for cell, persona in grid(settings, variant):
+            for task in _of_cell(settings, cell, persona, items[cell.condition]):
+                whole.setdefault(task.key, (variant, task))
+    if not whole:
         raise BadInput(
             f"--condition {','.join(settings.conditions)}: there is nothing to ask with these "
             "stages, personas and scenarios; add --stage base for controls, or other conditions"
         )
-    return groups
+    own = list(whole.values())
+    if shard := settings.shard:
+        own = [(by, task) for by, task in own if in_shard(shard, *task.key[1:])]
+    if shard and not own:
+        raise BadInput(
+            f"--shard {shard[0]}/{shard[1]}: none of {len(whole)} rollouts is in this part; "
+            "use fewer parts"
+        )
+    return [[task for by, task in own if by is variant] for variant in variants]
 
 
-def grid(
-    settings: Settings, base: str, quant: str, there: Container[tuple[str, str]]
-) -> Iterator[tuple[Cell, str]]:
-    """(cell, persona) of what is asked for; ``there`` are the (stage, persona) checkpoints."""
+def _of_cell(settings: Settings, cell: Cell, persona: str, items: Sequence[Item]) -> Iterator[Task]:
+    """Every item, as often as it is repeated; a text that no model writes is always the same."""
+    names = [cell.base, cell.stage, cell.condition, persona]
+    if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
+        names += [cell.format, cell.grammar]
+    for item, sample in product(items, range(settings.repeats if cell.quant else 1)):
+        seed = rollout_seed(settings.seed, *names, item=item.id, sample=sample)
+        yield Task(cell, persona, item, seed, sample)
+
+
+def grid(settings: Settings, variant: Variant) -> Iterator[tuple[Cell, str]]:
+    """(cell, persona) of what is asked of a variant."""
     for name in settings.conditions:
         asked = condition(name)
-        variants = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
-        for stage, variant in product(asked.stages or settings.stages, list(variants)):
+        ways = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
+        for stage, way in product(asked.stages or settings.stages, list(ways)):
             trains = stage in STAGES
             if trains and stage not in settings.stages:
                 continue
-            cell = Cell(base, stage, name, quant if trains else "", *variant)
+            quant, lora = variant.quant if trains else "", variant.lora if trains else ""
+            cell = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
             for persona in settings.personas if stage != "base" or asked.stages else [""]:
                 # not every persona is published in every stage, or known to every control
                 known = not asked.stages or persona in asked.personas
-                if known and (not trains or (stage, persona or settings.personas[0]) in there):
+                if known and (
+                    not trains or (stage, persona or settings.personas[0]) in variant.there
+                ):
                     yield cell, persona
 
 
@@ -259,7 +301,7 @@ def _missing(groups: Plan, store: Store) -> Plan:
         for key in {(task.cell, task.persona) for tasks in groups.values() for task in tasks}
     }
     missing = {
-        checkpoint: [t for t in tasks if (t.item.id, 0) not in done[t.cell, t.persona]]
+        checkpoint: [t for t in tasks if (t.item.id, t.sample) not in done[t.cell, t.persona]]
         for checkpoint, tasks in groups.items()
     }
     return {checkpoint: tasks for checkpoint, tasks in missing.items() if tasks}
@@ -271,7 +313,7 @@ def _per_cell(groups: Iterable[Sequence[Task]]) -> Counter[Cell]:
 
 def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
     """The rollout's text, to be labelled; None where it ended without one."""
-    rollout = store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
+    rollout = store.add(*task.key, task.seed, result)
     if result.sample is None:
         return None
     return Unlabelled(rollout, task.cell, task.persona, storable(result.sample))
