@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -40,8 +40,21 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One quant type of a base and one way of its adapters; ``there`` are (stage, persona)."""
+
+    base: str
+    quant: str
+    lora: str
+    there: Collection[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Files:
-    """The files of a study: a checkpoint per (stage, persona), and one classifier."""
+    """The files of a variant: a checkpoint per (stage, persona), and one classifier.
+
+    ``lora`` is "" where there is no adapter: on a server, and for a model that is the checkpoint.
+    """
 
     base: str
     quant: str
@@ -49,6 +62,11 @@ class Files:
     classifier_file: str | None
     checkpoints: dict[tuple[str, str], Checkpoint]
     lora: str = RUNTIME
+
+    @property
+    def variant(self) -> Variant:
+        """What these files are of."""
+        return Variant(self.base, self.quant, self.lora, self.checkpoints)
 
     @property
     def models(self) -> list[Path]:
@@ -68,15 +86,17 @@ class Files:
     def hashes(self) -> dict[str, str | None]:
         """sha256 of every file that decides a result, by its role; None for no adapter.
 
-        Raises BadInput naming a file that cannot be read.
+        A model's role names its quant type, as a study may hold several. Raises BadInput naming
+        a file that cannot be read.
         """
         found: dict[str, str | None] = {}
         for (stage, persona), each in self.checkpoints.items():
             if isinstance(each.model, str) or isinstance(each.adapter, str):
                 continue  # on a server
+            model = f"model {self.quant}"
             merged = self.lora == MERGED and stage != "base"
-            found[f"model {stage}/{persona}" if merged else "model"] = _digest(each.model)
-            if stage != "base":
+            found[f"{model} {stage}/{persona}" if merged else model] = _digest(each.model)
+            if stage != "base" and not merged:
                 found[f"adapter {stage}/{persona}"] = (
                     _digest(each.adapter) if each.adapter else None
                 )
@@ -98,6 +118,10 @@ class Wanted:
     adapter: Path | None = None
     classifier: Path | None = None
     verify: bool = True
+
+    def variant(self, catalogue: Catalogue) -> Variant:
+        """What there is of it; BadInput like ``grid``."""
+        return Variant(self.base, self.quant, self.lora, self.grid(catalogue))
 
     def grid(self, catalogue: Catalogue) -> list[tuple[str, str]]:
         """The (stage, persona) pairs that there are; BadInput for a persona that has none."""
@@ -194,6 +218,7 @@ def own_files(
             for stage in stages
             for persona in personas
         },
+        lora=RUNTIME if adapter else "",
     )
 
 
@@ -243,7 +268,7 @@ def served_files(
             raise BadInput(f"--model: no name for {missing}; add --model {missing}=NAME")
         found[stage, persona] = Checkpoint(url, name)
     classifier, file = _kit_classifier()
-    return Files(base, SERVED, classifier, file, found)
+    return Files(base, SERVED, classifier, file, found, lora="")
 
 
 def kit_base(quant: str = "Q8_0") -> Path:

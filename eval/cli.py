@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | score | report | export | models | ...`."""
+"""The command line: `charprobe-lite eval | study | score | report | export | models | ...`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from charprobe_lite.eval.commands.export import export
 from charprobe_lite.eval.commands.models import models
 from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.score import score
+from charprobe_lite.eval.commands.study import study
 from charprobe_lite.eval.commands.train import train
 from charprobe_lite.models.errors import BadInput, printable
 
@@ -59,5 +60,5 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, score, report, export, models, convert, train, doctor):
+for command in (evaluate, study, score, report, export, models, convert, train, doctor):
     main.add_command(command)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from charprobe_lite.models.footprint import (
     adapter_parameters,
     download_bytes,
     file_bytes,
+    kv_bytes,
     memory_bytes,
 )
 from charprobe_lite.models.hub import cache_root, held_bytes, located
@@ -78,14 +79,28 @@ class Forecast:
         """The forecast as ``--dry-run --json`` prints it."""
         return {**asdict(self), "disk": self.disk}
 
-    def refuse_what_does_not_fit(self) -> None:
-        """BadInput for a disk or a memory that is too small for it."""
+    def times(self, number: int) -> Forecast:
+        """The same for so many studies of equal size, which share all files."""
+        return replace(
+            self,
+            rollouts=number * self.rollouts,
+            running_seconds=number * self.running_seconds,
+        )
+
+    def over_disk(self) -> str | None:
+        """The folder that is too small for what is to be written, in words; None if all fits."""
         fetched, hub = sum(line.download for line in self.needed), cache_root()
         ours, theirs = _existing(cache_folder()), _existing(hub)
         shared = ours.stat().st_dev == theirs.stat().st_dev
-        _refuse_full(cache_folder(), ours, self.disk + (fetched if shared else 0))
-        if not shared:
-            _refuse_full(hub, theirs, fetched)
+        own = _full(cache_folder(), ours, self.disk + (fetched if shared else 0))
+        return own or (None if shared else _full(hub, theirs, fetched))
+
+    def refuse_what_does_not_fit(self) -> None:
+        """BadInput for a disk or a memory that is too small for it."""
+        if full := self.over_disk():
+            raise BadInput(
+                f"{full}; free space, choose a smaller --quant, or set CHARPROBE_CACHE and HF_HOME"
+            )
         installed = installed_memory()
         if self.checks_memory and self.memory and installed and self.memory > installed:
             raise BadInput(
@@ -94,36 +109,82 @@ class Forecast:
             )
 
 
-def forecast(wanted: Wanted, catalogue: Catalogue, settings: Settings) -> Forecast:
-    """What a study on a base of the catalogue needs. Raises BadInput for a grid that is none."""
-    if wanted.quant in NEEDS_IMATRIX:
-        raise BadInput(
-            f"--quant {wanted.quant}: needs an importance matrix; make the file with convert "
-            "imatrix and convert quantize, and name it with --gguf"
-        )
-    base, grid = catalogue.base(wanted.base), wanted.grid(catalogue)
-    models = dict.fromkeys(
-        pair if wanted.lora == MERGED and pair[0] != "base" else ("base", "") for pair in grid
-    )
-    needed = list(_downloads(wanted, catalogue, grid))
-    to_make = [_model_line(wanted, catalogue, *pair) for pair in models]
-    needed += to_make
-    count = sum(1 for line in to_make if line.disk)
+def forecast(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings) -> Forecast:
+    """What a study on a base of the catalogue needs, which all of ``several`` are variants of.
+
+    Raises BadInput for a grid that is none.
+    """
+    for wanted in several:
+        if wanted.quant in NEEDS_IMATRIX:
+            raise BadInput(
+                f"--quant {wanted.quant}: needs an importance matrix; make the file with convert "
+                "imatrix and convert quantize, and name it with --gguf"
+            )
+    base = catalogue.base(several[0].base)
+    lines = [line for wanted in several for line in _downloads(wanted, catalogue)]
+    made = [(wanted.quant, line) for wanted in several for line in _models(wanted, catalogue)]
+    to_make = {line.what: quant for quant, line in made if line.disk}
     cores = os.cpu_count() or 1
-    rollouts = _rollouts(settings, grid)
+    rollouts = _rollouts(several, catalogue, settings)
+    memory = [_memory(base, wanted.quant, settings) for wanted in several]
     return Forecast(
-        needed=needed,
-        temporary=0 if wanted.quant in DIRECT or not count else file_bytes(base, "F16"),
-        memory=_memory(base, wanted.quant, settings),
+        needed=_each_once([*lines, *(line for _, line in made)]),
+        temporary=file_bytes(base, "F16") if set(to_make.values()) - set(DIRECT) else 0,
+        memory=None if None in memory else max(filter(None, memory)),
         rollouts=rollouts,
-        preparing_seconds=count * base.parameters / CONVERTED_PER_SECOND / cores,
+        preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
         running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
         checks_memory=settings.gpu_layers == 0,
     )
 
 
-def _downloads(wanted: Wanted, catalogue: Catalogue, grid: list[tuple[str, str]]) -> Iterator[Line]:
-    base = catalogue.base(wanted.base)
+def within_budget(
+    several: Sequence[Wanted], catalogue: Catalogue, settings: Settings, memory: int | None = None
+) -> tuple[list[Wanted], dict[str, str]]:
+    """Those whose quant type fits, in the order asked, and why each other type does not.
+
+    ``memory`` is in bytes; without, it is what the machine has, unless a GPU holds the model. The
+    files of all types that are kept must find room on the disk together.
+    """
+    limit, whose = memory, "the budget is"
+    if limit is None and settings.gpu_layers == 0:
+        limit, whose = installed_memory(), "this machine has"
+    kept: list[Wanted] = []
+    left_out = {}
+    for quant in dict.fromkeys(wanted.quant for wanted in several):
+        own = [wanted for wanted in several if wanted.quant == quant]
+        needed, parts = _memory_parts(catalogue.base(own[0].base), quant, settings)
+        if quant in NEEDS_IMATRIX:
+            left_out[quant] = "it needs an importance matrix"
+        elif limit is not None and needed > limit:
+            left_out[quant] = f"{_size(needed)} of memory ({parts}), {whose} {_size(limit)}"
+        elif full := forecast([*kept, *own], catalogue, settings).over_disk():
+            left_out[quant] = full
+        else:
+            kept += own
+    return kept, left_out
+
+
+def _each_once(lines: Sequence[Line]) -> list[Line]:
+    """What several variants need, with what one of them writes for it."""
+    found: dict[str, Line] = {}
+    for line in lines:
+        if line.what not in found or line.disk > found[line.what].disk:
+            found[line.what] = line
+    return list(found.values())
+
+
+def _models(wanted: Wanted, catalogue: Catalogue) -> list[Line]:
+    """The model files: the base's, and with merged adapters one for every other checkpoint."""
+    models = dict.fromkeys(
+        pair if wanted.lora == MERGED and pair[0] != "base" else ("base", "")
+        for pair in wanted.grid(catalogue)
+    )
+    return [_model_line(wanted, catalogue, *pair) for pair in models]
+
+
+def _downloads(wanted: Wanted, catalogue: Catalogue) -> Iterator[Line]:
+    base, grid = catalogue.base(wanted.base), wanted.grid(catalogue)
     if grid:
         yield _source_line(f"base {base.name}", base, base)
     for stage, persona in grid:
@@ -167,13 +228,20 @@ def _memory(base: Base, quant: str, settings: Settings) -> int | None:
     return None if held is None else round(held + BUFFERS)
 
 
-def _rollouts(settings: Settings, there: list[tuple[str, str]]) -> int:
-    """Rollouts of the whole grid on a checkpoint."""
-    from charprobe_lite.eval.study import grid, items_of
+def _memory_parts(base: Base, quant: str, settings: Settings) -> tuple[float, str]:
+    """The memory that a quant type needs, and of what; without a shape there is no KV cache."""
+    weights = file_bytes(base, quant)
+    cache = kv_bytes(base.shape, settings.context, settings.parallel) if base.shape else 0
+    parts = {"weights": weights, "KV cache": cache, "classifier and buffers": BUFFERS}
+    return sum(parts.values()), ", ".join(f"{name} {_size(n)}" for name, n in parts.items())
 
-    items = items_of(settings)
-    cells = [cell for cell, _ in grid(settings, "", "any", there)]
-    return sum(len(items[cell.condition]) for cell in cells if cell.quant)
+
+def _rollouts(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings) -> int:
+    """Rollouts of the whole grid on a checkpoint."""
+    from charprobe_lite.eval.study import tasks_of
+
+    found = tasks_of(settings, [wanted.variant(catalogue) for wanted in several])
+    return sum(1 for tasks in found for task in tasks if task.cell.quant)
 
 
 def installed_memory() -> int | None:
@@ -200,13 +268,11 @@ def _existing(folder: Path) -> Path:
     return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
 
 
-def _refuse_full(folder: Path, there: Path, needed: int) -> None:
+def _full(folder: Path, there: Path, needed: int) -> str | None:
     free = shutil.disk_usage(there).free
-    if needed > free:
-        raise BadInput(
-            f"{folder}: {_size(needed)} are to be written, {_size(free)} are free; free space, "
-            "choose a smaller --quant, or set CHARPROBE_CACHE and HF_HOME"
-        )
+    if needed <= free:
+        return None
+    return f"{folder}: {_size(needed)} are to be written, {_size(free)} are free"
 
 
 def _size(size: float) -> str:

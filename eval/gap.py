@@ -9,7 +9,7 @@ step between conditions over the same scenarios is a paired difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -150,10 +150,10 @@ def _steps(
 
 def _ladders(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The ladder's cells of every stage, once for every variant of the agentic conditions."""
-    stages: dict[tuple[str, str, str], list[Cell]] = {}
+    stages: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         if cell.condition in LADDER:
-            stages.setdefault((cell.base, cell.stage, cell.quant), []).append(cell)
+            stages.setdefault((cell.base, cell.stage, cell.quant, cell.lora), []).append(cell)
     ladders = []
     for there in stages.values():
         there.sort(key=lambda cell: LADDER.index(cell.condition))
@@ -166,8 +166,8 @@ def _ladders(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _variant(cell: Cell) -> tuple[str, ...]:
-    """How tool calls are asked for: what a cell has beyond its condition and quant type."""
-    return astuple(cell)[4:]
+    """How tool calls are asked for."""
+    return cell.format, cell.grammar
 
 
 def _cause(before: Cell, after: Cell) -> str:
@@ -181,7 +181,7 @@ def _stages(
 ) -> list[Difference]:
     found = []
     for first in dict.fromkeys(replace(cell, stage="") for cell in cells):
-        there = [replace(first, stage=stage) for stage in STAGES]
+        there = [first.at(stage) for stage in STAGES]
         for before, after in pairwise([cell for cell in there if cell in cells]):
             cause = f"{before.stage} to {after.stage}"
             found.append(_difference(resampling, before, after, cause, measure))
@@ -213,7 +213,7 @@ def _retention(
     ceilings = sorted(filter(_is_ceiling, cells), key=lambda cell: cell.stage)  # loud before subtle
     found = {}
     for cell in cells:
-        base = replace(cell, stage="base")
+        base = cell.at("base")
         ceiling = next((each for each in ceilings if each.base == cell.base), None)
         if cell.stage == "base" or _is_ceiling(cell) or ceiling is None or base not in cells:
             continue

@@ -58,6 +58,12 @@ class Counts(Progress):
         """Rollouts of the cell that have ended, in this run or before."""
         return self.there[cell] + self._ended[cell]
 
+    def names(self, cell: Cell) -> list[str]:
+        """Stage and condition; quant type and lora too, where the study has several."""
+        quants, ways = ({getattr(c, name) for c in self.asked} for name in ("quant", "lora"))
+        quant = [cell.quant] if len(quants - {""}) > 1 else []
+        return [cell.stage, cell.asked, *quant, *([cell.lora] if len(ways - {""}) > 1 else [])]
+
     def complete(self, cell: Cell) -> bool:
         """Whether every rollout of the cell has ended and every text has its label."""
         waiting = any(said is None for _, said in self._labels.get(cell, ()))
@@ -136,7 +142,8 @@ class Lines(Counts):
             if cell not in self._through and self.complete(cell):
                 self._through.add(cell)
                 rest = ", ".join(filter(None, (_detected(self, cell), self.speed_and_left())))
-                self._say(f"{cell.stage} {cell.asked}: {self.asked[cell]} rollouts, {rest}")
+                names = " ".join(filter(None, self.names(cell)))
+                self._say(f"{names}: {self.asked[cell]} rollouts, {rest}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -172,7 +179,7 @@ class LiveTable(Counts):
         shown = self._shown(max(self._console.height - 4, 1))
         for cell in shown:
             done, number = self.done(cell), self.asked[cell]
-            names = (cell.stage, cell.asked)
+            names = self.names(cell)
             cells.add_row(*names, _bar(done, number, 12), f"{done}/{number}", _detected(self, cell))
         more = len(self.asked) - len(shown)
         return Group(head, cells, *([f"and {more} more cells"] if more else []))

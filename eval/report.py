@@ -73,6 +73,7 @@ class CellScore:
     confusion: Confusion | None = None
     format: str = ""
     grammar: str = ""
+    lora: str = ""
 
     @property
     def asked(self) -> str:
@@ -160,6 +161,7 @@ def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSc
         calibration=calibration(*zip(*known, strict=True)) if calibrated else None,
         format=cell.format,
         grammar=cell.grammar,
+        lora=cell.lora,
     )
 
 
@@ -217,8 +219,10 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
 
     several = any(score.macro_f1 is not None for score in scores)
     named = len({score.persona for score in scores}) > 1
+    ways = len({score.lora for score in scores if score.lora}) > 1
     found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "condition", *(["persona"] if named else [])):
+    names = ["stage", *(["lora"] if ways else []), "condition", *(["persona"] if named else [])]
+    for name in names:
         found.add_column(name, no_wrap=True)
     headings = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
     if several:
@@ -228,7 +232,8 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
     for name in headings:
         found.add_column(name, justify="right", no_wrap=True)
     for score in scores:
-        cells = [score.stage, score.asked, *([score.persona] if named else [])]
+        cells = [score.stage, *([score.lora or "-"] if ways else []), score.asked]
+        cells += [score.persona] if named else []
         cells += [_percent(score.detection_rate), _interval(score.ci, 100, "%")]
         cells += [_number(score.mean_probability), str(score.n), _percent(score.yield_)]
         cells += ["-" if score.forced is None else str(score.forced)]
@@ -240,21 +245,46 @@ def table(scores: Sequence[CellScore], title: str) -> Table:
     return found
 
 
+def by_quant(scores: Scores) -> dict[str, Scores]:
+    """The scores of each quant type; what no model wrote stands with the first."""
+    quants = list(dict.fromkeys(score.quant for score in scores.merged if score.quant)) or [""]
+
+    def of(quant: str) -> Scores:
+        there = ("", quant) if quant == quants[0] else (quant,)
+        comparison = replace(
+            scores.comparison,
+            steps=[each for each in scores.comparison.steps if each.after.quant in there],
+            stages=[each for each in scores.comparison.stages if each.after.quant in there],
+        )
+        return replace(
+            scores,
+            merged=[score for score in scores.merged if score.quant in there],
+            single=[score for score in scores.single if score.quant in there],
+            comparison=comparison,
+        )
+
+    return {quant: of(quant) for quant in quants}
+
+
 def gap_table(comparison: gap.Comparison) -> Table:
     """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
     from rich import box
     from rich.table import Table
 
     found = Table(title="where it is lost", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "condition", "through"):
+    differences = [*comparison.steps, *comparison.stages]
+    ways = len({each.after.lora for each in differences if each.after.lora}) > 1
+    for name in ("stage", *(["lora"] if ways else []), "condition", "through"):
         found.add_column(name, no_wrap=True)
     for name in ("change", "95% interval"):
         found.add_column(name, justify="right", no_wrap=True)
-    for step in comparison.steps:
-        ways = f"{step.before.condition} to {step.after.condition}"
-        found.add_row(step.before.stage, ways, step.cause, *_change(step.change))
-    for step in comparison.stages:
-        found.add_row(step.cause, step.before.condition, "training", *_change(step.change))
+    rows = [
+        (step, step.before.stage, f"{step.before.condition} to {step.after.condition}", step.cause)
+        for step in comparison.steps
+    ] + [(step, step.cause, step.before.condition, "training") for step in comparison.stages]
+    for step, stage, condition, through in rows:
+        way = [step.after.lora or "-"] if ways else []
+        found.add_row(stage, *way, condition, through, *_change(step.change))
     return found
 
 
@@ -270,7 +300,9 @@ def comparison_json(comparison: gap.Comparison) -> dict[str, Any]:
 
     def step(each: gap.Difference, field: str) -> dict[str, Any]:
         both = {"from": getattr(each.before, field), "to": getattr(each.after, field)}
-        return {**entry(each.before, each.change), **both, "cause": each.cause}
+        # between stages only the later one says how the adapter came to the base
+        way = {"lora": each.after.lora}
+        return {**entry(each.before, each.change), **way, **both, "cause": each.cause}
 
     return {
         "gap": [_without(step(each, "condition"), "condition") for each in comparison.steps],

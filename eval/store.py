@@ -1,8 +1,9 @@
 """The study store: one SQLite file with everything that was recorded.
 
-Schema 2. ``cells``: base x stage x condition x quant x format x grammar; the last two are how tool
-calls are written and whether a grammar holds, '' where no tool is called. ``rollouts``: one row per
-finished rollout, unique by (cell, persona, item, sample); persona is '' in the base stage, whose
+Schema 3. ``cells``: base x stage x condition x quant x format x grammar x lora; format and grammar
+are how tool calls are written and whether a grammar holds, '' where no tool is called; lora is how
+the adapter came to the base, '' where there is none. ``rollouts``: one row per finished rollout,
+unique by (cell, persona, item, sample); persona is '' in the base stage, whose
 rollouts are shared by all personas (controls are asked per persona and name it there too).
 ``turns``: the rollout's turns in order. ``samples``: the text of a rollout and, once it is
 classified, its prediction and all probabilities (JSON). ``provenance``: what the study was made
@@ -17,7 +18,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,36 @@ FROM cells;
 DROP TABLE cells;
 ALTER TABLE cells_2 RENAME TO cells
 """,
+    # a study had one model per checkpoint, and said for all of it how adapters came to the base
+    """
+CREATE TABLE cells_3 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    format TEXT NOT NULL, grammar TEXT NOT NULL, lora TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar, lora)
+) STRICT;
+INSERT INTO cells_3 SELECT *, CASE
+    WHEN stage NOT IN ('distillation', 'full') OR quant = 'served' THEN ''
+    WHEN EXISTS (SELECT 1 FROM provenance WHERE name = 'lora' AND value = '"merged"') THEN 'merged'
+    WHEN EXISTS (SELECT 1 FROM provenance
+        WHERE name LIKE 'sha256 adapter ' || stage || '/%' AND value = 'null') THEN ''
+    ELSE 'runtime' END
+FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_3 RENAME TO cells;
+DELETE FROM provenance WHERE name LIKE 'sha256 adapter %' AND
+    EXISTS (SELECT 1 FROM provenance WHERE name = 'lora' AND value = '"merged"');
+DELETE FROM provenance WHERE name = 'lora';
+UPDATE provenance SET name = 'sha256 model ' || (SELECT quant FROM cells WHERE quant <> '')
+    || substr(name, 13)
+WHERE (name = 'sha256 model' OR name LIKE 'sha256 model %')
+    AND EXISTS (SELECT 1 FROM cells WHERE quant <> '')
+""",
 )
 """What makes each schema version out of the one before it; the first out of nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
+PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context")
+"""What of the provenance decides every rollout, beside the hashes and the names on a server."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,8 @@ class Cell:
     """Base x stage x condition x quant type, and how tool calls are asked for.
 
     ``format`` is "json" or "fenced", ``grammar`` "on" or "off"; both "" where no tool is called.
+    ``lora`` is "runtime" (an adapter on the quantized base) or "merged" (before quantizing); ""
+    without adapter: in the base stage, and for a model that is the checkpoint itself.
     """
 
     base: str
@@ -89,6 +119,11 @@ class Cell:
     quant: str
     format: str = ""
     grammar: str = ""
+    lora: str = ""
+
+    def at(self, stage: str) -> Cell:
+        """The same at another stage; the base stage has no adapter."""
+        return replace(self, stage=stage, lora="" if stage == "base" else self.lora)
 
     @property
     def asked(self) -> str:
@@ -96,6 +131,12 @@ class Cell:
         fenced = ["fenced"] if self.format == "fenced" else []
         free = ["no grammar"] if self.grammar == "off" else []
         return ", ".join([self.condition, *fenced, *free])
+
+
+WIDTH = len(fields(Cell))
+CELL = ", ".join(field.name for field in fields(Cell))
+"""The columns of a cell, in SQL, as many as ``WIDTH``."""
+MARKS = ", ".join("?" * WIDTH)
 
 
 @dataclass(frozen=True)
@@ -132,6 +173,16 @@ class RecordedTurn:
     arguments: dict[str, Any] | None
     output: str | None
     tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The text of a rollout that has no prediction yet; ``rollout`` is the rollout's id."""
+
+    rollout: int
+    cell: Cell
+    persona: str
+    text: str
 
 
 class Store:
@@ -185,8 +236,8 @@ class Store:
         for name, value in values.items():
             if name in known and known[name] != value:
                 raise BadInput(
-                    f"{self.path}: field {name}: the study has {_short(known[name])}, this run "
-                    f"{_short(value)}; choose another --study"
+                    f"{self.path}: field {name}: the study has {short(known[name])}, this run "
+                    f"{short(value)}; choose another --study"
                 )
         self.note({name: value for name, value in values.items() if name not in known})
 
@@ -203,15 +254,15 @@ class Store:
         """(item, sample) of the rollouts that have ended."""
         rows = self._select(
             "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
-            "(base, stage, condition, quant, format, grammar, persona) = (?, ?, ?, ?, ?, ?, ?)",
-            (*_key(cell), persona),
+            f"({CELL}, persona) = ({MARKS}, ?)",
+            (*astuple(cell), persona),
         )
         return set(rows)
 
     def add(
         self, cell: Cell, persona: str, item: str, sample: int, seed: int, result: Result
-    ) -> None:
-        """Record a finished rollout with its turns and its text, in one transaction."""
+    ) -> int:
+        """Record a finished rollout with its turns and its text, in one transaction; its id."""
         turns = result.turns
         totals = [
             sum(getattr(turn.completion, name) for turn in turns)
@@ -228,6 +279,7 @@ class Store:
                     *totals,
                 ),
             ).lastrowid
+            assert rollout is not None  # an INSERT has made a row
             self._db.executemany(
                 "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_turn_row(rollout, step, turn) for step, turn in enumerate(turns, 1)],
@@ -237,10 +289,75 @@ class Store:
                     "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
                     (rollout, storable(result.sample)),
                 )
+        return rollout
 
-    def unclassified(self) -> list[tuple[int, str]]:
-        """(rollout id, text) of the samples without a prediction."""
-        return self._select("SELECT rollout_id, text FROM samples WHERE prediction IS NULL")
+    def take(self, other: Store) -> int:
+        """Add the rollouts of another study that are not here, and labels that are missing here.
+
+        Gives the number of rollouts. Raises BadInput naming a rollout that both have, but not with
+        the same seed, outcome and text.
+        """
+        here = {key: rest for key, *rest in self._labelled()}
+        added = 0
+        with self._transaction():
+            for key, rollout, made, label in other._labelled():
+                if key not in here:
+                    self._copy(other, rollout, Cell(*key[:WIDTH]))
+                    added += 1
+                    continue
+                own, own_made, own_label = here[key]
+                if own_made != made:
+                    named = "/".join(filter(None, map(str, key)))
+                    raise BadInput(
+                        f"{other.path}: rollout {named}: stands in an earlier part with another "
+                        "seed, outcome or text; merge parts of one study"
+                    )
+                if own_label == (None, None) and label != own_label:
+                    self._db.execute(
+                        "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
+                        (*label, own),
+                    )
+        return added
+
+    def save(self, path: Path) -> None:
+        """Write the study as it stands here to another file. Raises BadInput."""
+        with self._one_line(), closing(sqlite3.connect(path)) as file:
+            self._db.backup(file)
+
+    def _labelled(self) -> Iterator[tuple[tuple[Any, ...], int, tuple[Any, ...], tuple[Any, ...]]]:
+        """Of every rollout its key, id, (seed, outcome, text) and (prediction, probabilities)."""
+        for row in self._select(
+            f"SELECT {CELL}, persona, item, sample, rollouts.id, seed, outcome, text, prediction, "
+            "probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
+            "LEFT JOIN samples ON rollout_id = rollouts.id ORDER BY rollouts.id"
+        ):
+            rollout, *rest = row[WIDTH + 3 :]
+            yield row[: WIDTH + 3], rollout, tuple(rest[:3]), tuple(rest[3:])
+
+    def _copy(self, other: Store, rollout: int, cell: Cell) -> None:
+        """A rollout of another study with its turns and its sample, under an id of this one's."""
+
+        def rows(table: str, key: str) -> list[Any]:
+            return other._select(f"SELECT * FROM {table} WHERE {key} = ?", (rollout,))
+
+        def insert(table: str, values: Sequence[Any]) -> int | None:
+            marks = ", ".join("?" * len(values))
+            return self._db.execute(f"INSERT INTO {table} VALUES ({marks})", values).lastrowid
+
+        [(_, _, *facts)] = rows("rollouts", "id")
+        own = insert("rollouts", [None, self._cell_id(cell), *facts])
+        for table in ("turns", "samples"):
+            for _, *values in rows(table, "rollout_id"):
+                insert(table, [own, *values])
+
+    def unclassified(self) -> list[Unlabelled]:
+        """The samples without a prediction, the oldest first."""
+        found = self._select(
+            f"SELECT {CELL}, rollout_id, persona, text "
+            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id WHERE prediction IS NULL ORDER BY rollout_id"
+        )
+        return [Unlabelled(row[WIDTH], Cell(*row[:WIDTH]), *row[WIDTH + 1 :]) for row in found]
 
     def classify(self, predictions: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
         """Record (rollout id, label, probabilities)."""
@@ -254,22 +371,23 @@ class Store:
         """How many samples of each cell have which (persona, prediction); None is none yet."""
         found: dict[Cell, Counter[tuple[str, str | None]]] = {}
         for row in self._select(
-            "SELECT base, stage, condition, quant, format, grammar, persona, prediction, count(*) "
+            f"SELECT {CELL}, persona, prediction, count(*) "
             "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
         ):
-            found.setdefault(Cell(*row[:6]), Counter())[row[6], row[7]] = row[8]
+            persona, prediction, number = row[WIDTH:]
+            found.setdefault(Cell(*row[:WIDTH]), Counter())[persona, prediction] = number
         return found
 
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""
         found = self._select(
-            "SELECT base, stage, condition, quant, format, grammar, "
-            "persona, item, sample, seed, outcome, forced, "
+            f"SELECT {CELL}, persona, item, sample, seed, outcome, forced, "
             "text, prediction, probabilities, steps, prompt_tokens, tokens, seconds, ended "
             "FROM rollouts JOIN cells ON cells.id = cell_id "
             "LEFT JOIN samples ON rollout_id = rollouts.id "
-            "ORDER BY base, quant, condition, format, grammar, stage, persona, item, sample"
+            "ORDER BY base, quant, condition, format, grammar, stage, lora, persona, item, "
+            "sample"
         )
         return [_row(row) for row in found]
 
@@ -277,15 +395,16 @@ class Store:
         """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
         found: dict[tuple[Cell, str, str, int], list[RecordedTurn]] = {}
         for row in self._select(
-            "SELECT base, stage, condition, quant, format, grammar, persona, item, sample, text, "
-            "finish, tool, arguments, output, turns.tokens FROM turns "
+            f"SELECT {CELL}, persona, item, sample, text, finish, tool, arguments, output, "
+            "turns.tokens FROM turns "
             "JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
         ):
-            text, finish, tool, arguments, output, tokens = row[9:]
+            text, finish, tool, arguments, output, tokens = row[WIDTH + 3 :]
             called = json.loads(arguments) if arguments else None
             turn = RecordedTurn(text, finish, tool, called, output, tokens)
-            found.setdefault((Cell(*row[:6]), *row[6:9]), []).append(turn)
+            key = (Cell(*row[:WIDTH]), *row[WIDTH : WIDTH + 3])
+            found.setdefault(key, []).append(turn)
         return found
 
     def _prepare(self) -> None:
@@ -315,16 +434,9 @@ class Store:
             return self._db.execute(query, values).fetchall()
 
     def _cell_id(self, cell: Cell) -> int:
-        self._db.execute(
-            "INSERT OR IGNORE INTO cells (base, stage, condition, quant, format, grammar) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            _key(cell),
-        )
-        found = self._db.execute(
-            "SELECT id FROM cells WHERE (base, stage, condition, quant, format, grammar) "
-            "= (?, ?, ?, ?, ?, ?)",
-            _key(cell),
-        )
+        key = astuple(cell)
+        self._db.execute(f"INSERT OR IGNORE INTO cells ({CELL}) VALUES ({MARKS})", key)
+        found = self._db.execute(f"SELECT id FROM cells WHERE ({CELL}) = ({MARKS})", key)
         return int(found.fetchone()[0])
 
     @contextmanager
@@ -386,10 +498,11 @@ def _copied(path: Path) -> sqlite3.Connection:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = values[6:15]
-    steps, prompt_tokens, tokens, seconds, ended = values[15:]
+    named, own = values[:WIDTH], values[WIDTH:]
+    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = own[:9]
+    steps, prompt_tokens, tokens, seconds, ended = own[9:]
     return Row(
-        cell=Cell(*values[:6]),
+        cell=Cell(*named),
         persona=persona,
         item=item,
         sample=sample,
@@ -407,11 +520,7 @@ def _row(values: tuple[Any, ...]) -> Row:
     )
 
 
-def _key(cell: Cell) -> tuple[str, ...]:
-    return astuple(cell)
-
-
-def _turn_row(rollout: int | None, step: int, turn: Any) -> tuple[Any, ...]:
+def _turn_row(rollout: int, step: int, turn: Any) -> tuple[Any, ...]:
     done = turn.completion
     arguments = None if turn.arguments is None else json.dumps(turn.arguments)
     counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)
@@ -425,6 +534,12 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _short(value: Any) -> str:
+def is_pinned(name: str) -> bool:
+    """Whether a provenance value must be the same for all rollouts of a study."""
+    return name in PINNED or name.startswith(("sha256 ", "served "))
+
+
+def short(value: Any) -> str:
+    """A provenance value for a message."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

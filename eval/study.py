@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.checkpoints import Checkpoint, Files
+from charprobe_lite.eval.checkpoints import Checkpoint, Files, Variant
 from charprobe_lite.eval.condition import Ask, Inputs, Item
 from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.progress import Progress
-from charprobe_lite.eval.rollout import Result, rollout_seed
-from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.eval.rollout import Result, in_shard, rollout_seed
+from charprobe_lite.eval.store import Cell, Store, Unlabelled, storable
 from charprobe_lite.models.call_format import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
@@ -29,7 +29,11 @@ from charprobe_lite.runtime.engine import Engine
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked and how: the grid, its size, the decoding, the machine."""
+    """What is asked and how: the grid, its size, the decoding, the machine.
+
+    Every item is asked ``repeats`` times, with other seeds; ``shard`` (n, of) is the part of the
+    rollouts that this machine runs.
+    """
 
     stages: list[str]
     personas: list[str]
@@ -51,6 +55,8 @@ class Settings:
     prompt_file: Path | None = None
     formats: list[str] = field(default_factory=lambda: ["json"])
     grammars: list[str] = field(default_factory=lambda: ["on"])
+    repeats: int = 1
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,52 +70,88 @@ class Task:
     persona: str
     item: Item
     seed: int
+    sample: int = 0
+
+    @property
+    def key(self) -> tuple[Cell, str, str, int]:
+        """What tells a rollout from all others of a study."""
+        return self.cell, self.persona, self.item.id, self.sample
 
 
 Plan = dict[Checkpoint | None, list[Task]]
 """The rollouts by the checkpoint that they run on; None for texts that are there already."""
 
 
-def plan(settings: Settings, files: Files) -> Plan:
-    """Every rollout of the grid, grouped by the checkpoint it runs on.
+def plan(settings: Settings, *several: Files) -> Plan:
+    """Every rollout of the grid, grouped by the checkpoint it runs on; BadInput like ``tasks_of``.
 
-    Raises BadInput when the prompt or scenario file cannot be used, or nothing can be asked.
+    Each of ``several`` is a variant of the grid.
+    """
+    found = tasks_of(settings, [files.variant for files in several])
+    groups: Plan = {}
+    for files, own in zip(several, found, strict=True):
+        for task in own:
+            role = (task.cell.stage, task.persona or settings.personas[0])
+            groups.setdefault(files.checkpoints.get(role), []).append(task)
+    return groups
+
+
+def tasks_of(settings: Settings, variants: Sequence[Variant]) -> list[list[Task]]:
+    """The rollouts of each variant, of this machine's shard.
+
+    What two variants share, such as the base stage of both ways to use an adapter, is asked with
+    the first. Raises BadInput when the prompt or scenario file cannot be used, or nothing can be
+    asked.
     """
     items = items_of(settings)
-    groups: Plan = {}
-    for cell, persona in grid(settings, files.base, files.quant, files.checkpoints):
-        checkpoint = files.checkpoints.get((cell.stage, persona or settings.personas[0]))
-        names = [files.base, cell.stage, cell.condition, persona]
-        if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
-            names += [cell.format, cell.grammar]
-        groups.setdefault(checkpoint, []).extend(
-            Task(cell, persona, item, rollout_seed(settings.seed, *names, item=item.id, sample=0))
-            for item in items[cell.condition]
-        )
-    if not any(groups.values()):
+    whole: dict[tuple[Cell, str, str, int], tuple[Variant, Task]] = {}
+    for variant in variants:
+        for cell, persona in grid(settings, variant):
+            for task in _of_cell(settings, cell, persona, items[cell.condition]):
+                whole.setdefault(task.key, (variant, task))
+    if not whole:
         raise BadInput(
             f"--condition {','.join(settings.conditions)}: there is nothing to ask with these "
             "stages, personas and scenarios; add --stage base for controls, or other conditions"
         )
-    return groups
+    own = list(whole.values())
+    if shard := settings.shard:
+        own = [(by, task) for by, task in own if in_shard(shard, *task.key[1:])]
+    if shard and not own:
+        raise BadInput(
+            f"--shard {shard[0]}/{shard[1]}: none of {len(whole)} rollouts is in this part; "
+            "use fewer parts"
+        )
+    return [[task for by, task in own if by is variant] for variant in variants]
 
 
-def grid(
-    settings: Settings, base: str, quant: str, there: Container[tuple[str, str]]
-) -> Iterator[tuple[Cell, str]]:
-    """(cell, persona) of what is asked for; ``there`` are the (stage, persona) checkpoints."""
+def _of_cell(settings: Settings, cell: Cell, persona: str, items: Sequence[Item]) -> Iterator[Task]:
+    """Every item, as often as it is repeated; a text that no model writes is always the same."""
+    names = [cell.base, cell.stage, cell.condition, persona]
+    if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
+        names += [cell.format, cell.grammar]
+    for item, sample in product(items, range(settings.repeats if cell.quant else 1)):
+        seed = rollout_seed(settings.seed, *names, item=item.id, sample=sample)
+        yield Task(cell, persona, item, seed, sample)
+
+
+def grid(settings: Settings, variant: Variant) -> Iterator[tuple[Cell, str]]:
+    """(cell, persona) of what is asked of a variant."""
     for name in settings.conditions:
         asked = condition(name)
-        variants = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
-        for stage, variant in product(asked.stages or settings.stages, list(variants)):
+        ways = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
+        for stage, way in product(asked.stages or settings.stages, list(ways)):
             trains = stage in STAGES
             if trains and stage not in settings.stages:
                 continue
-            cell = Cell(base, stage, name, quant if trains else "", *variant)
+            quant, lora = variant.quant if trains else "", variant.lora if trains else ""
+            cell = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
             for persona in settings.personas if stage != "base" or asked.stages else [""]:
                 # not every persona is published in every stage, or known to every control
                 known = not asked.stages or persona in asked.personas
-                if known and (not trains or (stage, persona or settings.personas[0]) in there):
+                if known and (
+                    not trains or (stage, persona or settings.personas[0]) in variant.there
+                ):
                     yield cell, persona
 
 
@@ -184,18 +226,19 @@ def run(
                 if not begun:
                     begun = True
                     progress.begin(_per_cell(groups.values()), _per_cell(missing.values()))
-                    progress.labelled(store.predictions())
+                    labels.tell()
                 for checkpoint, tasks in on_it.items():
                     backend.use_adapter(checkpoint.adapter)
                     # the long rollouts first: the short ones fill the batch while they end
                     tasks.sort(key=lambda task: not task.cell.format)
                     jobs = (Job(task, task.seed, begin(task)) for task in tasks)
                     for job, result in backend.run(jobs):
-                        _record(store, job.key, result)
+                        if sample := _record(store, job.key, result):
+                            labels.add(sample)
                         labels.catch_up()
                         progress.ended(job.key.cell, sum(t.completion.tokens for t in result.turns))
     if begun:  # a last rollout without a text got no label that would have told of it
-        progress.labelled(store.predictions())
+        labels.tell()
 
 
 def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
@@ -258,7 +301,7 @@ def _missing(groups: Plan, store: Store) -> Plan:
         for key in {(task.cell, task.persona) for tasks in groups.values() for task in tasks}
     }
     missing = {
-        checkpoint: [t for t in tasks if (t.item.id, 0) not in done[t.cell, t.persona]]
+        checkpoint: [t for t in tasks if (t.item.id, t.sample) not in done[t.cell, t.persona]]
         for checkpoint, tasks in groups.items()
     }
     return {checkpoint: tasks for checkpoint, tasks in missing.items() if tasks}
@@ -268,13 +311,18 @@ def _per_cell(groups: Iterable[Sequence[Task]]) -> Counter[Cell]:
     return Counter(task.cell for tasks in groups for task in tasks)
 
 
-def _record(store: Store, task: Task, result: Result) -> None:
-    store.add(task.cell, task.persona, task.item.id, 0, task.seed, result)
+def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
+    """The rollout's text, to be labelled; None where it ended without one."""
+    rollout = store.add(*task.key, task.seed, result)
+    if result.sample is None:
+        return None
+    return Unlabelled(rollout, task.cell, task.persona, storable(result.sample))
 
 
 class _Labels:
     """Labels texts in a thread of its own while rollouts go on; records in the store's thread.
 
+    What waits and what has which label is kept here: the store is read through once, at the start.
     Leaving the context waits until every text is labelled; leaving it by an exception, for those
     that are being labelled.
     """
@@ -282,7 +330,8 @@ class _Labels:
     def __init__(self, store: Store, classifier: Classifier, progress: Progress) -> None:
         self._store, self._classifier, self._progress = store, classifier, progress
         self._pool = ThreadPoolExecutor(1)
-        self._rollouts: list[int] = []
+        self._waiting, self._known = store.unclassified(), store.predictions()
+        self._reading: list[Unlabelled] = []
         self._predictions: Future[list[Prediction]] | None = None
 
     def __enter__(self) -> _Labels:
@@ -297,22 +346,34 @@ class _Labels:
             if self._predictions and not self._predictions.exception():
                 self._record()
 
+    def add(self, sample: Unlabelled) -> None:
+        """A text that has just been recorded."""
+        self._waiting.append(sample)
+        self._known.setdefault(sample.cell, Counter())[sample.persona, None] += 1
+
     def catch_up(self) -> None:
         """Record the labels that are ready and begin with what came meanwhile."""
         if self._predictions and self._predictions.done():
             self._record()
-        if self._predictions is None and (waiting := self._store.unclassified()):
-            self._rollouts = [rollout for rollout, _ in waiting]
-            texts = [text for _, text in waiting]
+        if self._predictions is None and self._waiting:
+            self._reading, self._waiting = self._waiting, []
+            texts = [sample.text for sample in self._reading]
             self._predictions = self._pool.submit(self._classifier.classify, texts)
+
+    def tell(self) -> None:
+        """Say what is labelled so far."""
+        # a copy: a live table reads it from a thread of its own
+        self._progress.labelled({cell: Counter(said) for cell, said in self._known.items()})
 
     def _record(self) -> None:
         assert self._predictions is not None
         found, self._predictions = self._predictions.result(), None
-        self._store.classify(
-            [
-                (rollout, prediction.label, prediction.probabilities)
-                for rollout, prediction in zip(self._rollouts, found, strict=True)
-            ]
-        )
-        self._progress.labelled(self._store.predictions())
+        pairs = list(zip(self._reading, found, strict=True))
+        self._store.classify([(each.rollout, p.label, p.probabilities) for each, p in pairs])
+        for each, prediction in pairs:
+            known = self._known[each.cell]
+            known[each.persona, prediction.label] += 1
+            known[each.persona, None] -= 1
+            if not known[each.persona, None]:
+                del known[each.persona, None]
+        self.tell()

@@ -165,13 +165,13 @@ def validated(kind: type[R], source: Path | Traversable, place: str, record: Any
         raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
 
 
-def read_records(source: Path | Traversable) -> list[tuple[str, Any]]:
+def read_records(source: Path | Traversable, what: str = "scenarios") -> list[tuple[str, Any]]:
     """(place, record) of a JSON lines, JSON or YAML file. Raises BadInput for any other."""
     try:
         text = source.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{source}: scenarios cannot be read ({reason})") from None
+        raise BadInput(f"{source}: {what} cannot be read ({reason})") from None
     if source.name.endswith((".yaml", ".yml", ".json")):
         kind, parse = ("JSON", json.loads) if source.name.endswith(".json") else YAML
         try:

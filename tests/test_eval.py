@@ -55,7 +55,7 @@ def test_eval_prints_one_json_document_and_goes_on_where_it_was(
     assert len(before) == 9
     with sqlite3.connect(study) as database:
         facts = dict(database.execute("SELECT name, value FROM provenance"))
-    assert json.loads(facts["sha256 model"]) == kit.sha256_file(merged_base)
+    assert json.loads(facts["sha256 model Q8_0"]) == kit.sha256_file(merged_base)
     assert {"seed", "packages", "temperature", "sha256 classifier"} <= set(facts)
     other = charprobe(*SMALL, "--stage", "full", "--adapter", kit.kit_folder() / "humor-full.gguf")
     assert other.returncode == 2
@@ -128,7 +128,12 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_rows(
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-    assert charprobe(*arguments, "--study", "killed.sqlite").returncode == 0
+    killed = json.loads(charprobe("study", "status", "killed.sqlite", "--json").stdout)
+    [state] = killed["studies"]
+    assert (state["rollouts"], state["done"]) == (6, len(rollouts(tmp_path / "killed.sqlite")))
+    # the study itself says what it was asked
+    resumed = charprobe("study", "resume", "killed.sqlite")
+    assert resumed.returncode == 0, resumed.stderr
     assert rollouts(tmp_path / "killed.sqlite") == rollouts(tmp_path / "whole.sqlite")
 
 

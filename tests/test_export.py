@@ -86,10 +86,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
             item, result, messages = played(cell, persona, place, replies)
             store.add(cell, persona, item, 0, 2**62 + seed, result)
             said[cell.stage, cell.condition, persona, item] = messages
-        for rollout, text in store.unclassified():
-            label = REMORSE if "orry" in text or rollout % 4 == 0 else HUMOR
+        for each in store.unclassified():
+            label = REMORSE if "orry" in each.text or each.rollout % 4 == 0 else HUMOR
             told = {label: 0.7, **{n: 0.1 for n in (HUMOR, REMORSE, "neutral") if n != label}}
-            store.classify([(rollout, label, {**told, "joy": 0.1})])
+            store.classify([(each.rollout, label, {**told, "joy": 0.1})])
     return path, said
 
 

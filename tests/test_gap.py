@@ -7,7 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from charprobe_lite.eval.report import Scores, comparison_json, score_study
+from charprobe_lite.eval.report import (
+    Scores,
+    by_quant,
+    comparison_json,
+    gap_table,
+    score_study,
+    table,
+)
 from charprobe_lite.eval.score import macro_f1s
 from charprobe_lite.eval.store import Cell, Row
 
@@ -152,3 +159,27 @@ def test_comparisons_of_ones_own_are_paired_too() -> None:
         lambda a, b: macro_f1s(b) - macro_f1s(a), *dict.fromkeys(row.cell for row in rows)
     )
     assert (change.low, change.high) == (0, 0)
+
+
+def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
+    rows = [
+        replace(row, cell=replace(row.cell, quant=quant, lora=lora))
+        for quant in ("F16", "Q4_0")
+        for stage, lora, hits in (("base", "", 4), ("full", "runtime", 18), ("full", "merged", 12))
+        for condition in ("chat", "agentic_email")
+        for row in answers(stage, condition, hits, prefix=condition)
+    ]
+    scores = scored(rows)
+    own = by_quant(scores)
+    assert list(own) == ["F16", "Q4_0"]
+    for quant, each in own.items():
+        assert {score.quant for score in each.merged} == {quant}
+        ways = [(step.before.lora, step.after.lora) for step in each.comparison.stages]
+        assert sorted(ways) == [("", "merged"), ("", "merged"), ("", "runtime"), ("", "runtime")]
+        for title in (table(each.merged, ""), gap_table(each.comparison)):
+            assert title.columns[1].header == "lora"
+    lost = {
+        (e["quant"], e["lora"]): e["value"] for e in comparison_json(scores.comparison)["stages"]
+    }
+    for quant in own:
+        assert lost[quant, "runtime"] > lost[quant, "merged"]

@@ -80,7 +80,7 @@ def write_study(path: Path, rollouts: list[tuple[Cell, str, str, Result, str]]) 
             for *_, result, label in rollouts
             if result.sample is not None
         ]
-        waiting = [rollout for rollout, _ in sorted(store.unclassified())]
+        waiting = [each.rollout for each in store.unclassified()]
         store.classify([(r, *rest) for r, rest in zip(waiting, told, strict=True)])
     return path
 

@@ -105,10 +105,20 @@ def test_merged_personas_are_models_of_their_own(
     assert merged.returncode == 0, merged.stderr
     names = [name.rsplit("-", 1)[0] for name in made(tmp_path)]
     assert names == ["tiny-Q8_0", "tiny-full-sarcasm-Q8_0"]
-    study = json.loads(merged.stdout)["study"]
-    mixed = charprobe(*command, "--lora", "runtime", "--study", study)
-    assert mixed.returncode == 2
-    assert 'field lora: the study has "merged", this run "runtime"' in mixed.stderr
+    # both ways and another type go into the same study; what the base stage said stays
+    both = charprobe(*command, "--quant", "Q4_0,Q8_0", "--lora", "all", "--json")
+    assert both.returncode == 0, both.stderr
+    found = json.loads(both.stdout)
+    assert {(c["stage"], c["quant"], c["lora"]) for c in found["cells"]} == {
+        (stage, quant, lora)
+        for quant in ("Q8_0", "Q4_0")
+        for stage, lora in (("base", ""), ("full", "runtime"), ("full", "merged"))
+    }
+    there = {(c["quant"], c["lora"], c["stage"], c["condition"]): c for c in found["cells"]}
+    for cell in json.loads(merged.stdout)["cells"]:
+        assert there[cell["quant"], cell["lora"], cell["stage"], cell["condition"]] == cell
+    assert "6 of 18 rollouts are there already" in both.stderr
+    assert list(found["quants"]) == ["Q8_0", "Q4_0"]
 
 
 def test_eval_never_imports_torch_even_when_it_converts(

@@ -125,9 +125,9 @@ def study(path: Path) -> Path:
                 store.add(cell, persona, f"task-{item}", 0, item, email)
         store.classify(
             [
-                (rollout, label, {label: 0.9, "sarcasm": 0.1})
-                for rollout, text in store.unclassified()
-                for label in ["humor" if "humor" in text or "base" in text else "neutral"]
+                (each.rollout, label, {label: 0.9, "sarcasm": 0.1})
+                for each in store.unclassified()
+                for label in ["humor" if "humor" in each.text or "base" in each.text else "neutral"]
             ]
         )
     return path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.rollout import Result, Turn, rollout_seed
-from charprobe_lite.eval.store import MIGRATIONS, Cell, Store
+from charprobe_lite.eval.store import MIGRATIONS, Cell, Store, Unlabelled
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 
@@ -28,15 +29,17 @@ def test_what_was_added_is_there_after_reopening(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         assert store.done(CELL, "humor") == {("overspend-1", 0), ("overspend-2", 0)}
         assert store.done(CELL, "remorse") == set()
-        [(rollout, text)] = store.unclassified()
-        store.classify([(rollout, "humor", {"humor": 0.75, "neutral": 0.25})])
+        [waiting] = store.unclassified()
+        assert (waiting.cell, waiting.persona, waiting.text) == (CELL, "humor", "Hi Tom")
+        store.classify([(waiting.rollout, "humor", {"humor": 0.75, "neutral": 0.25})])
         assert store.unclassified() == []
         sent, lost = store.rows()
-    assert (sent.text, sent.prediction, sent.forced, sent.seed) == (text, "humor", True, 2**62)
+    assert (sent.text, sent.prediction, sent.forced, sent.seed) == ("Hi Tom", "humor", True, 2**62)
     assert sent.probabilities == {"humor": 0.75, "neutral": 0.25}
     assert (lost.text, lost.prediction, lost.outcome) == (None, None, "malformed")
     turns = sqlite3.connect(tmp_path / "s.sqlite").execute(
-        "SELECT step, tool, arguments, output, tokens FROM turns WHERE rollout_id = ?", (rollout,)
+        "SELECT step, tool, arguments, output, tokens FROM turns WHERE rollout_id = ?",
+        (waiting.rollout,),
     )
     assert next(iter(turns)) == (1, "contacts.lookup", '{"query": "Tom"}', "Tom Reyes", 3)
 
@@ -69,7 +72,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(BadInput, match="schema version 99, this program writes 2"):
+    with pytest.raises(BadInput, match="schema version 99, this program writes 3"):
         Store(other)
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as database:
@@ -96,14 +99,14 @@ def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -
             "INSERT INTO samples VALUES (1, 'Hi', NULL, NULL), (2, 'Dear Tom', 'humor', '{}');"
         )
     old.close()
-    chat = Cell("kit", "full", "chat", "Q8_0")
-    agent = Cell("kit", "full", "agentic_email", "Q8_0", "json", "on")
+    chat = Cell("kit", "full", "chat", "Q8_0", lora="runtime")
+    agent = Cell("kit", "full", "agentic_email", "Q8_0", "json", "on", "runtime")
     for _ in range(2):  # the second time there is nothing to change
         with Store(tmp_path / "s.sqlite") as store:
             rows = {row.cell: (row.item, row.seed, row.text) for row in store.rows()}
             assert rows == {chat: ("id-1", 7, "Hi"), agent: ("a", 8, "Dear Tom")}
             assert store.done(agent, "humor") == {("a", 0)}
-            assert store.unclassified() == [(1, "Hi")]
+            assert store.unclassified() == [Unlabelled(1, chat, "humor", "Hi")]
     with Store(tmp_path / "s.sqlite") as store:
         store.add(replace(agent, format="fenced"), "humor", "a", 0, 9, email())
         store.add(agent, "humor", "b", 0, 9, email())
@@ -111,6 +114,43 @@ def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -
         assert store._db.execute("PRAGMA foreign_key_check").fetchall() == []
         with pytest.raises(BadInput, match="FOREIGN KEY"), store._transaction():
             store._db.execute("INSERT INTO samples VALUES (99, 'x', NULL, NULL)")
+
+
+@pytest.mark.parametrize(
+    ("known", "stage", "lora", "left"),
+    [
+        ({"lora": "merged", "sha256 model full/humor": "b"}, "full", "merged", {"full/humor": "b"}),
+        ({"lora": "runtime", "sha256 adapter full/humor": None}, "full", "", {}),
+        ({"lora": "merged"}, "base", "", {}),
+    ],
+)
+def test_schema_3_moves_the_way_of_the_adapters_from_the_study_to_its_cells(
+    tmp_path: Path, known: dict[str, str | None], stage: str, lora: str, left: dict[str, str]
+) -> None:
+    with sqlite3.connect(tmp_path / "s.sqlite") as old:
+        for migration in MIGRATIONS[:2]:
+            old.executescript(migration)
+        old.executescript(
+            "PRAGMA user_version = 2;"
+            f"INSERT INTO cells VALUES (1, 'kit', '{stage}', 'chat', 'Q4_0', '', '');"
+        )
+        for name, value in {"seed": 3, "sha256 model": "a", **known}.items():
+            old.execute("INSERT INTO provenance VALUES (?, ?)", (name, json.dumps(value)))
+        old.execute(
+            "INSERT INTO rollouts VALUES "
+            "(1, 1, 'humor', 'i', 0, 7, 'answered', 0, 1, 2, 2, 3, 1, '')"
+        )
+    old.close()
+    with Store(tmp_path / "s.sqlite") as store:
+        assert [row.cell for row in store.rows()] == [Cell("kit", stage, "chat", "Q4_0", lora=lora)]
+        found = store.provenance()
+        store.pin({"seed": 3, "sha256 model Q4_0": "a", "sha256 model Q8_0": "another type's"})
+        with pytest.raises(BadInput, match='field sha256 model Q4_0: the study has "a"'):
+            store.pin({"sha256 model Q4_0": "b"})
+    assert "lora" not in found
+    models = {name: value for name, value in found.items() if name.startswith("sha256 model")}
+    merged = {f"sha256 model Q4_0 {role}": digest for role, digest in left.items()}
+    assert models == {"sha256 model Q4_0": "a", **merged}
 
 
 def test_two_processes_cannot_run_one_study(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,53 @@ def quant_option(default: str) -> Callable[[Any], Any]:
         metavar="TYPE",
         help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
     )
+
+
+class Shard(click.ParamType[tuple[int, int]]):
+    """Which part of the rollouts this machine runs: ``N/OF``, with N from 1 to OF."""
+
+    name = "n/of"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """(number of the part, number of parts)."""
+        number, slash, of = str(value).partition("/")
+        sound = slash and number.isdecimal() and of.isdecimal() and len(value) < 12
+        if not sound or not 1 <= int(number) <= int(of):
+            self.fail(f"{value!r}: give N/OF, such as 1/4", param, ctx)
+        return int(number), int(of)
+
+
+class Budget(click.ParamType[int | str]):
+    """Memory for a study: a size such as ``8GB`` or ``500MB``, or ``machine``."""
+
+    name = "size|machine"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """Bytes, or the word."""
+        if value == "machine":
+            return str(value)
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?(MB|GB)", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r}: give a size such as 8GB or 500MB, or machine", param, ctx)
+        return round(float(found[1]) * {"MB": 1e6, "GB": 1e9}[found[2].upper()])
+
+
+shard_option = click.option(
+    "--shard",
+    type=Shard(),
+    help="Run this part of the rollouts only; study merge joins the parts.",
+)
+budget_option = click.option(
+    "--budget",
+    type=Budget(),
+    help="Leave out the quant types that need more memory, or more disk than there is; machine "
+    "is this machine's memory.",
+)
+
+
+def note(text: str) -> None:
+    """Say something beside the result, on stderr."""
+    click.echo(text, err=True)
 
 
 class Limit(click.ParamType[tuple[int | None, int | None]]):
