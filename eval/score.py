@@ -42,6 +42,10 @@ class Estimate:
         """The interval."""
         return self.low, self.high
 
+    def as_json(self) -> dict[str, Any]:
+        """``estimate`` and ``ci``."""
+        return {"estimate": self.value, "ci": self.ends}
+
 
 @dataclass(frozen=True)
 class Labels:
