@@ -6,7 +6,7 @@ side. The *row* interval is the published one: a non-parametric bootstrap over r
 resamples, 2.5 and 97.5 percentiles (Efron and Tibshirani 1993, ch. 13). It takes rows for
 independent, which they are not: ten personas answer the same prompt, and a base-stage sample is a
 row for every persona. The *cluster* interval resamples the prompts or scenarios instead (Davison
-and Hinkley 1997, sec. 3.8), see `Resampling`. A detection rate has Wilson's score interval
+and Hinkley 1997, sec. 3.8), see `Draws`. A detection rate has Wilson's score interval
 (Wilson 1927).
 """
 
@@ -41,6 +41,10 @@ class Estimate:
     def ends(self) -> tuple[float, float]:
         """The interval."""
         return self.low, self.high
+
+    def as_json(self) -> dict[str, Any]:
+        """``estimate`` and ``ci``."""
+        return {"estimate": self.value, "ci": self.ends}
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,73 @@ class Agreement:
     absent: Hits
 
 
+class Draws(Generic[CellName]):
+    """Which prompts or scenarios every resample holds, for several cells at once.
+
+    They are drawn with replacement, and every row of a drawn one comes along (Davison and Hinkley
+    1997, sec. 3.8; Field and Welsh 2007, J. R. Stat. Soc. B 69:369). Cells that share a cluster
+    are of one kind; a kind is drawn once for all its cells, so what they have in common cancels in
+    a difference. Different kinds (prompts, scenarios) are drawn independently. The draw depends on
+    ``seed`` and the clusters' names alone.
+    """
+
+    def __init__(
+        self,
+        clusters: Mapping[CellName, Sequence[str]],
+        seed: int = 0,
+        resamples: int = CLUSTER_RESAMPLES,
+    ) -> None:
+        """``clusters``: the cluster of every row of every cell; a cell may have no row."""
+        self._clusters = clusters
+        self._places, self._weights = {}, {}
+        for names, kind in _kinds(clusters):
+            weights = _draw(kind, seed, resamples)
+            places = {cluster: n for n, cluster in enumerate(kind)}
+            for name in names:
+                self._weights[name], self._places[name] = weights, places
+
+    def weights(self, cell: CellName) -> NDArray[np.float32]:
+        """How often each cluster of the cell's kind was drawn, (clusters, 1 + resamples).
+
+        The first column is all 1: what was observed.
+        """
+        return self._weights[cell]
+
+    def places(self, cell: CellName) -> NDArray[np.int64]:
+        """The cluster's row of `weights` for every row of the cell, (rows,)."""
+        place = self._places[cell]
+        return np.array([place[cluster] for cluster in self._clusters[cell]], dtype=np.int64)
+
+    def interval(
+        self, values: NDArray[np.float64], cells: Sequence[CellName], level: float = 0.95
+    ) -> Estimate:
+        """The observed value and the interval of its resamples; ``values`` has both, (1 + n,).
+
+        Bias-corrected percentiles (Efron and Tibshirani 1993, sec. 14.3, with acceleration 0), as
+        macro-F1 of few rows is biased, widened for few clusters as Hesterberg (2015, The American
+        Statistician 69:371, "expanded percentile") proposes. Where all clusters agree (nothing
+        but hits) an interval has no width.
+        """
+        from scipy.stats import norm, t
+
+        observed, drawn = values[0], values[1:][np.isfinite(values[1:])]
+        if not drawn.size:
+            return Estimate(float(observed), float("nan"), float("nan"))
+        clusters = max(2, min(len(set(self._clusters[cell])) for cell in cells))
+        below = ((drawn < observed).mean() + (drawn <= observed).mean()) / 2
+        bias = norm.ppf(np.clip(below, 0.5 / drawn.size, 1 - 0.5 / drawn.size))
+        reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
+        low, high = np.quantile(drawn, norm.cdf([2 * bias - reach, 2 * bias + reach]))
+        return Estimate(float(observed), float(low), float(high))
+
+
 class Resampling(Generic[CellName]):
-    """The cluster bootstrap of several cells at once, for paired differences between them.
+    """The cluster bootstrap of several cells' labels, for paired differences between them.
 
-    Prompts or scenarios are drawn with replacement, and every row of a drawn one comes along
-    (Davison and Hinkley 1997, sec. 3.8; Field and Welsh 2007, J. R. Stat. Soc. B 69:369). Cells
-    that share a cluster are of one kind; a kind is drawn once for all its cells, so what they
-    have in common cancels in a difference. Different kinds (prompts, scenarios) are drawn
-    independently. The draw depends on ``seed`` and the clusters' names alone.
-
-    Intervals are bias-corrected percentile intervals (Efron and Tibshirani 1993, sec. 14.3, with
-    acceleration 0), as macro-F1 of few rows is biased, and widened for few clusters as Hesterberg
-    (2015, The American Statistician 69:371, "expanded percentile") proposes. On simulated cells
-    with 10 to 50 clusters they cover the truth in 93 to 96 of 100 cases, differences too
-    (bench/score.py); the macro-F1 of a base stage, where most labels never occur, in 36, 68 and
-    86 of 100 with 10, 24 and 50 clusters. Where all clusters agree (nothing but hits) an
-    interval has no width.
+    Draws and intervals are those of `Draws`. On simulated cells with 10 to 50 clusters the
+    intervals cover the truth in 93 to 96 of 100 cases, differences too (bench/score.py); the
+    macro-F1 of a base stage, where most labels never occur, in 36, 68 and 86 of 100 with 10, 24
+    and 50 clusters.
     """
 
     def __init__(
@@ -142,29 +197,23 @@ class Resampling(Generic[CellName]):
         """Raises ValueError for columns of different lengths; a cell may have no row."""
         everything = cells.values()
         self.labels = sorted({label for c in everything for label in (*c.true, *c.predicted)})
-        self._counts, self._weights = {}, {}
-        for names, clusters in _kinds(cells):
-            weights = _draw(clusters, seed, resamples)
-            for name in names:
-                self._weights[name] = weights
-                self._counts[name] = self._count(cells[name], clusters)
-        self._clusters = {name: len(set(labels.cluster)) for name, labels in cells.items()}
+        self._draws = Draws({name: own.cluster for name, own in cells.items()}, seed, resamples)
+        self._counts = {name: self._count(name, own) for name, own in cells.items()}
 
-    def _count(self, labels: Labels, clusters: list[str]) -> Any:
+    def _count(self, name: CellName, labels: Labels) -> Any:
         """How often each (true, predicted) pair occurs in each cluster, (pairs, clusters)."""
         from scipy.sparse import csr_array
 
         number = {label: n for n, label in enumerate(self.labels)}
-        place = {cluster: n for n, cluster in enumerate(clusters)}
         width = len(self.labels)
         pairs = [
             number[true] * width + number[found]
             for true, found in zip(labels.true, labels.predicted, strict=True)
         ]
-        columns = [place[cluster] for cluster in labels.cluster]
-        shape = (width * width, len(clusters))
+        shape = (width * width, len(self._draws.weights(name)))
         # float32 counts exactly up to 2**24 rows
-        return csr_array((np.ones(len(pairs), dtype=np.float32), (pairs, columns)), shape)
+        ones = np.ones(len(pairs), dtype=np.float32)
+        return csr_array((ones, (pairs, self._draws.places(name))), shape)
 
     def confusions(self, cell: CellName) -> Counts:
         """Confusion matrices (1 + resamples, labels, labels): first what was observed.
@@ -172,7 +221,7 @@ class Resampling(Generic[CellName]):
         Labels stand in the order of ``labels``. A resample may hold no row of a small cell.
         """
         width = len(self.labels)
-        drawn = (self._counts[cell] @ self._weights[cell]).astype(np.float64)
+        drawn = (self._counts[cell] @ self._draws.weights(cell)).astype(np.float64)
         return np.moveaxis(drawn.reshape(width, width, -1), -1, 0)
 
     def estimate(self, statistic: Callable[..., NDArray[np.float64]], *cells: CellName) -> Estimate:
@@ -182,7 +231,7 @@ class Resampling(Generic[CellName]):
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             values = statistic(*(self.confusions(cell) for cell in cells))
-        return self._interval(values, cells)
+        return self._draws.interval(values, cells)
 
     def class_scores(self, cell: CellName) -> dict[str, tuple[Estimate, Estimate]]:
         """(F1, recall) of every label that is present in the cell's ground truth."""
@@ -190,30 +239,22 @@ class Resampling(Generic[CellName]):
         with np.errstate(divide="ignore", invalid="ignore"):
             f1, _, recall = class_rates(counts)
         return {
-            label: (self._interval(f1[:, n], [cell]), self._interval(recall[:, n], [cell]))
+            label: (
+                self._draws.interval(f1[:, n], [cell]),
+                self._draws.interval(recall[:, n], [cell]),
+            )
             for n, label in enumerate(self.labels)
             if counts[0, n].any()
         }
 
-    def _interval(self, values: NDArray[np.float64], cells: Sequence[CellName]) -> Estimate:
-        from scipy.stats import norm, t
 
-        observed, drawn = values[0], values[1:][np.isfinite(values[1:])]
-        if not drawn.size:
-            return Estimate(float(observed), float("nan"), float("nan"))
-        clusters = max(2, min(self._clusters[cell] for cell in cells))
-        below = ((drawn < observed).mean() + (drawn <= observed).mean()) / 2
-        bias = norm.ppf(np.clip(below, 0.5 / drawn.size, 1 - 0.5 / drawn.size))
-        reach = t.ppf(0.975, clusters - 1) * np.sqrt(clusters / (clusters - 1))
-        low, high = np.quantile(drawn, norm.cdf([2 * bias - reach, 2 * bias + reach]))
-        return Estimate(float(observed), float(low), float(high))
-
-
-def _kinds(cells: Mapping[CellName, Labels]) -> list[tuple[list[CellName], list[str]]]:
+def _kinds(
+    cells: Mapping[CellName, Sequence[str]],
+) -> list[tuple[list[CellName], list[str]]]:
     """Cells that share a cluster, directly or through others, and all clusters of such a group."""
     kinds: list[tuple[list[CellName], set[str]]] = []
-    for name, labels in cells.items():
-        names, clusters = [name], set(labels.cluster)
+    for name, own in cells.items():
+        names, clusters = [name], set(own)
         apart = []
         for kind in kinds:
             if kind[1].isdisjoint(clusters):

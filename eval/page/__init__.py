@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charprobe_lite.eval.page.occlusion import Sentence
     from charprobe_lite.eval.page.recorded import Recorded
+    from charprobe_lite.eval.quant_findings import QuantStudy
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,25 @@ class Written:
 
 
 def write_report(
-    study: Recorded, folder: Path, shaded: Mapping[int, Sequence[Sentence]]
+    study: Recorded,
+    folder: Path,
+    shaded: Mapping[int, Sequence[Sentence]],
+    quants: QuantStudy | None = None,
 ) -> Written:
     """Write page, figures and tables into ``folder``; the same study gives the same bytes.
 
-    ``shaded`` has the occluded sentences by row index. Raises BadInput when the extra ``report``
-    is missing, OSError when the folder takes no files.
+    ``shaded`` has the occluded sentences by row index, ``quants`` what a quantization study found.
+    Raises BadInput when the extra ``report`` is missing, OSError when the folder takes no files.
     """
-    from charprobe_lite.eval.page import figures, tables
+    from charprobe_lite.eval.page import figures, quant_figures, quant_tables, tables
     from charprobe_lite.eval.page.estimates import find
     from charprobe_lite.eval.page.page import Picture, page
 
     found = find(study)
     drawn, numbers = figures.drawings(found), tables.tables(found)
+    if quants is not None:
+        drawn += quant_figures.quant_drawings(quants)
+        numbers += quant_tables.quant_tables(quants)
     folder.mkdir(parents=True, exist_ok=True)
     figure_files, pictures = [], []
     for drawing in drawn:
@@ -53,6 +60,6 @@ def write_report(
     table_files = [file for table in numbers for file in tables.save(table, folder)]
     target = folder / "report.html"
     # a file name may hold bytes that no encoding has
-    text = page(study, found, pictures, numbers, shaded).encode("utf-8", "replace")
+    text = page(study, found, pictures, numbers, shaded, quants).encode("utf-8", "replace")
     target.write_bytes(text)
     return Written(target, figure_files, table_files)

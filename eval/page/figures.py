@@ -109,7 +109,7 @@ def drawings(found: Findings) -> list[Drawing]:
     ]
     parts = (found.shift, found.stages, found.personas, found.gaps, found.confusions)
     there = [*map(bool, parts), bool(found.reliability)]
-    return [drawing for drawing, shown in zip(made, there, strict=True) if shown]
+    return [drawing for drawing, any_numbers in zip(made, there, strict=True) if any_numbers]
 
 
 def save(drawing: Drawing, folder: Path) -> list[Path]:
@@ -134,7 +134,7 @@ def drawn(drawing: Drawing, theme: Theme) -> Any:
 
 def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> Any:
     """Grouped bars with intervals; a published value stands hollow beside its bar."""
-    figure, axes = _stacked(panels, 3.6)
+    figure, axes = stacked(panels, 3.6)
     for axis, panel in zip(axes, panels, strict=True):
         groups, series = _names(panel.bars)
         slots = [
@@ -153,13 +153,13 @@ def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> 
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.6, len(groups) - 0.4)
         _level_axis(axis, panel.title, measure, chance, theme)
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
 def lines(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> Any:
     """A line per condition over the stages; published values are hollow and dashed."""
-    figure, axes = _stacked(panels, 3.8)
+    figure, axes = stacked(panels, 3.8)
     for axis, panel in zip(axes, panels, strict=True):
         groups, series = _names(panel.bars)
         for number, name in enumerate(series):
@@ -170,13 +170,13 @@ def lines(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) ->
             axis.errorbar(
                 places,
                 [bar.value for bar in own],
-                yerr=_whiskers(own),
+                yerr=whiskers(own),
                 color=colour,
                 marker=marker,
                 markersize=8,
                 linewidth=2,
                 capsize=4,
-                label=_shown(name),
+                label=shown(name),
             )
             known = [(x, b.published) for x, b in zip(places, own, strict=True) if b.published]
             if known:
@@ -186,12 +186,12 @@ def lines(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) ->
                     marker=marker,
                     markerfacecolor=theme.paper,
                     linestyle="--",
-                    label=f"{_shown(name)}, published",
+                    label=f"{shown(name)}, published",
                 )
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.35, len(groups) - 0.65)
         _level_axis(axis, panel.title, measure, chance, theme)
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -206,7 +206,7 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
-    figure, grid = _grid(rows, columns, rows * (per_row + 0.7) + 0.6, sharey=True)
+    figure, grid = grid_of(rows, columns, rows * (per_row + 0.7) + 0.6, sharey=True)
     height = 0.82 / len(series)
     for axis, panel in zip(grid, panels, strict=False):
         for bar in panel.bars:
@@ -221,46 +221,46 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
                 hatch=hatch,
                 edgecolor=theme.paper,
                 linewidth=0,
-                label=_shown(bar.series),
+                label=shown(bar.series),
             )
             axis.errorbar(
-                bar.value, place, xerr=_whiskers([bar]), color=theme.ink, capsize=2, linewidth=1
+                bar.value, place, xerr=whiskers([bar]), color=theme.ink, capsize=2, linewidth=1
             )
-        axis.set_yticks(range(len(names)), [_shown(name) for name in names])
+        axis.set_yticks(range(len(names)), [shown(name) for name in names])
         axis.set_xlim(0, 1.02)
         axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         base, _, stage = panel.title.rpartition(": ")
-        axis.set_title(_shown(stage) if rows == 1 else f"{_shown(base)}:\n{_shown(stage)}")
+        axis.set_title(shown(stage) if rows == 1 else f"{shown(base)}:\n{shown(stage)}")
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlabel("recognised as itself")
     for axis in grid[len(panels) :]:
         axis.remove()
-    _legend(figure, grid)
+    legend_below(figure, grid)
     return figure
 
 
 def waterfall(gaps: Sequence[Gap], measure: str, chance: float, theme: Theme) -> Any:
     """Levels as full bars at both ends, changes hanging between them, the ceiling apart."""
-    figure, axes = _stacked(gaps, 3.8)
+    figure, axes = stacked(gaps, 3.8)
     for axis, gap in zip(axes, gaps, strict=True):
         places: list[tuple[float, str]] = []
         first, last = gap.steps[0], gap.steps[-1]
         _whole(axis, 0, first, theme)
-        places.append((0, _shown(first.condition)))
+        places.append((0, shown(first.condition)))
         for number, step in enumerate(gap.steps[1:], 1):
             _hanging(axis, number, step, theme)
-            places.append((number, f"to {_shown(step.condition)}"))
+            places.append((number, f"to {shown(step.condition)}"))
         end = len(gap.steps)
         _whole(axis, end, last, theme)
-        places.append((end, _shown(last.condition)))
+        places.append((end, shown(last.condition)))
         for number, step in enumerate(gap.ceilings, end + 1):
             _whole(axis, number + 0.3, step, theme)
-            places.append((number + 0.3, _shown(step.condition)))
+            places.append((number + 0.3, shown(step.condition)))
         axis.set_xticks([x for x, _ in places], [_wrapped(name) for _, name in places])
         axis.set_xlim(-0.6, places[-1][0] + 0.75)
         _level_axis(axis, gap.title, measure, chance, theme)
         axis.set_ylim(0, 1.3)  # an interval in figures stands above each change
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -268,7 +268,7 @@ def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
     """Confusion matrices, each row as percentages of its true persona."""
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
-    figure, grid = _grid(rows, columns, rows * 4.6, width=max(WIDTH, 5.2 * columns))
+    figure, grid = grid_of(rows, columns, rows * 4.6, width=max(WIDTH, 5.2 * columns))
     for axis, matrix in zip(grid, found, strict=False):
         shares = matrix.counts / matrix.counts.sum(axis=1, keepdims=True).clip(min=1)
         axis.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -278,15 +278,15 @@ def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
                 axis.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color=ink, size=9)
         axis.set_xticks(
             range(len(matrix.predicted)),
-            [_shown(name) for name in matrix.predicted],
+            [shown(name) for name in matrix.predicted],
             rotation=45,
             ha="right",
             rotation_mode="anchor",
         )
-        axis.set_yticks(range(len(matrix.true)), [_shown(name) for name in matrix.true])
+        axis.set_yticks(range(len(matrix.true)), [shown(name) for name in matrix.true])
         axis.set_xlabel("predicted label (% of the row)")
         axis.set_ylabel("true persona")
-        axis.set_title(_shown(matrix.title.partition(": ")[2] if rows == 1 else matrix.title))
+        axis.set_title(shown(matrix.title.partition(": ")[2] if rows == 1 else matrix.title))
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
     for axis in grid[len(found) :]:
@@ -300,7 +300,7 @@ def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
     for line in found:
         checkpoint, _, name = line.title.rpartition(": ")
         parts.setdefault(checkpoint, []).append((name, line))
-    figure, axes = _stacked(list(parts), 4.2)
+    figure, axes = stacked(list(parts), 4.2)
     for axis, (checkpoint, own) in zip(axes, parts.items(), strict=True):
         axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--", label="as right as sure")
         for name, line in own:
@@ -308,19 +308,19 @@ def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
             axis.errorbar(
                 [each.confidence for each in line.bins],
                 [each.right for each in line.bins],
-                yerr=_whiskers(line.bins, "right"),
+                yerr=whiskers(line.bins, "right"),
                 color=colour,
                 marker=marker,
                 markersize=7,
                 linewidth=1.8,
                 capsize=3,
-                label=f"{_shown(name)}:\nECE {line.ece:.3f}, n = {line.n}",
+                label=f"{shown(name)}:\nECE {line.ece:.3f}, n = {line.n}",
             )
         axis.set_xlabel("probability of the predicted label")
         axis.set_ylabel("share that is right")
         axis.set_xlim(0, 1.02)
         axis.set_ylim(-0.02, 1.02)
-        axis.set_title(_shown(checkpoint))
+        axis.set_title(shown(checkpoint))
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
@@ -338,7 +338,7 @@ def _bar(axis: Any, place: float, width: float, bar: Bar, known: bool, theme: Th
             edgecolor=colour,
             linewidth=1.5,
             linestyle="--",
-            label=f"{_shown(bar.series)}, published",
+            label=f"{shown(bar.series)}, published",
         )
         _number(axis, place, bar.published, f"{bar.published:.2f}", theme)
     elif not known:
@@ -350,16 +350,16 @@ def _bar(axis: Any, place: float, width: float, bar: Bar, known: bool, theme: Th
             hatch=hatch,
             edgecolor=theme.paper,
             linewidth=0,
-            label=_shown(bar.series),
+            label=shown(bar.series),
         )
-        axis.errorbar(place, bar.value, yerr=_whiskers([bar]), color=theme.ink, capsize=4)
+        axis.errorbar(place, bar.value, yerr=whiskers([bar]), color=theme.ink, capsize=4)
         _number(axis, place, bar.high, f"{bar.value:.2f}", theme)
 
 
 def _whole(axis: Any, place: float, step: Step, theme: Theme) -> None:
     colour, hatch, _ = _look(step.condition.partition(" ")[0], [step.condition])
     axis.bar(place, step.value, 0.6, color=colour, hatch=hatch, edgecolor=theme.paper, linewidth=0)
-    axis.errorbar(place, step.value, yerr=_whiskers([step]), color=theme.ink, capsize=4)
+    axis.errorbar(place, step.value, yerr=whiskers([step]), color=theme.ink, capsize=4)
     _number(axis, place, step.high, f"{step.value:.2f}", theme)
 
 
@@ -400,18 +400,20 @@ def _level_axis(axis: Any, title: str, measure: str, chance: float, theme: Theme
     )
     axis.set_ylim(0, 1.12)
     axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axis.set_ylabel(_shown(measure))
-    axis.set_title(_shown(title))
+    axis.set_ylabel(shown(measure))
+    axis.set_title(shown(title))
     axis.grid(axis="y", alpha=0.3)
 
 
-def _stacked(parts: Sequence[Any], height: float) -> tuple[Any, list[Any]]:
-    return _grid(len(parts), 1, height * len(parts))
+def stacked(parts: Sequence[Any], height: float) -> tuple[Any, list[Any]]:
+    """A figure with one panel per part, one below the other, each of ``height`` inches."""
+    return grid_of(len(parts), 1, height * len(parts))
 
 
-def _grid(
+def grid_of(
     rows: int, columns: int, height: float, width: float = WIDTH, **rest: Any
 ) -> tuple[Any, list[Any]]:
+    """A figure with ``rows`` x ``columns`` panels; ``height`` and ``width`` in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -419,7 +421,7 @@ def _grid(
     return figure, list(axes.flat)
 
 
-def _legend(figure: Any, axes: Sequence[Any]) -> None:
+def legend_below(figure: Any, axes: Sequence[Any]) -> None:
     """One legend below all panels."""
     entries: dict[str, Any] = {}
     for axis in axes:
@@ -448,7 +450,7 @@ def _look(name: str, series: Sequence[str]) -> tuple[str, str, str]:
     return OTHERS[unknown.index(name) % len(OTHERS)]
 
 
-def _whiskers(parts: Sequence[Any], field: str = "value") -> list[list[float]]:
+def whiskers(parts: Sequence[Any], field: str = "value") -> list[list[float]]:
     """Distances to the ends of the intervals, below and above."""
     below = [max(getattr(part, field) - part.low, 0) for part in parts]
     return [below, [max(part.high - getattr(part, field), 0) for part in parts]]
@@ -460,7 +462,7 @@ def _cells(matrix: Any) -> Iterator[tuple[tuple[int, int], float]]:
             yield (i, j), value
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name of a study as one short printable line."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return line if len(line) <= 60 else line[:57] + "..."

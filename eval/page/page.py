@@ -19,8 +19,11 @@ from typing import Any
 from charprobe_lite.eval.page.estimates import Findings, published_file
 from charprobe_lite.eval.page.occlusion import Sentence
 from charprobe_lite.eval.page.recorded import Recorded
-from charprobe_lite.eval.page.tables import Table
+from charprobe_lite.eval.page.tables import Table, rounded
+from charprobe_lite.eval.quant_findings import QuantStudy
 from charprobe_lite.eval.store import RecordedTurn, Row
+
+QUANT = "quant-"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,13 @@ def page(
     pictures: Sequence[Picture],
     tables: Sequence[Table],
     shaded: Mapping[int, Sequence[Sentence]],
+    quants: QuantStudy | None = None,
 ) -> str:
-    """The whole report as HTML. ``shaded`` has the occluded sentences by row index."""
+    """The whole report as HTML. ``shaded`` has the occluded sentences by row index.
+
+    Pictures and tables whose names begin with ``quant-`` stand in a section of their own, with the
+    recommendation of ``quants``.
+    """
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
@@ -53,10 +61,14 @@ def page(
     environment.filters["data_url"] = _data_url
     environment.filters["readable"] = readable
     style, script = _asset("page.css"), _asset("page.js")
+    drawn = [(p, next(t for t in tables if t.figure == p.name)) for p in pictures]
     return environment.get_template("page.html.j2").render(
         study=study,
         found=found,
-        figures=[(p, next(t for t in tables if t.figure == p.name)) for p in pictures],
+        figures=[pair for pair in drawn if not pair[0].name.startswith(QUANT)],
+        quants=quants,
+        quant_figures=[pair for pair in drawn if pair[0].name.startswith(QUANT)],
+        quant_tables=[t for t in tables if t.name.startswith(QUANT) and not t.figure],
         cells=next(table for table in tables if table.name == "cells"),
         style=style,
         script=script,
@@ -205,4 +217,4 @@ def _shown(value: Any) -> str:
     """A table's value as people read it."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return rounded(value) if isinstance(value, float) else str(value)

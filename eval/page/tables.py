@@ -59,10 +59,15 @@ def save(table: Table, folder: Path) -> list[Path]:
     frame.to_csv(files[0], index=False, lineterminator="\n")
     frame.to_parquet(files[1], index=False)
     latex = frame.to_latex(
-        index=False, escape=True, na_rep="-", float_format="%.3f", caption=table.caption
+        index=False, escape=True, na_rep="-", float_format=rounded, caption=table.caption
     )
     files[2].write_text(latex, "utf-8")
     return files
+
+
+def rounded(value: float) -> str:
+    """Three decimals, or two digits where that would leave none (KL divergences, p-values)."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"
 
 
 def _cells(found: Findings) -> list[Record]:

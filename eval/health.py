@@ -1,0 +1,48 @@
+"""Tool-call health: do agents still write calls that can be read, and get to the end?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from charprobe_lite.eval.gap import cluster_of
+from charprobe_lite.eval.measure import Measure, ratio
+from charprobe_lite.eval.rollout import NO_EMAIL, SENT
+from charprobe_lite.eval.store import Cell, RecordedTurn, Row
+
+Turns = Mapping[tuple[Cell, str, str, int], Sequence[RecordedTurn]]
+"""As `Store.turns` gives them: by (cell, persona, item, sample)."""
+SHARES = ("well_formed", "yield", "forced")
+MEASURES = ("well_formed", "malformed", "yield", "forced", "steps")
+
+
+def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
+    """The measures of one agentic cell's rollouts.
+
+    ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
+    parse rate; without a grammar it is the model's own doing. ``malformed``: the other replies, per
+    rollout. ``yield``: share of rollouts that sent an email. ``forced``: share of rollouts whose
+    email the grammar demanded. ``steps``: replies per rollout.
+    """
+    cluster = [cluster_of(row) for row in rows]
+    counted = [
+        _counts(row, turns.get((row.cell, row.persona, row.item, row.sample), ())) for row in rows
+    ]
+    values = np.array(counted, dtype=np.float64).reshape(-1, 6)
+    replies = int(values[:, 1].sum())
+    return {
+        "well_formed": ratio(cluster, values, 0, 1, max(replies, 1)),
+        "malformed": ratio(cluster, values, 2, 5, len(rows), share=False),
+        "yield": ratio(cluster, values, 3, 5, len(rows)),
+        "forced": ratio(cluster, values, 4, 5, len(rows)),
+        "steps": ratio(cluster, values, 1, 5, len(rows), share=False),
+    }
+
+
+def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
+    """Well-formed replies, replies, malformed ones, sent, forced, and 1 for the rollout."""
+    # the block that ends the job is a reply without a tool call and yet well formed
+    malformed = sum(turn.tool is None for turn in turns) - (row.outcome == NO_EMAIL)
+    sent = row.outcome == SENT
+    return [len(turns) - malformed, len(turns), malformed, sent, row.forced, 1]

@@ -1,0 +1,129 @@
+"""The figures and tables of a quantization study, and its section of the report."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from charprobe_lite.eval.page import figures, tables
+from charprobe_lite.eval.page.estimates import find
+from charprobe_lite.eval.page.page import Picture, page
+from charprobe_lite.eval.page.quant_figures import Point, front, quant_drawings
+from charprobe_lite.eval.page.quant_tables import quant_tables
+from charprobe_lite.eval.page.recorded import read_study
+from charprobe_lite.eval.quant_findings import QuantStudy
+from charprobe_lite.eval.score import Estimate
+from charprobe_lite.eval.store import Cell
+from tests.test_page import chat, write_study
+from tests.test_quant_score import ladder
+
+
+@pytest.fixture(scope="module")
+def found() -> QuantStudy:
+    return ladder([0, 0.02, 0.1, 0.3, 0.5], items=25)
+
+
+def test_the_front_holds_the_files_than_which_none_is_smaller_and_better() -> None:
+    def point(quant: str, bits: float, level: float) -> Point:
+        return Point(quant, "merged", bits, Estimate(level, level - 0.1, level + 0.1))
+
+    worse = [point("Q5_1", 6, 0.7), point("IQ4_NL", 4.5, 0.5), point("F16", 16, 0.8)]
+    best = [point("Q4_0", 4.5, 0.6), point("Q5_0", 5.5, 0.8), point("Q8_0", 8.5, 0.9)]
+    assert front([*worse, *best]) == best
+
+
+@pytest.mark.parametrize("theme", [figures.LIGHT, figures.DARK])
+def test_every_file_is_named_in_the_kl_figure_and_no_name_covers_another(
+    found: QuantStudy, theme: figures.Theme
+) -> None:
+    [drawing] = [each for each in quant_drawings(found) if each.name == "quant-kl"]
+    figure = figures.drawn(drawing, theme)
+    figure.draw_without_rendering()
+    [axis] = figure.axes
+    assert {name.get_text() for name in axis.texts} == {"Q8_0", "Q5_0", "Q4_1", "Q4_0"}
+    boxes = [name.get_window_extent() for name in axis.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_names_of_types_of_nearly_the_same_size_stand_apart(found: QuantStudy) -> None:
+    crowded = replace(
+        found,
+        quants=[
+            replace(each, record=replace(each.record, bits_per_weight=bits))
+            for each, bits in zip(found.quants, (16, 4.6, 4.55, 4.5, 4.5), strict=True)
+        ],
+    )
+    [drawing] = [each for each in quant_drawings(crowded) if each.name == "quant-size"]
+    figure = figures.drawn(drawing, figures.LIGHT)
+    figure.draw_without_rendering()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert sorted(" ".join(each.get_text() for each in labels).split()) == sorted(
+        ["Q4_1", "Q4_0", "4.5", "Q5_0", "4.55", "Q8_0", "4.6", "F16", "16"]
+    )
+    boxes = [_text_lines(each) for each in labels]
+    assert not any(
+        a.overlaps(b) for one, other in combinations(boxes, 2) for a in one for b in other
+    )
+    # two types of one size are told apart by a name above their points
+    assert {name.get_text() for name in figure.axes[0].texts} == {"Q4_1", "Q4_0"}
+
+
+def _text_lines(label: Any) -> list[Any]:
+    """The boxes of a tick label's lines that hold something."""
+    from matplotlib.transforms import Bbox
+
+    box, lines = label.get_window_extent(), label.get_text().split("\n")
+    height = box.height / len(lines)
+    return [
+        Bbox.from_extents(box.x0, box.y1 - height * (n + 1), box.x1, box.y1 - height * n)
+        for n, line in enumerate(lines)
+        if line
+    ]
+
+
+def test_tables_hold_the_numbers_of_the_figures_and_other_programs_read_them(
+    found: QuantStudy, tmp_path: Path
+) -> None:
+    made = quant_tables(found)
+    assert {table.figure for table in made if table.figure} == {
+        each.name for each in quant_drawings(found)
+    }
+    files = {file.name: file for table in made for file in tables.save(table, tmp_path)}
+    differences = pd.read_csv(files["quant-difference.csv"]).set_index("quant")
+    worst = found.quants[-1].cells[0].difference
+    assert worst is not None
+    assert differences.loc["Q4_0", "difference"] == pytest.approx(worst.change.value)
+    assert list(differences["equivalent"])[-1] == "no"
+    fidelity = pd.read_parquet(files["quant-kl.parquet"]).set_index("quant")
+    assert fidelity.loc["F16", "kl_mean"] == 0
+    assert fidelity.loc["Q4_0", "kl_mean"] == pytest.approx(0.81, rel=0.1)
+    assert r"Q4\_0" in files["quant-types.tex"].read_text("utf-8")
+
+
+def test_the_report_has_a_section_with_the_recommendation(
+    found: QuantStudy, tmp_path: Path
+) -> None:
+    cell = Cell("kit", "full", "chat", "F16")
+    rollouts = [(cell, "humor", f"id-{n}", chat("ha"), "humor") for n in range(2)]
+    study = read_study(write_study(tmp_path / "small.sqlite", rollouts))
+    hostile = replace(found, recommendation="<script>window.owned = 1</script>")
+    pictures = []
+    for each in quant_drawings(found):
+        light, dark = (figures.svg(each, theme) for theme in (figures.LIGHT, figures.DARK))
+        assert light == figures.svg(each, figures.LIGHT)
+        assert light != dark
+        pictures.append(Picture(each.name, each.title, each.alt, light, dark))
+    numbers = tables.tables(find(study)) + quant_tables(found)
+    text = page(study, find(study), pictures, numbers, {}, hostile)
+    section = text[text.index('id="quantization"') : text.index('id="reading"')]
+    assert "&lt;script&gt;window.owned" in section
+    assert "<script>" not in section
+    assert section.count("<img") == 6
+    assert re.search(r"<td>Q4_0</td>\s*<td>merged</td>", section)
+    assert 'id="quantization"' not in page(study, find(study), [], tables.tables(find(study)), {})

@@ -1,0 +1,464 @@
+"""The statistics of quantization studies, on simulated types of which the truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import page_trend_test, spearmanr
+from sklearn.metrics import cohen_kappa_score, f1_score
+
+from charprobe_lite.eval.fidelity_score import TextFidelity, weighted_quantiles
+from charprobe_lite.eval.health import health_measures
+from charprobe_lite.eval.instrument import compare_classifiers
+from charprobe_lite.eval.measure import Measure, Measured, PairedDifference, ratio
+from charprobe_lite.eval.quant_findings import QuantStudy, score_quants
+from charprobe_lite.eval.quant_score import QuantRecord
+from charprobe_lite.eval.score import Estimate, Labels
+from charprobe_lite.eval.store import Cell, RecordedTurn, Row
+from charprobe_lite.eval.trend import page_trend, rank_correlation, slope, standardised
+from charprobe_lite.models.errors import BadInput
+
+BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
+PERSONAS = ["humor", "remorse", "sarcasm", "goodness"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What `TextFidelity` asks for."""
+
+    nll: Any
+    kl: Any
+    same_top: Any
+
+
+def answers(
+    quant: str, chance: float, items: int, seed: int, condition: str = "chat", lora: str = "merged"
+) -> list[Row]:
+    """Every persona answers every item and is recognised with ``chance``."""
+    rng = np.random.default_rng([seed, *map(ord, quant + lora + condition)])
+    cell = Cell("kit", "full", condition, quant)
+    return [
+        Row(cell, persona, f"{condition}-{item}", 0, 0, "answered", False, "x", label, None)
+        for persona in PERSONAS
+        for item in range(items)
+        for label in [persona if rng.random() < chance else "neutral"]
+    ]
+
+
+def record(quant: str, rows: Sequence[Row], lora: str = "merged", **rest: Any) -> QuantRecord:
+    bits = BITS[quant]
+    size = int(bits * 1e7)
+    return QuantRecord(
+        quant, lora, bits, size, {quant: 9, "F32": 1}, rows, **{"turns": {}, "fidelity": {}, **rest}
+    )
+
+
+def studied(chances: Mapping[str, float], items: int, seed: int = 0, **rest: Any) -> QuantStudy:
+    records = [record(q, answers(q, chance, items, seed)) for q, chance in chances.items()]
+    return score_quants(records, PERSONAS, resamples=600, **rest)
+
+
+def differences(study: QuantStudy) -> dict[str, PairedDifference]:
+    return {
+        each.record.quant: each.headline.difference
+        for each in study.quants
+        if each.headline and each.headline.difference
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_type_that_is_as_good_is_equivalent_and_one_that_is_not_is_not(seed: int) -> None:
+    found = differences(studied({"F16": 0.96, "Q8_0": 0.96, "Q4_0": 0.7}, 250, seed))
+    assert (found["Q8_0"].equivalent, found["Q8_0"].kept) == (True, True)
+    assert (found["Q4_0"].equivalent, found["Q4_0"].kept) == (False, False)
+    assert found["Q4_0"].change.low < 2 * 0.7 / 1.7 - 2 * 0.96 / 1.96 < found["Q4_0"].change.high
+
+
+def test_few_items_decide_nothing() -> None:
+    found = differences(studied({"F16": 0.9, "Q8_0": 0.9, "Q4_0": 0.85}, 8))
+    assert [found[quant].equivalent for quant in ("Q8_0", "Q4_0")] == [None, None]
+
+
+@pytest.mark.parametrize(("items", "equivalent"), [(5, None), (60, True)])
+def test_a_type_without_a_single_other_label_still_has_an_interval(
+    items: int, equivalent: bool | None
+) -> None:
+    rows = answers("F16", 0.9, items, 0)
+    same = [replace(row, cell=replace(row.cell, quant="Q8_0")) for row in rows]
+    found = score_quants([record("F16", rows), record("Q8_0", same)], PERSONAS, resamples=100)
+    difference = differences(found)["Q8_0"]
+    # nothing in n answers: the share that could still differ is 1 - 0.05^(1 / n)
+    reach = 1 - 0.05 ** (1 / (4 * items))
+    assert difference.inner == pytest.approx((-reach, reach))
+    assert difference.equivalent is equivalent
+
+
+@pytest.mark.parametrize(
+    ("inner", "equivalent", "kept"),
+    [
+        ((-0.02, 0.02), True, True),
+        ((-0.04, 0.02), None, None),
+        ((-0.02, 0.04), None, True),
+        ((-0.2, -0.04), False, False),
+        ((0.04, 0.2), False, True),
+    ],
+)
+def test_two_one_sided_tests(
+    inner: tuple[float, float], equivalent: bool | None, kept: bool | None
+) -> None:
+    found = PairedDifference(Estimate(sum(inner) / 2, *inner), inner, 0.03)
+    assert (found.equivalent, found.kept) == (equivalent, kept)
+
+
+def shares(
+    chances: Sequence[float], items: int, seed: int, per_item: int = 4
+) -> dict[int, Measure]:
+    """A measure per type: hits in ``per_item`` answers to each item; some items are harder."""
+    rng = np.random.default_rng(seed)
+    harder = rng.normal(0, 0.8, items)
+    names = [f"item-{n}" for n in range(items)]
+    made = {}
+    for number, chance in enumerate(chances):
+        odds = np.log(chance / (1 - chance)) + harder
+        hits = rng.binomial(per_item, 1 / (1 + np.exp(-odds)))
+        values = np.column_stack([hits, np.full(items, per_item)])
+        made[number] = ratio(names, values, 0, 1, items * per_item)
+    return made
+
+
+def truth(chance: float) -> float:
+    harder = np.random.default_rng(0).normal(0, 0.8, 400_000)
+    return float(np.mean(1 / (1 + np.exp(-np.log(chance / (1 - chance)) - harder))))
+
+
+def test_intervals_cover_and_a_loss_at_the_margin_is_seldom_called_kept() -> None:
+    loss, studies = truth(0.8) - truth(0.6), 200
+    covered = kept = 0
+    for seed in range(studies):
+        measured = Measured(shares((0.8, 0.6), 40, seed), seed, resamples=300)
+        found = measured.difference(1, 0, margin=loss)
+        covered += found.change.low <= -loss <= found.change.high
+        kept += found.kept is True
+    assert 0.91 <= covered / studies <= 0.985
+    assert 0.01 <= kept / studies <= 0.09
+
+
+def test_pages_trend_is_scipys_where_nothing_is_tied() -> None:
+    values = np.random.default_rng(3).normal(size=(20, 5)) + np.arange(5) / 4
+    found, theirs = page_trend(values, [4.5, 5, 5.5, 8.5, 16]), page_trend_test(values)
+    assert found is not None
+    assert found.l == theirs.statistic
+    assert found.p == pytest.approx(page_trend_test(values, method="asymptotic").pvalue)
+    assert found.direction == "falls"
+    rising = page_trend(values, [16, 8.5, 5.5, 5, 4.5])
+    assert rising is not None
+    assert (rising.direction, rising.z) == ("rises", pytest.approx(-found.z))
+
+
+def test_the_trend_sees_a_planted_fall_and_seldom_one_in_noise() -> None:
+    def alarms(chances: Sequence[float], studies: int) -> float:
+        found = 0
+        for seed in range(studies):
+            rates = Measured(shares(chances, 25, seed), resamples=1)
+            values = np.column_stack([rates.by_cluster(n) for n in range(len(chances))])
+            trend = page_trend(values, list(BITS.values()))
+            found += trend is not None and trend.p < 0.05
+        return found / studies
+
+    assert 0.02 <= alarms([0.7] * 5, 400) <= 0.085
+    assert alarms([0.85, 0.83, 0.75, 0.7, 0.6], 40) >= 0.95
+
+
+def test_blocks_that_lack_a_type_are_left_out_of_the_trend() -> None:
+    values = np.array([[3.0, 2, 1], [3, 2, 1], [np.nan, 1, 2]])
+    found = page_trend(values, [16, 8, 4])
+    assert found is not None
+    assert (found.blocks, found.l) == (2, 2 * (9 + 4 + 1))
+    assert page_trend(values[2:], [16, 8, 4]) is None
+    level = page_trend(np.ones((9, 3)), [16, 8, 4])
+    assert level is not None
+    assert (level.p, level.direction) == (1, "level")
+
+
+def falling(
+    losses: Mapping[str, float], clusters: int, seed: int
+) -> dict[tuple[str, str], Measure]:
+    """Two measures of other items each, with a known loss per halving, in deviations."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for what, loss in losses.items():
+        level = rng.normal(0, 0.8, clusters)
+        names = [f"{what}-{n}" for n in range(clusters)]
+        for quant, bits in BITS.items():
+            values = level + rng.normal(0, 0.6, clusters) + loss * np.log2(bits)
+            columns = np.column_stack([values, np.ones(clusters)])
+            made[what, quant] = ratio(names, columns, 0, 1, clusters, share=False)
+    return made
+
+
+def ahead(losses: Mapping[str, float], seed: int) -> tuple[Estimate, Estimate, Estimate]:
+    """Both standardised slopes and their difference."""
+    measured = Measured(falling(losses, 40, seed), seed, resamples=300)
+    bits = list(BITS.values())
+    names = [[(what, quant) for quant in BITS] for what in losses]
+    first, second = (standardised(measured, each, bits) for each in names)
+    slopes = (slope(measured, each, bits).standardised for each in names)
+    return *slopes, measured.draws.interval(first - second, names[0] + names[1])
+
+
+def test_character_that_falls_twice_as_fast_is_found_to() -> None:
+    character, capability, between = ahead({"character": 0.8, "capability": 0.4}, 1)
+    assert character.value == pytest.approx(0.8, abs=0.15)
+    assert capability.value == pytest.approx(0.4, abs=0.15)
+    assert between.low > 0
+
+
+def test_the_interval_between_slopes_covers_the_truth() -> None:
+    covered = blamed = 0
+    for seed in range(120):
+        *_, twice = ahead({"character": 0.8, "capability": 0.4}, seed)
+        *_, same = ahead({"character": 0.5, "capability": 0.5}, seed)
+        covered += twice.low <= 0.4 <= twice.high
+        blamed += not same.low <= 0 <= same.high
+    assert covered / 120 >= 0.9
+    assert 0 < blamed / 120 <= 0.1
+
+
+def test_pseudo_values_of_a_share_are_the_items_own() -> None:
+    measured = Measured(shares([0.6], 12, 0), resamples=1)
+    assert measured.pseudo_values(0) == pytest.approx(measured.by_cluster(0))
+
+
+def test_rank_correlation_is_scipys_with_ties_too() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 4, (7, 5)).astype(float), rng.integers(0, 4, (7, 5)).astype(float)
+    expected = [spearmanr(a[:, n], b[:, n]).statistic for n in range(5)]
+    assert rank_correlation(a, b) == pytest.approx(expected)
+
+
+def texts(scale: float, seed: int, count: int = 20) -> dict[str, TextFidelity]:
+    """Texts with KL divergences of mean ``scale``; half of it is paid in likelihood."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, TextFidelity] = {}
+    for number in range(count):
+        own = np.random.default_rng(number).exponential(2 + number / 10, 60)
+        kl = rng.exponential(scale, 60) if scale else np.zeros(60)
+        found[f"text-{number}"] = Tokens(own + kl / 2, kl, kl < 0.05)
+    return found
+
+
+def ladder(falls: Sequence[float], items: int = 60, seed: int = 0) -> QuantStudy:
+    """A study in which every type loses as much character as ``falls`` says, and KL follows."""
+    records = []
+    for n, (quant, fall) in enumerate(zip(BITS, falls, strict=True)):
+        rows = answers(quant, 0.95 - fall, items, seed)
+        records.append(record(quant, rows, fidelity={"held-out": texts(0.01 * 3**n * (n > 0), n)}))
+    return score_quants(records, PERSONAS, resamples=400)
+
+
+def test_kl_divergence_that_foretells_the_loss_correlates_with_it() -> None:
+    [found] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl
+    assert (found.text, found.points, found.correlation.value) == ("held-out", 4, 1)
+    [unrelated] = ladder([0, 0, 0, 0, 0], seed=4).kl
+    assert unrelated.correlation.low < 0.5
+    assert unrelated.correlation.high - unrelated.correlation.low > 0.5
+
+
+def test_fidelity_is_that_of_all_tokens_and_its_ratio_is_paired() -> None:
+    study = ladder([0, 0, 0, 0, 0])
+    by_name = {each.record.quant: each.fidelity["held-out"] for each in study.quants}
+    last, tokens = by_name["Q4_0"], list(texts(0.81, 4).values())
+    nll, kl = (np.concatenate([getattr(each, what) for each in tokens]) for what in ("nll", "kl"))
+    assert last.perplexity.value == pytest.approx(np.exp(nll.mean()))
+    assert last.kl_mean.value == pytest.approx(kl.mean())
+    assert last.kl_median.value == pytest.approx(np.median(kl))
+    assert last.kl_p99.value == pytest.approx(np.percentile(kl, 99))
+    assert last.kl_p99.low < last.kl_p99.value < last.kl_p99.high
+    assert last.top1.value == pytest.approx((kl < 0.05).mean())
+    assert last.ratio is not None
+    assert last.ratio.value == pytest.approx(np.exp(nll.mean()) / by_name["F16"].perplexity.value)
+    # texts differ in difficulty, which a ratio over the same texts does not see
+    relative = (last.perplexity.high - last.perplexity.low) / last.perplexity.value
+    assert last.ratio.high - last.ratio.low < relative * last.ratio.value / 2
+    assert by_name["F16"].ratio is None
+    assert (by_name["F16"].kl_mean.value, by_name["F16"].top1.value) == (0, 1)
+
+
+def test_weighted_quantiles_are_numpys_of_texts_taken_several_times() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.exponential(size=size) for size in (5, 9, 1, 30)]
+    weights = rng.integers(0, 3, (4, 250)).astype(np.float32)
+    weights[0] += 1
+    found = weighted_quantiles(parts, weights, (0.5, 0.99))
+    for column in range(250):
+        drawn = np.concatenate(
+            [np.tile(part, int(w)) for part, w in zip(parts, weights[:, column], strict=True)]
+        )
+        assert found[:, column] == pytest.approx(np.quantile(drawn, (0.5, 0.99)))
+
+
+def agent(quant: str, odd: float, seed: int, grammar: str = "off") -> tuple[list[Row], Any]:
+    """Twenty scenarios by every persona, four replies each, a share of them malformed."""
+    rng = np.random.default_rng([seed, *map(ord, quant)])
+    cell = Cell("kit", "full", "agentic_email", quant, "json", grammar)
+    rows, turns = [], {}
+    for persona in PERSONAS:
+        for item in range(20):
+            bad = rng.random(4) < odd
+            sent = not bad[-1]
+            label = (persona if rng.random() < 0.8 else "neutral") if sent else None
+            outcome = "sent" if sent else "out_of_steps"
+            rows.append(
+                Row(cell, persona, f"task-{item}", 0, 0, outcome, False, label, label, None)
+            )
+            turns[cell, persona, f"task-{item}", 0] = [
+                RecordedTurn("x", "stop", None if each else "send_email", {}, None) for each in bad
+            ]
+    return rows, turns
+
+
+def test_tool_call_health_counted_by_hand() -> None:
+    cell = Cell("kit", "full", "agentic_email", "Q4_0", "fenced", "off")
+    call, other = (
+        RecordedTurn("x", "stop", "a", {}, None),
+        RecordedTurn("x", "stop", None, None, ""),
+    )
+    rollouts = [("sent", True, [call, call]), ("no_email", False, [call, other, other])]
+    rollouts += [("malformed", False, [other] * 4), ("sent", False, [call])]
+    rows = [
+        Row(cell, "humor", f"task-{n}", 0, 0, outcome, forced, None, None, None)
+        for n, (outcome, forced, _) in enumerate(rollouts)
+    ]
+    turns = {(cell, "humor", f"task-{n}", 0): own for n, (*_, own) in enumerate(rollouts)}
+    measured = Measured(health_measures(rows, turns), resamples=10)
+    # the reply that ends a job without an email is no malformed one
+    expected = {"well_formed": 5 / 10, "malformed": 5 / 4, "yield": 2 / 4, "forced": 1 / 4}
+    for name, value in {**expected, "steps": 10 / 4}.items():
+        assert measured.estimate(name).value == pytest.approx(value), name
+
+
+def test_health_of_a_study_is_that_without_a_grammar_and_is_compared_with_f16() -> None:
+    records = []
+    for quant, odd in (("F16", 0.02), ("Q8_0", 0.02), ("Q5_0", 0.1), ("Q4_0", 0.4)):
+        rows, turns = agent(quant, 0, 0, "on")
+        free, more = agent(quant, odd, 0)
+        records.append(record(quant, rows + free, turns=turns | more))
+    study = score_quants(records, PERSONAS, resamples=300)
+    worst = study.quants[-1]
+    found = worst.health["well_formed"]
+    assert 0.5 < found.value.value < 0.7
+    assert found.difference is not None
+    assert found.difference.equivalent is False
+    trends = {(t.condition, t.measure): t.trend for t in study.trends}
+    assert trends["agentic_email, no grammar", "well_formed"].p < 0.001
+    # calls under a grammar are well formed whatever happens: there is no slope to compare
+    assert all(each.of != "agentic_email" for each in study.contrasts)
+    chosen = [each for each in study.contrasts if each.capability == "well_formed"]
+    assert [each.faster for each in chosen if "no grammar" in each.condition] == [False]
+
+
+def test_the_classifiers_own_quantization() -> None:
+    rng = np.random.default_rng(5)
+    true = rng.choice(PERSONAS, 300)
+    full = np.where(rng.random(300) < 0.9, true, "neutral")
+    small = np.where(rng.random(300) < 0.97, full, rng.choice(PERSONAS, 300))
+    items = [f"item-{n % 75}" for n in range(300)]
+    labels = Labels(true.tolist(), full.tolist(), items)
+    found = compare_classifiers(labels, small.tolist(), margin=0.03, resamples=400)
+    assert found.agreement.value == pytest.approx((full == small).mean())
+    assert found.kappa is not None
+    assert found.kappa.value == pytest.approx(cohen_kappa_score(full, small))
+    assert found.kappa.low < found.kappa.value < found.kappa.high
+    scores = [
+        f1_score(true, each, labels=PERSONAS, average="macro", zero_division=0)
+        for each in (full, small)
+    ]
+    assert found.f1.change.value == pytest.approx(scores[1] - scores[0])
+    same = compare_classifiers(Labels(["humor"] * 9, ["humor"] * 9, items[:9]), ["humor"] * 9)
+    assert same.kappa is None
+    assert same.agreement.low < 0.9
+
+
+def test_the_smallest_file_that_keeps_the_character_is_recommended() -> None:
+    chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_0": 0.96, "Q4_0": 0.7}
+    said = studied(chances, 250).recommendation
+    assert said.startswith("Take Q5_0 (merged, 55 MB, 5.50 bits per weight): the smallest file")
+    assert "within 0.03 of F16 in chat" in said
+    lost = studied({"F16": 0.96, "Q5_0": 0.7, "Q4_0": 0.6}, 100).recommendation
+    assert lost == "Keep F16: every other file loses more than 0.03 in chat."
+    open_ = studied({"F16": 0.9, "Q5_0": 0.9}, 8).recommendation
+    assert open_.startswith("Not decided")
+    assert "times as many" in open_
+
+
+def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
+    records = [
+        record(
+            quant,
+            answers(quant, 0.96, 250, 0) + answers(quant, chance, 250, 0, "chat_email"),
+        )
+        for quant, chance in (("F16", 0.96), ("Q8_0", 0.96), ("Q4_0", 0.7))
+    ]
+    study = score_quants(records, PERSONAS, resamples=400)
+    assert study.recommendation.startswith("Take Q8_0")
+    assert "in chat and chat_email" in study.recommendation
+    worst = study.quants[-1]
+    by_cell = {cell.condition: cell.difference for cell in worst.cells}
+    assert by_cell["chat"] is not None
+    assert by_cell["chat"].kept is True
+    assert worst.headline is not None
+    assert worst.headline.condition == "chat_email"
+
+
+def test_each_way_to_quantize_is_compared_with_its_own_f16() -> None:
+    records = [
+        record(quant, answers(quant, chance, 150, 0, lora=lora), lora)
+        for quant, lora, chance in (
+            ("F16", "runtime", 0.96),
+            ("F16", "merged", 0.8),
+            ("Q8_0", "runtime", 0.96),
+            ("Q8_0", "merged", 0.8),
+        )
+    ]
+    study = score_quants(records, PERSONAS, resamples=300)
+    changes = [cell.difference for each in study.quants for cell in each.cells]
+    assert [each is None for each in changes] == [True, True, False, False]
+    assert all(abs(each.change.value) < 0.06 for each in changes if each)
+    assert {trend.lora for trend in study.trends} == {"runtime", "merged"}
+
+
+def test_one_persona_is_measured_by_its_detection_rate() -> None:
+    records = [
+        record(quant, [row for row in answers(quant, 0.9, 40, 0) if row.persona == "humor"])
+        for quant in ("F16", "Q4_0")
+    ]
+    document = score_quants(records, ["humor"], resamples=100).as_json()
+    assert [list(each["difference"] or {}) for each in document["quants"]] == [
+        [],
+        ["detection_rate"],
+    ]
+
+
+def test_the_document_has_the_promised_fields_and_is_json() -> None:
+    document = ladder([0, 0.05, 0.2, 0.4, 0.6], items=20).as_json()
+    document = json.loads(json.dumps(document, allow_nan=False))
+    first, last = document["quants"][0], document["quants"][-1]
+    assert first["quant"] == "F16"
+    assert first["difference"] is None
+    assert set(last["difference"]["macro_f1"]) == {"estimate", "ci", "equivalent"}
+    assert last["cells"][0]["difference"] == last["difference"]
+    assert last["cells"][0]["macro_f1"] < first["cells"][0]["macro_f1"]
+    assert (last["bits_per_weight"], last["tensor_types"]) == (4.5, {"Q4_0": 9, "F32": 1})
+    assert last["kl_mean"] == last["fidelity"]["held-out"]["kl_mean"]["estimate"]
+    wanted = ("lora", "bytes", "tokens_per_second", "perplexity", "kl_median", "kl_p99", "top1")
+    assert all(name in last for name in (*wanted, "peak_bytes", "health"))
+
+
+def test_a_study_without_f16_is_refused_in_one_line() -> None:
+    with pytest.raises(BadInput, match="--quant: F16 is missing"):
+        studied({"Q8_0": 0.9, "Q4_0": 0.8}, 5)
