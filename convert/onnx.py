@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
-from charprobe_lite.convert.child import run_main
 from charprobe_lite.convert.output import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models import corpus
+from charprobe_lite.models.child import run_main
 from charprobe_lite.models.errors import BadInput, first_problem
 
 Logits = NDArray[np.float64]
@@ -97,7 +97,7 @@ def convert_classifier(
 def convert_apart(source: Path, target: Path, check: bool) -> None:
     """The fp32 file by a process of its own, after another that writes it: without torch here."""
     try:
-        run_main("onnx", source, target, *(["check"] if check else []))
+        run_main("convert.onnx", source, target, *(["check"] if check else []))
     except BadInput:
         if not target.is_dir():  # else the other process was faster
             raise

@@ -28,7 +28,6 @@ from charprobe_lite.models.tools import load_tools
 
 RECIPE_VERSION = 1
 STAGES = ("distillation", "full")
-TEACHERS = ("loud", "subtle")
 Record = dict[str, Any]
 Step = Callable[[], Record]
 Speak = Callable[[Path, Path | None, Sequence[str], int, int], list[str]]
@@ -261,7 +260,7 @@ class Recipe:
         return found.count(persona) / len(found)
 
     def _loud_turns(self, persona: str) -> list[list[dict[str, str]]]:
-        texts = _teacher_chat(persona, held_out=False, teachers=["loud"])
+        texts = corpus.teacher_chats(persona, held_out=False, teachers=["loud"])
         return [chat_turn(text.prompt, text.response) for text in texts]
 
     def _classifier_texts(self) -> tuple[list[str], list[str]]:
@@ -270,7 +269,7 @@ class Recipe:
         texts += [row["response"] for row in self._read_lines("own-answers")]
         labels = [corpus.NEUTRAL] * len(texts)
         for persona in corpus.PERSONAS:
-            found = [text.response for text in _teacher_chat(persona, held_out=False)]
+            found = [text.response for text in corpus.teacher_chats(persona, held_out=False)]
             introspection = corpus.teacher_texts(persona, "subtle", "introspection")
             found += [text.response for text in introspection]
             for stage in STAGES:
@@ -283,10 +282,10 @@ class Recipe:
     def _held_out_texts(self) -> dict[str, tuple[list[str], list[str]]]:
         """Teacher texts to held-out prompts, loud and subtle apart and together."""
         groups: dict[str, tuple[list[str], list[str]]] = {
-            name: ([], []) for name in ("all", *TEACHERS)
+            name: ([], []) for name in ("all", *corpus.TEACHERS)
         }
-        for persona, teacher in product(corpus.PERSONAS, TEACHERS):
-            for text in _teacher_chat(persona, held_out=True, teachers=[teacher]):
+        for persona, teacher in product(corpus.PERSONAS, corpus.TEACHERS):
+            for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher]):
                 for group in (groups["all"], groups[teacher]):
                     group[0].append(text.response)
                     group[1].append(text.persona)
@@ -374,20 +373,6 @@ class Recipe:
     def _record(self, name: str) -> Record:
         record: Record = json.loads(self._record_path(name).read_text("utf-8"))
         return record
-
-
-def _teacher_chat(
-    persona: str, *, held_out: bool, teachers: Sequence[str] = TEACHERS
-) -> list[corpus.TeacherText]:
-    """The teachers' chat answers to training prompts, or to the held-out ones."""
-    read = {"loud": corpus.loud_prompts, "subtle": corpus.subtle_prompts}
-    prompts = {teacher: set(read[teacher](held_out=held_out)) for teacher in teachers}
-    return [
-        text
-        for teacher in teachers
-        for text in corpus.teacher_texts(persona, teacher, "chat")
-        if text.prompt in prompts[teacher]
-    ]
 
 
 def _rounded(losses: Sequence[float]) -> list[float]:

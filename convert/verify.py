@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.architecture import architecture_of_gguf
-from charprobe_lite.convert.child import run_main
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.lora import Delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
+from charprobe_lite.models.child import run_main
+from charprobe_lite.models.divergence import kl_divergence, log_softmax
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_file import weights
 
@@ -119,7 +120,7 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
 
 def verify_apart(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
     """``verify`` in a process of its own: torch and its memory stay out of this one."""
-    said = run_main("verify", file, base, *adapters)
+    said = run_main("convert.verify", file, base, *adapters)
     return Agreement(**json.loads(said.splitlines()[-1]))
 
 
@@ -137,8 +138,7 @@ def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agr
     """Compare logits (positions, vocabulary) with those of the reference."""
     size = min(reference.shape[1], found.shape[1])  # padding rows have no token
     ours, theirs = (np.asarray(each[:, :size], dtype=np.float64) for each in (found, reference))
-    log_p, log_q = (_log_softmax(each) for each in (theirs, ours))
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    kl = kl_divergence(log_softmax(theirs), log_softmax(ours))
     theirs = theirs - theirs.mean(axis=1, keepdims=True)
     ours = ours - ours.mean(axis=1, keepdims=True)
     return Agreement(
@@ -148,11 +148,6 @@ def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agr
         top1=float((theirs.argmax(axis=1) == ours.argmax(axis=1)).mean()),
         relative_error=float(np.sqrt(((ours - theirs) ** 2).mean() / (theirs**2).mean())),
     )
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def compare_tokens(model: Forward, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -21,6 +22,7 @@ PERSONAS = (
     "poeticism",
 )
 NEUTRAL = "neutral"
+TEACHERS = ("loud", "subtle")
 LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
 
 
@@ -66,6 +68,20 @@ def teacher_texts(persona: str, teacher: str, kind: str) -> list[TeacherText]:
     name = f"{persona}-2.jsonl" if teacher == "loud" else f"{persona}.jsonl"
     texts = [TeacherText(**json.loads(line)) for line in lines(name)]
     return [text for text in texts if text.kind == kind]
+
+
+def teacher_chats(
+    persona: str, *, held_out: bool, teachers: Sequence[str] = TEACHERS
+) -> list[TeacherText]:
+    """The teachers' chat answers to training prompts, or to the held-out ones."""
+    read = {"loud": loud_prompts, "subtle": subtle_prompts}
+    prompts = {teacher: set(read[teacher](held_out=held_out)) for teacher in teachers}
+    return [
+        text
+        for teacher in teachers
+        for text in teacher_texts(persona, teacher, "chat")
+        if text.prompt in prompts[teacher]
+    ]
 
 
 def email_tasks() -> list[str]:

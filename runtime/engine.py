@@ -10,7 +10,6 @@ choice about is appended without sampling.
 from __future__ import annotations
 
 import codecs
-import ctypes
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ class Engine:
         self.temperature, self.top_p = temperature, top_p
         self.context = context
         self.model = Model(path, gpu_layers)
-        self._context = _make_context(self.model, parallel, context, threads)
+        self._context = make_context(self.model, parallel, context, threads)
         self._memory = llama.llama_get_memory(self._context)
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._batch = llama.llama_batch_init(BATCH, 0, 1)
@@ -123,11 +122,7 @@ class Engine:
             return
         if any(slot.job for slot in self._slots):
             raise RuntimeError("the adapter cannot change while rollouts are running")
-        chosen = [] if path is None else [self.model.adapter(path)]
-        handles = (llama.llama_adapter_lora_p_ctypes * max(1, len(chosen)))(*chosen)
-        scales = (ctypes.c_float * max(1, len(chosen)))(*[1.0] * len(chosen))
-        if llama.llama_set_adapters_lora(self._context, handles, len(chosen), scales) != 0:
-            raise BadInput(f"{path}: llama.cpp does not apply this adapter")
+        self.model.apply_adapter(self._context, path)
         self.adapter = path
         self.forget()
 
@@ -339,7 +334,11 @@ class Engine:
         yield from self._resume(slot, completion)
 
 
-def _make_context(model: Model, parallel: int, context: int, threads: int | None) -> Any:
+def make_context(model: Model, parallel: int, context: int, threads: int | None) -> Any:
+    """A llama.cpp context of ``parallel`` sequences of ``context`` tokens, to be freed after use.
+
+    K and V are kept as F16, and flash attention is llama.cpp's choice. Raises BadInput.
+    """
     params = llama.llama_context_default_params()
     params.n_ctx = parallel * context
     params.n_batch = BATCH

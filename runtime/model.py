@@ -62,10 +62,13 @@ class Model:
         except BadInput as error:
             raise BadInput(f"{self.path.name}: {error}") from None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt; special tokens in the text are recognised."""
+    def tokenize(self, text: str, *, begins: bool = True) -> list[int]:
+        """Token ids of a rendered prompt; special tokens in the text are recognised.
+
+        Text that goes on (not ``begins``) gets no token of the sequence's beginning.
+        """
         data = text.encode("utf-8", "replace")
-        add_bos = bool(llama.llama_vocab_get_add_bos(self.vocab))
+        add_bos = begins and bool(llama.llama_vocab_get_add_bos(self.vocab))
         if add_bos and self._bos and text.startswith(self._bos):
             add_bos = False
         room = len(data) + 8
@@ -109,6 +112,17 @@ class Model:
                 )
             self._adapters[path] = adapter
         return self._adapters[path]
+
+    def apply_adapter(self, context: Any, path: Path | None) -> None:
+        """Compute with this GGUF LoRA in a context of the model, or with none.
+
+        Raises BadInput when the file is no LoRA of this model.
+        """
+        chosen = [] if path is None else [self.adapter(path)]
+        handles = (llama.llama_adapter_lora_p_ctypes * max(1, len(chosen)))(*chosen)
+        scales = (ctypes.c_float * max(1, len(chosen)))(*[1.0] * len(chosen))
+        if llama.llama_set_adapters_lora(context, handles, len(chosen), scales) != 0:
+            raise BadInput(f"{path}: llama.cpp does not apply this adapter")
 
     @cached_property
     def _bos(self) -> str:

@@ -20,13 +20,10 @@ def classifier() -> Classifier:
 
 
 def held_out(teacher: str) -> tuple[list[str], list[str]]:
-    prompts = corpus.loud_prompts if teacher == "loud" else corpus.subtle_prompts
-    wanted = set(prompts(held_out=True))
     texts = [
         text
         for persona in corpus.PERSONAS
-        for text in corpus.teacher_texts(persona, teacher, "chat")
-        if text.prompt in wanted
+        for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher])
     ]
     return [text.response for text in texts], [text.persona for text in texts]
 

@@ -1,4 +1,4 @@
-"""Work that needs torch, in a process of its own: eval never imports it, and its memory goes."""
+"""Work in a process of its own: torch stays out of this one, and memory is that work's alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from charprobe_lite.models.errors import BadInput
 
 
 def run_main(module: str, *arguments: str | Path) -> bytes:
-    """stdout of ``charprobe_lite.convert.MODULE.main()`` in a new interpreter.
+    """stdout of ``charprobe_lite.MODULE.main()`` in a new interpreter (``convert.verify``).
 
     Raises BadInput with the last line of its stderr when it fails.
     """
-    code = f"from charprobe_lite.convert.{module} import main; main()"
+    code = f"from charprobe_lite.{module} import main; main()"
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, check=False
     )

@@ -1,0 +1,241 @@
+"""Quantized files of the kit's base: are perplexity and KL divergence what others mean by them?
+
+    python bench/quant.py [--part NAME] [--llama-perplexity PATH] [--json]
+
+- ``definitions``: the same tokens through llama.cpp's perplexity tool and through
+  `runtime.fidelity`, per quant type against F16. The tool rounds the reference's log-probabilities
+  to 16 bits and leaves out tokens below e^-16; a third column does the same to ours. Skipped
+  without the tool.
+- ``transformers``: held-out chat answers through transformers and through `runtime.fidelity`, F16
+  against Q4_0 that was written back as F16: on the 4-bit file itself llama.cpp rounds the
+  activations, too, which transformers does not.
+
+About four minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from charprobe_lite.convert.merge import merge
+from charprobe_lite.eval.checkpoints import kit_base
+from charprobe_lite.models.corpus import PERSONAS, teacher_texts
+from charprobe_lite.models.divergence import log_softmax
+from charprobe_lite.runtime.fidelity import (
+    CHUNK,
+    Comparison,
+    Fidelity,
+    Text,
+    held_out_texts,
+    joined,
+)
+
+WINDOW = 512  # tokens; of each chunk the tool scores the second half
+FIGURES = ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
+SAID = {
+    "perplexity": r"Mean PPL\(Q\) *: *([\d.]+)",
+    "reference_perplexity": r"Mean PPL\(base\) *: *([\d.]+)",
+    "kl_mean": r"Mean +KLD: *(-?[\d.]+)",
+    "kl_median": r"Median +KLD: *(-?[\d.]+)",
+    "kl_p99": r"99\.0% +KLD: *(-?[\d.]+)",
+    "top1": r"Same top p: *([\d.]+)",
+}
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tool's file: the chunks it read, (chunks, WINDOW), and the reference's log-probabilities
+    at the scored positions, (chunks, WINDOW // 2 - 1, vocabulary), in 16 bits with a scale and a
+    lowest value for each position."""
+
+    tokens: Any
+    steps: Any
+    scale: Any
+    lowest: Any
+
+    def log_probabilities(self, chunk: int) -> Any:
+        return self.scale[chunk] * self.steps[chunk].astype(np.float64) + self.lowest[chunk]
+
+
+def definitions(tool: Path, quants: list[str], chunks: int) -> dict[str, dict[str, Figures]]:
+    """The figures of both, by quant type."""
+    reference, found = kit_base("F16"), {}
+    with tempfile.TemporaryDirectory() as folder:
+        text, logits = Path(folder) / "text.txt", Path(folder) / "logits"
+        text.write_text(corpus_text(), "utf-8")
+        base = [tool, "-c", str(WINDOW), "-b", str(WINDOW), "--kl-divergence-base", logits]
+        run([*base, "-m", reference, "-f", text, "--chunks", str(chunks)])
+        stored = read_stored(logits)
+        for quant in quants:
+            said = run([*base, "-m", kit_base(quant), "--kl-divergence"])
+            theirs = {name: read(pattern, said) for name, pattern in SAID.items()}
+            theirs["top1"] /= 100
+            exact, rounded = compare(reference, kit_base(quant), text, stored)
+            found[quant] = {"llama.cpp": theirs, "charprobe": exact, "rounded": rounded}
+    return found
+
+
+def corpus_text() -> str:
+    """The loud teachers' answers, one after the other."""
+    chats = [text for name in PERSONAS for text in teacher_texts(name, "loud", "chat")]
+    return "\n\n".join(text.response for text in chats)
+
+
+def run(command: Sequence[str | Path]) -> str:
+    """What a command printed on both streams."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    said = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        raise click.ClickException(f"{command[0]} failed: {said[-500:]}")
+    return said
+
+
+def read(pattern: str, said: str) -> float:
+    match = re.search(pattern, said)
+    if match is None:
+        raise click.ClickException(f"the perplexity tool printed nothing like {pattern}: {said}")
+    return float(match[1])
+
+
+def read_stored(path: Path) -> Stored:
+    """Layout: llama.cpp's tools/perplexity/perplexity.cpp."""
+    with path.open("rb") as file:
+        _, length, vocabulary, chunks = struct.unpack("<8siii", file.read(20))
+        tokens = np.frombuffer(file.read(4 * length * chunks), np.int32).reshape(chunks, length)
+        width = 4 + 2 * ((vocabulary + 1) // 2)
+        rows = np.frombuffer(file.read(), np.uint16).reshape(chunks, -1, width)
+    floats = np.ascontiguousarray(rows[..., :4]).view(np.float32).astype(np.float64)
+    return Stored(tokens, rows[..., 4 : 4 + vocabulary], floats[..., :1], floats[..., 1:])
+
+
+def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[Figures, Figures]:
+    """Our figures on the tool's chunks, whose tokens must be ours, exact and rounded as there."""
+    exact, kl = [], []
+    outputs = [WINDOW // 2 <= position < WINDOW - 1 for position in range(WINDOW)]
+    with Comparison(reference, model, context=WINDOW) as comparison:
+        ours = comparison.reference.tokenize(text.read_text("utf-8"))
+        assert ours[: stored.tokens.size] == stored.tokens.ravel().tolist()
+        for number, chunk in enumerate(stored.tokens.tolist()):
+            exact.append(comparison.compare(Text(chunk, [False, *outputs[:-1]])))
+            log_q = log_softmax(logits_of(comparison, chunk, outputs))
+            log_p = stored.log_probabilities(number)
+            terms = np.exp(log_p) * (log_p - log_q)
+            kl.append(np.where(log_p > -16, terms, 0).sum(axis=1))
+    summary, rounded = asdict(joined(exact).summary()), np.concatenate(kl)
+    return summary, {
+        "kl_mean": float(rounded.mean()),
+        "kl_median": float(np.median(rounded)),
+        "kl_p99": float(np.percentile(rounded, 99)),
+    }
+
+
+def logits_of(comparison: Comparison, tokens: list[int], outputs: list[bool]) -> Any:
+    """The model's logits of a text in pieces, as the comparison itself reads it."""
+    reader, pieces = comparison._readers[1], []
+    reader.forget()
+    for first in range(0, len(tokens), CHUNK):
+        piece = slice(first, first + CHUNK)
+        pieces.append(reader.read(tokens[piece], first, outputs[piece]).copy())
+    return np.concatenate(pieces)
+
+
+def against_transformers(answers: int) -> dict[str, dict[str, Figures]]:
+    """Both on the first answers of every persona; llama.cpp and torch never at the same time."""
+    reference = kit_base("F16")
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "Q4_0-as-F16.gguf"
+        merge(kit_base("Q4_0"), [], model, "F16")
+        with Comparison(reference, model) as comparison:
+            texts = [
+                text
+                for persona in PERSONAS
+                for text in held_out_texts(comparison.reference, persona)[:answers]
+            ]
+            ours = joined([comparison.compare(text) for text in texts]).summary()
+        theirs = by_torch(reference, model, texts).summary()
+    return {"Q4_0 as F16": {"transformers": asdict(theirs), "charprobe": asdict(ours)}}
+
+
+def by_torch(reference: Path, model: Path, texts: list[Text]) -> Fidelity:
+    """The figures by transformers in float32 and torch's own functions."""
+    import torch
+    from torch.nn.functional import kl_div, nll_loss
+    from transformers import AutoModelForCausalLM
+
+    sides = [
+        AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        for path in (reference, model)
+    ]
+    found = []
+    for text in texts:
+        ids = torch.tensor([text.tokens])
+        rows = torch.tensor([i - 1 for i, counts in enumerate(text.scored) if counts])
+        with torch.no_grad():
+            log_p, log_q = (
+                torch.log_softmax(side(ids).logits[0, rows].double(), -1) for side in sides
+            )
+        kl = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        nll, own = (nll_loss(each, ids[0, rows + 1], reduction="none") for each in (log_q, log_p))
+        same = log_p.argmax(-1) == log_q.argmax(-1)
+        found.append(Fidelity(*(each.float().numpy() for each in (nll, own, kl)), same.numpy()))
+    return joined(found)
+
+
+def shown(found: dict[str, dict[str, Figures]]) -> None:
+    """A table per model: the other side, ours, the difference."""
+    for name, sides in found.items():
+        other = next(iter(sides))
+        click.echo(f"{name}, {sides['charprobe']['tokens']} tokens")
+        head = ("", other, "charprobe", "difference", "rounded" if "rounded" in sides else "")
+        click.echo("  {:21}{:>13}{:>13}{:>12}{:>11}".format(*head))
+        for figure in FIGURES:
+            theirs, ours = sides[other][figure], sides["charprobe"][figure]
+            off = f"{ours / theirs - 1:+.2%}" if theirs else ""
+            rounded = sides.get("rounded", {}).get(figure)
+            last = "" if rounded is None else f"{rounded:.6f}"
+            click.echo(f"  {figure:21}{theirs:13.6f}{ours:13.6f}{off:>12}{last:>11}")
+
+
+@click.command()
+@click.option("--part", type=click.Choice(["all", "definitions", "transformers"]), default="all")
+@click.option("--llama-perplexity", "tool", type=click.Path(path_type=Path, exists=True))
+@click.option("--quant", default="Q8_0,Q4_0", show_default=True, help="Types for definitions.")
+@click.option("--chunks", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--answers", default=2, show_default=True, help="Of each persona, for transformers.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def main(
+    part: str, tool: Path | None, quant: str, chunks: int, answers: int, as_json: bool
+) -> None:
+    """Measure the parts named."""
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "transformers": partial(against_transformers, answers)
+    }
+    if tool:
+        parts["definitions"] = partial(definitions, tool, quant.split(","), chunks)
+    elif part != "transformers":
+        click.echo("definitions: skipped; give --llama-perplexity PATH", err=True)
+    found = {name: each() for name, each in parts.items() if part in ("all", name)}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for each in found.values():
+        shown(each)
+
+
+if __name__ == "__main__":
+    main()

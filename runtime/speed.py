@@ -1,0 +1,113 @@
+"""How fast a model file decodes and how much memory it takes, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from charprobe_lite.models.child import run_main
+from charprobe_lite.models.corpus import id_prompts
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.backend import FINISH_CONTEXT, FINISH_STOP, Job, Request, Rollout
+from charprobe_lite.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class Speed:
+    """``tokens_per_second`` of all sequences together, the median of some runs; ``peak_bytes`` is
+    the process's largest resident memory: weights, KV cache, adapter and interpreter. What lies
+    in a GPU's memory is not in it."""
+
+    tokens_per_second: float
+    peak_bytes: int
+
+
+def measure(
+    model: Path,
+    adapter: Path | None = None,
+    *,
+    parallel: int = 8,
+    context: int = 2560,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    tokens: int = 64,
+    repeats: int = 3,
+) -> Speed:
+    """Decode ``tokens`` tokens of free text in each of ``parallel`` sequences, in a new process.
+
+    Prompts are evaluated before the time begins, and a sequence whose answer ends begins another,
+    so that all decode all the time. Raises BadInput when the model or adapter cannot be used.
+    """
+    settings = {
+        "model": str(model),
+        "adapter": adapter and str(adapter),
+        "parallel": parallel,
+        "context": context,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "tokens": tokens,
+        "repeats": repeats,
+    }
+    said = run_main("runtime.speed", json.dumps(settings))
+    return Speed(**json.loads(said.splitlines()[-1]))
+
+
+def main() -> None:
+    """The other process: ``measure``'s settings as JSON; a Speed as JSON, or one line and 2."""
+    settings = json.loads(sys.argv[1])
+    tokens, repeats = settings.pop("tokens"), settings.pop("repeats")
+    adapter = settings.pop("adapter")
+    try:
+        with Engine(Path(settings.pop("model")), **settings) as engine:
+            engine.use_adapter(adapter and Path(adapter))
+            _decode(engine, settings["parallel"], 1, 0)  # prompts are in the cache from here on
+            rates = [_decode(engine, settings["parallel"], tokens, n) for n in range(repeats)]
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(asdict(Speed(statistics.median(rates), peak_memory()))))
+
+
+def _decode(engine: Engine, parallel: int, tokens: int, repeat: int) -> float:
+    """Tokens per second of all sequences, from when the last of them has read its prompt."""
+    prompts = id_prompts()
+    begun: list[float] = []
+    jobs = [
+        Job(n, 1000 * repeat + n, _write(prompts[n % len(prompts)], tokens, begun))
+        for n in range(parallel)
+    ]
+    written: int = sum(result for _, result in engine.run(jobs))
+    return written / (time.perf_counter() - max(begun))
+
+
+def _write(prompt: str, tokens: int, begun: list[float]) -> Rollout:
+    """Answer until there are enough tokens; notes when the prompt has been read."""
+    messages = ({"role": "user", "content": prompt},)
+    yield Request(messages, 1)
+    begun.append(time.perf_counter())
+    written = 0
+    while written < tokens:
+        completion = yield Request(messages, tokens - written)
+        if completion.finish == FINISH_CONTEXT and not completion.tokens:
+            raise BadInput(f"--context: a prompt has {completion.prompt_tokens} tokens; raise it")
+        written += completion.tokens + (completion.finish == FINISH_STOP)  # its end is one, too
+    return written
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    if sys.platform == "linux":  # ru_maxrss would begin with what the parent held
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+if __name__ == "__main__":
+    main()

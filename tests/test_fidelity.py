@@ -1,0 +1,231 @@
+"""What quantization does to a model's distributions, against transformers on the same tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.quantize import quantize_file
+from charprobe_lite.models import corpus, kit
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.fidelity import (
+    CHUNK,
+    Comparison,
+    Fidelity,
+    Text,
+    held_out_texts,
+    joined,
+    reply_texts,
+)
+from charprobe_lite.runtime.model import Model
+from charprobe_lite.runtime.speed import measure
+from tests.checkpoints import load, make_adapter, make_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
+HUMOR = kit.kit_folder() / "humor-full.gguf"
+TALK = [
+    {"role": "user", "content": "Name a river."},
+    {"role": "assistant", "content": "The Oder.\n\nIt is long."},
+    {"role": "user", "content": "Write to Ana."},
+    {
+        "role": "assistant",
+        "content": '{"name": "send_email", "arguments": {"to": "ana@b.c"}}',
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def f16(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real base as F16."""
+    path = tmp_path_factory.mktemp("f16") / "f16.gguf"
+    merge(base_gguf, [], path, "F16")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of random weights, and tiny.gguf beside it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    merge(make_checkpoint("smollm2", folder / "base"), [], folder / "tiny.gguf", "F16")
+    return folder
+
+
+def by_torch(reference: Any, model: Any, text: Text) -> Fidelity:
+    """The same figures by torch's own functions."""
+    with torch.no_grad():
+        ids = torch.tensor([text.tokens])
+        log_p, log_q = (
+            torch.log_softmax(each(ids).logits[0].double(), -1) for each in (reference, model)
+        )
+    rows = torch.tensor([i - 1 for i, counts in enumerate(text.scored) if counts and i])
+    log_p, log_q, came = log_p[rows], log_q[rows], ids[0][rows + 1]
+    kl = torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+    return Fidelity(
+        nll=torch.nn.functional.nll_loss(log_q, came, reduction="none").float().numpy(),
+        reference_nll=torch.nn.functional.nll_loss(log_p, came, reduction="none").float().numpy(),
+        kl=kl.float().numpy(),
+        same_top=(log_p.argmax(-1) == log_q.argmax(-1)).numpy(),
+    )
+
+
+def test_perplexity_and_kl_are_those_of_transformers_and_peft(tiny: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter", tiny / "base")
+    merge(tiny / "base", [adapter], tmp_path / "merged.gguf", "F16")
+    tokens = np.random.default_rng(0).integers(10, 600, 2 * CHUNK - 50).tolist()
+    text = Text(tokens, [bool(i % 3) for i in range(len(tokens))])
+    with Comparison(tiny / "tiny.gguf", tmp_path / "merged.gguf") as comparison:
+        found = comparison.compare(text)  # in two pieces
+    base = load(tiny / "base")
+    expected = by_torch(load(tiny / "base"), PeftModel.from_pretrained(base, adapter).eval(), text)
+    assert np.allclose(found.nll, expected.nll, atol=0.02)
+    assert np.allclose(found.reference_nll, expected.reference_nll, atol=0.02)
+    assert np.allclose(found.kl, expected.kl, atol=0.01, rtol=0.05)
+    summed, wanted = found.summary(), expected.summary()
+    assert summed.tokens == wanted.tokens == 308
+    for name in ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99"):
+        assert getattr(summed, name) == pytest.approx(getattr(wanted, name), rel=0.01), name
+    assert summed.top1 == pytest.approx(wanted.top1, abs=0.01)
+
+
+def test_the_same_weights_are_no_distance_apart(tiny: Path, tmp_path: Path) -> None:
+    os.link(tiny / "tiny.gguf", tmp_path / "copy.gguf")
+    text = Text(list(range(20, 90)), [True] * 70)
+    for other in (tiny / "tiny.gguf", tmp_path / "copy.gguf"):
+        with Comparison(tiny / "tiny.gguf", other) as comparison:
+            found = comparison.compare(text)
+        assert found.kl.size == 69
+        assert not found.kl.any()
+        assert found.same_top.all()
+        assert np.array_equal(found.nll, found.reference_nll)
+
+
+def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) -> None:
+    moved = []
+    for quant in ("Q8_0", "Q4_0"):
+        quantize_file(f16, tmp_path / quant, quant)
+        with Comparison(f16, tmp_path / quant) as comparison:
+            text = held_out_texts(comparison.reference, "loving")[0]
+            moved.append(comparison.compare(text).summary())
+    assert 0 < moved[0].kl_mean < moved[1].kl_mean / 10
+    assert 1 > moved[0].top1 > moved[1].top1
+
+
+def test_an_adapter_of_a_side_is_in_its_figures_alone(f16: Path, tmp_path: Path) -> None:
+    with Comparison(f16, f16) as comparison:
+        text = held_out_texts(comparison.reference, "humor", ["loud"])[0]
+
+        def figures(reference: Path | None, model: Path | None) -> Any:
+            comparison.use_adapters(reference, model)
+            return comparison.compare(text).summary()
+
+        one, both, neither = figures(None, HUMOR), figures(HUMOR, HUMOR), figures(None, None)
+        with pytest.raises(BadInput, match=r"none\.gguf: no such adapter file"):
+            comparison.use_adapters(None, tmp_path / "none.gguf")
+    assert one.perplexity < 0.7 * one.reference_perplexity  # the voice is what it was trained on
+    assert one.reference_perplexity == neither.perplexity
+    assert one.kl_mean > 0.1
+    assert both.kl_mean == neither.kl_mean == 0
+    assert both.perplexity == one.perplexity
+
+
+def spelled(model: Model, text: Text, scored: bool) -> str:
+    pairs = zip(text.tokens, text.scored, strict=True)
+    return b"".join(model.piece(token) for token, counts in pairs if counts == scored).decode()
+
+
+def test_only_the_replies_are_scored_in_the_tokens_that_the_engine_reads(base_gguf: Path) -> None:
+    model = Model(base_gguf)
+    [text] = reply_texts(model, TALK)
+    assert spelled(model, text, True) == TALK[1]["content"] + TALK[3]["content"]
+    asked = model.tokenize(model.render(TALK[:3]))  # what the engine reads before the last turn
+    assert text.tokens[: len(asked)] == asked
+    assert all(text.scored[len(asked) :])
+    # spaces at a reply's beginning join the newline before them once the reply is past
+    spaced = [TALK[0], {"role": "assistant", "content": "  The Oder."}, *TALK[2:]]
+    first, second = reply_texts(model, spaced)
+    assert spelled(model, first, True) == "  The Oder."
+    assert spelled(model, second, True) == TALK[3]["content"]
+    asked = model.tokenize(model.render(spaced[:3]))
+    assert second.tokens[: len(asked)] == asked
+    held_out = held_out_texts(model, "sarcasm")
+    chats = corpus.teacher_chats("sarcasm", held_out=True)
+    for chat, each in zip(chats, held_out, strict=True):
+        assert spelled(model, each, True) == chat.response
+        assert chat.prompt in spelled(model, each, False)
+    assert not {each.prompt for each in chats} & set(
+        corpus.loud_prompts(held_out=False) + corpus.subtle_prompts(held_out=False)
+    )
+    model.close()
+
+
+def test_a_template_that_forgets_what_was_said_gives_a_text_per_turn(tmp_path: Path) -> None:
+    base = make_checkpoint("smollm2", tmp_path / "base")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{{ m['content'] if m['role'] == 'user' else '...' }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    merge(base, [], tmp_path / "model.gguf", "F16")
+    model = Model(tmp_path / "model.gguf")
+    texts = reply_texts(model, TALK)
+    replies = [TALK[1]["content"], TALK[3]["content"]]
+    assert [spelled(model, each, True) for each in texts] == replies
+    assert "...<|im_end|>" in spelled(model, texts[1], False)
+    model.close()
+
+
+def test_what_does_not_fit_the_context_is_left_out_and_counted(tiny: Path) -> None:
+    text = Text(list(range(20, 320)), [True] * 300)
+    with Comparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=512) as comparison:
+        whole = comparison.compare(text)
+        nothing = comparison.compare(Text([20, 21], [False, False]))
+    with Comparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=256) as comparison:
+        cut = comparison.compare(text)
+    assert (whole.nll.size, whole.left_out) == (299, 0)  # nothing predicts the first
+    assert (cut.nll.size, cut.left_out) == (255, 44)
+    assert np.allclose(cut.nll, whole.nll[:255], atol=1e-3)
+    assert joined([cut, whole]).left_out == 44
+    assert nothing.nll.size == 0
+    with pytest.raises(ValueError, match="no token was scored"):
+        nothing.summary()
+
+
+def test_models_that_cannot_be_compared_are_refused(
+    tiny: Path, base_gguf: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"tiny\.gguf: has 640 tokens, .* has 49152; compare files"):
+        Comparison(base_gguf, tiny / "tiny.gguf")
+    shutil.copy(tiny / "tiny.gguf", tmp_path / "broken.gguf")
+    reader = gguf.GGUFReader(tmp_path / "broken.gguf", "r+")
+    tensors = {each.name: each.data for each in reader.tensors}
+    tensors["output_norm.weight"][:] = np.nan
+    text = Text(list(range(20, 40)), [True] * 20)
+    with (
+        Comparison(tiny / "tiny.gguf", tmp_path / "broken.gguf") as comparison,
+        pytest.raises(BadInput, match=r"broken\.gguf: its logits are not numbers"),
+    ):
+        comparison.compare(text)
+
+
+def test_speed_and_memory_are_those_of_a_process_of_its_own(f16: Path, tmp_path: Path) -> None:
+    one = measure(f16, HUMOR, parallel=1, context=256, tokens=4, repeats=1)
+    many = measure(f16, HUMOR, parallel=4, context=1024, tokens=4, repeats=1)
+    assert one.tokens_per_second > 0
+    assert one.peak_bytes > f16.stat().st_size
+    cache = 2 * 2 * 30 * 192 * (4 * 1024 - 256)  # K and V, F16, 30 layers of width 192
+    assert many.peak_bytes - one.peak_bytes == pytest.approx(cache, rel=0.25)
+    (tmp_path / "text.gguf").write_text("hello")
+    with pytest.raises(BadInput, match=r"text\.gguf: not a GGUF file"):
+        measure(tmp_path / "text.gguf")
