@@ -239,7 +239,8 @@ def score_quant(record: QuantRecord, compared: Compared, seed: int = 0) -> Quant
     fidelity = {}
     for kind, texts in record.fidelity.items():
         names = {what: compared.name(record, kind, what) for what in ("nll", "kl", "top1")}
-        other = None if whole is record else compared.name(whole, kind, "nll")
+        alone = whole is record or kind not in whole.fidelity
+        other = None if alone else compared.name(whole, kind, "nll")
         fidelity[kind] = score_fidelity(compared.measured, list(texts.values()), names, other)
     cells = [
         CellQuality(

@@ -75,13 +75,13 @@ def test_names_of_types_of_nearly_the_same_size_stand_apart(found: QuantStudy) -
 
 
 def _text_lines(label: Any) -> list[Any]:
-    """The boxes of a tick label's lines that hold something."""
+    """The boxes of a tick label's lines that hold something, less their leading."""
     from matplotlib.transforms import Bbox
 
     box, lines = label.get_window_extent(), label.get_text().split("\n")
     height = box.height / len(lines)
     return [
-        Bbox.from_extents(box.x0, box.y1 - height * (n + 1), box.x1, box.y1 - height * n)
+        Bbox.from_extents(box.x0, box.y1 - height * (n + 1) + 2, box.x1, box.y1 - height * n - 2)
         for n, line in enumerate(lines)
         if line
     ]

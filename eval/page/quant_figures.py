@@ -23,8 +23,8 @@ WAYS = {"runtime": ("#0072B2", "o"), "merged": ("#D55E00", "s"), "": ("#8C8C8C",
 """Colour and marker of the two ways to quantize, and of a file without an adapter."""
 OFFSETS = tuple((dx, dy) for dy in (9, -9, 22, -22, 35, -35) for dx in (7, -7))
 """Where a name may stand from its point, in points of print; the first that is free."""
-LETTER = 0.085
-"""Inches that a letter of a tick takes, generously."""
+LETTER, PANEL = 0.085, 7.2
+"""Inches that a letter of a tick takes, generously, and a panel across."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def quant_drawings(study: QuantStudy) -> list[Drawing]:
 def sizes(study: QuantStudy, measure: str, theme: Theme) -> Any:
     """One panel per condition: level against bits per weight, on a logarithmic axis."""
     panels = _levels(study)
-    figure, axes = stacked(list(panels), 3.3)
+    labels = {title: _size_labels(points) for title, points in panels.items()}
+    depth = max(text.count("\n") for own in labels.values() for text in own.values())
+    figure, axes = stacked(list(panels), 2.9 + 0.2 * depth)
     for axis, (title, points) in zip(axes, panels.items(), strict=True):
         apart = _side_by_side(points)
         best = [apart[points.index(point)] for point in front(points)]
@@ -87,8 +89,11 @@ def sizes(study: QuantStudy, measure: str, theme: Theme) -> Any:
             _mark(axis, point, theme)
         shared = _shared(points)
         axis.set_xscale("log", base=2)
-        _size_ticks(axis, points)
+        axis.set_xlim(_reach(points))
+        axis.set_xticks([*labels[title]], [*labels[title].values()])
+        axis.minorticks_off()
         _room(axis, [end for point in points for end in point.level.ends], 0.35 * bool(shared))
+        axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1])
         for quant in shared:
             _name_above(axis, [p for p in apart if p.quant == quant], theme)
         axis.set_ylabel(shown(measure))
@@ -224,7 +229,7 @@ def _side_by_side(points: Sequence[Point]) -> list[Point]:
     found = []
     for point in points:
         same = [each for each in points if _size(each) == _size(point)]
-        shift = 1 + 0.022 * (same.index(point) - (len(same) - 1) / 2)
+        shift = 1 + 0.028 * (same.index(point) - (len(same) - 1) / 2)
         found.append(replace(point, across=point.across * shift))
     return found
 
@@ -236,14 +241,14 @@ def _shared(points: Sequence[Point]) -> list[str]:
 
 
 def _name_above(axis: Any, points: Sequence[Point], theme: Theme) -> None:
-    """The name of a type, upright above its points."""
-    axis.annotate(
+    """The name of a type, upright above its points at the top of the panel."""
+    axis.text(
+        sum(point.across for point in points) / len(points),
+        0.98,
         shown(points[0].quant),
-        (sum(p.across for p in points) / len(points), max(p.level.high for p in points)),
-        xytext=(0, 4),
-        textcoords="offset points",
+        transform=axis.get_xaxis_transform(),
         ha="center",
-        va="bottom",
+        va="top",
         rotation=90,
         size=9,
         color=theme.ink,
@@ -283,27 +288,35 @@ def _verdicts(axis: Any, margin: float, theme: Theme) -> None:
         axis.plot([], [], marker, color=theme.ink, markerfacecolor=face, markersize=8, label=label)
 
 
-def _size_ticks(axis: Any, points: Sequence[Point]) -> None:
-    """The types' names and bits below the axis, in as many lines as keep them apart."""
+def _size_labels(points: Sequence[Point]) -> dict[float, str]:
+    """The types' names and bits by bits, in deeper lines where they would cover each other."""
     sizes: dict[float, list[str]] = {}
     for point in points:
         names = sizes.setdefault(_size(point), [])
         if point.quant not in names:
             names.append(point.quant)
-    low, high = min(sizes), max(sizes)
-    axis.set_xlim(low * 0.91, high * 1.06)
-    inch = 6.6 / _octaves(axis.get_xlim())
     ends: list[float] = []
-    labels = []
+    labels, depth = {}, 1 + max(map(len, sizes.values()))
     for bits, names in sorted(sizes.items()):
         lines = [*map(shown, names), f"{bits:g}"]
         half = LETTER * max(map(len, lines)) / 2
-        place = inch * _octaves((low, bits))
-        line = next((n for n, end in enumerate(ends) if end < place - half), len(ends))
-        ends[line : line + 1] = [place + half]
-        labels.append("\n" * (line * 3) + "\n".join(lines))
-    axis.set_xticks(sorted(sizes), labels)
-    axis.minorticks_off()
+        place = PANEL * _octaves(_reach(points)[0], bits) / _octaves(*_reach(points))
+        level = next((n for n, end in enumerate(ends) if end < place - half), len(ends))
+        ends[level : level + 1] = [place + half]
+        labels[bits] = "\n" * (level * depth) + "\n".join(lines)
+    return labels
+
+
+def _reach(points: Sequence[Point]) -> tuple[float, float]:
+    """The limits of the axis of bits, with room for files side by side."""
+    sizes = [_size(point) for point in points]
+    return min(sizes) * 0.91, max(sizes) * 1.06
+
+
+def _octaves(low: float, high: float) -> float:
+    from math import log2
+
+    return log2(high / low)
 
 
 def _divergence_axis(axis: Any) -> None:
@@ -314,12 +327,6 @@ def _divergence_axis(axis: Any) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _octaves(ends: tuple[float, float]) -> float:
-    from math import log2
-
-    return log2(ends[1] / ends[0])
 
 
 def _room(axis: Any, ends: Sequence[float], above: float = 0) -> None:
