@@ -69,6 +69,16 @@ class Files:
         return Variant(self.base, self.quant, self.lora, self.checkpoints)
 
     @property
+    def most_trained(self) -> str:
+        """The most trained stage that there is a checkpoint of."""
+        return max((stage for stage, _ in self.checkpoints), key=STAGES.index)
+
+    @property
+    def way(self) -> str:
+        """How adapters came to the base, "" where there is the base stage alone."""
+        return self.lora if self.most_trained != "base" else ""
+
+    @property
     def models(self) -> list[Path]:
         """The model files, each once; none on a server."""
         models = (each.model for each in self.checkpoints.values())

@@ -1,4 +1,4 @@
-"""The command line: `charprobe-lite eval | study | score | report | export | models | ...`."""
+"""The command line: `charprobe-lite eval | quant-study | study | score | report | ...`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from charprobe_lite.eval.commands.doctor import doctor
 from charprobe_lite.eval.commands.evaluate import evaluate
 from charprobe_lite.eval.commands.export import export
 from charprobe_lite.eval.commands.models import models
+from charprobe_lite.eval.commands.quant_study import quant_study
 from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.score import score
 from charprobe_lite.eval.commands.study import study
@@ -60,5 +61,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (evaluate, study, score, report, export, models, convert, train, doctor):
+for command in (
+    evaluate,
+    quant_study,
+    study,
+    score,
+    report,
+    export,
+    models,
+    convert,
+    train,
+    doctor,
+):
     main.add_command(command)

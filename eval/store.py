@@ -6,9 +6,13 @@ the adapter came to the base, '' where there is none. ``rollouts``: one row per 
 unique by (cell, persona, item, sample); persona is '' in the base stage, whose
 rollouts are shared by all personas (controls are asked per persona and name it there too).
 ``turns``: the rollout's turns in order. ``samples``: the text of a rollout and, once it is
-classified, its prediction and all probabilities (JSON). ``provenance``: what the study was made
-with, JSON values. A rollout and all its rows are one transaction, so after a kill it is either
-there whole or not there. A study of an earlier schema is brought up to this one when it is opened.
+classified, its prediction and all probabilities (JSON); ``labels``: what the same classifier in
+another precision says. ``files``: what a model file holds and how fast it is, by base x quant x
+lora. ``fidelity``: what a file's tokens are to it, text by text: float32 nll and kl, a byte
+same_top for each scored token. ``provenance``: what the study was made with, JSON values. A
+rollout and all its rows are one transaction, and so is a text's fidelity: after a kill it is
+either there whole or not there. A study of an earlier schema is brought up to this one when it is
+opened.
 """
 
 from __future__ import annotations
@@ -95,7 +99,24 @@ DELETE FROM provenance WHERE name = 'lora';
 UPDATE provenance SET name = 'sha256 model ' || (SELECT quant FROM cells WHERE quant <> '')
     || substr(name, 13)
 WHERE (name = 'sha256 model' OR name LIKE 'sha256 model %')
-    AND EXISTS (SELECT 1 FROM cells WHERE quant <> '')
+    AND EXISTS (SELECT 1 FROM cells WHERE quant <> '');
+CREATE TABLE labels (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), precision TEXT NOT NULL,
+    prediction TEXT NOT NULL,
+    PRIMARY KEY (rollout_id, precision)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE files (
+    base TEXT NOT NULL, quant TEXT NOT NULL, lora TEXT NOT NULL,
+    bits_per_weight REAL NOT NULL, bytes INTEGER NOT NULL, tensor_types TEXT NOT NULL,
+    tokens_per_second REAL, peak_bytes INTEGER,
+    PRIMARY KEY (base, quant, lora)
+) STRICT;
+CREATE TABLE fidelity (
+    base TEXT NOT NULL, stage TEXT NOT NULL, persona TEXT NOT NULL, quant TEXT NOT NULL,
+    lora TEXT NOT NULL, kind TEXT NOT NULL, item TEXT NOT NULL,
+    nll BLOB NOT NULL, kl BLOB NOT NULL, same_top BLOB NOT NULL, left_out INTEGER NOT NULL,
+    PRIMARY KEY (base, stage, persona, quant, lora, kind, item)
+) STRICT
 """,
 )
 """What makes each schema version out of the one before it; the first out of nothing."""
@@ -131,6 +152,52 @@ class Cell:
         fenced = ["fenced"] if self.format == "fenced" else []
         free = ["no grammar"] if self.grammar == "off" else []
         return ", ".join([self.condition, *fenced, *free])
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What one quant type of a base, made in the way ``lora``, costs.
+
+    ``bytes`` has to be stored for one persona, an adapter included; ``bits_per_weight`` and
+    ``tensor_types`` (weights by real type) are the model file's. ``tokens_per_second`` and
+    ``peak_bytes`` are None until they are measured.
+    """
+
+    base: str
+    quant: str
+    lora: str
+    bits_per_weight: float
+    bytes: int
+    tensor_types: dict[str, int]
+    tokens_per_second: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class TextKey:
+    """A text that a file has read: the file, the persona, what kind of text, and its name."""
+
+    base: str
+    stage: str
+    persona: str
+    quant: str
+    lora: str
+    kind: str
+    item: str
+
+
+@dataclass(frozen=True)
+class RecordedText:
+    """Per scored token: float32 ``nll`` and ``kl``, a byte ``same_top``, little-endian.
+
+    ``left_out`` counts the tokens that did not fit the context.
+    """
+
+    key: TextKey
+    nll: bytes
+    kl: bytes
+    same_top: bytes
+    left_out: int
 
 
 WIDTH = len(fields(Cell))
@@ -294,9 +361,12 @@ class Store:
     def take(self, other: Store) -> int:
         """Add the rollouts of another study that are not here, and labels that are missing here.
 
-        Gives the number of rollouts. Raises BadInput naming a rollout that both have, but not with
-        the same seed, outcome and text.
+        Gives the number of rollouts. What is known of files and of texts that they have read is
+        taken too. Raises BadInput naming a rollout that both have, but not with the same seed,
+        outcome and text, and likewise a file or a text.
         """
+        self._take_files(other)
+        self._take_texts(other)
         here = {key: rest for key, *rest in self._labelled()}
         added = 0
         with self._transaction():
@@ -317,6 +387,8 @@ class Store:
                         "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
                         (*label, own),
                     )
+                for _, *values in other._rows_of("labels", rollout):
+                    self._insert("labels", [own, *values], "OR IGNORE")
         return added
 
     def save(self, path: Path) -> None:
@@ -337,25 +409,58 @@ class Store:
     def _copy(self, other: Store, rollout: int, cell: Cell) -> None:
         """A rollout of another study with its turns and its sample, under an id of this one's."""
 
-        def rows(table: str, key: str) -> list[Any]:
-            return other._select(f"SELECT * FROM {table} WHERE {key} = ?", (rollout,))
+        [(_, _, *facts)] = other._select("SELECT * FROM rollouts WHERE id = ?", (rollout,))
+        own = self._insert("rollouts", [None, self._cell_id(cell), *facts])
+        for table in ("turns", "samples", "labels"):
+            for _, *values in other._rows_of(table, rollout):
+                self._insert(table, [own, *values])
 
-        def insert(table: str, values: Sequence[Any]) -> int | None:
-            marks = ", ".join("?" * len(values))
-            return self._db.execute(f"INSERT INTO {table} VALUES ({marks})", values).lastrowid
+    def _rows_of(self, table: str, rollout: int) -> list[Any]:
+        return self._select(f"SELECT * FROM {table} WHERE rollout_id = ?", (rollout,))
 
-        [(_, _, *facts)] = rows("rollouts", "id")
-        own = insert("rollouts", [None, self._cell_id(cell), *facts])
-        for table in ("turns", "samples"):
-            for _, *values in rows(table, "rollout_id"):
-                insert(table, [own, *values])
+    def _insert(self, table: str, values: Sequence[Any], conflict: str = "") -> int | None:
+        marks = ", ".join("?" * len(values))
+        statement = f"INSERT {conflict} INTO {table} VALUES ({marks})"
+        return self._db.execute(statement, values).lastrowid
+
+    def _take_files(self, other: Store) -> None:
+        """What another study knows of files; the speed of the first that measured it stays."""
+        here = {(each.base, each.quant, each.lora): each for each in self.files()}
+        for each in other.files():
+            own = here.get((each.base, each.quant, each.lora))
+            unlike = own and replace(each, tokens_per_second=None, peak_bytes=None) != replace(
+                own, tokens_per_second=None, peak_bytes=None
+            )
+            if unlike:
+                raise BadInput(
+                    f"{other.path}: file {each.base} {each.quant} {each.lora}: has another size "
+                    "or other weights in an earlier part; merge parts of one study"
+                )
+            if own is None or own.tokens_per_second is None:
+                self.add_file(each)
+
+    def _take_texts(self, other: Store) -> None:
+        here = {each.key: each for each in self.texts()}
+        added = [each for each in other.texts() if each.key not in here]
+        for each in other.texts():
+            if here.get(each.key, each) != each:
+                named = "/".join(filter(None, astuple(each.key)))
+                raise BadInput(
+                    f"{other.path}: fidelity {named}: stands in an earlier part with other "
+                    "numbers; merge parts of one study"
+                )
+        self.add_texts(added)
 
     def unclassified(self) -> list[Unlabelled]:
         """The samples without a prediction, the oldest first."""
+        return self._samples("prediction IS NULL")
+
+    def _samples(self, which: str, values: Sequence[Any] = ()) -> list[Unlabelled]:
         found = self._select(
-            f"SELECT {CELL}, rollout_id, persona, text "
-            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
-            "JOIN cells ON cells.id = cell_id WHERE prediction IS NULL ORDER BY rollout_id"
+            f"SELECT {CELL}, samples.rollout_id, persona, text "
+            "FROM samples JOIN rollouts ON rollouts.id = samples.rollout_id "
+            f"JOIN cells ON cells.id = cell_id WHERE {which} ORDER BY samples.rollout_id",
+            values,
         )
         return [Unlabelled(row[WIDTH], Cell(*row[:WIDTH]), *row[WIDTH + 1 :]) for row in found]
 
@@ -366,6 +471,66 @@ class Store:
                 "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
                 [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
             )
+
+    def add_file(self, file: ModelFile) -> None:
+        """Record what a file costs; what was measured of it before stays if this has nothing."""
+        values = [json.dumps(v) if isinstance(v, dict) else v for v in vars(file).values()]
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (base, quant, lora) DO UPDATE SET "
+                "bits_per_weight = excluded.bits_per_weight, bytes = excluded.bytes, "
+                "tensor_types = excluded.tensor_types, "
+                "tokens_per_second = ifnull(excluded.tokens_per_second, tokens_per_second), "
+                "peak_bytes = ifnull(excluded.peak_bytes, peak_bytes)",
+                values,
+            )
+
+    def files(self) -> list[ModelFile]:
+        """The files, in the order in which they were recorded."""
+        found = self._select("SELECT * FROM files ORDER BY rowid")
+        return [ModelFile(*row[:5], json.loads(row[5]), *row[6:]) for row in found]
+
+    def add_texts(self, texts: Sequence[RecordedText]) -> None:
+        """Record what texts are to files, in one transaction; what is there already stays."""
+        with self._transaction():
+            for each in texts:
+                values = [*astuple(each.key), each.nll, each.kl, each.same_top, each.left_out]
+                self._insert("fidelity", values, "OR IGNORE")
+
+    def texts(self) -> list[RecordedText]:
+        """All that was recorded of texts, in the order in which it was."""
+        found = self._select("SELECT * FROM fidelity ORDER BY rowid")
+        return [RecordedText(TextKey(*row[:7]), *row[7:]) for row in found]
+
+    def texts_read(self) -> set[TextKey]:
+        """Which texts were read by which file."""
+        names = ", ".join(field.name for field in fields(TextKey))
+        return {TextKey(*row) for row in self._select(f"SELECT {names} FROM fidelity")}
+
+    def to_relabel(self, precision: str) -> list[Unlabelled]:
+        """The classified samples that have no label of the classifier in this precision."""
+        return self._samples(
+            "prediction IS NOT NULL AND NOT EXISTS (SELECT 1 FROM labels WHERE "
+            "labels.rollout_id = samples.rollout_id AND precision = ?)",
+            (precision,),
+        )
+
+    def relabel(self, precision: str, labels: Sequence[tuple[int, str]]) -> None:
+        """Record (rollout id, label) of the classifier in this precision."""
+        with self._transaction():
+            for rollout, label in labels:
+                self._insert("labels", [rollout, precision, label], "OR REPLACE")
+
+    def labels(self, precision: str) -> dict[tuple[Cell, str, str, int], str]:
+        """Those labels, by (cell, persona, item, sample)."""
+        found = self._select(
+            f"SELECT {CELL}, persona, item, sample, prediction FROM labels "
+            "JOIN rollouts ON rollouts.id = rollout_id JOIN cells ON cells.id = cell_id "
+            "WHERE precision = ?",
+            (precision,),
+        )
+        return {(Cell(*row[:WIDTH]), *row[WIDTH:-1]): row[-1] for row in found}
 
     def predictions(self) -> dict[Cell, Counter[tuple[str, str | None]]]:
         """How many samples of each cell have which (persona, prediction); None is none yet."""

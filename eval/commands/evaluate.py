@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from charprobe_lite.eval.commands.options import (
-    Limit,
-    NameList,
+    FILE,
+    base_option,
     budget_option,
+    classifier_option,
+    condition_option,
+    context_option,
+    device_option,
+    given,
+    gpu_layers_option,
+    grammar_option,
+    json_option,
+    limit_option,
+    max_tokens_option,
     names_option,
     note,
+    parallel_option,
+    persona_option,
+    repeats_option,
+    seed_option,
     shard_option,
+    study_option,
+    threads_option,
+    verify_option,
 )
-from charprobe_lite.models.catalogue import (
-    BASES,
-    CONDITIONS,
-    EMBEDDED,
-    FORMATS,
-    GRAMMARS,
-    LORA,
-    PERSONAS,
-    QUANTS,
-    STAGES,
-)
+from charprobe_lite.models.catalogue import FORMATS, LORA, QUANTS, STAGES
 from charprobe_lite.models.errors import BadInput
 
-FILE = click.Path(path_type=Path)
 # options that have a say with one backend only
 OF_THE_ENGINE = (
     *("quant", "lora", "budget", "gguf", "adapter", "verify", "dry_run"),
@@ -39,22 +44,12 @@ OF_A_SERVER = ("base_url", "model", "timeout")
 
 
 @click.command("eval")
-@click.option(
-    "--base",
-    type=NameList(list(BASES)),
-    metavar="NAME",
-    help="A base of the catalogue (models list); fetched and converted where it has to be "
-    f"[default: {EMBEDDED}].",
-)
+@base_option
 @names_option("--stage", STAGES, help="Training stages; base is the model without an adapter.")
-@names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
-@names_option(
-    "--condition",
-    CONDITIONS,
-    help=f"How the checkpoint is asked: {', '.join(CONDITIONS)} [default: chat,agentic_email].",
-)
+@persona_option
+@condition_option
 @names_option("--format", FORMATS, help="How agents write tool calls [default: json].")
-@names_option("--grammar", GRAMMARS, help="Tool calls under a grammar or not [default: on].")
+@grammar_option
 @names_option(
     "--quant",
     QUANTS,
@@ -68,56 +63,17 @@ OF_A_SERVER = ("base_url", "model", "timeout")
     "runtime]; both in one study share the base stage.",
 )
 @budget_option
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The study's seed."
-)
-@click.option(
-    "--repeats",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 1000),
-    help="How often every prompt and scenario is asked, each time with another seed.",
-)
+@seed_option
+@repeats_option
 @shard_option
-@click.option(
-    "--limit",
-    default="24,10",
-    show_default=True,
-    type=Limit(),
-    help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
-    "break_character is every prompt with every suffix.",
-)
-@click.option(
-    "--parallel",
-    default=8,
-    show_default=True,
-    type=click.IntRange(1, 64),
-    help="Rollouts at once; with 1 a text depends on its seed bit for bit.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "cpu", "metal", "cuda"]),
-    help="Where llama.cpp and the classifier run; doctor says what there is.",
-)
-@click.option(
-    "--gpu-layers",
-    type=click.IntRange(0),
-    help="Layers on the GPU [default: all if there is one].",
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [default: physical cores].")
+@limit_option
+@parallel_option
+@device_option
+@gpu_layers_option
+@threads_option
 @click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
-@click.option(
-    "--max-tokens", default=384, show_default=True, type=click.IntRange(1), help="Tokens per turn."
-)
-@click.option(
-    "--context",
-    default=2560,
-    show_default=True,
-    type=click.IntRange(128),
-    help="Tokens that one rollout may fill.",
-)
+@max_tokens_option
+@context_option
 @click.option(
     "--backend",
     default="llama.cpp",
@@ -141,7 +97,7 @@ OF_A_SERVER = ("base_url", "model", "timeout")
 )
 @click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
 @click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder.")
-@click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
+@classifier_option
 @click.option(
     "--prompts",
     metavar="FILE|pure-dove",
@@ -152,19 +108,14 @@ OF_A_SERVER = ("base_url", "model", "timeout")
     type=FILE,
     help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
 )
-@click.option(
-    "--verify/--no-verify",
-    default=True,
-    show_default=True,
-    help="Check converted files against their originals.",
-)
+@verify_option
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Only say what would be fetched, made and run, and what it would cost.",
 )
-@click.option("--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite].")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@study_option
+@json_option
 def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: Any) -> None:
     """Measure how much of a persona is left in a chat and in an agent's emails.
 
@@ -185,10 +136,7 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     from charprobe_lite.eval.commands.measure import measure, show, show_forecast
 
     _refuse_mixture(options)
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    prompts, scenarios = given["limit"]
-    given["limit"] = {"prompts": prompts, "scenarios": scenarios}
-    asked = fitting(checked(given, "eval"), budget, note)
+    asked = fitting(checked(given(options), "eval"), budget, note)
     if dry_run:
         if asked.gguf:
             raise BadInput("--dry-run: a file of your own needs no preparation; leave it out")

@@ -21,6 +21,7 @@ from charprobe_lite.eval.asked import (
 )
 from charprobe_lite.eval.checkpoints import Files
 from charprobe_lite.eval.commands.options import conversion_bar, note
+from charprobe_lite.eval.file_cost import cost_of, distinct
 from charprobe_lite.eval.forecast import Forecast, forecast, table
 from charprobe_lite.eval.progress import watching
 from charprobe_lite.eval.report import (
@@ -36,6 +37,16 @@ from charprobe_lite.eval.store import Store
 from charprobe_lite.eval.study import Settings, Task, plan, run
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.gguf_file import Weights, weights
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A study that is through: what was asked of it, and the files that it ran on."""
+
+    path: Path
+    settings: Settings
+    files: list[Files]
+    tasks: list[Task]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,18 @@ class Measured:
 
 def measure(asked: Asked) -> Measured:
     """Run what is missing of a study, and score what was asked. Raises BadInput."""
+    ran = run_asked(asked)
+    with Store(ran.path, readonly=True) as store:
+        scores = _scores(store, ran.tasks, ran.settings)
+    held: dict[str, Weights] = {}
+    for files in ran.files:
+        if files.models and files.quant not in held:
+            held[files.quant] = weights(files.models[0])
+    return Measured(ran.path, scores, held)
+
+
+def run_asked(asked: Asked) -> Ran:
+    """Run what is missing of a study, and record what its files hold. Raises BadInput."""
     settings = settings_of(asked)
     several = files_of(asked, settings, note, conversion_bar)
     path = study_path(asked, several[0].base)
@@ -69,14 +92,11 @@ def measure(asked: Asked) -> Measured:
     _note_left_out(settings, tasks)
     with Store(path) as store:
         _pin(store, asked, settings, several)
+        for files in distinct(several):
+            store.add_file(cost_of(files))
         with watching(settings.personas) as progress:
             run(groups, settings, several[0], store, progress)
-        scores = _scores(store, tasks, settings)
-    held: dict[str, Weights] = {}
-    for files in several:
-        if files.models and files.quant not in held:
-            held[files.quant] = weights(files.models[0])
-    return Measured(path, scores, held)
+    return Ran(path, settings, several, tasks)
 
 
 def _note_left_out(settings: Settings, tasks: list[Task]) -> None:

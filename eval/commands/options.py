@@ -5,11 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from charprobe_lite.models.catalogue import QUANTS
+from charprobe_lite.models.catalogue import (
+    BASES,
+    CONDITIONS,
+    EMBEDDED,
+    GRAMMARS,
+    PERSONAS,
+    QUANTS,
+)
+
+FILE = click.Path(path_type=Path)
 
 
 class NameList(click.ParamType[str]):
@@ -75,19 +85,6 @@ class Budget(click.ParamType[int | str]):
         return round(float(found[1]) * {"MB": 1e6, "GB": 1e9}[found[2].upper()])
 
 
-shard_option = click.option(
-    "--shard",
-    type=Shard(),
-    help="Run this part of the rollouts only; study merge joins the parts.",
-)
-budget_option = click.option(
-    "--budget",
-    type=Budget(),
-    help="Leave out the quant types that need more memory, or more disk than there is; machine "
-    "is this machine's memory.",
-)
-
-
 def note(text: str) -> None:
     """Say something beside the result, on stderr."""
     click.echo(text, err=True)
@@ -112,6 +109,105 @@ class Limit(click.ParamType[tuple[int | None, int | None]]):
         if not text.isdecimal() or int(text) < 1:
             self.fail(f"{text!r}: give a number of at least 1, or all", param, ctx)
         return int(text)
+
+
+base_option = click.option(
+    "--base",
+    type=NameList(list(BASES)),
+    metavar="NAME",
+    help="A base of the catalogue (models list); fetched and converted where it has to be "
+    f"[default: {EMBEDDED}].",
+)
+persona_option = names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
+condition_option = names_option(
+    "--condition",
+    CONDITIONS,
+    help=f"How the checkpoint is asked: {', '.join(CONDITIONS)} [default: chat,agentic_email].",
+)
+grammar_option = names_option(
+    "--grammar", GRAMMARS, help="Tool calls under a grammar or not [default: on]."
+)
+seed_option = click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The study's seed."
+)
+repeats_option = click.option(
+    "--repeats",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="How often every prompt and scenario is asked, each time with another seed.",
+)
+shard_option = click.option(
+    "--shard",
+    type=Shard(),
+    help="Run this part of the rollouts only; study merge joins the parts.",
+)
+budget_option = click.option(
+    "--budget",
+    type=Budget(),
+    help="Leave out the quant types that need more memory, or more disk than there is; machine "
+    "is this machine's memory.",
+)
+limit_option = click.option(
+    "--limit",
+    default="24,10",
+    show_default=True,
+    type=Limit(),
+    help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
+    "break_character is every prompt with every suffix.",
+)
+parallel_option = click.option(
+    "--parallel",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Rollouts at once; with 1 a text depends on its seed bit for bit.",
+)
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "metal", "cuda"]),
+    help="Where llama.cpp and the classifier run; doctor says what there is.",
+)
+gpu_layers_option = click.option(
+    "--gpu-layers",
+    type=click.IntRange(0),
+    help="Layers on the GPU [default: all if there is one].",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads [default: physical cores]."
+)
+max_tokens_option = click.option(
+    "--max-tokens", default=384, show_default=True, type=click.IntRange(1), help="Tokens per turn."
+)
+context_option = click.option(
+    "--context",
+    default=2560,
+    show_default=True,
+    type=click.IntRange(128),
+    help="Tokens that one rollout may fill.",
+)
+classifier_option = click.option(
+    "--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT."
+)
+verify_option = click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Check converted files against their originals.",
+)
+study_option = click.option(
+    "--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, as `asked.checked` takes them."""
+    found = {name: value for name, value in options.items() if value not in (None, ())}
+    prompts, scenarios = found["limit"]
+    return {**found, "limit": {"prompts": prompts, "scenarios": scenarios}}
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from charprobe_lite.eval.commands.options import progress_of
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
+    from charprobe_lite.eval.page import Written
     from charprobe_lite.eval.page.occlusion import Sentence
     from charprobe_lite.eval.page.recorded import Recorded
+    from charprobe_lite.eval.quant_findings import QuantStudy
 
 FILE = click.Path(path_type=Path)
 
@@ -59,23 +61,49 @@ def report(
     \b
     charprobe-lite report runs/smollm2-135m-seed0.sqlite -o report --occlusion 200
     """
-    from charprobe_lite.eval.page import write_report
     from charprobe_lite.eval.page.recorded import read_study
 
     recorded = read_study(study)
+    quants = _quants(recorded)
     shaded = _shaded(recorded, occlusion, classifier) if occlusion != 0 else {}
     folder = output or study.with_name(f"{study.stem}-report")
-    try:
-        written = write_report(recorded, folder, shaded)
-    except OSError as error:
-        raise BadInput(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); name another -o"
-        ) from None
+    written = write(recorded, folder, shaded, quants)
     if as_json:
         click.echo(json.dumps(written.as_json()))
         return
     click.echo(f"{written.page}")
     click.echo(f"{len(written.figures)} figure and {len(written.tables)} table files beside it")
+
+
+def write(
+    study: Recorded,
+    folder: Path,
+    shaded: dict[int, list[Sentence]],
+    quants: QuantStudy | None,
+) -> Written:
+    """Write a report. Raises BadInput for a folder that does not take it."""
+    from charprobe_lite.eval.page import write_report
+
+    try:
+        return write_report(study, folder, shaded, quants)
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); name another -o"
+        ) from None
+
+
+def _quants(study: Recorded) -> QuantStudy | None:
+    """What the study says of quant types, with the margin that it was made for."""
+    from charprobe_lite.eval.quant_records import find_quants, read_recordings
+    from charprobe_lite.eval.quant_score import MARGIN
+    from charprobe_lite.eval.store import Store
+
+    margin = study.provenance.get("margin", MARGIN)
+    if not isinstance(margin, float | int) or not 0 < margin <= 1:
+        raise BadInput(f"{study.path}: field margin: must be above 0, at most 1")
+    with Store(study.path, readonly=True) as store:
+        recordings = read_recordings(store)
+    return find_quants(recordings, study.personas, margin, int(study.provenance.get("seed", 0)))
 
 
 def _shaded(study: Recorded, limit: int | None, folder: Path | None) -> dict[int, list[Sentence]]:

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.commands.options import budget_option, note, shard_option
+from charprobe_lite.eval.commands.options import (
+    FILE,
+    budget_option,
+    json_option,
+    note,
+    shard_option,
+)
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.asked import Asked
     from charprobe_lite.eval.forecast import Forecast
-
-FILE = click.Path(path_type=Path)
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
 @click.group()

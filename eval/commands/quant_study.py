@@ -1,0 +1,196 @@
+"""`charprobe-lite quant-study`: what quantization does to character, against F16."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charprobe_lite.eval.commands.options import (
+    FILE,
+    base_option,
+    budget_option,
+    classifier_option,
+    condition_option,
+    context_option,
+    device_option,
+    given,
+    gpu_layers_option,
+    grammar_option,
+    json_option,
+    limit_option,
+    max_tokens_option,
+    names_option,
+    note,
+    parallel_option,
+    persona_option,
+    progress_of,
+    repeats_option,
+    seed_option,
+    shard_option,
+    study_option,
+    threads_option,
+    verify_option,
+)
+from charprobe_lite.models.catalogue import LORA, QUANTS, STAGES, choose
+from charprobe_lite.models.errors import BadInput
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.asked import Asked
+    from charprobe_lite.eval.commands.measure import Ran
+    from charprobe_lite.eval.quant_findings import QuantStudy
+
+LADDER = "F16,Q8_0,Q5_1,Q5_0,Q4_1,Q4_0,IQ4_NL"
+BOTH = "both"
+
+
+@click.command("quant-study")
+@base_option
+@names_option(
+    "--quant", QUANTS, default=[LADDER], help="Weight types; F16 is added where it is missing."
+)
+@persona_option
+@names_option("--stage", STAGES, default=["full"], help="Training stages.")
+@condition_option
+@grammar_option
+@names_option(
+    "--lora",
+    [*LORA, BOTH],
+    default=["runtime"],
+    help="Quantize the base and keep the adapter in F16 on top, merge first and quantize then, "
+    "or both.",
+)
+@limit_option
+@seed_option
+@repeats_option
+@parallel_option
+@click.option(
+    "--margin",
+    default=0.03,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The largest difference from F16 that counts as none.",
+)
+@click.option(
+    "--texts",
+    default=4,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Texts of each kind and persona that every file reads beside F16; 0 for none.",
+)
+@budget_option
+@shard_option
+@device_option
+@gpu_layers_option
+@threads_option
+@max_tokens_option
+@context_option
+@classifier_option
+@verify_option
+@study_option
+@click.option("-o", "--output", type=FILE, help="Write the report into this folder, too.")
+@json_option
+def quant_study(
+    margin: float,
+    texts: int,
+    budget: int | str | None,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure what quantization does to character and tool calls, each type against F16.
+
+    Asks the same prompts and scenarios with the same seeds of every weight type; measures each
+    file's real size, speed and memory, and how far its next tokens are from F16's on the same
+    texts; and says with paired intervals what is lost, whether it is equivalent, and which file to
+    take. Everything is recorded in one study: stopped at any moment, the same command goes on
+    where it was. What eval has run already with the same settings is not run again.
+
+    \b
+    charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
+    charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
+    """
+    from charprobe_lite.eval.commands.measure import run_asked
+
+    asked = _asked(options, budget)
+    ran = run_asked(asked)
+    found = _measured(ran, texts, margin)
+    page = _report(ran, found, output) if output else None
+    if as_json:
+        document = {**found.as_json(), "study": str(ran.path), "report": page and str(page)}
+        click.echo(json.dumps(document))
+        return
+    show(found)
+    click.echo(f"study: {ran.path}" + (f"\nreport: {page}" if page else ""))
+
+
+def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
+    """What is asked, F16 among it. Raises BadInput where nothing is left to compare with it."""
+    from charprobe_lite.eval.asked import checked, fitting
+    from charprobe_lite.eval.quant_score import REFERENCE
+
+    named = choose(options["quant"], QUANTS, "--quant")
+    if REFERENCE not in named:
+        note(f"{REFERENCE}: added, all others are compared with it")
+    lora = [name.replace(BOTH, "all") for name in options["lora"]]
+    asked = checked(
+        {
+            **given(options),
+            "quant": (REFERENCE, *named),
+            "lora": lora,
+            "persona": options["persona"] or ("all",),
+        },
+        "quant-study",
+    )
+    asked = fitting(asked, budget, note)
+    kept = choose(asked.quant, QUANTS, "--quant")
+    if REFERENCE not in kept:
+        raise BadInput(f"--budget: {REFERENCE}, which all others are compared with, does not fit")
+    if kept == [REFERENCE]:
+        raise BadInput(f"--quant {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
+    return asked
+
+
+def _measured(ran: Ran, texts: int, margin: float) -> QuantStudy:
+    """Measure what is missing of the files, and score what was asked."""
+    from charprobe_lite.eval.file_cost import distinct
+    from charprobe_lite.eval.quant_records import find_quants, read_recordings
+    from charprobe_lite.eval.quant_score import REFERENCE
+    from charprobe_lite.eval.quant_study import label_again, measure_fidelity, measure_speed
+    from charprobe_lite.eval.store import Store
+
+    settings = ran.settings
+    with Store(ran.path) as store:
+        store.note({"margin": margin})
+        measure_speed(store, ran.files, settings, progress_of)
+        read = measure_fidelity(store, ran.files, settings, texts, progress_of)
+        label_again(store, ran.files[0], settings, progress_of)
+        rows = {task.key for task in ran.tasks}
+        files = {(each.quant, each.way) for each in distinct(ran.files)}
+        study = read_recordings(store).only(rows, files, read)
+    found = find_quants(study, settings.personas, margin, settings.seed)
+    if found is None:
+        raise BadInput(f"{ran.path}: holds no rollout of {REFERENCE} and another type to compare")
+    return found
+
+
+def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
+    from charprobe_lite.eval.commands.report import write
+    from charprobe_lite.eval.page.recorded import read_study
+
+    return write(read_study(ran.path), folder, {}, found).page
+
+
+def show(found: QuantStudy) -> None:
+    """Print what was found: files, differences, trends, and the recommendation."""
+    from rich.console import Console
+
+    from charprobe_lite.eval.quant_report import terminal_tables
+
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+    for table in terminal_tables(found):
+        console.print(table)
+    console.print(found.recommendation, soft_wrap=True)

@@ -1,0 +1,104 @@
+"""The texts that a file and its F16 reference read: held out, in character, as an agent.
+
+``held_out``: the teachers' answers to prompts that trained nothing, neither the kit's adapters nor
+its classifier; written by another model, so no quant type is at home in them. ``character``: F16's
+own answers in the study's chats. ``trajectory``: F16's own agent conversations, rebuilt from the
+study, all replies of the agent. The latter two are what F16 writes, read by all (teacher forcing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from charprobe_lite.eval.checkpoints import Files
+from charprobe_lite.eval.condition import Item
+from charprobe_lite.eval.conditions import condition
+from charprobe_lite.eval.rollout import in_shard
+from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.eval.study import Settings, items_of
+from charprobe_lite.eval.transcript import Transcripts
+from charprobe_lite.models.corpus import (
+    PERSONAS,
+    TEACHERS,
+    loud_prompts,
+    subtle_prompts,
+    teacher_chats,
+)
+from charprobe_lite.runtime.backend import Message
+
+HELD_OUT = "held_out"
+KINDS = {"character": "chat", "trajectory": "agentic_email"}
+"""Kinds of texts that F16 has written itself, and the condition that they come from."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What models read: the assistant's turns are compared.
+
+    ``persona`` is whose checkpoint reads it, "" for the one that all share. ``item`` is the prompt
+    or scenario, which texts of several personas have in common.
+    """
+
+    kind: str
+    persona: str
+    item: str
+    messages: list[Message]
+
+
+def conversations(
+    store: Store, reference: Files, settings: Settings, limit: int
+) -> list[Conversation]:
+    """``limit`` texts of each kind and persona, of this machine's shard, always the same ones.
+
+    ``reference`` is F16's variant, which has run. Texts that its rollouts did not come to, or
+    that cannot be rebuilt, are left out. Raises BadInput for prompts or scenarios of the study
+    that cannot be read.
+    """
+    found = [*held_out(settings.personas, limit), *_own(store, reference, settings, limit)]
+    shard = settings.shard
+    return [each for each in found if not shard or in_shard(shard, each.persona, each.item, 0)]
+
+
+def held_out(personas: Sequence[str], limit: int) -> Iterator[Conversation]:
+    """The teachers' answers, in turn from each teacher; a persona without teachers has none."""
+    prompts = {
+        teacher: read(held_out=True)
+        for teacher, read in zip(TEACHERS, (loud_prompts, subtle_prompts), strict=True)
+    }
+    for persona in filter(PERSONAS.__contains__, personas):
+        answers = [
+            (prompts[teacher].index(chat.prompt), teacher, chat)
+            for teacher in TEACHERS
+            for chat in teacher_chats(persona, held_out=True, teachers=[teacher])
+        ]
+        for place, teacher, chat in sorted(answers, key=lambda each: each[:2])[:limit]:
+            messages = [
+                {"role": "user", "content": chat.prompt},
+                {"role": "assistant", "content": chat.response},
+            ]
+            yield Conversation(HELD_OUT, persona, f"{teacher}-{place + 1:02d}", messages)
+
+
+def _own(store: Store, reference: Files, settings: Settings, limit: int) -> Iterator[Conversation]:
+    """What F16 wrote: its first samples, of several ways to call tools the first."""
+    transcripts = Transcripts(store.provenance(), settings.prompt_file, settings.scenario_file)
+    rows = {(row.cell, row.persona, row.item): row for row in store.rows() if row.sample == 0}
+    turns, items, stage = store.turns(), items_of(settings), reference.most_trained
+    personas = settings.personas if stage != "base" else [""]
+    for kind, name in KINDS.items():
+        ways = _ways(name, settings)
+        cell = Cell(reference.base, stage, name, reference.quant, *ways, reference.way)
+        asked: Sequence[Item] = items.get(name, [])[:limit]
+        for persona, item in product(personas, asked):
+            row = rows.get((cell, persona, item.id))
+            messages = row and transcripts.messages(row, turns.get((cell, persona, item.id, 0), []))
+            if messages:
+                yield Conversation(kind, persona, item.id, messages)
+
+
+def _ways(name: str, settings: Settings) -> tuple[str, str]:
+    """Format and grammar of the first cell of a condition."""
+    calls = condition(name).calls_tools
+    return (settings.formats[0], settings.grammars[0]) if calls else ("", "")

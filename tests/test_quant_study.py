@@ -1,0 +1,237 @@
+"""`quant-study` on real files: what it measures, that it goes on, that its parts are joined."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from charprobe_lite.eval.asked import Asked, files_of, settings_of
+from charprobe_lite.eval.commands.quant_study import quant_study
+from charprobe_lite.eval.commands.report import report
+from charprobe_lite.eval.quant_records import find_quants, read_recordings
+from charprobe_lite.eval.quant_study import measure_fidelity
+from charprobe_lite.eval.store import Store
+from charprobe_lite.eval.study_merge import merge_studies
+from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
+from charprobe_lite.models.errors import BadInput
+
+SMALL = (
+    *("--persona", "sarcasm", "--quant", "Q4_0", "--limit", "2,1", "--texts", "1"),
+    *("--max-tokens", "60", "--parallel", "1", "--no-verify", "--json", "--study"),
+)
+KINDS = ["held_out", "character", "trajectory"]
+
+
+def document(study: Path) -> dict[str, Any]:
+    """What the command prints; on stderr there is progress only."""
+    done = CliRunner().invoke(quant_study, [*SMALL, str(study)], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quant") / "small.sqlite"
+
+
+@pytest.fixture(scope="module")
+def found(study: Path) -> dict[str, Any]:
+    return document(study)
+
+
+def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
+    found: dict[str, Any], study: Path
+) -> None:
+    whole, four = found["quants"]
+    assert [(each["quant"], each["lora"]) for each in (whole, four)] == [
+        ("F16", "runtime"),
+        ("Q4_0", "runtime"),
+    ]
+    assert 16 <= whole["bits_per_weight"] < 16.1
+    assert 4.5 <= four["bits_per_weight"] < 6
+    assert whole["bytes"] > 2 * four["bytes"] > 2 * four["bits_per_weight"] / 8 * 130e6
+    assert max(four["tensor_types"], key=four["tensor_types"].get) == "Q4_0"
+    for each in (whole, four):
+        assert each["tokens_per_second"] > 0
+        assert each["peak_bytes"] > each["bytes"]
+        assert list(each["fidelity"]) == KINDS
+        assert [cell["n"] for cell in each["cells"] if cell["condition"] == "chat"] == [2]
+        agent = next(cell for cell in each["cells"] if cell["condition"] == "agentic_email")
+        assert agent["health"]["well_formed"]["estimate"] == 1  # under a grammar
+    assert (whole["kl_mean"], whole["kl_p99"], whole["top1"], whole["difference"]) == (
+        0,
+        0,
+        1,
+        None,
+    )
+    assert 0 < four["kl_mean"] < four["kl_p99"]
+    assert four["perplexity"] != whole["perplexity"]
+    assert four["fidelity"]["held_out"]["ratio"]["estimate"] == pytest.approx(
+        four["perplexity"] / whole["perplexity"]
+    )
+    assert 0 < four["top1"] < 1
+    assert {"estimate", "ci", "equivalent"} <= set(four["difference"]["detection_rate"])
+    assert found["classifier"]["n"] >= 4
+    assert found["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
+    assert found["study"] == str(study)
+
+
+def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(
+    found: dict[str, Any], study: Path
+) -> None:
+    with Store(study, readonly=True) as store:
+        texts = [each for each in store.texts() if each.key.quant == "F16"]
+        rows = {(row.cell.condition, row.item) for row in store.rows()}
+    nll = {each.key.kind: np.frombuffer(each.nll, "<f4").mean() for each in texts}
+    assert nll["character"] < nll["held_out"]
+    assert nll["trajectory"] < nll["held_out"]
+    items = {each.key.kind: each.key.item for each in texts}
+    # named after what was asked, so that they are drawn with it
+    assert ("chat", items["character"]) in rows
+    assert ("agentic_email", items["trajectory"]) in rows
+    assert items["held_out"] == "loud-01"
+    trained = {each.prompt for each in teacher_chats("sarcasm", held_out=False)}
+    assert not trained & {*loud_prompts(held_out=True), *subtle_prompts(held_out=True)}
+
+
+def test_a_study_that_lost_what_was_not_through_goes_on_to_the_same_document(
+    found: dict[str, Any], study: Path
+) -> None:
+    with sqlite3.connect(study) as database:  # as if it had been killed there
+        for table in ("labels", "samples", "turns"):
+            database.execute(f"DELETE FROM {table} WHERE rollout_id = 2")
+        database.execute("DELETE FROM rollouts WHERE id = 2")
+        database.execute("DELETE FROM fidelity WHERE kind = 'character' AND quant = 'Q4_0'")
+        database.execute("DELETE FROM labels WHERE rollout_id = 1")
+    assert document(study) == found
+
+
+def test_an_interrupt_keeps_the_texts_that_were_read(
+    found: dict[str, Any], study: Path, tmp_path: Path
+) -> None:
+    stopped = tmp_path / "stopped.sqlite"
+    shutil.copy(study, stopped)
+    asked = Asked(persona=("sarcasm",), stage=("full",), quant=("F16,Q4_0",), verify=False)
+    settings = settings_of(asked)
+    several = files_of(asked, settings, lambda _: None, no_bar)
+    with Store(stopped) as store, store._transaction():
+        store._db.execute("DELETE FROM fidelity")
+
+    @contextmanager
+    def interrupted(_: str, total: int) -> Iterator[Callable[[], None]]:
+        assert total == 3
+        steps = iter([None])
+
+        def advance() -> None:
+            if next(steps, stopped):
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with Store(stopped) as store, pytest.raises(KeyboardInterrupt):
+        measure_fidelity(store, several, settings, 1, interrupted)
+    with Store(stopped, readonly=True) as store, Store(study, readonly=True) as whole:
+        kept = store.texts()
+        assert [each.key.kind for each in kept] == [
+            "held_out",
+            "held_out",
+            "character",
+            "character",
+        ]
+        assert {each.key: each for each in whole.texts()}.items() >= {
+            each.key: each for each in kept
+        }.items()
+        # types are compared on what all of them have read
+        quants = find_quants(read_recordings(store), ["sarcasm"], 0.03, 0)
+    assert quants is not None
+    assert {kind for each in quants.quants for kind in each.fidelity} == {"held_out", "character"}
+
+
+@contextmanager
+def no_bar(_: str) -> Iterator[None]:
+    yield None
+
+
+def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
+    found: dict[str, Any], study: Path, tmp_path: Path
+) -> None:
+    parts = [tmp_path / "one.sqlite", tmp_path / "two.sqlite"]
+    for path, kind in zip(parts, ("held_out", "trajectory"), strict=True):
+        shutil.copy(study, path)
+        with sqlite3.connect(path) as database:
+            database.execute("DELETE FROM fidelity WHERE kind = ?", (kind,))
+    with sqlite3.connect(parts[0]) as database:
+        database.execute("UPDATE files SET tokens_per_second = NULL")
+        database.execute("DELETE FROM labels")
+    merge_studies(parts, tmp_path / "whole.sqlite")
+    with Store(tmp_path / "whole.sqlite", readonly=True) as joined, Store(study) as whole:
+        assert joined.files() == whole.files()
+        assert {each.key: each for each in joined.texts()} == {e.key: e for e in whole.texts()}
+        assert joined.labels("fp32") == whole.labels("fp32") != {}
+    for change, said in (
+        ("UPDATE fidelity SET left_out = 9 WHERE kind = 'character'", "/character/id-"),
+        ("UPDATE files SET bytes = 7 WHERE quant = 'Q4_0'", "file smollm2-135m Q4_0 runtime: has"),
+    ):
+        shutil.copy(study, tmp_path / "other.sqlite")
+        with sqlite3.connect(tmp_path / "other.sqlite") as database:
+            database.execute(change)
+        with pytest.raises(BadInput, match=said):
+            merge_studies([study, tmp_path / "other.sqlite"], tmp_path / "refused.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE fidelity SET kl = x'00'", "fidelity .*: field nll or kl: must be finite float32"),
+        ("UPDATE files SET lora = 'x'", "file F16 x: field lora: cannot be 'x'"),
+        ("UPDATE files SET tensor_types = '[]'", r"field tensor_types: cannot be \[\]"),
+        ("UPDATE files SET tensor_types = '{'", "files: field tensor_types: is not JSON"),
+    ],
+)
+def test_what_a_study_says_of_files_and_texts_is_not_trusted(
+    found: dict[str, Any], study: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    shutil.copy(study, tmp_path / "edited.sqlite")
+    with sqlite3.connect(tmp_path / "edited.sqlite") as database:
+        database.execute(change)
+    with (
+        pytest.raises(BadInput, match=said),
+        Store(tmp_path / "edited.sqlite", readonly=True) as store,
+    ):
+        find_quants(read_recordings(store), ["sarcasm"], 0.03, 0)
+
+
+def test_the_report_of_such_a_study_has_the_section(
+    found: dict[str, Any], study: Path, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(report, [str(study), "-o", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "report.html").read_text("utf-8")
+    section = page[page.index('id="quantization"') : page.index('id="reading"')]
+    assert found["recommendation"] in section.replace("&#39;", "'")
+    assert "The classifier&#39;s own quantization" in section
+    for name in ("quant-size.svg", "quant-difference.pdf", "quant-kl.csv", "quant-types.tex"):
+        assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--quant", "F16"], "--quant F16: add types to compare with it"),
+        (["--budget", "1GB"], "--budget: F16, which all others are compared with, does not fit"),
+        (["--quant", "Q4_O"], "--quant Q4_O: unknown; choose from"),
+    ],
+)
+def test_a_grid_without_anything_to_compare_is_one_line(options: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        CliRunner().invoke(quant_study, options, catch_exceptions=False)
