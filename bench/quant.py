@@ -9,8 +9,11 @@
 - ``transformers``: held-out chat answers through transformers and through `runtime.fidelity`, F16
   against Q4_0 that was written back as F16: on the 4-bit file itself llama.cpp rounds the
   activations, too, which transformers does not.
+- ``ladder``, when it is named: the whole quantization study of the kit, all personas, 40 prompts
+  and 25 scenarios per cell, both ways to quantize, tool calls with a grammar and without. Hours;
+  stopped at any moment, it goes on where it was.
 
-About four minutes on two cores.
+The first two take about four minutes on two cores.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ import numpy as np
 
 from charprobe_lite.convert.merge import merge
 from charprobe_lite.eval.checkpoints import kit_base
+from charprobe_lite.eval.cli import main as charprobe_lite
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
 from charprobe_lite.models.divergence import log_softmax
 from charprobe_lite.runtime.fidelity import (
@@ -42,6 +46,10 @@ from charprobe_lite.runtime.fidelity import (
     joined,
 )
 
+LADDER = (
+    *("quant-study", "--persona", "all", "--limit", "40,25", "--lora", "both"),
+    *("--grammar", "on,off", "--study", "runs/ladder.sqlite", "-o", "runs/ladder-report"),
+)
 WINDOW = 512  # tokens; of each chunk the tool scores the second half
 FIGURES = ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 SAID = {
@@ -212,7 +220,13 @@ def shown(found: dict[str, dict[str, Figures]]) -> None:
 
 
 @click.command()
-@click.option("--part", type=click.Choice(["all", "definitions", "transformers"]), default="all")
+@click.option(
+    "--part",
+    type=click.Choice(["all", "definitions", "transformers", "ladder"]),
+    default="all",
+    show_default=True,
+    help="all is definitions and transformers.",
+)
 @click.option("--llama-perplexity", "tool", type=click.Path(path_type=Path, exists=True))
 @click.option("--quant", default="Q8_0,Q4_0", show_default=True, help="Types for definitions.")
 @click.option("--chunks", default=8, show_default=True, type=click.IntRange(1))
@@ -222,6 +236,9 @@ def main(
     part: str, tool: Path | None, quant: str, chunks: int, answers: int, as_json: bool
 ) -> None:
     """Measure the parts named."""
+    if part == "ladder":
+        charprobe_lite([*LADDER, *(["--json"] if as_json else [])])
+        return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "transformers": partial(against_transformers, answers)
     }

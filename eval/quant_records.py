@@ -105,6 +105,8 @@ def records_of(study: QuantRecordings) -> list[QuantRecord]:
             and row.cell.lora in ("", file.lora)
         ]
         if rows:
+            # JSON calls under a grammar first: of several ways to call tools they are the headline
+            rows.sort(key=lambda row: (row.cell.format == "fenced", row.cell.grammar == "off"))
             found.append(_record(study, file, rows, texts))
     return found
 

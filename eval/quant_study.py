@@ -33,12 +33,9 @@ BATCH = 32  # texts that are labelled between two transactions
 
 def measure_speed(store: Store, several: Sequence[Files], settings: Settings, bar: Bar) -> None:
     """Speed and peak memory of every file that has none yet, each in a process of its own."""
-    known = {(file.quant, file.lora): file for file in store.files()}
-    missing = [
-        (known[files.quant, files.way], files)
-        for files in distinct(several)
-        if known[files.quant, files.way].tokens_per_second is None
-    ]
+    known = {(file.base, file.quant, file.lora): file for file in store.files()}
+    found = [(known[each.base, each.quant, each.way], each) for each in distinct(several)]
+    missing = [(file, files) for file, files in found if file.tokens_per_second is None]
     with bar("speed and memory", len(missing)) as advance:
         for file, files in missing:
             store.add_file(timed(file, files, settings))

@@ -65,9 +65,10 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
         assert each["tokens_per_second"] > 0
         assert each["peak_bytes"] > each["bytes"]
         assert list(each["fidelity"]) == KINDS
-        assert [cell["n"] for cell in each["cells"] if cell["condition"] == "chat"] == [2]
-        agent = next(cell for cell in each["cells"] if cell["condition"] == "agentic_email")
-        assert agent["health"]["well_formed"]["estimate"] == 1  # under a grammar
+        chat, agent = each["cells"]
+        assert (chat["condition"], chat["n"], agent["condition"]) == ("chat", 2, "agentic_email")
+        assert 0 <= agent["health"]["well_formed"]["estimate"] <= 1
+        assert 1 <= agent["health"]["steps"]["estimate"] <= 8
     assert (whole["kl_mean"], whole["kl_p99"], whole["top1"], whole["difference"]) == (
         0,
         0,
@@ -80,7 +81,10 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
         four["perplexity"] / whole["perplexity"]
     )
     assert 0 < four["top1"] < 1
-    assert {"estimate", "ci", "equivalent"} <= set(four["difference"]["detection_rate"])
+    difference = four["cells"][0]["difference"]["detection_rate"]
+    assert difference["ci"][0] < difference["estimate"] < difference["ci"][1]
+    assert difference["equivalent"] is None  # two prompts decide nothing
+    assert whole["cells"][0]["difference"] is None
     assert found["classifier"]["n"] >= 4
     assert found["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
     assert found["study"] == str(study)
