@@ -19,7 +19,7 @@ from charprobe_lite.eval.quant_findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant_score import REFERENCE, QuantRecord
 from charprobe_lite.eval.score import Labels
 from charprobe_lite.eval.store import Cell, ModelFile, RecordedText, Row, Store, TextKey
-from charprobe_lite.models.catalogue import LORA, STAGES
+from charprobe_lite.models.catalogue import CONDITIONS, LORA, STAGES
 from charprobe_lite.models.errors import BadInput
 
 Key = tuple[Cell, str, str, int]
@@ -105,8 +105,7 @@ def records_of(study: QuantRecordings) -> list[QuantRecord]:
             and row.cell.lora in ("", file.lora)
         ]
         if rows:
-            # JSON calls under a grammar first: of several ways to call tools they are the headline
-            rows.sort(key=lambda row: (row.cell.format == "fenced", row.cell.grammar == "off"))
+            rows.sort(key=_rank)
             found.append(_record(study, file, rows, texts))
     return found
 
@@ -243,3 +242,10 @@ def _instrument(
 
 def _key(row: Row) -> Key:
     return row.cell, row.persona, row.item, row.sample
+
+
+def _rank(row: Row) -> tuple[int, ...]:
+    """Down the ladder; of several ways to call tools JSON under a grammar first, the headline."""
+    cell = row.cell
+    known = CONDITIONS.index(cell.condition) if cell.condition in CONDITIONS else len(CONDITIONS)
+    return known, cell.format == "fenced", cell.grammar == "off"

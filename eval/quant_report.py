@@ -27,7 +27,9 @@ def terminal_tables(study: QuantStudy) -> Iterator[Table]:
     for each in quant_tables(study):
         if each.name in FINDINGS:
             records = readable(each.records)
-            made = _table(each.caption, list(records[0]), [])
+            made = _table(each.caption, [], [])
+            for name in records[0]:
+                made.add_column(name)
             for record in records:
                 made.add_row(*record.values())
             yield made

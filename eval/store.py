@@ -408,7 +408,6 @@ class Store:
 
     def _copy(self, other: Store, rollout: int, cell: Cell) -> None:
         """A rollout of another study with its turns and its sample, under an id of this one's."""
-
         [(_, _, *facts)] = other._select("SELECT * FROM rollouts WHERE id = ?", (rollout,))
         own = self._insert("rollouts", [None, self._cell_id(cell), *facts])
         for table in ("turns", "samples", "labels"):
@@ -440,16 +439,15 @@ class Store:
                 self.add_file(each)
 
     def _take_texts(self, other: Store) -> None:
-        here = {each.key: each for each in self.texts()}
-        added = [each for each in other.texts() if each.key not in here]
-        for each in other.texts():
+        here, theirs = {each.key: each for each in self.texts()}, other.texts()
+        for each in theirs:
             if here.get(each.key, each) != each:
                 named = "/".join(filter(None, astuple(each.key)))
                 raise BadInput(
                     f"{other.path}: fidelity {named}: stands in an earlier part with other "
                     "numbers; merge parts of one study"
                 )
-        self.add_texts(added)
+        self.add_texts(theirs)
 
     def unclassified(self) -> list[Unlabelled]:
         """The samples without a prediction, the oldest first."""

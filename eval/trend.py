@@ -92,8 +92,10 @@ def spread(measured: Measured[Name], names: Sequence[Name]) -> Numbers:
         count = drawn.sum(axis=0)
         # centred first: the difference of two large sums would lose digits
         own = own - own.mean()
-        variances.append(own**2 @ drawn / count - (own @ drawn / count) ** 2)
-    return np.asarray(np.sqrt(np.mean(variances, axis=0)))
+        with np.errstate(invalid="ignore"):  # a resample may hold no row of this type
+            variances.append(own**2 @ drawn / count - (own @ drawn / count) ** 2)
+    # where all are alike, rounding may leave less than nothing
+    return np.asarray(np.sqrt(np.maximum(np.mean(variances, axis=0), 0)))
 
 
 def standardised(measured: Measured[Name], names: Sequence[Name], bits: Sequence[float]) -> Numbers:

@@ -41,7 +41,10 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
                 assert name.split(".")[0] not in HEAVY, f"{file}: {name}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["eval", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("eval", "quant-study", "score"))],
+)
 def test_help_loads_neither_engine_nor_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom charprobe_lite.eval.cli import main\n"

@@ -213,6 +213,9 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def progress_of(name: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar over ``total`` items; calls of what it gives advance it by one."""
+    if not total:
+        yield lambda: None
+        return
     with progress_bar() as progress:
         task = progress.add_task(name, total=total)
         yield lambda: progress.advance(task)
