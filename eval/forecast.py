@@ -157,7 +157,9 @@ def within_budget(
         if quant in NEEDS_IMATRIX:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed > limit:
-            left_out[quant] = f"{_size(needed)} of memory ({parts}), {whose} {_size(limit)}"
+            # two digits: the two may be close
+            sizes = f"{needed / 1e9:.2f} GB of memory ({parts}), {whose} {limit / 1e9:.2f} GB"
+            left_out[quant] = sizes
         elif full := forecast([*kept, *own], catalogue, settings).over_disk():
             left_out[quant] = full
         else:

@@ -269,7 +269,7 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
     wanted, catalogue = wanted_of(asked, settings), load_catalogue()
     kept, left_out = within_budget(wanted, catalogue, settings, 1_200_000_000)
     assert [each.quant for each in kept] == ["Q8_0", "Q4_0"]
-    assert left_out["F16"].endswith("classifier and buffers 500 MB), the budget is 1.2 GB")
+    assert left_out["F16"].endswith("classifier and buffers 500 MB), the budget is 1.20 GB")
     assert left_out["IQ1_S"] == "it needs an importance matrix"
     notes: list[str] = []
     fitted = fitting(asked, 1_200_000_000, notes.append)
