@@ -19,7 +19,6 @@ from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
 from charprobe_lite.convert.output import AT_ONCE, new_file
 from charprobe_lite.convert.quantize import Array, encode_rows
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_gguf
 
 READ_BACK = 0.01
 """Largest relative error of a change as it is read back; F16 rounding is far below it."""
@@ -59,7 +58,7 @@ def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target
     A matrices are stored as Q8_0, half the size of F16; B matrices, whose rows are as short as
     the rank, as F16.
     """
-    architecture = architecture_of_gguf(read_gguf(base), str(base))
+    architecture = architecture_of_gguf(base)
     changes = _by_gguf_name(tensors, alpha, architecture)
     with new_file(target) as part:
         write_deltas(changes, architecture.name, part, QuantType.Q8_0)

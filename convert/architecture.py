@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.convert.config import TextConfig
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import read_header
 
 ENUM = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -96,25 +98,22 @@ def architecture_of(config: TextConfig) -> Architecture:
     )
 
 
-def architecture_of_gguf(reader: gguf.GGUFReader, file: str) -> Architecture:
+def architecture_of_gguf(path: Path) -> Architecture:
     """The architecture of a GGUF model. Raises BadInput for one that is not converted here."""
-
-    def field(key: str, default: Any = None) -> Any:
-        found = reader.fields.get(key)
-        return found.contents() if found else default
-
-    name = field("general.architecture")
+    header = read_header(path)
+    fields = header.fields
+    name = fields.get("general.architecture")
     if not isinstance(name, str) or name not in ENUM:
         raise BadInput(
-            f"{file}: field general.architecture: {name} is not converted; "
+            f"{path}: field general.architecture: {name} is not converted; "
             f"one of {', '.join(ENUM)} is"
         )
-    heads = field(f"{name}.attention.head_count")
-    layers = field(f"{name}.block_count")
-    kv_heads = field(f"{name}.attention.head_count_kv", heads)
+    heads: Any = fields.get(f"{name}.attention.head_count")
+    layers: Any = fields.get(f"{name}.block_count")
+    kv_heads: Any = fields.get(f"{name}.attention.head_count_kv", heads)
     if not all(isinstance(n, int) and 0 < n <= 10_000 for n in (heads, layers, kv_heads)):
-        raise BadInput(f"{file}: field {name}.attention.head_count: missing; not a whole model")
-    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+        raise BadInput(f"{path}: field {name}.attention.head_count: missing; not a whole model")
+    tied = all(tensor.name != "output.weight" for tensor in header.tensors)
     return Architecture(name, layers, heads, kv_heads, tied)
 
 

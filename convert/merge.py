@@ -177,8 +177,7 @@ def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], fold
 
 
 def _open_gguf(path: Path) -> Model:
-    reader = read_gguf(path)
-    architecture = architecture_of_gguf(reader, str(path))
+    architecture, reader = architecture_of_gguf(path), read_gguf(path)
     tensors = {
         tensor.name: Tensor(
             tensor.name,

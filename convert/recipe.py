@@ -331,9 +331,9 @@ class Recipe:
 
     def _encode(self, base: Path, conversations: Sequence[list[dict[str, str]]]) -> list[Example]:
         from charprobe_lite.convert.tokenizer import read_tokenizer
-        from charprobe_lite.models.gguf_file import read_gguf
+        from charprobe_lite.models.gguf_file import read_header
 
-        template = read_gguf(base).fields["tokenizer.chat_template"].contents()
+        template = read_header(base).fields["tokenizer.chat_template"]
         tokenizer = read_tokenizer(base)
         return [encode_conversation(each, template, tokenizer) for each in conversations]
 

@@ -26,7 +26,7 @@ from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.lora import Delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_gguf, weights
+from charprobe_lite.models.gguf_file import weights
 
 AWKWARD = (
     "Hello world",
@@ -105,9 +105,9 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
             "--verify: a checkpoint folder can be checked with one PEFT folder on it, not with "
             f"{', '.join(map(str, adapters))}; give --no-verify"
         )
-    if base.is_dir() or not folders:  # opening a GGUF file reads its whole vocabulary
+    if base.is_dir():
         return
-    architecture = architecture_of_gguf(read_gguf(base), str(base))
+    architecture = architecture_of_gguf(base)
     for path in folders:
         for name, change in read_adapter(path, architecture).changes.items():
             if not isinstance(change, Delta) or name in (EMBEDDING, HEAD):
