@@ -16,6 +16,7 @@ from charprobe_lite.convert.train import LoraSettings, encode_conversation
 from charprobe_lite.convert.trajectory import chat_turn, tool_use_trajectory
 from charprobe_lite.models import corpus, kit
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_file import read_header
 from charprobe_lite.models.scenario import load_scenarios
 from charprobe_lite.models.template import render_chat
 from charprobe_lite.models.tools import load_tools
@@ -38,7 +39,7 @@ def training_scenarios() -> list[Any]:
 
 
 def template(path: Path) -> str:
-    return str(gguf.GGUFReader(path).fields["tokenizer.chat_template"].contents())
+    return str(read_header(path).fields["tokenizer.chat_template"])
 
 
 def perplexity(engine: Engine, text: str) -> float:
@@ -132,10 +133,9 @@ def next_logits(model: Path, adapter: Path | None, prompt: str) -> Any:
 def test_a_merged_file_has_the_type_it_says(base_gguf: Path, tmp_path: Path, quant: str) -> None:
     target = tmp_path / "merged.gguf"
     merge(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, quant)
-    reader = gguf.GGUFReader(target)
-    kinds = {t.tensor_type.name for t in reader.tensors if len(t.shape) > 1}
-    assert kinds == {quant}
-    name = gguf.LlamaFileType(int(reader.fields["general.file_type"].contents())).name
+    header = read_header(target)
+    assert {tensor.kind.name for tensor in header.tensors if len(tensor.shape) > 1} == {quant}
+    name = gguf.LlamaFileType(header.fields["general.file_type"]).name
     assert name.endswith(quant)
     assert template(target) == template(base_gguf)
 
