@@ -14,7 +14,7 @@ from charprobe_lite.eval.store import Row
 from charprobe_lite.models.errors import BadInput
 
 COLUMNS = {
-    **dict.fromkeys(("base", "stage", "condition", "quant", "format", "grammar"), "string"),
+    **dict.fromkeys(("base", "stage", "condition", "quant", "format", "grammar", "lora"), "string"),
     **dict.fromkeys(("persona", "item", "cluster"), "string"),
     "sample": "int64",
     "seed": "int64",

@@ -148,10 +148,12 @@ class Cell:
 
     @property
     def asked(self) -> str:
-        """The condition with what differs from JSON calls under a grammar, for people."""
+        """The condition with what differs from JSON calls under a grammar, and from an adapter at
+        run time, for people."""
         fenced = ["fenced"] if self.format == "fenced" else []
         free = ["no grammar"] if self.grammar == "off" else []
-        return ", ".join([self.condition, *fenced, *free])
+        merged = [self.lora] if self.lora == "merged" else []
+        return ", ".join([self.condition, *fenced, *free, *merged])
 
 
 @dataclass(frozen=True)

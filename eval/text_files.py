@@ -33,7 +33,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "human": ("hand_classification",),
 }
 GROUPS = ("base", "stage", "condition", "quant")
-CELL = (*GROUPS, "format", "grammar")
+CELL = (*GROUPS, "format", "grammar", "lora")
 PROBABILITIES, ORDER = "probs", "label_order"
 SEEN = {
     **dict.fromkeys(("present", "true", "1", "1.0", "yes"), True),

@@ -257,8 +257,10 @@
   // the same item, asked the same way, at every stage; the base stage serves every persona
   function kin(each) {
     const persona = each.persona || fields.persona.value || data.personas[0];
-    return samples.filter((other) => other.item === each.item && other.sample === each.sample && other.way === each.way
-      && other.checkpoint === each.checkpoint && (other.persona === persona || other.persona === ""))
+    const alike = ["item", "sample", "checkpoint", "condition", "format", "grammar"];
+    return samples.filter((other) => alike.every((name) => other[name] === each[name])
+      && (other.lora === each.lora || other.lora === "" || each.lora === "")
+      && (other.persona === persona || other.persona === ""))
       .sort((a, b) => byStage(a.stage, b.stage));
   }
 
@@ -407,7 +409,7 @@
       const each = samples[index];
       return {
         base: each.base, stage: each.stage, persona: trait(each), condition: each.condition,
-        format: each.format ?? null, grammar: each.grammar ?? null, quant: each.quant,
+        format: each.format ?? null, grammar: each.grammar ?? null, lora: each.lora ?? null, quant: each.quant,
         item: each.item, sample: each.sample, present,
       };
     });
