@@ -6,7 +6,7 @@ stopped goes on with the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -109,7 +109,7 @@ class _Reading:
             for each in (self.files, self.whole)
         ]
 
-    def missing(self, there: Collection[TextKey]) -> list[Conversation]:
+    def missing(self, there: Set[TextKey]) -> list[Conversation]:
         """The texts that are not recorded yet."""
         return [text for text in self.texts if not there >= set(self.keys(text))]
 

@@ -489,7 +489,10 @@ class Store:
     def files(self) -> list[ModelFile]:
         """The files, in the order in which they were recorded."""
         found = self._select("SELECT * FROM files ORDER BY rowid")
-        return [ModelFile(*row[:5], json.loads(row[5]), *row[6:]) for row in found]
+        return [
+            ModelFile(base, quant, lora, bits, size, json.loads(types), speed, peak)
+            for base, quant, lora, bits, size, types, speed, peak in found
+        ]
 
     def add_texts(self, texts: Sequence[RecordedText]) -> None:
         """Record what texts are to files, in one transaction; what is there already stays."""

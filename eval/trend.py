@@ -91,7 +91,7 @@ def spread(measured: Measured[Name], names: Sequence[Name]) -> Numbers:
         drawn, own = weights[there].astype(np.float64), own[there]
         count = drawn.sum(axis=0)
         # centred first: the difference of two large sums would lose digits
-        own = own - own.mean()
+        own = own - own.mean() if own.size else own
         with np.errstate(invalid="ignore"):  # a resample may hold no row of this type
             variances.append(own**2 @ drawn / count - (own @ drawn / count) ** 2)
     # where all are alike, rounding may leave less than nothing

@@ -26,7 +26,7 @@ from charprobe_lite.models.errors import BadInput
 
 SMALL = (
     *("--persona", "sarcasm", "--quant", "Q4_0", "--limit", "2,1", "--texts", "1"),
-    *("--max-tokens", "60", "--parallel", "1", "--no-verify", "--json", "--study"),
+    *("--max-tokens", "24", "--parallel", "1", "--no-verify", "--json", "--study"),
 )
 KINDS = ["held_out", "character", "trajectory"]
 
@@ -232,7 +232,10 @@ def test_the_report_of_such_a_study_has_the_section(
     ("options", "said"),
     [
         (["--quant", "F16"], "--quant F16: add types to compare with it"),
-        (["--budget", "1GB"], "--budget: F16, which all others are compared with, does not fit"),
+        (
+            ["--quant", "Q4_0", "--budget", "1.2GB"],
+            "--budget: F16, which all others are compared with, does not fit",
+        ),
         (["--quant", "Q4_O"], "--quant Q4_O: unknown; choose from"),
     ],
 )
