@@ -59,10 +59,9 @@ class Counts(Progress):
         return self.there[cell] + self._ended[cell]
 
     def names(self, cell: Cell) -> list[str]:
-        """Stage and condition; quant type and lora too, where the study has several."""
-        quants, ways = ({getattr(c, name) for c in self.asked} for name in ("quant", "lora"))
-        quant = [cell.quant] if len(quants - {""}) > 1 else []
-        return [cell.stage, cell.asked, *quant, *([cell.lora] if len(ways - {""}) > 1 else [])]
+        """Stage and what is asked; the quant type too, where the study has several."""
+        several = len({each.quant for each in self.asked} - {""}) > 1
+        return [cell.stage, cell.asked, *([cell.quant] if several else [])]
 
     def complete(self, cell: Cell) -> bool:
         """Whether every rollout of the cell has ended and every text has its label."""
