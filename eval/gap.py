@@ -140,7 +140,7 @@ def _steps(
     resampling: Resampling[Cell], cells: Sequence[Cell], measure: Measure
 ) -> list[Difference]:
     found = []
-    for ladder in _ladders(cells):
+    for ladder in ladders(cells):
         steps = [(*ends, _cause(*ends)) for ends in pairwise(ladder)]
         if len(steps) > 1:
             steps.append((ladder[0], ladder[-1], "total"))
@@ -148,8 +148,11 @@ def _steps(
     return found
 
 
-def _ladders(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """The ladder's cells of every stage, once for every variant of the agentic conditions."""
+def ladders(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Each stage's cells in the order of the ladder, once for every way to ask for tool calls.
+
+    Only the last ones of such a list call tools.
+    """
     stages: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         if cell.condition in LADDER:

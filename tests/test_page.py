@@ -552,3 +552,19 @@ def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> Non
     assert first.change is None
     assert [step.change for step in later] == pytest.approx([6 / 7 - 1, 2 / 5 - 6 / 7])
     assert gap.ceilings == []
+
+
+def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> None:
+    from charprobe_lite.eval.page.estimates import find
+
+    rollouts = [
+        (Cell("kit", "full", condition, "Q8_0", lora=lora), "humor", str(n), chat("text"), label)
+        for lora in ("runtime", "merged")
+        for condition in ("chat", "agentic_email")
+        for n, label in enumerate(["humor", "humor" if condition == "chat" else "neutral"])
+    ]
+    found = find(read_study(write_study(tmp_path / "s.sqlite", rollouts))).gaps
+    assert [(gap.title, [step.condition for step in gap.steps]) for gap in found] == [
+        ("kit, Q8_0: full", ["chat", "agentic_email"]),
+        ("kit, Q8_0: full, merged", ["chat, merged", "agentic_email, merged"]),
+    ]

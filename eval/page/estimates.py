@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.gap import CEILING, LADDER, Comparison
+from charprobe_lite.eval.gap import CEILING, LADDER, Comparison, ladders
 from charprobe_lite.eval.page.recorded import Recorded, checkpoint_label, most_trained
 from charprobe_lite.eval.report import CellScore, finding, score_study
 from charprobe_lite.eval.score import Estimate, calibration, confusion, share
@@ -172,31 +172,29 @@ def gaps(scored: Sequence[tuple[Cell, CellScore]], comparison: Comparison) -> li
     changes: dict[tuple[Cell | None, Cell], Estimate] = {
         (each.before, each.after): each.change for each in comparison.steps
     }
-    found = []
-    for checkpoint in dict.fromkeys(checkpoint_label(cell) for cell, _ in scored):
-        here = {cell: score for cell, score in scored if checkpoint_label(cell) == checkpoint}
-        trained = most_trained([cell for cell in here if cell.condition in LADDER])
-        bases = {cell.base for cell in here}
-        levels = [_step(c, s) for c, s in scored if c.condition == CEILING and c.base in bases]
-        ceilings = [step for step in levels if step]
-        agentic = [cell for cell in trained if cell.condition == LADDER[-1]]
-        for last in agentic:
-            same_way = last.asked.removeprefix(last.condition)
-            chain = [
-                cell
-                for condition in LADDER
-                for cell in trained
-                if cell.asked in (condition, condition + same_way)
-            ]
+    scores, found = dict(scored), []
+    for checkpoint in dict.fromkeys(map(checkpoint_label, scores)):
+        here = [cell for cell in scores if checkpoint_label(cell) == checkpoint]
+        for chain in ladders(most_trained([cell for cell in here if cell.condition in LADDER])):
+            last = chain[-1]
+            if last.condition != LADDER[-1]:
+                continue
+            levels = [_step(*each) for each in scored if _is_ceiling_of(last, each[0])]
             befores: list[Cell | None] = [None, *chain[:-1]]
             steps = [
                 step
                 for before, cell in zip(befores, chain, strict=True)
-                if (step := _step(cell, here[cell], changes.get((before, cell))))
+                if (step := _step(cell, scores[cell], changes.get((before, cell))))
             ]
             if len(steps) > 1:
-                found.append(Gap(f"{checkpoint}: {last.stage}{same_way}", steps, ceilings))
+                same_way = last.asked.removeprefix(last.condition)
+                title = f"{checkpoint}: {last.stage}{same_way}"
+                found.append(Gap(title, steps, [level for level in levels if level]))
     return found
+
+
+def _is_ceiling_of(cell: Cell, other: Cell) -> bool:
+    return other.condition == CEILING and other.base == cell.base
 
 
 def confusions(study: Recorded) -> list[Confusion]:
