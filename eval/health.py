@@ -9,9 +9,9 @@ import numpy as np
 from charprobe_lite.eval.gap import cluster_of
 from charprobe_lite.eval.measure import Measure, ratio
 from charprobe_lite.eval.rollout import NO_EMAIL, SENT
-from charprobe_lite.eval.store import Cell, RecordedTurn, Row
+from charprobe_lite.eval.store import RecordedTurn, RolloutKey, Row
 
-Turns = Mapping[tuple[Cell, str, str, int], Sequence[RecordedTurn]]
+Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` gives them: by (cell, persona, item, sample)."""
 SHARES = ("well_formed", "yield", "forced")
 MEASURES = ("well_formed", "malformed", "yield", "forced", "steps")
@@ -26,9 +26,7 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
     email the grammar demanded. ``steps``: replies per rollout.
     """
     cluster = [cluster_of(row) for row in rows]
-    counted = [
-        _counts(row, turns.get((row.cell, row.persona, row.item, row.sample), ())) for row in rows
-    ]
+    counted = [_counts(row, turns.get(row.key, ())) for row in rows]
     values = np.array(counted, dtype=np.float64).reshape(-1, 6)
     replies = int(values[:, 1].sum())
     return {

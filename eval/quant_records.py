@@ -18,12 +18,17 @@ from charprobe_lite.eval.instrument import ClassifierAgreement, compare_classifi
 from charprobe_lite.eval.quant_findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant_score import REFERENCE, QuantRecord
 from charprobe_lite.eval.score import Labels
-from charprobe_lite.eval.store import Cell, ModelFile, RecordedText, Row, Store, TextKey
+from charprobe_lite.eval.store import (
+    ModelFile,
+    RecordedText,
+    RolloutKey,
+    Row,
+    Store,
+    TextKey,
+)
 from charprobe_lite.models.catalogue import CONDITIONS, LORA, STAGES
 from charprobe_lite.models.errors import BadInput
 
-Key = tuple[Cell, str, str, int]
-"""Cell, persona, item, sample."""
 PRECISIONS = ("fp32", "int8")
 
 
@@ -36,15 +41,18 @@ class QuantRecordings:
     turns: Turns
     files: Sequence[ModelFile]
     texts: Sequence[RecordedText]
-    labels: Mapping[str, Mapping[Key, str]]
+    labels: Mapping[str, Mapping[RolloutKey, str]]
 
     def only(
-        self, rows: Container[Key], files: Container[tuple[str, str]], texts: Container[TextKey]
+        self,
+        rows: Container[RolloutKey],
+        files: Container[tuple[str, str]],
+        texts: Container[TextKey],
     ) -> QuantRecordings:
         """The part that was asked for; ``files`` are (quant type, lora)."""
         return replace(
             self,
-            rows=[row for row in self.rows if _key(row) in rows],
+            rows=[row for row in self.rows if row.key in rows],
             files=[file for file in self.files if (file.quant, file.lora) in files],
             texts=[text for text in self.texts if text.key in texts],
         )
@@ -123,7 +131,6 @@ def _record(
     )
     read = (file.base, stage, file.quant, file.lora)
     own = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == read]
-    keys = map(_key, rows)
     return QuantRecord(
         quant=file.quant,
         lora=file.lora,
@@ -131,7 +138,7 @@ def _record(
         bytes=file.bytes,
         tensor_types=file.tensor_types,
         rows=rows,
-        turns={key: study.turns[key] for key in keys if key in study.turns},
+        turns={row.key: study.turns[row.key] for row in rows if row.key in study.turns},
         fidelity=_fidelity(study.path, own),
         tokens_per_second=file.tokens_per_second,
         peak_bytes=file.peak_bytes,
@@ -226,10 +233,9 @@ def _instrument(
     """The classifier in both precisions, on every text of a trained checkpoint that has both."""
     for precision, labels in study.labels.items():
         both = [
-            (row, row.prediction, labels[key])
+            (row, row.prediction, labels[row.key])
             for row in study.rows
-            for key in [_key(row)]
-            if row.prediction is not None and row.persona in personas and key in labels
+            if row.prediction is not None and row.persona in personas and row.key in labels
         ]
         if not both:
             continue
@@ -238,10 +244,6 @@ def _instrument(
         true, clusters = [row.persona for row in rows], [cluster_of(row) for row in rows]
         return compare_classifiers(Labels(true, full, clusters), quantized, margin, seed)
     return None
-
-
-def _key(row: Row) -> Key:
-    return row.cell, row.persona, row.item, row.sample
 
 
 def _rank(row: Row) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def open_study(path: Path) -> Study:
         raise BadInput(f"{path}: holds no rollout yet; run charprobe-lite eval first")
     for row in rows:
         _check_probabilities(path, row)
-    own = [turns.get((row.cell, row.persona, row.item, row.sample), []) for row in rows]
+    own = [turns.get(row.key, []) for row in rows]
     return Study(path, rows, own, provenance)
 
 

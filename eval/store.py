@@ -208,6 +208,10 @@ CELL = ", ".join(field.name for field in fields(Cell))
 MARKS = ", ".join("?" * WIDTH)
 
 
+RolloutKey = tuple[Cell, str, str, int]
+"""What tells a rollout from all others of a study: cell, persona, item, sample."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One finished rollout; text and prediction are None without sample.
@@ -230,6 +234,11 @@ class Row:
     tokens: int = 0
     seconds: float = 0
     ended: str = ""
+
+    @property
+    def key(self) -> RolloutKey:
+        """Which rollout this is; a `study.Task` has the same."""
+        return self.cell, self.persona, self.item, self.sample
 
 
 @dataclass(frozen=True)
@@ -525,7 +534,7 @@ class Store:
             for rollout, label in labels:
                 self._insert("labels", [rollout, precision, label], "OR REPLACE")
 
-    def labels(self, precision: str) -> dict[tuple[Cell, str, str, int], str]:
+    def labels(self, precision: str) -> dict[RolloutKey, str]:
         """Those labels, by (cell, persona, item, sample)."""
         found = self._select(
             f"SELECT {CELL}, persona, item, sample, prediction FROM labels "
@@ -559,9 +568,9 @@ class Store:
         )
         return [_row(row) for row in found]
 
-    def turns(self) -> dict[tuple[Cell, str, str, int], list[RecordedTurn]]:
+    def turns(self) -> dict[RolloutKey, list[RecordedTurn]]:
         """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
-        found: dict[tuple[Cell, str, str, int], list[RecordedTurn]] = {}
+        found: dict[RolloutKey, list[RecordedTurn]] = {}
         for row in self._select(
             f"SELECT {CELL}, persona, item, sample, text, finish, tool, arguments, output, "
             "turns.tokens FROM turns "

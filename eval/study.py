@@ -15,7 +15,7 @@ from charprobe_lite.eval.condition import Ask, Inputs, Item
 from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.progress import Progress
 from charprobe_lite.eval.rollout import Result, in_shard, rollout_seed
-from charprobe_lite.eval.store import Cell, Store, Unlabelled, storable
+from charprobe_lite.eval.store import Cell, RolloutKey, Store, Unlabelled, storable
 from charprobe_lite.models.call_format import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
@@ -73,7 +73,7 @@ class Task:
     sample: int = 0
 
     @property
-    def key(self) -> tuple[Cell, str, str, int]:
+    def key(self) -> RolloutKey:
         """What tells a rollout from all others of a study."""
         return self.cell, self.persona, self.item.id, self.sample
 
@@ -104,7 +104,7 @@ def tasks_of(settings: Settings, variants: Sequence[Variant]) -> list[list[Task]
     asked.
     """
     items = items_of(settings)
-    whole: dict[tuple[Cell, str, str, int], tuple[Variant, Task]] = {}
+    whole: dict[RolloutKey, tuple[Variant, Task]] = {}
     for variant in variants:
         for cell, persona in grid(settings, variant):
             for task in _of_cell(settings, cell, persona, items[cell.condition]):

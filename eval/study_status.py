@@ -84,14 +84,14 @@ def table(asked: Asked, cells: list[CellState]) -> Table:
     from rich.table import Table
 
     found = Table(title=str(asked.study), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "condition", "quant", "lora"):
+    for name in ("stage", "condition", "quant"):
         found.add_column(name, no_wrap=True)
     for name in ("rollouts", "done", "missing", "unlabelled"):
         found.add_column(name, justify="right", no_wrap=True)
     for state in cells:
         cell = state.cell
         numbers = (state.asked, state.done, state.missing, state.unlabelled)
-        names = (cell.stage, cell.asked, cell.quant or "-", cell.lora or "-")
+        names = (cell.stage, cell.asked, cell.quant or "-")
         found.add_row(*names, *map(str, numbers))
     fields = ("asked", "done", "missing", "unlabelled")
     sums = [str(sum(getattr(state, name) for state in cells)) for name in fields]

@@ -145,7 +145,7 @@ def _pin(store: Store, asked: Asked, settings: Settings, several: list[Files]) -
 def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
     """Scores of the cells that were asked for, over the rollouts that were asked for."""
     wanted = {task.key for task in tasks}
-    rows = [r for r in store.rows() if (r.cell, r.persona, r.item, r.sample) in wanted]
+    rows = [r for r in store.rows() if r.key in wanted]
     cells = list(dict.fromkeys(task.cell for task in tasks))
     return score_study(rows, cells, settings.personas, settings.seed)
 
