@@ -17,7 +17,7 @@ from charprobe_lite.eval.page.page import Picture, page
 from charprobe_lite.eval.page.quant_figures import Point, front, quant_drawings
 from charprobe_lite.eval.page.quant_tables import quant_tables
 from charprobe_lite.eval.page.recorded import read_study
-from charprobe_lite.eval.quant_findings import QuantStudy
+from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.score import Estimate
 from charprobe_lite.eval.store import Cell
 from tests.test_page import chat, write_study

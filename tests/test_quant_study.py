@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from charprobe_lite.eval.asked import Asked, files_of, settings_of
 from charprobe_lite.eval.commands.quant_study import quant_study
 from charprobe_lite.eval.commands.report import report
-from charprobe_lite.eval.quant_records import find_quants, read_recordings
-from charprobe_lite.eval.quant_study import measure_fidelity
+from charprobe_lite.eval.quant.records import find_quants, read_recordings
+from charprobe_lite.eval.quant.study import measure_fidelity
 from charprobe_lite.eval.store import Store
 from charprobe_lite.eval.study_merge import merge_studies
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats

@@ -41,7 +41,7 @@ from charprobe_lite.models.errors import BadInput
 if TYPE_CHECKING:
     from charprobe_lite.eval.asked import Asked
     from charprobe_lite.eval.commands.measure import Ran
-    from charprobe_lite.eval.quant_findings import QuantStudy
+    from charprobe_lite.eval.quant.findings import QuantStudy
 
 LADDER = "F16,Q8_0,Q5_1,Q5_0,Q4_1,Q4_0,IQ4_NL"
 BOTH = "both"
@@ -130,7 +130,7 @@ def quant_study(
 def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
     """What is asked, F16 among it. Raises BadInput where nothing is left to compare with it."""
     from charprobe_lite.eval.asked import checked, fitting
-    from charprobe_lite.eval.quant_score import REFERENCE
+    from charprobe_lite.eval.quant.score import REFERENCE
 
     named = choose(options["quant"], QUANTS, "--quant")
     if REFERENCE not in named:
@@ -157,9 +157,9 @@ def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
 def _measured(ran: Ran, texts: int, margin: float) -> QuantStudy:
     """Measure what is missing of the files, and score what was asked."""
     from charprobe_lite.eval.file_cost import distinct
-    from charprobe_lite.eval.quant_records import find_quants, read_recordings
-    from charprobe_lite.eval.quant_score import REFERENCE
-    from charprobe_lite.eval.quant_study import label_again, measure_fidelity, measure_speed
+    from charprobe_lite.eval.quant.records import find_quants, read_recordings
+    from charprobe_lite.eval.quant.score import REFERENCE
+    from charprobe_lite.eval.quant.study import label_again, measure_fidelity, measure_speed
     from charprobe_lite.eval.store import Store
 
     settings = ran.settings
@@ -188,7 +188,7 @@ def show(found: QuantStudy) -> None:
     """Print what was found: files, differences, trends, and the recommendation."""
     from rich.console import Console
 
-    from charprobe_lite.eval.quant_report import terminal_tables
+    from charprobe_lite.eval.quant.report import terminal_tables
 
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     for table in terminal_tables(found):

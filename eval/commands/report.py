@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from charprobe_lite.eval.page import Written
     from charprobe_lite.eval.page.occlusion import Sentence
     from charprobe_lite.eval.page.recorded import Recorded
-    from charprobe_lite.eval.quant_findings import QuantStudy
+    from charprobe_lite.eval.quant.findings import QuantStudy
 
 FILE = click.Path(path_type=Path)
 
@@ -94,8 +94,8 @@ def write(
 
 def _quants(study: Recorded) -> QuantStudy | None:
     """What the study says of quant types, with the margin that it was made for."""
-    from charprobe_lite.eval.quant_records import find_quants, read_recordings
-    from charprobe_lite.eval.quant_score import MARGIN
+    from charprobe_lite.eval.quant.records import find_quants, read_recordings
+    from charprobe_lite.eval.quant.score import MARGIN
     from charprobe_lite.eval.store import Store
 
     margin = study.provenance.get("margin", MARGIN)

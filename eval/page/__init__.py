@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charprobe_lite.eval.page.occlusion import Sentence
     from charprobe_lite.eval.page.recorded import Recorded
-    from charprobe_lite.eval.quant_findings import QuantStudy
+    from charprobe_lite.eval.quant.findings import QuantStudy
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from charprobe_lite.eval.page.estimates import Findings, published_file
 from charprobe_lite.eval.page.occlusion import Sentence
 from charprobe_lite.eval.page.recorded import Recorded
 from charprobe_lite.eval.page.tables import Table, rounded
-from charprobe_lite.eval.quant_findings import QuantStudy
+from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.store import RecordedTurn, Row
 
 QUANT = "quant-"

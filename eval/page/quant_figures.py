@@ -15,8 +15,8 @@ from charprobe_lite.eval.page.figures import (
     stacked,
     whiskers,
 )
-from charprobe_lite.eval.quant_findings import QuantStudy
-from charprobe_lite.eval.quant_score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.score import Estimate
 
 WAYS = {"runtime": ("#0072B2", "o"), "merged": ("#D55E00", "s"), "": ("#8C8C8C", "D")}

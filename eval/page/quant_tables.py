@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from charprobe_lite.eval.page.tables import Record, Table
-from charprobe_lite.eval.quant_findings import QuantStudy
-from charprobe_lite.eval.quant_score import QuantScore
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.score import QuantScore
 from charprobe_lite.eval.score import Estimate
 
 FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")

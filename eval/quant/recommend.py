@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charprobe_lite.eval.measure import PairedDifference
-from charprobe_lite.eval.quant_score import REFERENCE, QuantScore
+from charprobe_lite.eval.quant.measure import PairedDifference
+from charprobe_lite.eval.quant.score import REFERENCE, QuantScore
 
 TOO_FEW = "too few prompts and scenarios were asked"
 

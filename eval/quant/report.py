@@ -10,8 +10,8 @@ from rich.table import Table
 from charprobe_lite.eval.page.page import readable
 from charprobe_lite.eval.page.quant_tables import quant_tables
 from charprobe_lite.eval.page.tables import rounded
-from charprobe_lite.eval.quant_findings import QuantStudy
-from charprobe_lite.eval.quant_score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.score import Estimate
 
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation", "quant-classifier")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from charprobe_lite.eval.gap import cluster_of
-from charprobe_lite.eval.measure import Measure, ratio
+from charprobe_lite.eval.quant.measure import Measure, ratio
 from charprobe_lite.eval.rollout import NO_EMAIL, SENT
 from charprobe_lite.eval.store import RecordedTurn, RolloutKey, Row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charprobe_lite.eval.measure import Measured, Name, Numbers
+from charprobe_lite.eval.quant.measure import Measured, Name, Numbers
 from charprobe_lite.eval.score import Estimate
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.measure import Measure, Measured, PairedDifference, character
+from charprobe_lite.eval.quant.measure import Measure, Measured, PairedDifference, character
 from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Counts, Estimate, Labels, accuracies
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from charprobe_lite.eval.instrument import ClassifierAgreement
-from charprobe_lite.eval.measure import Numbers
-from charprobe_lite.eval.quant_score import (
+from charprobe_lite.eval.quant.instrument import ClassifierAgreement
+from charprobe_lite.eval.quant.measure import Numbers
+from charprobe_lite.eval.quant.recommend import recommendation
+from charprobe_lite.eval.quant.score import (
     CHARACTER,
     MARGIN,
     RECOGNISED,
@@ -22,10 +23,7 @@ from charprobe_lite.eval.quant_score import (
     compare_quants,
     score_quant,
 )
-from charprobe_lite.eval.recommend import recommendation
-from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.store import Cell
-from charprobe_lite.eval.trend import (
+from charprobe_lite.eval.quant.trend import (
     Slope,
     Trend,
     page_trend,
@@ -33,6 +31,8 @@ from charprobe_lite.eval.trend import (
     slope,
     standardised,
 )
+from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.store import Cell
 
 CAPABILITIES = ("well_formed", "yield")
 FEWEST_POINTS = 4

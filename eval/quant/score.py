@@ -10,15 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charprobe_lite.eval import health
-from charprobe_lite.eval.fidelity_score import (
+from charprobe_lite.eval.gap import LADDER, labels_of
+from charprobe_lite.eval.quant import health
+from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,
     fidelity_measures,
     score_fidelity,
 )
-from charprobe_lite.eval.gap import LADDER, labels_of
-from charprobe_lite.eval.measure import Measure, Measured, PairedDifference, character, recognised
+from charprobe_lite.eval.quant.measure import (
+    Measure,
+    Measured,
+    PairedDifference,
+    character,
+    recognised,
+)
 from charprobe_lite.eval.report import CellScore, score_study
 from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.store import Cell, Row

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.measure import Measure, Measured, Name, Numbers, ratio
+from charprobe_lite.eval.quant.measure import Measure, Measured, Name, Numbers, ratio
 from charprobe_lite.eval.score import Estimate
 
 Tokens = NDArray[np.floating[Any]]

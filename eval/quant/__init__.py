@@ -1,0 +1,6 @@
+"""Quantization studies: what they add to the rollouts, and each weight type against F16.
+
+`study` measures and records; `records` reads it back; `measure` makes numbers of sums over prompts,
+scenarios or texts, which `score`, `fidelity_score`, `health` and `instrument` use; `findings` puts
+them together with `trend` and `recommend`; `report` prints them.
+"""
