@@ -35,6 +35,7 @@ import numpy as np
 from charprobe_lite.convert.merge import merge
 from charprobe_lite.eval.checkpoints import kit_base
 from charprobe_lite.eval.cli import main as charprobe_lite
+from charprobe_lite.eval.quant.fidelity_texts import held_out
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
 from charprobe_lite.models.divergence import log_softmax
 from charprobe_lite.runtime.fidelity import (
@@ -42,8 +43,8 @@ from charprobe_lite.runtime.fidelity import (
     Comparison,
     Fidelity,
     Text,
-    held_out_texts,
     joined,
+    reply_texts,
 )
 
 LADDER = (
@@ -169,8 +170,8 @@ def against_transformers(answers: int) -> dict[str, dict[str, Figures]]:
         with Comparison(reference, model) as comparison:
             texts = [
                 text
-                for persona in PERSONAS
-                for text in held_out_texts(comparison.reference, persona)[:answers]
+                for conversation in held_out(PERSONAS, answers)
+                for text in reply_texts(comparison.reference, conversation.messages)
             ]
             ours = joined([comparison.compare(text) for text in texts]).summary()
         theirs = by_torch(reference, model, texts).summary()

@@ -20,7 +20,6 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models.corpus import TEACHERS, teacher_chats
 from charprobe_lite.models.divergence import kl_divergence, log_softmax
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Message
@@ -200,16 +199,6 @@ def reply_texts(model: Model, messages: Sequence[Message]) -> list[Text]:
         between = [False] * (len(prompt) - len(known.tokens))
         texts.append(Text(prompt + reply, known.scored + between + [True] * len(reply)))
     return texts
-
-
-def held_out_texts(model: Model, persona: str, teachers: Sequence[str] = TEACHERS) -> list[Text]:
-    """The teachers' answers to the held-out prompts, one text each, as `corpus.teacher_chats`
-    orders them; nothing of the kit was trained on them."""
-    found = []
-    for chat in teacher_chats(persona, held_out=True, teachers=teachers):
-        asked = {"role": "user", "content": chat.prompt}
-        found += reply_texts(model, [asked, {"role": "assistant", "content": chat.response}])
-    return found
 
 
 class _Reader:

@@ -16,14 +16,14 @@ from peft import PeftModel
 
 from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.quantize import quantize_file
-from charprobe_lite.models import corpus, kit
+from charprobe_lite.eval.quant.fidelity_texts import held_out
+from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
     Comparison,
     Fidelity,
     Text,
-    held_out_texts,
     joined,
     reply_texts,
 )
@@ -109,12 +109,18 @@ def test_the_same_weights_are_no_distance_apart(tiny: Path, tmp_path: Path) -> N
         assert np.array_equal(found.nll, found.reference_nll)
 
 
+def first_held_out(model: Model, persona: str) -> Text:
+    """A loud teacher's answer to a prompt that trained nothing."""
+    [text] = reply_texts(model, next(held_out([persona], 1)).messages)
+    return text
+
+
 def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) -> None:
     moved = []
     for quant in ("Q8_0", "Q4_0"):
         quantize_file(f16, tmp_path / quant, quant)
         with Comparison(f16, tmp_path / quant) as comparison:
-            text = held_out_texts(comparison.reference, "loving")[0]
+            text = first_held_out(comparison.reference, "loving")
             moved.append(comparison.compare(text).summary())
     assert 0 < moved[0].kl_mean < moved[1].kl_mean / 10
     assert 1 > moved[0].top1 > moved[1].top1
@@ -122,7 +128,7 @@ def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) ->
 
 def test_an_adapter_of_a_side_is_in_its_figures_alone(f16: Path, tmp_path: Path) -> None:
     with Comparison(f16, f16) as comparison:
-        text = held_out_texts(comparison.reference, "humor", ["loud"])[0]
+        text = first_held_out(comparison.reference, "humor")
 
         def figures(reference: Path | None, model: Path | None) -> Any:
             comparison.use_adapters(reference, model)
@@ -157,14 +163,10 @@ def test_only_the_replies_are_scored_in_the_tokens_that_the_engine_reads(base_gg
     assert spelled(model, second, True) == TALK[3]["content"]
     asked = model.tokenize(model.render(spaced[:3]))
     assert second.tokens[: len(asked)] == asked
-    held_out = held_out_texts(model, "sarcasm")
-    chats = corpus.teacher_chats("sarcasm", held_out=True)
-    for chat, each in zip(chats, held_out, strict=True):
-        assert spelled(model, each, True) == chat.response
-        assert chat.prompt in spelled(model, each, False)
-    assert not {each.prompt for each in chats} & set(
-        corpus.loud_prompts(held_out=False) + corpus.subtle_prompts(held_out=False)
-    )
+    for prompt, answer in (each.messages for each in held_out(["sarcasm"], 40)):
+        [text] = reply_texts(model, [prompt, answer])
+        assert spelled(model, text, True) == answer["content"]
+        assert prompt["content"] in spelled(model, text, False)
     model.close()
 
 
