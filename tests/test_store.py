@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.rollout import Result, Turn, rollout_seed
-from charprobe_lite.eval.store import MIGRATIONS, Cell, Store, Unlabelled
+from charprobe_lite.eval.schema import MIGRATIONS
+from charprobe_lite.eval.store import Cell, Store, Unlabelled
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 

@@ -18,7 +18,8 @@ from charprobe_lite.eval.commands.study import study
 from charprobe_lite.eval.forecast import within_budget
 from charprobe_lite.eval.report import score_study
 from charprobe_lite.eval.rollout import Result, Turn
-from charprobe_lite.eval.store import MIGRATIONS, Cell, Row, Store
+from charprobe_lite.eval.schema import MIGRATIONS
+from charprobe_lite.eval.store import Cell, Row, Store
 from charprobe_lite.eval.study import Settings, Task, tasks_of
 from charprobe_lite.eval.study_file import described
 from charprobe_lite.eval.study_merge import merge_studies

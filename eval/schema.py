@@ -1,0 +1,104 @@
+"""The tables of a study file, and how they came about.
+
+``cells``: base x stage x condition x quant x format x grammar x lora; format and grammar are how
+tool calls are written and whether a grammar holds, '' where no tool is called; lora is how the
+adapter came to the base, '' where there is none. ``rollouts``: one row per finished rollout, unique
+by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts are shared by all
+personas (controls are asked per persona and name it there too). ``turns``: the rollout's turns in
+order. ``samples``: the text of a rollout and, once it is classified, its prediction and all
+probabilities (JSON); ``labels``: what the same classifier in another precision says. ``files``:
+what a model file holds and how fast it is, by base x quant x lora. ``fidelity``: what a file's
+tokens are to it, text by text: float32 nll and kl, a byte same_top for each scored token.
+``provenance``: what the study was made with, JSON values.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS = (
+    """
+CREATE TABLE provenance (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE cells (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant)
+) STRICT;
+CREATE TABLE rollouts (
+    id INTEGER PRIMARY KEY,
+    cell_id INTEGER NOT NULL REFERENCES cells (id),
+    persona TEXT NOT NULL, item TEXT NOT NULL, sample INTEGER NOT NULL,
+    seed INTEGER NOT NULL, outcome TEXT NOT NULL, forced INTEGER NOT NULL,
+    steps INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, evaluated_tokens INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    ended TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    UNIQUE (cell_id, persona, item, sample)
+) STRICT;
+CREATE TABLE turns (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), step INTEGER NOT NULL,
+    text TEXT NOT NULL, finish TEXT NOT NULL, tool TEXT, arguments TEXT, output TEXT,
+    prompt_tokens INTEGER NOT NULL, evaluated_tokens INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (rollout_id, step)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE samples (
+    rollout_id INTEGER PRIMARY KEY REFERENCES rollouts (id),
+    text TEXT NOT NULL, prediction TEXT, probabilities TEXT
+) STRICT
+""",
+    """
+CREATE TABLE cells_2 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    format TEXT NOT NULL, grammar TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar)
+) STRICT;
+INSERT INTO cells_2 SELECT id, base, stage, condition, quant,
+    iif(condition = 'agentic_email', 'json', ''), iif(condition = 'agentic_email', 'on', '')
+FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_2 RENAME TO cells
+""",
+    # a study had one model per checkpoint, and said for all of it how adapters came to the base
+    """
+CREATE TABLE cells_3 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    format TEXT NOT NULL, grammar TEXT NOT NULL, lora TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar, lora)
+) STRICT;
+INSERT INTO cells_3 SELECT *, CASE
+    WHEN stage NOT IN ('distillation', 'full') OR quant = 'served' THEN ''
+    WHEN EXISTS (SELECT 1 FROM provenance WHERE name = 'lora' AND value = '"merged"') THEN 'merged'
+    WHEN EXISTS (SELECT 1 FROM provenance
+        WHERE name LIKE 'sha256 adapter ' || stage || '/%' AND value = 'null') THEN ''
+    ELSE 'runtime' END
+FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_3 RENAME TO cells;
+DELETE FROM provenance WHERE name LIKE 'sha256 adapter %' AND
+    EXISTS (SELECT 1 FROM provenance WHERE name = 'lora' AND value = '"merged"');
+DELETE FROM provenance WHERE name = 'lora';
+UPDATE provenance SET name = 'sha256 model ' || (SELECT quant FROM cells WHERE quant <> '')
+    || substr(name, 13)
+WHERE (name = 'sha256 model' OR name LIKE 'sha256 model %')
+    AND EXISTS (SELECT 1 FROM cells WHERE quant <> '');
+CREATE TABLE labels (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), precision TEXT NOT NULL,
+    prediction TEXT NOT NULL,
+    PRIMARY KEY (rollout_id, precision)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE files (
+    base TEXT NOT NULL, quant TEXT NOT NULL, lora TEXT NOT NULL,
+    bits_per_weight REAL NOT NULL, bytes INTEGER NOT NULL, tensor_types TEXT NOT NULL,
+    tokens_per_second REAL, peak_bytes INTEGER,
+    PRIMARY KEY (base, quant, lora)
+) STRICT;
+CREATE TABLE fidelity (
+    base TEXT NOT NULL, stage TEXT NOT NULL, persona TEXT NOT NULL, quant TEXT NOT NULL,
+    lora TEXT NOT NULL, kind TEXT NOT NULL, item TEXT NOT NULL,
+    nll BLOB NOT NULL, kl BLOB NOT NULL, same_top BLOB NOT NULL, left_out INTEGER NOT NULL,
+    PRIMARY KEY (base, stage, persona, quant, lora, kind, item)
+) STRICT
+""",
+)
+"""What makes each schema version out of the one before it; the first out of nothing."""
+SCHEMA_VERSION = len(MIGRATIONS)
