@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from charprobe_lite.eval.store import Cell
@@ -67,3 +68,7 @@ class Condition:
     calls_tools: bool = False
     stages: tuple[str, ...] = ()
     personas: Collection[str] = field(default=())
+
+    def ways(self, formats: Sequence[str], grammars: Sequence[str]) -> list[tuple[str, str]]:
+        """In which (format, grammar) it is asked; ("", "") where no tool is called."""
+        return list(product(formats, grammars)) if self.calls_tools else [("", "")]

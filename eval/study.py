@@ -139,8 +139,8 @@ def grid(settings: Settings, variant: Variant) -> Iterator[tuple[Cell, str]]:
     """(cell, persona) of what is asked of a variant."""
     for name in settings.conditions:
         asked = condition(name)
-        ways = product(settings.formats, settings.grammars) if asked.calls_tools else [("", "")]
-        for stage, way in product(asked.stages or settings.stages, list(ways)):
+        ways = asked.ways(settings.formats, settings.grammars)
+        for stage, way in product(asked.stages or settings.stages, ways):
             trains = stage in STAGES
             if trains and stage not in settings.stages:
                 continue

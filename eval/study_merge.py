@@ -13,6 +13,7 @@ from charprobe_lite.eval.asked import DESCRIPTION
 from charprobe_lite.eval.store import Store, is_pinned, short
 from charprobe_lite.models.errors import BadInput
 
+MARGIN = "margin"  # of a quantization study
 PARTS = "merged"  # the provenance value with what was noted of each part
 GRID = (
     *("base", "stage", "persona", "condition", "format", "grammar", "quant", "lora"),
@@ -70,7 +71,11 @@ def _joined(known: list[tuple[Path, dict[str, Any]]]) -> tuple[dict[str, Any], d
         noted = {name: value for name, value in values.items() if not is_pinned(name)}
         earlier = noted.pop(PARTS, None)
         parts += earlier if isinstance(earlier, list) else [{"file": path.name, **noted}]
-    return pins, {DESCRIPTION: _description([values for _, values in known]), PARTS: parts}
+    margin = known[0][1].get(MARGIN)
+    alike = margin is not None and all(values.get(MARGIN) == margin for _, values in known)
+    common = {MARGIN: margin} if alike else {}
+    description = _description([values for _, values in known])
+    return pins, {**common, DESCRIPTION: description, PARTS: parts}
 
 
 def _description(known: list[dict[str, Any]]) -> dict[str, Any] | None:

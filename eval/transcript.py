@@ -134,8 +134,7 @@ def _is_askable(row: Row) -> bool:
     if cell.condition not in CONDITIONS:
         return False
     asked = condition(cell.condition)
-    variants = [(f, g) for f in CALL_FORMATS for g in GRAMMARS] if asked.calls_tools else [("", "")]
-    fits = (cell.format, cell.grammar) in variants
+    fits = (cell.format, cell.grammar) in asked.ways([*CALL_FORMATS], GRAMMARS)
     return fits and (
         not asked.stages or (cell.stage in asked.stages and row.persona in asked.personas)
     )

@@ -182,6 +182,7 @@ def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
         assert joined.files() == whole.files()
         assert {each.key: each for each in joined.texts()} == {e.key: e for e in whole.texts()}
         assert joined.labels("fp32") == whole.labels("fp32") != {}
+        assert joined.provenance()["margin"] == whole.provenance()["margin"]
     for change, said in (
         ("UPDATE fidelity SET left_out = 9 WHERE kind = 'character'", "/character/id-"),
         ("UPDATE files SET bytes = 7 WHERE quant = 'Q4_0'", "file smollm2-135m Q4_0 runtime: has"),

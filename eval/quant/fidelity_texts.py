@@ -82,23 +82,18 @@ def held_out(personas: Sequence[str], limit: int) -> Iterator[Conversation]:
 
 
 def _own(store: Store, reference: Files, settings: Settings, limit: int) -> Iterator[Conversation]:
-    """What F16 wrote: its first samples, of several ways to call tools the first."""
+    """What F16 wrote: its first samples."""
     transcripts = Transcripts(store.provenance(), settings.prompt_file, settings.scenario_file)
     rows = {(row.cell, row.persona, row.item): row for row in store.rows() if row.sample == 0}
     turns, items, stage = store.turns(), items_of(settings), reference.most_trained
     personas = settings.personas if stage != "base" else [""]
     for kind, name in KINDS.items():
-        ways = _ways(name, settings)
-        cell = Cell(reference.base, stage, name, reference.quant, *ways, reference.way)
+        # of several ways to call tools the first
+        way = condition(name).ways(settings.formats, settings.grammars)[0]
+        cell = Cell(reference.base, stage, name, reference.quant, *way, reference.way)
         asked: Sequence[Item] = items.get(name, [])[:limit]
         for persona, item in product(personas, asked):
             row = rows.get((cell, persona, item.id))
             messages = row and transcripts.messages(row, turns.get((cell, persona, item.id, 0), []))
             if messages:
                 yield Conversation(kind, persona, item.id, messages)
-
-
-def _ways(name: str, settings: Settings) -> tuple[str, str]:
-    """Format and grammar of the first cell of a condition."""
-    calls = condition(name).calls_tools
-    return (settings.formats[0], settings.grammars[0]) if calls else ("", "")
