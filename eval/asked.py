@@ -17,6 +17,7 @@ from charprobe_lite.convert.prepare import Bar, Note
 from charprobe_lite.eval import checkpoints
 from charprobe_lite.eval.checkpoints import Files, Variant, Wanted
 from charprobe_lite.eval.forecast import forecast, within_budget
+from charprobe_lite.eval.quant import MARGIN
 from charprobe_lite.eval.study import Settings, runs_a_model
 from charprobe_lite.models.catalogue import (
     CONDITIONS,
@@ -68,7 +69,11 @@ class Limits(_Record):
 
 
 class Grid(_Record):
-    """What one run of `eval` and a study file both say. Names are not checked yet."""
+    """What one run of `eval` and a study file both say. Names are not checked yet.
+
+    With ``texts`` (of each kind and persona, for every file to read) it is a quantization study,
+    whose differences from F16 count as none up to ``margin``.
+    """
 
     stage: Names = ()
     persona: Names = ()
@@ -90,6 +95,8 @@ class Grid(_Record):
     prompts: str | None = Field(default=None, max_length=4096)
     scenarios: Path | None = None
     verify: bool = True
+    texts: int | None = Field(default=None, ge=0, le=10**6)
+    margin: float = Field(default=MARGIN, gt=0, le=1)
 
     def from_folder(self, folder: Path) -> dict[str, Any]:
         """Its paths, taken from ``folder`` where they are relative."""

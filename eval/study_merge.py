@@ -13,11 +13,10 @@ from charprobe_lite.eval.asked import DESCRIPTION
 from charprobe_lite.eval.store import Store, is_pinned, short
 from charprobe_lite.models.errors import BadInput
 
-MARGIN = "margin"  # of a quantization study
 PARTS = "merged"  # the provenance value with what was noted of each part
 GRID = (
     *("base", "stage", "persona", "condition", "format", "grammar", "quant", "lora"),
-    *("limit", "seed", "repeats"),
+    *("limit", "seed", "repeats", "texts", "margin"),
 )
 
 
@@ -71,9 +70,9 @@ def _joined(known: list[tuple[Path, dict[str, Any]]]) -> tuple[dict[str, Any], d
         noted = {name: value for name, value in values.items() if not is_pinned(name)}
         earlier = noted.pop(PARTS, None)
         parts += earlier if isinstance(earlier, list) else [{"file": path.name, **noted}]
-    margin = known[0][1].get(MARGIN)
-    alike = margin is not None and all(values.get(MARGIN) == margin for _, values in known)
-    common = {MARGIN: margin} if alike else {}
+    margin = known[0][1].get("margin")
+    alike = margin is not None and all(values.get("margin") == margin for _, values in known)
+    common = {"margin": margin} if alike else {}
     description = _description([values for _, values in known])
     return pins, {**common, DESCRIPTION: description, PARTS: parts}
 

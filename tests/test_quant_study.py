@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from charprobe_lite.eval.asked import Asked, files_of, settings_of
 from charprobe_lite.eval.commands.quant_study import quant_study
 from charprobe_lite.eval.commands.report import report
+from charprobe_lite.eval.commands.study import resume
 from charprobe_lite.eval.quant.records import find_quants, read_recordings
 from charprobe_lite.eval.quant.study import measure_fidelity
 from charprobe_lite.eval.store import Store
@@ -108,7 +109,7 @@ def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(
     assert not trained & {*loud_prompts(held_out=True), *subtle_prompts(held_out=True)}
 
 
-def test_a_study_that_lost_what_was_not_through_goes_on_to_the_same_document(
+def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
     found: dict[str, Any], study: Path
 ) -> None:
     with sqlite3.connect(study) as database:  # as if it had been killed there
@@ -117,7 +118,10 @@ def test_a_study_that_lost_what_was_not_through_goes_on_to_the_same_document(
         database.execute("DELETE FROM rollouts WHERE id = 2")
         database.execute("DELETE FROM fidelity WHERE kind = 'character' AND quant = 'Q4_0'")
         database.execute("DELETE FROM labels WHERE rollout_id = 1")
-    assert document(study) == found
+    done = CliRunner().invoke(resume, [str(study), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    [resumed] = json.loads(done.stdout)["studies"]
+    assert resumed == {name: value for name, value in found.items() if name != "report"}
 
 
 def test_an_interrupt_keeps_the_texts_that_were_read(
@@ -235,7 +239,7 @@ def test_the_report_of_such_a_study_has_the_section(
         (["--quant", "F16"], "--quant F16: add types to compare with it"),
         (
             ["--quant", "Q4_0", "--budget", "1.2GB"],
-            "--budget: F16, which all others are compared with, does not fit",
+            "--quant: needs F16, which all others are compared with; name it, or a larger --budget",
         ),
         (["--quant", "Q4_O"], "--quant Q4_O: unknown; choose from"),
     ],

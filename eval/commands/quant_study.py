@@ -35,6 +35,7 @@ from charprobe_lite.eval.commands.options import (
     threads_option,
     verify_option,
 )
+from charprobe_lite.eval.quant import MARGIN
 from charprobe_lite.models.catalogue import LORA, QUANTS, STAGES, choose
 from charprobe_lite.models.errors import BadInput
 
@@ -69,7 +70,7 @@ BOTH = "both"
 @parallel_option
 @click.option(
     "--margin",
-    default=0.03,
+    default=MARGIN,
     show_default=True,
     type=click.FloatRange(0, 1, min_open=True),
     help="The largest difference from F16 that counts as none.",
@@ -113,22 +114,20 @@ def quant_study(
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
     """
-    from charprobe_lite.eval.commands.measure import run_asked
-
-    asked = _asked(options, budget)
-    ran = run_asked(asked)
-    found = _measured(ran, texts, margin)
+    asked = _asked({**options, "texts": texts, "margin": margin}, budget)
+    ran, found = measure_against_f16(asked)
     page = _report(ran, found, output) if output else None
     if as_json:
         document = {**found.as_json(), "study": str(ran.path), "report": page and str(page)}
         click.echo(json.dumps(document))
         return
-    show(found)
-    click.echo(f"study: {ran.path}" + (f"\nreport: {page}" if page else ""))
+    show(found, ran.path)
+    if page:
+        click.echo(f"report: {page}")
 
 
 def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
-    """What is asked, F16 among it. Raises BadInput where nothing is left to compare with it."""
+    """What is asked, F16 among it."""
     from charprobe_lite.eval.asked import checked, fitting
     from charprobe_lite.eval.quant.score import REFERENCE
 
@@ -145,36 +144,47 @@ def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
         },
         "quant-study",
     )
-    asked = fitting(asked, budget, note)
-    kept = choose(asked.quant, QUANTS, "--quant")
+    return fitting(asked, budget, note)
+
+
+def refuse_without_f16(asked: Asked) -> None:
+    """BadInput for a quantization study in which nothing can be compared."""
+    from charprobe_lite.eval.quant.score import REFERENCE
+
+    kept, option = choose(asked.quant, QUANTS, asked.named("quant")), asked.named("quant")
     if REFERENCE not in kept:
-        raise BadInput(f"--budget: {REFERENCE}, which all others are compared with, does not fit")
+        raise BadInput(
+            f"{option}: needs {REFERENCE}, which all others are compared with; name it, or a "
+            "larger --budget"
+        )
     if kept == [REFERENCE]:
-        raise BadInput(f"--quant {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
-    return asked
+        raise BadInput(f"{option} {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
 
 
-def _measured(ran: Ran, texts: int, margin: float) -> QuantStudy:
-    """Measure what is missing of the files, and score what was asked."""
+def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
+    """Run what is missing, measure what is missing of the files, score it. Raises BadInput."""
+    from charprobe_lite.eval.commands.measure import run_asked
     from charprobe_lite.eval.file_cost import distinct
     from charprobe_lite.eval.quant.records import find_quants, read_recordings
     from charprobe_lite.eval.quant.score import REFERENCE
     from charprobe_lite.eval.quant.study import label_again, measure_fidelity, measure_speed
     from charprobe_lite.eval.store import Store
 
+    refuse_without_f16(asked)
+    ran = run_asked(asked)
     settings = ran.settings
     with Store(ran.path) as store:
-        store.note({"margin": margin})
+        store.note({"margin": asked.margin})
         measure_speed(store, ran.files, settings, progress_of)
-        read = measure_fidelity(store, ran.files, settings, texts, progress_of)
+        read = measure_fidelity(store, ran.files, settings, asked.texts or 0, progress_of)
         label_again(store, ran.files[0], settings, progress_of)
         rows = {task.key for task in ran.tasks}
         files = {(each.quant, each.way) for each in distinct(ran.files)}
         study = read_recordings(store).only(rows, files, read)
-    found = find_quants(study, settings.personas, margin, settings.seed)
+    found = find_quants(study, settings.personas, asked.margin, settings.seed)
     if found is None:
         raise BadInput(f"{ran.path}: holds no rollout of {REFERENCE} and another type to compare")
-    return found
+    return ran, found
 
 
 def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
@@ -184,7 +194,7 @@ def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
     return write(read_study(ran.path), folder, {}, found).page
 
 
-def show(found: QuantStudy) -> None:
+def show(found: QuantStudy, path: Path) -> None:
     """Print what was found: files, differences, trends, and the recommendation."""
     from rich.console import Console
 
@@ -194,3 +204,4 @@ def show(found: QuantStudy) -> None:
     for table in terminal_tables(found):
         console.print(table)
     console.print(found.recommendation, soft_wrap=True)
+    click.echo(f"study: {path}")

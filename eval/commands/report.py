@@ -94,8 +94,8 @@ def write(
 
 def _quants(study: Recorded) -> QuantStudy | None:
     """What the study says of quant types, with the margin that it was made for."""
+    from charprobe_lite.eval.quant import MARGIN
     from charprobe_lite.eval.quant.records import find_quants, read_recordings
-    from charprobe_lite.eval.quant.score import MARGIN
     from charprobe_lite.eval.store import Store
 
     margin = study.provenance.get("margin", MARGIN)

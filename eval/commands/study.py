@@ -16,6 +16,8 @@ from charprobe_lite.eval.commands.options import (
     note,
     shard_option,
 )
+from charprobe_lite.eval.commands.quant_study import measure_against_f16, refuse_without_f16
+from charprobe_lite.eval.commands.quant_study import show as show_quants
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def study() -> None:
     limit: {prompts: 40, scenarios: 25}
     seed: 0                       # or several: [0, 1, 2]
     repeats: 1
+    texts: 4                      # makes it a quantization study, as quant-study runs them
     """
 
 
@@ -96,7 +99,7 @@ def run(
 def resume(study: Path, as_json: bool) -> None:
     """Go on with a study (SQLite), or with all that a study file describes.
 
-    A study says itself what it was asked, by eval too.
+    A study says itself what it was asked, by eval and quant-study too.
     """
     _run(_parts(study), as_json)
 
@@ -146,20 +149,33 @@ def _parts(
     from charprobe_lite.eval.study_file import described
 
     parts = [fitting(asked, budget, note) for asked in described(path)]
+    for asked in filter(lambda each: each.texts is not None, parts):
+        refuse_without_f16(asked)
     return [asked.model_copy(update={"shard": shard}) for asked in parts] if shard else parts
 
 
 def _run(parts: list[Asked], as_json: bool) -> None:
-    from charprobe_lite.eval.commands.measure import measure, show
-
-    documents = []
-    for asked in parts:
-        measured = measure(asked)
-        documents.append(measured.as_json())
-        if not as_json:
-            show(measured)
+    documents = [
+        (_run_plain if part.texts is None else _run_quants)(part, as_json) for part in parts
+    ]
     if as_json:
         click.echo(json.dumps({"studies": documents}))
+
+
+def _run_plain(asked: Asked, as_json: bool) -> dict[str, Any]:
+    from charprobe_lite.eval.commands.measure import measure, show
+
+    measured = measure(asked)
+    if not as_json:
+        show(measured)
+    return measured.as_json()
+
+
+def _run_quants(asked: Asked, as_json: bool) -> dict[str, Any]:
+    ran, found = measure_against_f16(asked)
+    if not as_json:
+        show_quants(found, ran.path)
+    return {**found.as_json(), "study": str(ran.path)}
 
 
 def _costs(parts: list[Asked]) -> dict[str, Forecast]:

@@ -4,3 +4,6 @@
 scenarios or texts, which `score`, `fidelity_score`, `health` and `instrument` use; `findings` puts
 them together with `trend` and `recommend`; `report` prints them.
 """
+
+MARGIN = 0.03
+"""The largest difference from F16 in a share that counts as none, where nobody says otherwise."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from charprobe_lite.eval.quant import MARGIN
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement
 from charprobe_lite.eval.quant.measure import Numbers
 from charprobe_lite.eval.quant.recommend import recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
-    MARGIN,
     RECOGNISED,
     REFERENCE,
     Compared,
