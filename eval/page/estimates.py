@@ -46,6 +46,7 @@ class Panel:
 class Step:
     """A condition of the gap, its level, and the change from the one before with its interval."""
 
+    stage: str
     condition: str
     value: float
     low: float
@@ -125,7 +126,7 @@ def find(study: Recorded) -> Findings:
         cells=scores.merged,
         labels=[cell.asked for cell in study.cells],
         shift=cell_panels([pair for pair in scored if pair[0].condition in SHIFTED], several),
-        stages=cell_panels(scored, several),
+        stages=cell_panels([pair for pair in scored if pair[0].quant], several),
         personas=persona_panels(study, scores.single),
         gaps=gaps(scored, scores.comparison),
         confusions=confusions(study),
@@ -215,7 +216,8 @@ def confusions(study: Recorded) -> list[Confusion]:
                 true = [name for name in study.personas if name in labels]
                 seen = [name for name in study.labels if name in labels]
                 place = np.ix_([labels.index(n) for n in true], [labels.index(n) for n in seen])
-                title = f"{checkpoint}: {cell.stage}, {cell.asked}"
+                way = [] if cell.condition == CEILING else [cell.asked]
+                title = f"{checkpoint}: {', '.join([cell.stage, *way])}"
                 found.append(Confusion(title, true, seen, counts[place]))
     return found
 
@@ -248,7 +250,7 @@ def _step(cell: Cell, score: CellScore, change: Estimate | None = None) -> Step 
     level = score.headline
     if level is None:
         return None
-    return Step(cell.asked, *_three(level), *(_three(change) if change else ()))
+    return Step(cell.stage, cell.asked, *_three(level), *(_three(change) if change else ()))
 
 
 def _three(estimate: Estimate) -> tuple[float, float, float]:

@@ -103,7 +103,7 @@ def drawings(found: Findings) -> list[Drawing]:
         Drawing(
             "reliability",
             "How far the classifier's confidence can be trusted",
-            "Reliability diagram: accuracy against confidence, one line per condition.",
+            "Reliability diagrams: accuracy against confidence, as right as sure on the diagonal.",
             lambda theme: calibration(found.reliability, theme),
         ),
     ]
@@ -255,7 +255,7 @@ def waterfall(gaps: Sequence[Gap], measure: str, chance: float, theme: Theme) ->
         places.append((end, shown(last.condition)))
         for number, step in enumerate(gap.ceilings, end + 1):
             _whole(axis, number + 0.3, step, theme)
-            places.append((number + 0.3, shown(step.condition)))
+            places.append((number + 0.3, f"emails of {shown(step.stage)}"))
         axis.set_xticks([x for x, _ in places], [_wrapped(name) for _, name in places])
         axis.set_xlim(-0.6, places[-1][0] + 0.75)
         _level_axis(axis, gap.title, measure, chance, theme)
@@ -296,33 +296,33 @@ def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
 
 def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
     """Accuracy against confidence; on the diagonal the classifier is as right as it is sure."""
-    parts: dict[str, list[tuple[str, Reliability]]] = {}
-    for line in found:
-        checkpoint, _, name = line.title.rpartition(": ")
-        parts.setdefault(checkpoint, []).append((name, line))
-    figure, axes = stacked(list(parts), 4.2)
-    for axis, (checkpoint, own) in zip(axes, parts.items(), strict=True):
-        axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--", label="as right as sure")
-        for name, line in own:
-            colour, _, marker = _look(name, [each for each, _ in own])
-            axis.errorbar(
-                [each.confidence for each in line.bins],
-                [each.right for each in line.bins],
-                yerr=whiskers(line.bins, "right"),
-                color=colour,
-                marker=marker,
-                markersize=7,
-                linewidth=1.8,
-                capsize=3,
-                label=f"{shown(name)}:\nECE {line.ece:.3f}, n = {line.n}",
-            )
-        axis.set_xlabel("probability of the predicted label")
-        axis.set_ylabel("share that is right")
+    columns = min(len(found), 3)
+    rows = -(-len(found) // columns)
+    figure, grid = grid_of(rows, columns, 3 * rows + 0.4, sharex=True, sharey=True)
+    names = [line.title.rpartition(": ") for line in found]
+    several = len({checkpoint for checkpoint, _, _ in names}) > 1
+    for axis, line, (checkpoint, _, name) in zip(grid, found, names, strict=False):
+        colour, _, marker = _look(name, [each for _, _, each in names])
+        axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--")
+        axis.errorbar(
+            [each.confidence for each in line.bins],
+            [each.right for each in line.bins],
+            yerr=whiskers(line.bins, "right"),
+            color=colour,
+            marker=marker,
+            markersize=6,
+            linewidth=1.8,
+            capsize=3,
+        )
+        above = f"{shown(checkpoint)}\n" if several else ""
+        axis.set_title(f"{above}{shown(name)}\nECE {line.ece:.3f}, n = {line.n}", size=10)
         axis.set_xlim(0, 1.02)
         axis.set_ylim(-0.02, 1.02)
-        axis.set_title(shown(checkpoint))
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    for axis in grid[len(found) :]:
+        axis.remove()
+    figure.supxlabel("probability of the predicted label", size=10)
+    figure.supylabel("share that is right", size=10)
     return figure
 
 
@@ -378,10 +378,10 @@ def _hanging(axis: Any, place: float, step: Step, theme: Theme) -> None:
         axis.errorbar(place, step.value, yerr=ends, color=theme.ink, capsize=4)
         top = max(top, before + step.change_high)
         text += f"\n[{step.change_low:+.2f}, {step.change_high:+.2f}]"
-    _number(axis, place, top, text, theme)
+    _number(axis, place, top, text, theme, size=8.5)  # two intervals fit beside each other
 
 
-def _number(axis: Any, x: float, y: float, text: str, theme: Theme) -> None:
+def _number(axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10) -> None:
     axis.annotate(
         text,
         (x, y),
@@ -389,7 +389,7 @@ def _number(axis: Any, x: float, y: float, text: str, theme: Theme) -> None:
         textcoords="offset points",
         ha="center",
         va="bottom",
-        size=10,
+        size=size,
         color=theme.ink,
     )
 

@@ -65,4 +65,5 @@ def _rank(cell: Cell) -> tuple[Any, ...]:
         return names.index(name) if name in names else len(names)
 
     stage, condition = place(STAGES, cell.stage), place(CONDITIONS, cell.condition)
-    return cell.base, cell.quant, stage, condition, cell.asked
+    # controls that run no model come last
+    return cell.base, not cell.quant, cell.quant, stage, condition, cell.asked
