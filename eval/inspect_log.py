@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from charprobe_lite.models.scenario import TOOL_OUTPUT
 from charprobe_lite.runtime.backend import Message
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog, EvalSample, EvalScore
-    from inspect_ai.model import ChatMessage, ModelOutput
+    from inspect_ai.log import EvalLog, EvalSample, EvalScore, EvalStats
+    from inspect_ai.model import ChatMessage, ModelOutput, ModelUsage
     from inspect_ai.scorer import Score
     from inspect_ai.tool import ToolCall
 
@@ -52,7 +53,8 @@ def write_logs(study: Study, transcripts: Transcripts, folder: Path) -> list[str
     for number, (cell, rollouts) in enumerate(cells.items(), 1):
         try:
             log = _log(study, cell, rollouts, transcripts)
-        except ValueError as error:  # pydantic's too: anyone can have edited a study
+        # pydantic's too: anyone can have edited a study
+        except (ValueError, OverflowError) as error:
             raise BadInput(f"{study.path}: {cell.asked}: {first_problem(error)}") from None
         # the names of a cell come out of the same file
         readable = re.sub(r"[^\w.-]+", "-", f"{cell.stage}-{cell.asked}")[:80]
@@ -90,12 +92,33 @@ def _log(
         results=EvalResults(
             total_samples=len(samples), completed_samples=len(samples), scores=_results(samples)
         ),
+        stats=_stats(_model(cell), [row for row, _ in rollouts]),
         samples=samples,
     )
 
 
 def _model(cell: Cell) -> str:
     return "/".join(filter(None, (cell.base, cell.stage, cell.quant)))
+
+
+def _stats(model: str, rows: Sequence[Row]) -> EvalStats:
+    """When the cell's rollouts ran, and the tokens that they took."""
+    from inspect_ai.log import EvalStats
+
+    begun = [datetime.fromisoformat(row.ended) - timedelta(seconds=row.seconds) for row in rows]
+    return EvalStats(
+        started_at=min(begun).isoformat(),
+        completed_at=max(row.ended for row in rows),
+        model_usage={
+            model: _usage(sum(row.prompt_tokens for row in rows), sum(row.tokens for row in rows))
+        },
+    )
+
+
+def _usage(read: int, written: int) -> ModelUsage:
+    from inspect_ai.model import ModelUsage
+
+    return ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
 def _results(samples: Sequence[EvalSample]) -> list[EvalScore]:
@@ -119,7 +142,6 @@ def _results(samples: Sequence[EvalSample]) -> list[EvalScore]:
 
 def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts) -> EvalSample:
     from inspect_ai.log import EvalSample
-    from inspect_ai.model import ModelUsage
 
     rebuilt = transcripts.messages(row, turns)
     messages = _chat(rebuilt or recorded_messages(row, turns), turns, row.cell.format)
@@ -134,13 +156,7 @@ def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts) -
         output=_output(row, turns, messages),
         scores=_scores(row),
         metadata={**{name: getattr(row, name) for name in told}, "rebuilt": rebuilt is not None},
-        model_usage={
-            _model(row.cell): ModelUsage(
-                input_tokens=row.prompt_tokens,
-                output_tokens=row.tokens,
-                total_tokens=row.prompt_tokens + row.tokens,
-            )
-        },
+        model_usage={_model(row.cell): _usage(row.prompt_tokens, row.tokens)},
         total_time=row.seconds,
     )
 

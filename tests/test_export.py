@@ -177,6 +177,10 @@ def test_inspect_reads_its_logs_with_messages_calls_and_scores(
     agents = logs["agentic_email"]
     assert (agents.status, agents.eval.model) == ("success", "kit/full/Q8_0")
     assert agents.eval.model_generate_config.temperature == 0.7
+    assert "" < agents.stats.started_at <= agents.stats.completed_at
+    [usage] = agents.stats.model_usage.values()
+    spent = [use for sample in agents.samples for use in sample.model_usage.values()]
+    assert usage.output_tokens == sum(use.output_tokens for use in spent) > 0
     [shown] = agents.results.scores
     assert shown.metrics["accuracy"].value == pytest.approx(shares(agents))
     assert (shown.scored_samples, shown.unscored_samples) == (3, 1)
