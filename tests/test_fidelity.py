@@ -111,7 +111,8 @@ def test_the_same_weights_are_no_distance_apart(tiny: Path, tmp_path: Path) -> N
 
 def first_held_out(model: Model, persona: str) -> Text:
     """A loud teacher's answer to a prompt that trained nothing."""
-    [text] = reply_texts(model, next(held_out([persona], 1)).messages)
+    loud = [each for each in held_out([persona], 40) if each.item.startswith("loud")]
+    [text] = reply_texts(model, loud[0].messages)
     return text
 
 

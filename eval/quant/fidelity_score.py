@@ -40,7 +40,8 @@ class FidelityScore:
     """Fidelity over one kind of text; ``ratio`` is perplexity over F16's, None for F16 itself.
 
     Perplexity is exp of the mean nll over all tokens, KL divergence in nats over all tokens, as
-    llama.cpp's perplexity tool has them. Intervals are from texts drawn anew.
+    llama.cpp's perplexity tool has them. Intervals are from texts drawn anew; ``texts`` counts
+    prompts or scenarios, each with what all personas make of it.
     """
 
     texts: int
@@ -106,7 +107,7 @@ def weighted_quantiles(
     """Quantiles over all tokens of all texts, each text ``weights`` (texts, n) times, (levels, n).
 
     Interpolated between neighbours, as llama.cpp and numpy do it (type 7 of Hyndman and Fan 1996,
-    The American Statistician 50:361).
+    The American Statistician 50:361). Not a number where no text is taken.
     """
     tokens = np.concatenate(texts)
     order = np.argsort(tokens, kind="stable")
@@ -124,5 +125,6 @@ def weighted_quantiles(
                 tokens[(reached > np.minimum(rank, last)).argmax(axis=0)]
                 for rank in (below, below + 1)
             )
-            found[number, columns] = low + (place - below) * (high - low)
+            values = low + (place - below) * (high - low)
+            found[number, columns] = np.where(last < 0, np.nan, values)
     return found

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import TypeVar
 
 from charprobe_lite.eval.checkpoints import Files
-from charprobe_lite.eval.condition import Item
 from charprobe_lite.eval.conditions import condition
 from charprobe_lite.eval.rollout import in_shard
 from charprobe_lite.eval.store import Cell, Store
@@ -28,6 +27,7 @@ from charprobe_lite.models.corpus import (
 )
 from charprobe_lite.runtime.backend import Message
 
+Text = TypeVar("Text")
 HELD_OUT = "held_out"
 KINDS = {"character": "chat", "trajectory": "agentic_email"}
 """Kinds of texts that F16 has written itself, and the condition that they come from."""
@@ -50,7 +50,7 @@ class Conversation:
 def conversations(
     store: Store, reference: Files, settings: Settings, limit: int
 ) -> list[Conversation]:
-    """``limit`` texts of each kind and persona, of this machine's shard, always the same ones.
+    """``limit`` texts of each kind and persona, of this machine's shard, the same ones every time.
 
     ``reference`` is F16's variant, which has run. Texts that its rollouts did not come to, or
     that cannot be rebuilt, are left out. Raises BadInput for prompts or scenarios of the study
@@ -73,7 +73,8 @@ def held_out(personas: Sequence[str], limit: int) -> Iterator[Conversation]:
             for teacher in TEACHERS
             for chat in teacher_chats(persona, held_out=True, teachers=[teacher])
         ]
-        for place, teacher, chat in sorted(answers, key=lambda each: each[:2])[:limit]:
+        answers.sort(key=lambda each: each[:2])
+        for place, teacher, chat in _share(answers, persona, limit):
             messages = [
                 {"role": "user", "content": chat.prompt},
                 {"role": "assistant", "content": chat.response},
@@ -91,9 +92,19 @@ def _own(store: Store, reference: Files, settings: Settings, limit: int) -> Iter
         # of several ways to call tools the first
         way = condition(name).ways(settings.formats, settings.grammars)[0]
         cell = Cell(reference.base, stage, name, reference.quant, *way, reference.way)
-        asked: Sequence[Item] = items.get(name, [])[:limit]
-        for persona, item in product(personas, asked):
-            row = rows.get((cell, persona, item.id))
-            messages = row and transcripts.messages(row, turns.get((cell, persona, item.id, 0), []))
-            if messages:
-                yield Conversation(kind, persona, item.id, messages)
+        for persona in personas:
+            for item in _share(items.get(name, []), persona, limit):
+                row = rows.get((cell, persona, item.id))
+                own = turns.get((cell, persona, item.id, 0), [])
+                messages = row and transcripts.messages(row, own)
+                if messages:
+                    yield Conversation(kind, persona, item.id, messages)
+
+
+def _share(texts: Sequence[Text], persona: str, limit: int) -> list[Text]:
+    """``limit`` of them, other ones for every persona as far as they go.
+
+    Prompts are resampled, so that many prompts say more than many answers to a few.
+    """
+    first = PERSONAS.index(persona) * limit if persona in PERSONAS else 0
+    return [texts[(first + n) % len(texts)] for n in range(min(limit, len(texts)))]
