@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from charprobe_lite.eval.commands.convert_classifier import classifier
-from charprobe_lite.eval.commands.options import conversion_bar, names_option, quant_option
+from charprobe_lite.eval.commands.options import (
+    FILE,
+    console_of,
+    conversion_bar,
+    json_option,
+    names_option,
+    quant_option,
+)
 from charprobe_lite.models.catalogue import QUANTS, choose
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.verify import Agreement
 
-PATH = click.Path(path_type=Path)
-output_option = click.option("-o", "--output", required=True, type=PATH, help="The file to write.")
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+output_option = click.option("-o", "--output", required=True, type=FILE, help="The file to write.")
 threads_option = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads [default: all cores]."
 )
@@ -40,16 +44,16 @@ convert.add_command(classifier)
 
 @convert.command()
 @click.option(
-    "--base", required=True, type=PATH, help="A checkpoint folder, or a GGUF model of any type."
+    "--base", required=True, type=FILE, help="A checkpoint folder, or a GGUF model of any type."
 )
 @click.option(
     "--adapter",
     multiple=True,
-    type=PATH,
+    type=FILE,
     help="A PEFT LoRA folder or a GGUF LoRA; several are added one after another.",
 )
 @quant_option("F16")
-@click.option("--imatrix", type=PATH, help="Importance matrix for the quantizer (GGUF).")
+@click.option("--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF).")
 @click.option(
     "--verify/--no-verify",
     default=True,
@@ -102,8 +106,8 @@ def merge(
 
 
 @convert.command("adapter")
-@click.option("--adapter", required=True, type=PATH, help="A PEFT LoRA folder.")
-@click.option("--base", required=True, type=PATH, help="Its base: a checkpoint folder or a GGUF.")
+@click.option("--adapter", required=True, type=FILE, help="A PEFT LoRA folder.")
+@click.option("--base", required=True, type=FILE, help="Its base: a checkpoint folder or a GGUF.")
 @output_option
 @json_option
 def convert_adapter(adapter: Path, base: Path, output: Path, as_json: bool) -> None:
@@ -115,12 +119,12 @@ def convert_adapter(adapter: Path, base: Path, output: Path, as_json: bool) -> N
 
 
 @convert.command()
-@click.option("--model", required=True, type=PATH, help="A GGUF model, F16 or better.")
+@click.option("--model", required=True, type=FILE, help="A GGUF model, F16 or better.")
 @names_option("--quant", QUANTS, required=True, help="Weight types; each makes a file.")
-@click.option("--imatrix", type=PATH, help="Importance matrix for the quantizer (GGUF).")
+@click.option("--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF).")
 @threads_option
 @click.option(
-    "-o", "--output", type=PATH, help="Folder for MODEL-QUANT.gguf  [default: the model's own]."
+    "-o", "--output", type=FILE, help="Folder for MODEL-QUANT.gguf  [default: the model's own]."
 )
 @json_option
 def quantize(
@@ -156,8 +160,8 @@ def quantize(
 
 
 @convert.command()
-@click.option("--model", required=True, type=PATH, help="A GGUF model, F16 or better.")
-@click.option("--text", type=PATH, help="Calibration text [default: the corpus's training texts].")
+@click.option("--model", required=True, type=FILE, help="A GGUF model, F16 or better.")
+@click.option("--text", type=FILE, help="Calibration text [default: the corpus's training texts].")
 @click.option(
     "--chunks",
     default=100,
@@ -208,7 +212,6 @@ def _report(files: list[Path], agreement: Agreement | None, as_json: bool) -> No
         verified = asdict(agreement) if agreement else None
         click.echo(json.dumps({"files": rows, "verified": verified}))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "asked for", "bits per weight", "size", "weights stored as", box=None)
@@ -217,7 +220,7 @@ def _report(files: list[Path], agreement: Agreement | None, as_json: bool) -> No
         shares = [f"{kind} {count / total:.1%}" for kind, count in each.tensor_types.items()]
         size = f"{file.stat().st_size / 1e6:.1f} MB"
         table.add_row(file.name, each.name, f"{each.bits_per_weight:.2f}", size, ", ".join(shares))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    console_of(160).print(table)
     if agreement:
         click.echo(
             f"verified against the original at {agreement.positions} positions: KL mean "

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from charprobe_lite.eval.commands.options import names_option
+from charprobe_lite.eval.commands.options import FILE, console_of, json_option, names_option
 from charprobe_lite.models.catalogue import choose
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.onnx import OnnxFile
 
 TYPES = ("fp32", "int8", "fp16")
-PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.option(
     "--model",
     required=True,
-    type=PATH,
+    type=FILE,
     help="A folder with config.json, safetensors and tokenizer.json.",
 )
 @names_option("--type", TYPES, default=["fp32,int8"], help="Files to write; fp16 is for GPUs.")
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Compare logits with torch."
 )
-@click.option("-o", "--output", required=True, type=PATH, help="The new folder to write.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("-o", "--output", required=True, type=FILE, help="The new folder to write.")
+@json_option
 def classifier(
     model: Path, type: tuple[str, ...], verify: bool, output: Path, as_json: bool
 ) -> None:
@@ -53,13 +51,12 @@ def classifier(
         rows = [{**asdict(file), "file": str(output / file.file)} for file in files]
         click.echo(json.dumps({"files": rows}))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "size", "max logit difference", "same label as torch", box=None)
     for file in files:
         table.add_row(*_row(file))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+    console_of(160).print(table)
 
 
 def _row(file: OnnxFile) -> tuple[str, str, str, str]:

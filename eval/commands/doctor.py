@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from charprobe_lite.eval.commands.options import json_option
+
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def doctor(as_json: bool) -> None:
     """Print versions, the device found, what the engines were built with, and the caches.
 

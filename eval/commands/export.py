@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charprobe_lite.eval.commands.options import FILE, json_option
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.recorded import Study
 
-FILE = click.Path(path_type=Path)
 KINDS = ("jsonl", "parquet", "csv", "inspect")
 
 
@@ -43,7 +43,7 @@ KINDS = ("jsonl", "parquet", "csv", "inspect")
     type=FILE,
     help="The scenarios that the study asked, if not the shipped ones; for inspect.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def export(
     study: Path,
     kind: str,

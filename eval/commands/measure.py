@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from charprobe_lite.eval.asked import (
     DESCRIPTION,
@@ -20,7 +19,7 @@ from charprobe_lite.eval.asked import (
     wanted_of,
 )
 from charprobe_lite.eval.checkpoints import Files
-from charprobe_lite.eval.commands.options import conversion_bar, note
+from charprobe_lite.eval.commands.options import console_of, conversion_bar, note
 from charprobe_lite.eval.file_cost import cost_of, distinct
 from charprobe_lite.eval.forecast import Forecast, forecast, table
 from charprobe_lite.eval.progress import watching
@@ -152,8 +151,7 @@ def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
 
 def show(measured: Measured) -> None:
     """Print the scores, quant type by quant type."""
-    # a pipe has no width of its own: wide enough that no number is cut
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = console_of(140)
     for quant, scores in by_quant(measured.scores).items():
         held = measured.weights.get(quant)
         first, shown = scores.merged[0], quant or "no model"
@@ -163,7 +161,7 @@ def show(measured: Measured) -> None:
         if scores.single != scores.merged:
             console.print(score_table(scores.single, "per persona"))
             console.print(gap_table(scores.comparison))
-        console.print(finding(scores.merged), soft_wrap=True, markup=False)
+        console.print(finding(scores.merged), soft_wrap=True)
     click.echo(f"study: {measured.path}")
 
 
@@ -180,7 +178,7 @@ def show_forecast(asked: Asked, as_json: bool) -> None:
 
 def print_forecast(found: Forecast) -> None:
     """The forecast as a table and its totals in words."""
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
+    console = console_of(140)
     console.print(table(found))
     for line in found.lines():
         click.echo(line)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from charprobe_lite.eval.commands.options import names_option
+from charprobe_lite.eval.commands.options import console_of, json_option, names_option
 from charprobe_lite.models.catalogue import BASES, PERSONAS, STAGES, choose
 from charprobe_lite.models.errors import BadInput
 
@@ -42,7 +41,7 @@ def models() -> None:
     type=click.IntRange(1, 64),
     help="Rollouts at once, for the memory.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def list_models(context: int, parallel: int, as_json: bool) -> None:
     """Print what is published, what is on this machine, and what it costs per quant type."""
     from charprobe_lite.eval.inventory import inventory, tables
@@ -52,11 +51,7 @@ def list_models(context: int, parallel: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    from rich.console import Console
-
-    # a pipe has no width of its own: wide enough that no name is cut
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, markup=False)
+    console = console_of(160)
     for table in tables(found):
         console.print(table)
     click.echo(f"personas: {', '.join(found['personas'])}")
@@ -155,7 +150,7 @@ def _announce(wanted: list[tuple[Source, Base]]) -> None:
 
 
 @models.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def verify(as_json: bool) -> None:
     """Check every file of the kit against the sha256 in its manifest."""
     from charprobe_lite.models.kit import verify_kit

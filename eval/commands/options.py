@@ -1,12 +1,13 @@
-"""Option types that several commands share."""
+"""What several commands share: options and their types, notes, progress bars, tables' console."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,9 @@ from charprobe_lite.models.catalogue import (
     PERSONAS,
     QUANTS,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FILE = click.Path(path_type=Path)
 
@@ -208,6 +212,16 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if value not in (None, ())}
     prompts, scenarios = found["limit"]
     return {**found, "limit": {"prompts": prompts, "scenarios": scenarios}}
+
+
+def console_of(width: int) -> Console:
+    """Of stdout, for tables that hold names and texts of others: markup in them stays as it is.
+
+    A pipe has no width of its own: ``width`` is enough that nothing is cut.
+    """
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, markup=False)
 
 
 @contextmanager

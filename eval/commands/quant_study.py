@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from charprobe_lite.eval.commands.options import (
     budget_option,
     classifier_option,
     condition_option,
+    console_of,
     context_option,
     device_option,
     given,
@@ -151,7 +151,8 @@ def refuse_without_f16(asked: Asked) -> None:
     """BadInput for a quantization study in which nothing can be compared."""
     from charprobe_lite.eval.quant.score import REFERENCE
 
-    kept, option = choose(asked.quant, QUANTS, asked.named("quant")), asked.named("quant")
+    option = asked.named("quant")
+    kept = choose(asked.quant, QUANTS, option)
     if REFERENCE not in kept:
         raise BadInput(
             f"{option}: needs {REFERENCE}, which all others are compared with; name it, or a "
@@ -196,11 +197,9 @@ def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
 
 def show(found: QuantStudy, path: Path) -> None:
     """Print what was found: files, differences, trends, and the recommendation."""
-    from rich.console import Console
-
     from charprobe_lite.eval.quant.report import terminal_tables
 
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+    console = console_of(160)
     for table in terminal_tables(found):
         console.print(table)
     console.print(found.recommendation, soft_wrap=True)

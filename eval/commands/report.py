@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.commands.options import progress_of
+from charprobe_lite.eval.commands.options import FILE, json_option, progress_of
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from charprobe_lite.eval.page.occlusion import Sentence
     from charprobe_lite.eval.page.recorded import Recorded
     from charprobe_lite.eval.quant.findings import QuantStudy
-
-FILE = click.Path(path_type=Path)
 
 
 class Count(click.ParamType[int | None]):
@@ -48,7 +46,7 @@ class Count(click.ParamType[int | None]):
 @click.option(
     "--classifier", type=FILE, help="The study's classifier folder  [default: the kit's]."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def report(
     study: Path, output: Path | None, occlusion: int | None, classifier: Path | None, as_json: bool
 ) -> None:

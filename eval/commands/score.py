@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from charprobe_lite.eval.commands.options import FILE, console_of
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.text_files import ScoredText
     from charprobe_lite.runtime.classifier import Classifier
-
-FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -73,10 +71,7 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps({"cells": [each.as_json() for each in scores]}))
         return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
-    console.print(table(scores))
+    console_of(140).print(table(scores))
 
 
 def _texts(files: tuple[Path, ...], options: dict[str, Any]) -> list[ScoredText]:

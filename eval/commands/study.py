@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 from charprobe_lite.eval.commands.options import (
     FILE,
     budget_option,
+    console_of,
     json_option,
     note,
     shard_option,
@@ -196,10 +196,8 @@ def _costs(parts: list[Asked]) -> dict[str, Forecast]:
 
 
 def _print_cells(parts: list[Asked], cells: list[Any]) -> None:
-    from rich.console import Console
-
     from charprobe_lite.eval.study_status import table
 
-    console = Console(width=None if sys.stdout.isatty() else 140, markup=False)
+    console = console_of(140)
     for asked, own in zip(parts, cells, strict=True):
         console.print(table(asked, own))
