@@ -204,11 +204,11 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
     names.sort(key=lambda name: (total[name], name))
     series = list(dict.fromkeys(bar.series for panel in panels for bar in panel.bars))
     columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
     per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
-    figure, grid = grid_of(rows, columns, rows * (per_row + 0.7) + 0.6, sharey=True)
+    one_row = len(panels) == columns
+    figure, grid = grid_of(len(panels), columns, per_row + 0.7, 0.6, sharey=True)
     height = 0.82 / len(series)
-    for axis, panel in zip(grid, panels, strict=False):
+    for axis, panel in zip(grid, panels, strict=True):
         for bar in panel.bars:
             shift = (len(series) - 1) / 2 - series.index(bar.series)
             place = names.index(bar.group) + shift * height
@@ -230,11 +230,9 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
         axis.set_xlim(0, 1.02)
         axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         base, _, stage = panel.title.rpartition(": ")
-        axis.set_title(shown(stage) if rows == 1 else f"{shown(base)}:\n{shown(stage)}")
+        axis.set_title(shown(stage) if one_row else f"{shown(base)}:\n{shown(stage)}")
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlabel("recognised as itself")
-    for axis in grid[len(panels) :]:
-        axis.remove()
     legend_below(figure, grid)
     return figure
 
@@ -267,9 +265,9 @@ def waterfall(gaps: Sequence[Gap], measure: str, chance: float, theme: Theme) ->
 def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
     """Confusion matrices, each row as percentages of its true persona."""
     columns = min(len(found), 2)
-    rows = -(-len(found) // columns)
-    figure, grid = grid_of(rows, columns, rows * 4.6, width=max(WIDTH, 5.2 * columns))
-    for axis, matrix in zip(grid, found, strict=False):
+    one_row = len(found) == columns
+    figure, grid = grid_of(len(found), columns, 4.6, width=max(WIDTH, 5.2 * columns))
+    for axis, matrix in zip(grid, found, strict=True):
         shares = matrix.counts / matrix.counts.sum(axis=1, keepdims=True).clip(min=1)
         axis.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         for (i, j), share in _cells(shares):
@@ -286,22 +284,19 @@ def matrices(found: Sequence[Confusion], theme: Theme) -> Any:
         axis.set_yticks(range(len(matrix.true)), [shown(name) for name in matrix.true])
         axis.set_xlabel("predicted label (% of the row)")
         axis.set_ylabel("true persona")
-        axis.set_title(shown(matrix.title.partition(": ")[2] if rows == 1 else matrix.title))
+        axis.set_title(shown(matrix.title.partition(": ")[2] if one_row else matrix.title))
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
-    for axis in grid[len(found) :]:
-        axis.remove()
     return figure
 
 
 def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
     """Accuracy against confidence; on the diagonal the classifier is as right as it is sure."""
     columns = min(len(found), 3)
-    rows = -(-len(found) // columns)
-    figure, grid = grid_of(rows, columns, 3 * rows + 0.4, sharex=True, sharey=True)
+    figure, grid = grid_of(len(found), columns, 3, 0.4, sharex=True, sharey=True)
     names = [line.title.rpartition(": ") for line in found]
     several = len({checkpoint for checkpoint, _, _ in names}) > 1
-    for axis, line, (checkpoint, _, name) in zip(grid, found, names, strict=False):
+    for axis, line, (checkpoint, _, name) in zip(grid, found, names, strict=True):
         colour, _, marker = _look(name, [each for _, _, each in names])
         axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--")
         axis.errorbar(
@@ -319,8 +314,6 @@ def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
         axis.set_xlim(0, 1.02)
         axis.set_ylim(-0.02, 1.02)
         axis.grid(alpha=0.3)
-    for axis in grid[len(found) :]:
-        axis.remove()
     figure.supxlabel("probability of the predicted label", size=10)
     figure.supylabel("share that is right", size=10)
     return figure
@@ -407,18 +400,24 @@ def _level_axis(axis: Any, title: str, measure: str, chance: float, theme: Theme
 
 def stacked(parts: Sequence[Any], height: float) -> tuple[Any, list[Any]]:
     """A figure with one panel per part, one below the other, each of ``height`` inches."""
-    return grid_of(len(parts), 1, height * len(parts))
+    return grid_of(len(parts), 1, height)
 
 
 def grid_of(
-    rows: int, columns: int, height: float, width: float = WIDTH, **rest: Any
+    count: int, columns: int, height: float, below: float = 0, width: float = WIDTH, **rest: Any
 ) -> tuple[Any, list[Any]]:
-    """A figure with ``rows`` x ``columns`` panels; ``height`` and ``width`` in inches."""
+    """A figure with ``count`` panels in rows of ``columns``.
+
+    ``height`` is a row's, ``below`` is left under the last, ``width`` the figure's, all in inches.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **rest)
-    return figure, list(axes.flat)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, rows * height + below), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **rest).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
 
 
 def legend_below(figure: Any, axes: Sequence[Any]) -> None:

@@ -109,9 +109,8 @@ def forest(study: QuantStudy, measure: str, theme: Theme) -> Any:
     panels = _differences(study)
     names = [each.name for each in study.quants if any(each.name in own for own in panels.values())]
     columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure, grid = grid_of(rows, columns, rows * (0.34 * len(names) + 1.1) + 0.5, sharey=True)
-    for axis, (title, own) in zip(grid, panels.items(), strict=False):
+    figure, grid = grid_of(len(panels), columns, 0.34 * len(names) + 1.1, 0.5, sharey=True)
+    for axis, (title, own) in zip(grid, panels.items(), strict=True):
         axis.axvspan(-study.margin, study.margin, color=theme.quiet, alpha=0.22, linewidth=0)
         axis.axvline(0, color=theme.quiet, linewidth=1)
         for name, (quant, cell) in own.items():
@@ -121,8 +120,6 @@ def forest(study: QuantStudy, measure: str, theme: Theme) -> Any:
         axis.set_title(shown(title))
         axis.set_xlabel(f"{shown(measure)} minus F16's")
         axis.grid(axis="x", alpha=0.3)
-    for axis in grid[len(panels) :]:
-        axis.remove()
     _verdicts(grid[0], study.margin, theme)
     legend_below(figure, grid[:1])
     return figure
