@@ -171,7 +171,7 @@ def _asked(study: Recorded) -> dict[str, str]:
     if study.provenance.get("sha256 scenarios") == shipped["scenarios"]:
         known |= {scenario.id: scenario.task for scenario in load_scenarios()}
     # break_character's items are a prompt's with a suffix
-    items = {item: known.get(item.partition("+")[0]) for item in {row.item for row in study.rows}}
+    items = {row.item: known.get(row.item.partition("+")[0]) for row in study.rows}
     return {item: text for item, text in items.items() if text}
 
 
