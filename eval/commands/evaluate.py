@@ -10,26 +10,16 @@ import click
 from charprobe_lite.eval.commands.options import (
     FILE,
     base_option,
-    budget_option,
     classifier_option,
     condition_option,
-    context_option,
-    device_option,
     given,
-    gpu_layers_option,
     grammar_option,
     json_option,
-    limit_option,
-    max_tokens_option,
     names_option,
     note,
-    parallel_option,
     persona_option,
-    repeats_option,
-    seed_option,
-    shard_option,
+    run_options,
     study_option,
-    threads_option,
     verify_option,
 )
 from charprobe_lite.models.catalogue import FORMATS, LORA, QUANTS, STAGES
@@ -62,18 +52,8 @@ OF_A_SERVER = ("base_url", "model", "timeout")
     help="Personas as adapters on one loaded base, or merged before quantizing [default: "
     "runtime]; both in one study share the base stage.",
 )
-@budget_option
-@seed_option
-@repeats_option
-@shard_option
-@limit_option
-@parallel_option
-@device_option
-@gpu_layers_option
-@threads_option
+@run_options
 @click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
-@max_tokens_option
-@context_option
 @click.option(
     "--backend",
     default="llama.cpp",

@@ -207,6 +207,19 @@ study_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much a command runs, of which seed, on what: `eval`'s and `quant-study`'s options."""
+    for option in reversed(
+        (
+            *(budget_option, seed_option, repeats_option, shard_option, limit_option),
+            *(parallel_option, device_option, gpu_layers_option, threads_option),
+            *(max_tokens_option, context_option),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as `asked.checked` takes them."""
     found = {name: value for name, value in options.items() if value not in (None, ())}

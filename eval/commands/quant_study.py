@@ -11,28 +11,18 @@ import click
 from charprobe_lite.eval.commands.options import (
     FILE,
     base_option,
-    budget_option,
     classifier_option,
     condition_option,
     console_of,
-    context_option,
-    device_option,
     given,
-    gpu_layers_option,
     grammar_option,
     json_option,
-    limit_option,
-    max_tokens_option,
     names_option,
     note,
-    parallel_option,
     persona_option,
     progress_of,
-    repeats_option,
-    seed_option,
-    shard_option,
+    run_options,
     study_option,
-    threads_option,
     verify_option,
 )
 from charprobe_lite.eval.quant import MARGIN
@@ -64,10 +54,7 @@ BOTH = "both"
     help="Quantize the base and keep the adapter in F16 on top, merge first and quantize then, "
     "or both.",
 )
-@limit_option
-@seed_option
-@repeats_option
-@parallel_option
+@run_options
 @click.option(
     "--margin",
     default=MARGIN,
@@ -82,13 +69,6 @@ BOTH = "both"
     type=click.IntRange(0),
     help="Texts of each kind and persona that every file reads beside F16; 0 for none.",
 )
-@budget_option
-@shard_option
-@device_option
-@gpu_layers_option
-@threads_option
-@max_tokens_option
-@context_option
 @classifier_option
 @verify_option
 @study_option
