@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from charprobe_lite.convert.merge import Progress, merge
-from charprobe_lite.convert.output import FOREVER
-from charprobe_lite.convert.quantize import DIRECT
+from charprobe_lite.convert.output import FOREVER, new_file
+from charprobe_lite.convert.quantize import DIRECT, quantize_file
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
@@ -45,30 +45,41 @@ def prepare_model(
     note: Note = lambda _: None,
     bar: Bar = lambda _: nullcontext(),
 ) -> Path:
-    """The cached model, made and checked when it is not there; a second process waits for it."""
+    """The cached model, made and checked when it is not there; a second process waits for it.
+
+    A type of llama.cpp's quantizer is made from the cached F16 file, merged and checked already,
+    where there is one: the same bytes as from the base and the adapters.
+    """
     target = model_file(name, base, adapters, quant, verify)
-    if not target.is_file():
-        note(f"preparing {name} as {quant} (once): {target}")
+    if target.is_file():
+        return target
+    note(f"preparing {name} as {quant} (once): {target}")
+    whole = model_file(name, base, adapters, "F16", verify)
+    if quant not in DIRECT and whole.is_file():
+        with new_file(target, FOREVER) as part:
+            if not target.is_file():
+                quantize_file(whole, part, quant)
+        return target
 
-        from charprobe_lite.convert.verify import refuse_unverifiable, verify_apart
+    from charprobe_lite.convert.verify import refuse_unverifiable, verify_apart
 
-        if verify:
-            refuse_unverifiable(base, adapters)
+    if verify:
+        refuse_unverifiable(base, adapters)
 
-        def check(file: Path) -> None:
-            verify_apart(file, base, adapters)
+    def check(file: Path) -> None:
+        verify_apart(file, base, adapters)
 
-        with bar(name) as progress:
-            merge(
-                base,
-                adapters,
-                target,
-                quant,
-                check=check if verify else None,
-                progress=progress,
-                wait=FOREVER,
-                keep=True,
-            )
+    with bar(name) as progress:
+        merge(
+            base,
+            adapters,
+            target,
+            quant,
+            check=check if verify else None,
+            progress=progress,
+            wait=FOREVER,
+            keep=True,
+        )
     return target
 
 

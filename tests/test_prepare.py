@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,22 @@ def test_a_base_that_another_process_made_meanwhile_is_kept(
     assert len(notes) == 1
     with pytest.raises(BadInput, match="needs --imatrix"):
         prepare_model("kept", checkpoint / "base", [], "IQ1_S", verify=False)
+
+
+def test_a_quant_type_made_from_the_cached_f16_file_is_the_one_made_from_the_base(
+    checkpoint: Path, cache: Path
+) -> None:
+    base, merged = checkpoint / "base", []
+
+    def bar(name: str) -> AbstractContextManager[None]:
+        merged.append(name)
+        return nullcontext()
+
+    target = prepare_model("own", base, [], "Q4_1", verify=False, bar=bar)
+    from_the_base = target.read_bytes()
+    target.unlink()
+    prepare_model("own", base, [], "F16", verify=False, bar=bar)
+    assert len(merged) == 2
+    prepare_model("own", base, [], "Q4_1", verify=False, bar=bar)
+    assert target.read_bytes() == from_the_base
+    assert len(merged) == 2
