@@ -17,7 +17,7 @@ from charprobe_lite.convert.prepare import Bar, Note
 from charprobe_lite.eval import checkpoints
 from charprobe_lite.eval.checkpoints import Files, Variant, Wanted
 from charprobe_lite.eval.forecast import forecast, within_budget
-from charprobe_lite.eval.quant import MARGIN
+from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.eval.study import Settings, runs_a_model
 from charprobe_lite.models.catalogue import (
     CONDITIONS,
@@ -240,6 +240,7 @@ def wanted_of(asked: Asked, settings: Settings) -> list[Wanted]:
             adapter=asked.adapter,
             classifier=asked.classifier,
             verify=asked.verify,
+            beside=REFERENCE if asked.texts and quant != REFERENCE else None,
         )
         for quant, lora in product(quants, ways)
     ]

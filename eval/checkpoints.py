@@ -118,7 +118,10 @@ class Files:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of the catalogue a study needs; ``adapter`` is a user's own for one persona."""
+    """What of the catalogue a study needs; ``adapter`` is a user's own for one persona.
+
+    ``beside`` is a quant type whose file reads texts beside this one's, None where none does.
+    """
 
     base: str
     stages: list[str]
@@ -128,6 +131,7 @@ class Wanted:
     adapter: Path | None = None
     classifier: Path | None = None
     verify: bool = True
+    beside: str | None = None
 
     def variant(self, catalogue: Catalogue) -> Variant:
         """What there is of it; BadInput like ``grid``."""

@@ -23,7 +23,6 @@ from charprobe_lite.models.footprint import (
     download_bytes,
     file_bytes,
     kv_bytes,
-    memory_bytes,
 )
 from charprobe_lite.models.hub import cache_root, held_bytes, located
 
@@ -126,11 +125,11 @@ def forecast(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings
     to_make = {line.what: quant for quant, line in made if line.disk}
     cores = os.cpu_count() or 1
     rollouts = _rollouts(several, catalogue, settings)
-    memory = [_memory(base, wanted.quant, settings) for wanted in several]
+    memory = [sum(_memory_parts(base, wanted, settings).values()) for wanted in several]
     return Forecast(
         needed=_each_once([*lines, *(line for _, line in made)]),
         temporary=file_bytes(base, "F16") if set(to_make.values()) - set(DIRECT) else 0,
-        memory=None if None in memory else max(filter(None, memory)),
+        memory=round(max(memory)) if base.shape else None,
         rollouts=rollouts,
         preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
         running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
@@ -153,12 +152,14 @@ def within_budget(
     left_out = {}
     for quant in dict.fromkeys(wanted.quant for wanted in several):
         own = [wanted for wanted in several if wanted.quant == quant]
-        needed, parts = _memory_parts(catalogue.base(own[0].base), quant, settings)
+        parts = _memory_parts(catalogue.base(own[0].base), own[0], settings)
+        needed = sum(parts.values())
         if quant in NEEDS_IMATRIX:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed > limit:
             # two digits: the two may be close
-            sizes = f"{needed / 1e9:.2f} GB of memory ({parts}), {whose} {limit / 1e9:.2f} GB"
+            named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+            sizes = f"{needed / 1e9:.2f} GB of memory ({named}), {whose} {limit / 1e9:.2f} GB"
             left_out[quant] = sizes
         elif full := forecast([*kept, *own], catalogue, settings).over_disk():
             left_out[quant] = full
@@ -225,17 +226,15 @@ def _model_line(wanted: Wanted, catalogue: Catalogue, stage: str, persona: str) 
     return Line(name, "convert", 0, file_bytes(base, wanted.quant))
 
 
-def _memory(base: Base, quant: str, settings: Settings) -> int | None:
-    held = memory_bytes(base, quant, settings.context, settings.parallel)
-    return None if held is None else round(held + BUFFERS)
-
-
-def _memory_parts(base: Base, quant: str, settings: Settings) -> tuple[float, str]:
-    """The memory that a quant type needs, and of what; without a shape there is no KV cache."""
-    weights = file_bytes(base, quant)
+def _memory_parts(base: Base, wanted: Wanted, settings: Settings) -> dict[str, float]:
+    """Bytes of memory when most is needed, and of what; without a shape there is no KV cache."""
+    weights, buffers = file_bytes(base, wanted.quant), {"classifier and buffers": BUFFERS}
     cache = kv_bytes(base.shape, settings.context, settings.parallel) if base.shape else 0
-    parts = {"weights": weights, "KV cache": cache, "classifier and buffers": BUFFERS}
-    return sum(parts.values()), ", ".join(f"{name} {_size(n)}" for name, n in parts.items())
+    running = {"weights": weights, "KV cache": cache, **buffers}
+    if not wanted.beside:
+        return running
+    beside = {f"those of {wanted.beside} beside them": file_bytes(base, wanted.beside)}
+    return max(running, {"weights": weights, **beside, **buffers}, key=lambda n: sum(n.values()))
 
 
 def _rollouts(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings) -> int:

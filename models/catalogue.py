@@ -237,7 +237,7 @@ def choose(values: Sequence[str], known: Sequence[str], option: str) -> list[str
     """
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     if not names:
-        raise BadInput(f"{option}: names nothing; choose from {', '.join(known)}, all")
+        raise BadInput(f"{option}: name one or more of {', '.join(known)}, or all")
     for name in names:
         if name not in (*known, "all"):
             raise BadInput(f"{option} {name}: unknown; choose from {', '.join(known)}, all")

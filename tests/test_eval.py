@@ -193,8 +193,8 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
     kit_adapter = kit.kit_folder() / "sarcasm-full.gguf"
     one = ["--persona", "sarcasm"]
     return {
-        "no persona": ([], "--persona: names nothing; choose from sarcasm"),
-        "empty persona": (["--persona", ","], "--persona: names nothing"),
+        "no persona": ([], "--persona: name one or more of sarcasm"),
+        "empty persona": (["--persona", ","], "--persona: name one or more of"),
         "unknown persona": (["--persona", "sarcsm"], "--persona sarcsm: unknown; choose from"),
         "unknown stage": ([*one, "--stage", "ful"], "--stage ful: unknown"),
         "missing file": ([*one, "--gguf", "none.gguf"], "none.gguf: cannot be read"),

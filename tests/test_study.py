@@ -278,6 +278,13 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
     assert [line.split(":")[0] for line in notes] == ["F16", "IQ1_S"]
     with pytest.raises(BadInput, match="--budget: none of the quant types fits"):
         fitting(asked, 10_000_000, notes.append)
+    # a quantization study loads F16 beside each file, and with one slot that is what needs most
+    small = asked.model_copy(update={"parallel": 1, "texts": 4})
+    kept, left_out = within_budget(
+        wanted_of(small, settings), catalogue, settings_of(small), 850_000_000
+    )
+    assert [each.quant for each in kept] == ["F16"]
+    assert "those of F16 beside them 269 MB" in left_out["Q4_0"]
     # the disk counts too: the types that are kept must find room together
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 500_000_000}))
     kept, left_out = within_budget(wanted, catalogue, settings, 10**12)

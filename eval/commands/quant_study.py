@@ -25,7 +25,7 @@ from charprobe_lite.eval.commands.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.eval.quant import MARGIN
+from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.models.catalogue import LORA, QUANTS, STAGES, choose
 from charprobe_lite.models.errors import BadInput
 
@@ -109,7 +109,6 @@ def quant_study(
 def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
     """What is asked, F16 among it."""
     from charprobe_lite.eval.asked import checked, fitting
-    from charprobe_lite.eval.quant.score import REFERENCE
 
     named = choose(options["quant"], QUANTS, "--quant")
     if REFERENCE not in named:
@@ -129,7 +128,6 @@ def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
 
 def refuse_without_f16(asked: Asked) -> None:
     """BadInput for a quantization study in which nothing can be compared."""
-    from charprobe_lite.eval.quant.score import REFERENCE
 
     option = asked.named("quant")
     kept = choose(asked.quant, QUANTS, option)
@@ -147,7 +145,6 @@ def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
     from charprobe_lite.eval.commands.measure import run_asked
     from charprobe_lite.eval.file_cost import distinct
     from charprobe_lite.eval.quant.records import find_quants, read_recordings
-    from charprobe_lite.eval.quant.score import REFERENCE
     from charprobe_lite.eval.quant.study import label_again, measure_fidelity, measure_speed
     from charprobe_lite.eval.store import Store
 

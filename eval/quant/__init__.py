@@ -5,5 +5,7 @@ scenarios or texts, which `score`, `fidelity_score`, `health` and `instrument` u
 them together with `trend` and `recommend`; `report` prints them.
 """
 
+REFERENCE = "F16"
+"""What every other weight type is compared with."""
 MARGIN = 0.03
 """The largest difference from F16 in a share that counts as none, where nobody says otherwise."""

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from charprobe_lite.eval.quant import MARGIN
+from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement
 from charprobe_lite.eval.quant.measure import Numbers
 from charprobe_lite.eval.quant.recommend import recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
     RECOGNISED,
-    REFERENCE,
     Compared,
     MeasureName,
     QuantRecord,

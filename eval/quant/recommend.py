@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.measure import PairedDifference
-from charprobe_lite.eval.quant.score import REFERENCE, QuantScore
+from charprobe_lite.eval.quant.score import QuantScore
 
 TOO_FEW = "too few prompts and scenarios were asked"
 

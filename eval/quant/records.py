@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.eval.gap import cluster_of
+from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import HELD_OUT, KINDS
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import Turns
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement, compare_classifiers
-from charprobe_lite.eval.quant.score import REFERENCE, QuantRecord
+from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.score import Labels
 from charprobe_lite.eval.store import (
     ModelFile,

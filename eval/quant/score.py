@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.gap import LADDER, labels_of
-from charprobe_lite.eval.quant import MARGIN, health
+from charprobe_lite.eval.quant import MARGIN, REFERENCE, health
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,
@@ -31,7 +31,6 @@ from charprobe_lite.eval.store import Cell, Row
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
 
-REFERENCE = "F16"
 CHARACTER, RECOGNISED = "character", "recognised"
 MeasureName = tuple[str, str, Cell | str, str]
 """Quant type, lora, the condition asked or the kind of text, and what is measured."""

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from charprobe_lite.convert.onnx import FILES
 from charprobe_lite.eval.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.file_cost import distinct, paths, timed
+from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
-from charprobe_lite.eval.quant.score import REFERENCE
 from charprobe_lite.eval.store import RecordedText, Store, TextKey
 from charprobe_lite.eval.study import Settings
 from charprobe_lite.models.kit import sha256_file
