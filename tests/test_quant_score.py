@@ -339,7 +339,13 @@ def test_tool_call_health_counted_by_hand() -> None:
     turns = {(cell, "humor", f"task-{n}", 0): own for n, (*_, own) in enumerate(rollouts)}
     measured = Measured(health_measures(rows, turns), resamples=10)
     # the reply that ends a job without an email is no malformed one
-    expected = {"well_formed": 5 / 10, "malformed": 5 / 4, "yield": 2 / 4, "forced": 1 / 4}
+    expected = {
+        "well_formed": 5 / 10,
+        "malformed": 5 / 4,
+        "yield": 2 / 4,
+        "forced": 1 / 4,
+        "unforced": 1 / 4,
+    }
     for name, value in {**expected, "steps": 10 / 4}.items():
         assert measured.estimate(name).value == pytest.approx(value), name
 
@@ -358,6 +364,9 @@ def test_health_of_a_study_is_that_without_a_grammar_and_is_compared_with_f16() 
     assert found.difference.equivalent is False
     trends = {(t.condition, t.measure): t.trend for t in study.trends}
     assert trends["agentic_email, no grammar", "well_formed"].p < 0.001
+    # without a grammar no email is forced: what was sent unforced is the yield, once
+    assert ("agentic_email", "unforced") in trends
+    assert ("agentic_email, no grammar", "unforced") not in trends
     # calls under a grammar are well formed whatever happens: there is no slope to compare
     assert all(each.of != "agentic_email" for each in study.contrasts)
     chosen = [each for each in study.contrasts if each.capability == "well_formed"]

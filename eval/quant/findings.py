@@ -33,7 +33,7 @@ from charprobe_lite.eval.quant.trend import (
 from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.store import Cell
 
-CAPABILITIES = ("well_formed", "yield")
+CAPABILITIES = ("well_formed", "yield", "unforced")
 FEWEST_POINTS = 4
 """Three points in a row are in the right order once in six by chance."""
 
@@ -58,7 +58,7 @@ class Contrast:
     """Does character (in ``condition``) fall faster than a capability, as the bits get fewer?
 
     ``ahead``: character's standardised loss per halving of the bits minus the capability's;
-    positive where character goes first. ``capability`` is "well_formed" or "yield" with the
+    positive where character goes first. ``capability`` is one of `CAPABILITIES` with the
     condition it is of, or "perplexity" (its logarithm) with the kind of text.
     """
 
@@ -157,7 +157,7 @@ def score_quants(
             found
             for ladder in ladders
             for where in conditions
-            for what in (RECOGNISED, *CAPABILITIES)
+            for what in (RECOGNISED, *_capabilities(where))
             if (found := _trend(compared, ladder, where, what))
         ],
         contrasts=[
@@ -180,6 +180,11 @@ def _ladders(compared: Compared) -> list[list[QuantRecord]]:
         whole = compared.reference(own[0])
         ladders.append(own if whole in own else [whole, *own])
     return ladders
+
+
+def _capabilities(cell: Cell) -> tuple[str, ...]:
+    """Those that say something: without a grammar no email is forced, which leaves the yield."""
+    return CAPABILITIES[:-1] if cell.grammar == "off" else CAPABILITIES
 
 
 def _steps(
@@ -210,7 +215,7 @@ def _contrasts(
 ) -> list[Contrast]:
     """Character in one condition against every capability that the study has measured."""
     capabilities: list[tuple[str, Cell | str, str]] = [
-        (what, cell, what) for cell in conditions for what in CAPABILITIES
+        (what, cell, what) for cell in conditions for what in _capabilities(cell)
     ]
     kinds = dict.fromkeys(kind for record in ladder for kind in record.fidelity)
     capabilities += [("perplexity", kind, "nll") for kind in kinds]

@@ -23,24 +23,27 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
     ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
     parse rate; without a grammar it is the model's own doing. ``malformed``: the other replies, per
     rollout. ``yield``: share of rollouts that sent an email. ``forced``: share of rollouts whose
-    email the grammar demanded. ``steps``: replies per rollout.
+    email the grammar demanded, ``unforced``: that sent one without that. ``steps``: replies per
+    rollout.
     """
     cluster = [cluster_of(row) for row in rows]
     counted = [_counts(row, turns.get(row.key, ())) for row in rows]
-    values = np.array(counted, dtype=np.float64).reshape(-1, 6)
+    values = np.array(counted, dtype=np.float64).reshape(-1, 7)
     replies = int(values[:, 1].sum())
     return {
         "well_formed": ratio(cluster, values, 0, 1, max(replies, 1)),
-        "malformed": ratio(cluster, values, 2, 5, len(rows), share=False),
-        "yield": ratio(cluster, values, 3, 5, len(rows)),
-        "forced": ratio(cluster, values, 4, 5, len(rows)),
-        "steps": ratio(cluster, values, 1, 5, len(rows), share=False),
+        "malformed": ratio(cluster, values, 2, 6, len(rows), share=False),
+        "yield": ratio(cluster, values, 3, 6, len(rows)),
+        "forced": ratio(cluster, values, 4, 6, len(rows)),
+        "unforced": ratio(cluster, values, 5, 6, len(rows)),
+        "steps": ratio(cluster, values, 1, 6, len(rows), share=False),
     }
 
 
 def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
-    """Well-formed replies, replies, malformed ones, sent, forced, and 1 for the rollout."""
+    """Well-formed replies, replies, malformed ones; 1 if sent, if forced, if unforced; and 1."""
     # the block that ends the job is a reply without a tool call and yet well formed
     malformed = sum(turn.tool is None for turn in turns) - (row.outcome == NO_EMAIL)
     sent = row.outcome == SENT
-    return [len(turns) - malformed, len(turns), malformed, sent, row.forced, 1]
+    replies = [len(turns) - malformed, len(turns), malformed]
+    return [*replies, sent, row.forced, sent and not row.forced, 1]
