@@ -168,6 +168,12 @@ def catalogue_files(wanted: Wanted, catalogue: Catalogue, note: Note, bar: Bar) 
         found = _classifier(wanted, catalogue, note)
         return Files(wanted.base, wanted.quant, *found, {}, wanted.lora)
     source = fetch(base)
+    merged = below(base) or wanted.lora == MERGED
+    if merged and source.is_file() and wanted.quant in list(weights(source).tensor_types)[:1]:
+        note(
+            f"{wanted.quant}: is what the weights of {base.name} came as; rounded to those steps "
+            "again, they lose part of what was merged into them"
+        )
 
     def model(name: str, adapters: Sequence[Path]) -> Path:
         return prepare_model(

@@ -407,6 +407,22 @@ def test_the_smallest_file_that_keeps_the_character_is_recommended() -> None:
     assert "times as many" in open_
 
 
+def test_a_file_whose_agents_no_longer_do_the_work_is_not_recommended() -> None:
+    records = []
+    for quant, share in (("F16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.6)):
+        chats = answers(quant, 0.96, 250, 0)
+        rng = np.random.default_rng(len(quant))
+        # every email is in character: what differs is who decided that it is sent
+        emails = [
+            replace(row, outcome="sent", forced=bool(rng.random() < share))
+            for row in answers(quant, 0.96, 250, 1, "agentic_email")
+        ]
+        records.append(record(quant, chats + emails))
+    said = score_quants(records, PERSONAS, resamples=300).recommendation
+    assert said.startswith("Take Q8_0 (merged")
+    assert "left out, as agents send few emails unforced: Q4_0 (merged) 4" in said
+
+
 def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
     records = [
         record(

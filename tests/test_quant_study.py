@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from charprobe_lite.eval.asked import Asked, files_of, settings_of
+from charprobe_lite.eval.checkpoints import Wanted, catalogue_files
 from charprobe_lite.eval.commands.quant_study import quant_study
 from charprobe_lite.eval.commands.report import report
 from charprobe_lite.eval.commands.study import resume
@@ -22,6 +23,7 @@ from charprobe_lite.eval.quant.records import find_quants, read_recordings
 from charprobe_lite.eval.quant.study import measure_fidelity
 from charprobe_lite.eval.store import Store
 from charprobe_lite.eval.study_merge import merge_studies
+from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
 
@@ -48,6 +50,16 @@ def study(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(study: Path) -> dict[str, Any]:
     return document(study)
+
+
+def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
+    found: dict[str, Any], cache: Path
+) -> None:
+    notes: list[str] = []
+    for quant in ("Q4_0", "Q4_1"):  # the embedded base is a Q4_1 file
+        wanted = Wanted("smollm2-135m", ["base"], ["sarcasm"], quant, verify=False)
+        catalogue_files(wanted, load_catalogue(), notes.append, lambda _: nullcontext())
+    assert [line.partition(":")[0] for line in notes if "merged into them" in line] == ["Q4_1"]
 
 
 def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(

@@ -13,8 +13,8 @@ from charprobe_lite.eval.store import RecordedTurn, RolloutKey, Row
 
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` gives them: by (cell, persona, item, sample)."""
-SHARES = ("well_formed", "yield", "forced")
-MEASURES = ("well_formed", "malformed", "yield", "forced", "steps")
+SHARES = ("well_formed", "yield", "forced", "unforced")
+MEASURES = ("well_formed", "malformed", "yield", "forced", "unforced", "steps")
 
 
 def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:

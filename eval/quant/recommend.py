@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.measure import PairedDifference
-from charprobe_lite.eval.quant.score import QuantScore
+from charprobe_lite.eval.quant.score import Quality, QuantScore
 
 TOO_FEW = "too few prompts and scenarios were asked"
 
@@ -15,7 +15,9 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
     """The smallest file that keeps the character within the margin in every condition asked.
 
     A file keeps it where in each condition of the most trained stage no more than the margin is
-    lost (`PairedDifference.kept`); it loses it where one condition shows a larger loss.
+    lost (`PairedDifference.kept`); it loses it where one condition shows a larger loss. A file that
+    is shown to lose more than the margin of the emails that F16's agents send unforced is left
+    out: what is in character and does not get the work done is no file to take.
     """
     files = sorted(
         (each for each in quants if each.record.quant != REFERENCE),
@@ -25,22 +27,25 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
     asked = [cell.condition for cell in whole[0].trained]
     if not files or not asked:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
-    verdicts = [(each, keeps(each, len(asked))) for each in files]
+    idle = [each for each in files if lost_work(each)]
+    verdicts = [(each, each not in idle and keeps(each, len(asked))) for each in files]
+    left_out = _left_out([each for each in idle if keeps(each, len(asked)) is not False])
     kept = [each for each, verdict in verdicts if verdict]
     within = f"the character within {margin:g} of {REFERENCE} in {_listed(asked)}"
     if kept:
-        smaller = [
-            each for each in files[: files.index(kept[0])] if keeps(each, len(asked)) is None
-        ]
-        return f"Take {_file(kept[0])}: the smallest file that keeps {within}{_open(smaller)}."
+        smaller = [each for each, verdict in verdicts[: files.index(kept[0])] if verdict is None]
+        best = f"Take {_file(kept[0])}: the smallest file that keeps {within}"
+        return f"{best}{_open(smaller)}{left_out}."
     undecided = [each for each, verdict in verdicts if verdict is None]
     if undecided:
         return (
             f"Not decided: no file is shown to keep {within}, and {TOO_FEW} to say that "
-            f"{_listed([each.name for each in undecided])} {_do(undecided)} not{_more(undecided)}."
+            f"{_listed([each.name for each in undecided])} {_do(undecided)} not{_more(undecided)}"
+            f"{left_out}."
         )
     somewhere = asked[0] if len(asked) == 1 else f"at least one of {_listed(asked)}"
-    return f"Keep {REFERENCE}: every other file loses more than {margin:g} in {somewhere}."
+    work = f", or its agents' work{left_out}" if left_out else ""
+    return f"Keep {REFERENCE}: every other file loses more than {margin:g} in {somewhere}{work}."
 
 
 def keeps(quant: QuantScore, conditions: int) -> bool | None:
@@ -49,6 +54,22 @@ def keeps(quant: QuantScore, conditions: int) -> bool | None:
     if False in verdicts:
         return False
     return True if verdicts and all(verdicts) and len(verdicts) == conditions else None
+
+
+def lost_work(quant: QuantScore) -> Quality | None:
+    """The share of emails sent unforced, where it is shown to be lower by more than the margin."""
+    found = [cell.health["unforced"] for cell in quant.trained if "unforced" in cell.health]
+    return next((each for each in found if each.difference and each.difference.kept is False), None)
+
+
+def _left_out(idle: Sequence[QuantScore]) -> str:
+    """Files that may keep the character, and do not get the work done."""
+    shares = []
+    for each in idle:
+        if (found := lost_work(each)) and found.difference:
+            own, change = found.value.value, found.difference.change.value
+            shares.append(f"{each.name} {own:.0%} ({REFERENCE} {own - change:.0%})")
+    return f"; left out, as agents send few emails unforced: {_listed(shares)}" if shares else ""
 
 
 def _file(quant: QuantScore) -> str:
