@@ -9,6 +9,8 @@
 - ``transformers``: held-out chat answers through transformers and through `runtime.fidelity`, F16
   against Q4_0 that was written back as F16: on the 4-bit file itself llama.cpp rounds the
   activations, too, which transformers does not.
+- ``steps``, when it is named: what each type leaves of the tool-use adapter that is merged into the
+  kit's base, whose weights came as Q4_1: a type that has the same steps rounds it away. A minute.
 - ``ladder``, when it is named: the whole quantization study of the kit, all personas, 40 prompts
   and 25 scenarios per cell, both ways to quantize, tool calls with a grammar and without. Hours;
   stopped at any moment, it goes on where it was.
@@ -30,14 +32,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import gguf
 import numpy as np
 
+from charprobe_lite.convert.architecture import architecture_of_gguf
+from charprobe_lite.convert.lora import read_adapter
 from charprobe_lite.convert.merge import merge
 from charprobe_lite.eval.checkpoints import kit_base
 from charprobe_lite.eval.cli import main as charprobe_lite
 from charprobe_lite.eval.quant.fidelity_texts import held_out
+from charprobe_lite.models import kit
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
 from charprobe_lite.models.divergence import log_softmax
+from charprobe_lite.models.gguf_file import weights
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
     Comparison,
@@ -205,6 +212,38 @@ def by_torch(reference: Path, model: Path, texts: list[Text]) -> Fidelity:
     return joined(found)
 
 
+def left_of_adapter(quants: list[str]) -> dict[str, Figures]:
+    """Per type, over the matrices that the adapter changes by D = merged - published.
+
+    ``kept``: <stored - published, D> / <D, D>, 1 where all of D is left on average. ``error``:
+    |stored - merged| / |D|. ``bits`` per weight of the file.
+    """
+    published, adapter = kit.embedded_base(), kit.kit_folder() / kit.TOOL_USE
+    names = list(read_adapter(adapter, architecture_of_gguf(published)).changes)
+    before, merged = matrices(published), matrices(kit_base("F16"))
+    found = {}
+    for quant in quants:
+        stored, sums = matrices(kit_base(quant)), np.zeros(3)
+        for name in names:
+            change = merged(name) - before(name)
+            error = stored(name) - merged(name)
+            sums += [(change * (change + error)).sum(), (error**2).sum(), (change**2).sum()]
+        found[quant] = {
+            "kept": sums[0] / sums[2],
+            "error": float(np.sqrt(sums[1] / sums[2])),
+            "bits": weights(kit_base(quant)).bits_per_weight,
+        }
+    return found
+
+
+def matrices(path: Path) -> Callable[[str], Any]:
+    """A GGUF file's matrices by name, as float64."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    return lambda name: gguf.dequantize(tensors[name].data, tensors[name].tensor_type).astype(
+        np.float64
+    )
+
+
 def shown(found: dict[str, dict[str, Figures]]) -> None:
     """A table per model: the other side, ours, the difference."""
     for name, sides in found.items():
@@ -223,7 +262,7 @@ def shown(found: dict[str, dict[str, Figures]]) -> None:
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(["all", "definitions", "transformers", "ladder"]),
+    type=click.Choice(["all", "definitions", "transformers", "steps", "ladder"]),
     default="all",
     show_default=True,
     help="all is definitions and transformers.",
@@ -239,6 +278,16 @@ def main(
     """Measure the parts named."""
     if part == "ladder":
         charprobe_lite([*LADDER, *(["--json"] if as_json else [])])
+        return
+    if part == "steps":
+        left = left_of_adapter(["Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0"])
+        for name, figures in left.items():
+            click.echo(
+                "{:7}{bits:.2f} bits, kept {kept:.2f}, error {error:.2f}".format(name, **figures),
+                err=as_json,
+            )
+        if as_json:
+            click.echo(json.dumps({"steps": left}))
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "transformers": partial(against_transformers, answers)

@@ -296,7 +296,7 @@ def _size_labels(points: Sequence[Point]) -> dict[float, str]:
     labels, depth = {}, 1 + max(map(len, sizes.values()))
     for bits, names in sorted(sizes.items()):
         lines = [*map(shown, names), f"{bits:g}"]
-        half = LETTER * max(map(len, lines)) / 2
+        half = LETTER * (max(map(len, lines)) + 1) / 2  # a letter between two stays free
         place = PANEL * _octaves(_reach(points)[0], bits) / _octaves(*_reach(points))
         level = next((n for n, end in enumerate(ends) if end < place - half), len(ends))
         ends[level : level + 1] = [place + half]
