@@ -16,11 +16,13 @@ from charprobe_lite.eval.page.figures import (
     whiskers,
 )
 from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.measure import PairedDifference
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.score import Estimate
 
 WAYS = {"runtime": ("#0072B2", "o"), "merged": ("#D55E00", "s"), "": ("#8C8C8C", "D")}
 """Colour and marker of the two ways to quantize, and of a file without an adapter."""
+Differences = dict[str, dict[str, tuple[QuantScore, PairedDifference]]]
 OFFSETS = tuple((dx, dy) for dy in (9, -9, 22, -22, 35, -35) for dx in (7, -7))
 """Where a name may stand from its point, in points of print; the first that is free."""
 LETTER, PANEL = 0.085, 7.2
@@ -51,8 +53,9 @@ def quant_drawings(study: QuantStudy) -> list[Drawing]:
         Drawing(
             "quant-difference",
             "Differences from F16",
-            f"Forest plot: {measure} of each file minus F16's, thick the 90% interval that decides "
-            f"on equivalence, thin the 95% interval; the band is the margin of {study.margin:g}.",
+            f"Forest plot: {measure} of each file minus F16's, and of the emails that agents sent "
+            "unforced the share; thick the 90% interval that decides on equivalence, thin the 95% "
+            f"interval; the band is the margin of {study.margin:g}.",
             lambda theme: forest(study, measure, theme),
         ),
         Drawing(
@@ -106,19 +109,21 @@ def sizes(study: QuantStudy, measure: str, theme: Theme) -> Any:
 
 def forest(study: QuantStudy, measure: str, theme: Theme) -> Any:
     """Conditions side by side, a row per file, most bits per weight at the top."""
-    panels = _differences(study)
+    panels, work = _differences(study), _work(study)
     names = [each.name for each in study.quants if any(each.name in own for own in panels.values())]
-    columns = min(len(panels), 2)
-    figure, grid = grid_of(len(panels), columns, 0.34 * len(names) + 1.1, 0.5, sharey=True)
-    for axis, (title, own) in zip(grid, panels.items(), strict=True):
+    columns = min(len(panels | work), 3)
+    height = 0.34 * len(names) + 1.3
+    figure, grid = grid_of(len(panels | work), columns, height, 0.5, sharey=True)
+    for axis, (title, own) in zip(grid, (panels | work).items(), strict=True):
         axis.axvspan(-study.margin, study.margin, color=theme.quiet, alpha=0.22, linewidth=0)
         axis.axvline(0, color=theme.quiet, linewidth=1)
-        for name, (quant, cell) in own.items():
-            _row(axis, names.index(name), quant, cell, theme)
+        for name, (quant, difference) in own.items():
+            _row(axis, names.index(name), WAYS[quant.record.lora][0], difference, theme)
         axis.set_yticks(range(len(names)), [shown(name) for name in names])
         axis.set_ylim(len(names) - 0.4, -0.6)
-        axis.set_title(shown(title))
-        axis.set_xlabel(f"{shown(measure)} minus F16's")
+        axis.set_title(shown(title).replace(", ", ",\n"))
+        axis.set_xlabel(f"{'share' if title in work else shown(measure)} minus F16's")
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", alpha=0.3)
     _verdicts(grid[0], study.margin, theme)
     legend_below(figure, grid[:1])
@@ -171,12 +176,21 @@ def _levels(study: QuantStudy) -> dict[str, list[Point]]:
     return panels
 
 
-def _differences(study: QuantStudy) -> dict[str, dict[str, tuple[QuantScore, CellQuality]]]:
-    """The files with a difference from F16, by condition and name."""
-    panels: dict[str, dict[str, tuple[QuantScore, CellQuality]]] = {}
+def _differences(study: QuantStudy) -> Differences:
+    """The files with a difference from F16 in character, by condition and name."""
+    panels: Differences = {}
     for quant, cell in _trained(study):
         if cell.difference:
-            panels.setdefault(cell.condition, {})[quant.name] = quant, cell
+            panels.setdefault(cell.condition, {})[quant.name] = quant, cell.difference
+    return panels
+
+
+def _work(study: QuantStudy) -> Differences:
+    """The same in the share of emails that agents send unforced."""
+    panels: Differences = {}
+    for quant, cell in _trained(study):
+        if cell.difference and cell.work:
+            panels.setdefault(f"{cell.condition}, sent unforced", {})[quant.name] = quant, cell.work
     return panels
 
 
@@ -256,11 +270,8 @@ def _size(point: Point) -> float:
     return round(point.across, 2)
 
 
-def _row(axis: Any, place: int, quant: QuantScore, cell: CellQuality, theme: Theme) -> None:
+def _row(axis: Any, place: int, colour: str, found: PairedDifference, theme: Theme) -> None:
     """A difference: thin its 95% interval, thick its 90% interval, the verdict in the marker."""
-    if cell.difference is None:
-        return
-    found, (colour, _) = cell.difference, WAYS[quant.record.lora]
     axis.plot(found.change.ends, [place] * 2, color=colour, linewidth=1.2)
     axis.plot(found.inner, [place] * 2, color=colour, linewidth=3.5, solid_capstyle="butt")
     axis.plot(

@@ -75,6 +75,7 @@ def _differences(study: QuantStudy) -> list[Record]:
         {
             **_file(quant),
             "condition": cell.condition,
+            "measure": measure,
             **_numbers("difference", found.change),
             "inner_90_low": found.inner[0],
             "inner_90_high": found.inner[1],
@@ -84,7 +85,8 @@ def _differences(study: QuantStudy) -> list[Record]:
         }
         for quant in study.quants
         for cell in quant.trained
-        if (found := cell.difference) is not None
+        for measure, found in ((study.measure, cell.difference), ("unforced", cell.work))
+        if found is not None
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.measure import PairedDifference
-from charprobe_lite.eval.quant.score import Quality, QuantScore
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 
 TOO_FEW = "too few prompts and scenarios were asked"
 
@@ -56,18 +56,17 @@ def keeps(quant: QuantScore, conditions: int) -> bool | None:
     return True if verdicts and all(verdicts) and len(verdicts) == conditions else None
 
 
-def lost_work(quant: QuantScore) -> Quality | None:
-    """The share of emails sent unforced, where it is shown to be lower by more than the margin."""
-    found = [cell.health["unforced"] for cell in quant.trained if "unforced" in cell.health]
-    return next((each for each in found if each.difference and each.difference.kept is False), None)
+def lost_work(quant: QuantScore) -> CellQuality | None:
+    """A cell whose agents are shown to send fewer emails unforced, by more than the margin."""
+    return next((cell for cell in quant.trained if cell.work and cell.work.kept is False), None)
 
 
 def _left_out(idle: Sequence[QuantScore]) -> str:
     """Files that may keep the character, and do not get the work done."""
     shares = []
     for each in idle:
-        if (found := lost_work(each)) and found.difference:
-            own, change = found.value.value, found.difference.change.value
+        if (cell := lost_work(each)) and cell.work:
+            own, change = cell.health["unforced"].value.value, cell.work.change.value
             shares.append(f"{each.name} {own:.0%} ({REFERENCE} {own - change:.0%})")
     return f"; left out, as agents send few emails unforced: {_listed(shares)}" if shares else ""
 

@@ -98,6 +98,12 @@ class CellQuality:
         """The condition, and how tool calls were asked for."""
         return self.asked.asked
 
+    @property
+    def work(self) -> PairedDifference | None:
+        """The difference from F16 in the share of emails that agents sent unforced."""
+        found = self.health.get("unforced")
+        return found.difference if found else None
+
     def difference_json(self) -> dict[str, Any] | None:
         """``{measure: {"estimate", "ci", "equivalent"}}``."""
         return {self.measure: self.difference.as_json()} if self.difference else None
