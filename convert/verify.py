@@ -91,7 +91,7 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
     else:
         theirs = _gguf_logits(base, adapters, ids, file.parent)
     found = agreement(theirs, ours)
-    kl, error = LIMITS[next(iter(weights(file).tensor_types))]
+    kl, error = LIMITS[weights(file).main_type]
     if not base.is_dir():
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
     _refuse(found, (kl, error), file, base)

@@ -169,7 +169,7 @@ def catalogue_files(wanted: Wanted, catalogue: Catalogue, note: Note, bar: Bar) 
         return Files(wanted.base, wanted.quant, *found, {}, wanted.lora)
     source = fetch(base)
     merged = below(base) or wanted.lora == MERGED
-    if merged and source.is_file() and wanted.quant in list(weights(source).tensor_types)[:1]:
+    if merged and source.is_file() and wanted.quant == weights(source).main_type:
         note(
             f"{wanted.quant}: is what the weights of {base.name} came as; rounded to those steps "
             "again, they lose part of what was merged into them"

@@ -94,6 +94,11 @@ class Weights:
     tensor_types: dict[str, int]
     bits_per_weight: float
 
+    @property
+    def main_type(self) -> str:
+        """What most weights are stored as."""
+        return next(iter(self.tensor_types))
+
 
 def read_gguf(path: Path) -> gguf.GGUFReader:
     """Open a GGUF file, its vocabulary included, which takes seconds; see ``read_header``.
