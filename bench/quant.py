@@ -32,12 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import gguf
 import numpy as np
 
 from charprobe_lite.convert.architecture import architecture_of_gguf
 from charprobe_lite.convert.lora import read_adapter
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge, open_model
 from charprobe_lite.eval.checkpoints import kit_base
 from charprobe_lite.eval.cli import main as charprobe_lite
 from charprobe_lite.eval.quant.fidelity_texts import held_out
@@ -238,10 +237,8 @@ def left_of_adapter(quants: list[str]) -> dict[str, Figures]:
 
 def matrices(path: Path) -> Callable[[str], Any]:
     """A GGUF file's matrices by name, as float64."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    return lambda name: gguf.dequantize(tensors[name].data, tensors[name].tensor_type).astype(
-        np.float64
-    )
+    tensors = open_model(path).tensors
+    return lambda name: tensors[name].rows(0, tensors[name].shape[0]).astype(np.float64)
 
 
 def shown(found: dict[str, dict[str, Figures]]) -> None:
