@@ -128,7 +128,6 @@ def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
 
 def refuse_without_f16(asked: Asked) -> None:
     """BadInput for a quantization study in which nothing can be compared."""
-
     option = asked.named("quant")
     kept = choose(asked.quant, QUANTS, option)
     if REFERENCE not in kept:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,19 +178,21 @@ def _levels(study: QuantStudy) -> dict[str, list[Point]]:
 
 def _differences(study: QuantStudy) -> Differences:
     """The files with a difference from F16 in character, by condition and name."""
-    panels: Differences = {}
-    for quant, cell in _trained(study):
-        if cell.difference:
-            panels.setdefault(cell.condition, {})[quant.name] = quant, cell.difference
-    return panels
+    return _by_condition(study, "", lambda cell: cell.difference)
 
 
 def _work(study: QuantStudy) -> Differences:
-    """The same in the share of emails that agents send unforced."""
+    """The same files' differences in the share of emails that agents send unforced."""
+    return _by_condition(study, ", sent unforced", lambda cell: cell.difference and cell.work)
+
+
+def _by_condition(
+    study: QuantStudy, ending: str, of: Callable[[CellQuality], PairedDifference | None]
+) -> Differences:
     panels: Differences = {}
     for quant, cell in _trained(study):
-        if cell.difference and cell.work:
-            panels.setdefault(f"{cell.condition}, sent unforced", {})[quant.name] = quant, cell.work
+        if (found := of(cell)) is not None:
+            panels.setdefault(cell.condition + ending, {})[quant.name] = quant, found
     return panels
 
 

@@ -15,6 +15,8 @@ Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` gives them: by (cell, persona, item, sample)."""
 SHARES = ("well_formed", "yield", "forced", "unforced")
 MEASURES = ("well_formed", "malformed", "yield", "forced", "unforced", "steps")
+COUNTED = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
+"""What is counted of each rollout, from which the measures are ratios."""
 
 
 def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
@@ -28,20 +30,26 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
     """
     cluster = [cluster_of(row) for row in rows]
     counted = [_counts(row, turns.get(row.key, ())) for row in rows]
-    values = np.array(counted, dtype=np.float64).reshape(-1, 7)
-    replies = int(values[:, 1].sum())
+    values = np.array(counted, dtype=np.float64).reshape(-1, len(COUNTED))
+    column = {name: number for number, name in enumerate(COUNTED)}
+
+    def per_rollout(name: str, share: bool = True) -> Measure:
+        return ratio(cluster, values, column[name], column["rollouts"], len(rows), share=share)
+
+    formed, replies = column["well_formed"], column["replies"]
+    n_replies = max(int(values[:, replies].sum()), 1)
     return {
-        "well_formed": ratio(cluster, values, 0, 1, max(replies, 1)),
-        "malformed": ratio(cluster, values, 2, 6, len(rows), share=False),
-        "yield": ratio(cluster, values, 3, 6, len(rows)),
-        "forced": ratio(cluster, values, 4, 6, len(rows)),
-        "unforced": ratio(cluster, values, 5, 6, len(rows)),
-        "steps": ratio(cluster, values, 1, 6, len(rows), share=False),
+        "well_formed": ratio(cluster, values, formed, replies, n_replies),
+        "malformed": per_rollout("malformed", share=False),
+        "yield": per_rollout("sent"),
+        "forced": per_rollout("forced"),
+        "unforced": per_rollout("unforced"),
+        "steps": per_rollout("replies", share=False),
     }
 
 
 def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
-    """Well-formed replies, replies, malformed ones; 1 if sent, if forced, if unforced; and 1."""
+    """`COUNTED` of one rollout."""
     # the block that ends the job is a reply without a tool call and yet well formed
     malformed = sum(turn.tool is None for turn in turns) - (row.outcome == NO_EMAIL)
     sent = row.outcome == SENT

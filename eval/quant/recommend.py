@@ -27,9 +27,9 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
     asked = [cell.condition for cell in whole[0].trained]
     if not files or not asked:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
-    idle = [each for each in files if lost_work(each)]
-    verdicts = [(each, each not in idle and keeps(each, len(asked))) for each in files]
-    left_out = _left_out([each for each in idle if keeps(each, len(asked)) is not False])
+    character = [(each, keeps(each, len(asked))) for each in files]
+    verdicts = [(each, False if lost_work(each) else verdict) for each, verdict in character]
+    left_out = _left_out([each for each, verdict in character if verdict is not False])
     kept = [each for each, verdict in verdicts if verdict]
     within = f"the character within {margin:g} of {REFERENCE} in {_listed(asked)}"
     if kept:
@@ -61,10 +61,10 @@ def lost_work(quant: QuantScore) -> CellQuality | None:
     return next((cell for cell in quant.trained if cell.work and cell.work.kept is False), None)
 
 
-def _left_out(idle: Sequence[QuantScore]) -> str:
-    """Files that may keep the character, and do not get the work done."""
+def _left_out(files: Sequence[QuantScore]) -> str:
+    """Those that do not get the work done, of files that may keep the character."""
     shares = []
-    for each in idle:
+    for each in files:
         if (cell := lost_work(each)) and cell.work:
             own, change = cell.health["unforced"].value.value, cell.work.change.value
             shares.append(f"{each.name} {own:.0%} ({REFERENCE} {own - change:.0%})")

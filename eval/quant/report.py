@@ -65,22 +65,16 @@ def _fidelity(quants: Sequence[QuantScore]) -> Table:
 
 def _cells(study: QuantStudy) -> Table:
     measure = study.measure.replace("macro_f1", "macro-F1").replace("_", " ")
-    numbers = [
-        "n",
-        measure,
-        "minus F16",
-        f"within {study.margin:g}",
-        "well formed",
-        "yield",
-        "unforced",
-    ]
+    health = ("well_formed", "yield", "unforced")
+    numbers = ["n", measure, "minus F16", f"within {study.margin:g}"]
+    numbers += [name.replace("_", " ") for name in health]
     made = _table("character and tool calls", ["quant", "lora", "condition"], numbers)
     for each in study.quants:
         for cell in each.trained:
             made.add_row(
                 *(each.record.quant, each.record.lora or "-", cell.condition, str(cell.score.n)),
                 *(_interval(cell.score.headline), *_difference(cell)),
-                *(_share(cell, name) for name in ("well_formed", "yield", "unforced")),
+                *(_share(cell, name) for name in health),
             )
     return made
 
