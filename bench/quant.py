@@ -9,8 +9,8 @@
 - ``transformers``: held-out chat answers through transformers and through `runtime.fidelity`, F16
   against Q4_0 that was written back as F16: on the 4-bit file itself llama.cpp rounds the
   activations, too, which transformers does not.
-- ``steps``, when it is named: what each type leaves of the tool-use adapter that is merged into the
-  kit's base, whose weights came as Q4_1: a type that has the same steps rounds it away. A minute.
+- ``steps``, when it is named: what each type leaves of the adapters that are merged into the kit's
+  base, whose weights came as Q4_1: a type that has the same steps rounds them away. Two minutes.
 - ``ladder``, when it is named: the whole quantization study of the kit, all personas, 40 prompts
   and 25 scenarios per cell, both ways to quantize, tool calls with a grammar and without. Hours;
   stopped at any moment, it goes on where it was.
@@ -37,10 +37,12 @@ import numpy as np
 from charprobe_lite.convert.architecture import architecture_of_gguf
 from charprobe_lite.convert.lora import read_adapter
 from charprobe_lite.convert.merge import merge, open_model
+from charprobe_lite.convert.prepare import prepare_model
 from charprobe_lite.eval.checkpoints import kit_base
 from charprobe_lite.eval.cli import main as charprobe_lite
 from charprobe_lite.eval.quant.fidelity_texts import held_out
 from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
 from charprobe_lite.models.divergence import log_softmax
 from charprobe_lite.models.gguf_file import weights
@@ -57,6 +59,7 @@ LADDER = (
     *("quant-study", "--persona", "all", "--limit", "40,25", "--lora", "both"),
     *("--grammar", "on,off", "--study", "runs/ladder.sqlite", "-o", "runs/ladder-report"),
 )
+PERSONA = "sarcasm"  # whose adapter stands for all in "steps"
 WINDOW = 512  # tokens; of each chunk the tool scores the second half
 FIGURES = ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 SAID = {
@@ -211,18 +214,34 @@ def by_torch(reference: Path, model: Path, texts: list[Text]) -> Fidelity:
     return joined(found)
 
 
-def left_of_adapter(quants: list[str]) -> dict[str, Figures]:
-    """Per type, over the matrices that the adapter changes by D = merged - published.
+def left_of_adapters(quants: list[str]) -> dict[str, dict[str, Figures]]:
+    """Of the one that teaches to use tools, and of a persona's merged after it."""
+    tool_use, own = (kit.kit_folder() / name for name in (kit.TOOL_USE, f"{PERSONA}-full.gguf"))
+    published = kit.embedded_base()
 
-    ``kept``: <stored - published, D> / <D, D>, 1 where all of D is left on average. ``error``:
+    def character(quant: str) -> Path:
+        name = f"{EMBEDDED}-full-{PERSONA}"
+        return prepare_model(name, published, [tool_use, own], quant)
+
+    return {
+        "tool use": left_of(tool_use, published, kit_base, quants),
+        PERSONA: left_of(own, kit_base("F16"), character, quants),
+    }
+
+
+def left_of(
+    adapter: Path, base: Path, made: Callable[[str], Path], quants: list[str]
+) -> dict[str, Figures]:
+    """Per type, over the matrices that the adapter changes by D = merged - base.
+
+    ``kept``: <stored - base, D> / <D, D>, 1 where all of D is left on average. ``error``:
     |stored - merged| / |D|. ``bits`` per weight of the file.
     """
-    published, adapter = kit.embedded_base(), kit.kit_folder() / kit.TOOL_USE
-    names = list(read_adapter(adapter, architecture_of_gguf(published)).changes)
-    before, merged = matrices(published), matrices(kit_base("F16"))
+    names = list(read_adapter(adapter, architecture_of_gguf(base)).changes)
+    before, merged = matrices(base), matrices(made("F16"))
     found = {}
     for quant in quants:
-        stored, sums = matrices(kit_base(quant)), np.zeros(3)
+        stored, sums = matrices(made(quant)), np.zeros(3)
         for name in names:
             change = merged(name) - before(name)
             error = stored(name) - merged(name)
@@ -230,7 +249,7 @@ def left_of_adapter(quants: list[str]) -> dict[str, Figures]:
         found[quant] = {
             "kept": sums[0] / sums[2],
             "error": float(np.sqrt(sums[1] / sums[2])),
-            "bits": weights(kit_base(quant)).bits_per_weight,
+            "bits": weights(made(quant)).bits_per_weight,
         }
     return found
 
@@ -277,12 +296,11 @@ def main(
         charprobe_lite([*LADDER, *(["--json"] if as_json else [])])
         return
     if part == "steps":
-        left = left_of_adapter(["Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0"])
-        for name, figures in left.items():
-            click.echo(
-                "{:7}{bits:.2f} bits, kept {kept:.2f}, error {error:.2f}".format(name, **figures),
-                err=as_json,
-            )
+        left = left_of_adapters(["Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0"])
+        said = "{:9}{:7}{bits:.2f} bits, kept {kept:.2f}, error {error:.2f}"
+        for adapter, types in left.items():
+            for name, figures in types.items():
+                click.echo(said.format(adapter, name, **figures), err=as_json)
         if as_json:
             click.echo(json.dumps({"steps": left}))
         return
