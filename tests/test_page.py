@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from charprobe_lite.eval.page import Written, write_report
+from charprobe_lite.eval.page import Written, figures, write_report
 from charprobe_lite.eval.page.occlusion import Sentence, occlude, split
 from charprobe_lite.eval.page.recorded import Recorded, read_study
 from charprobe_lite.eval.rollout import Result, Turn
@@ -563,8 +563,15 @@ def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> No
         for condition in ("chat", "agentic_email")
         for n, label in enumerate(["humor", "humor" if condition == "chat" else "neutral"])
     ]
-    found = find(read_study(write_study(tmp_path / "s.sqlite", rollouts))).gaps
-    assert [(gap.title, [step.condition for step in gap.steps]) for gap in found] == [
+    found = find(read_study(write_study(tmp_path / "s.sqlite", rollouts)))
+    gaps = found.gaps
+    assert [(gap.title, [step.condition for step in gap.steps]) for gap in gaps] == [
         ("kit, Q8_0: full", ["chat", "agentic_email"]),
         ("kit, Q8_0: full, merged", ["chat, merged", "agentic_email, merged"]),
     ]
+    waterfalls = figures.waterfall(gaps, found.measure, found.chance, figures.LIGHT)
+    colours = [[bar.get_facecolor() for bar in axis.patches] for axis in waterfalls.axes]
+    assert colours[0] == colours[1]  # a condition looks the same however it was asked for
+    assert len(set(colours[0])) == 3  # chat, the change, the email
+    [bars] = figures.bars(found.shift, found.measure, found.chance, figures.LIGHT).axes
+    assert len({bar.get_facecolor() for bar in bars.patches}) == 4  # both conditions, both ways

@@ -26,6 +26,8 @@ from charprobe_lite.eval.page.estimates import (
 from charprobe_lite.models.errors import BadInput
 
 FORMATS = ("svg", "png", "pdf")
+Look = tuple[str, str, str]
+"""Colour, hatch and marker."""
 STYLES = {
     "chat": ("#0072B2", "", "o"),
     "agentic_email": ("#D55E00", "///", "s"),
@@ -135,6 +137,7 @@ def drawn(drawing: Drawing, theme: Theme) -> Any:
 def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> Any:
     """Grouped bars with intervals; a published value stands hollow beside its bar."""
     figure, axes = stacked(panels, 3.6)
+    everywhere = _names([bar for panel in panels for bar in panel.bars])[1]
     for axis, panel in zip(axes, panels, strict=True):
         groups, series = _names(panel.bars)
         slots = [
@@ -149,7 +152,8 @@ def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> 
                 if (bar.series, kind) in slots:
                     shift = slots.index((bar.series, kind)) - (len(slots) - 1) / 2
                     place = groups.index(bar.group) + shift * width
-                    _bar(axis, place, 0.92 * width, bar, kind, theme)
+                    look = _look(bar.series, everywhere)
+                    _bar(axis, place, 0.92 * width, bar, kind, look, theme)
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.6, len(groups) - 0.4)
         _level_axis(axis, panel.title, measure, chance, theme)
@@ -319,9 +323,11 @@ def calibration(found: Sequence[Reliability], theme: Theme) -> Any:
     return figure
 
 
-def _bar(axis: Any, place: float, width: float, bar: Bar, known: bool, theme: Theme) -> None:
+def _bar(
+    axis: Any, place: float, width: float, bar: Bar, known: bool, look: Look, theme: Theme
+) -> None:
     """Our bar with its interval, or the published one as an outline."""
-    colour, hatch, _ = _look(bar.series, [bar.series])
+    colour, hatch, _ = look
     if known and bar.published is not None:
         axis.bar(
             place,
@@ -350,7 +356,8 @@ def _bar(axis: Any, place: float, width: float, bar: Bar, known: bool, theme: Th
 
 
 def _whole(axis: Any, place: float, step: Step, theme: Theme) -> None:
-    colour, hatch, _ = _look(step.condition.partition(" ")[0], [step.condition])
+    condition = step.condition.partition(",")[0]  # however its tools and adapters were asked for
+    colour, hatch, _ = _look(condition, [condition])
     axis.bar(place, step.value, 0.6, color=colour, hatch=hatch, edgecolor=theme.paper, linewidth=0)
     axis.errorbar(place, step.value, yerr=whiskers([step]), color=theme.ink, capsize=4)
     _number(axis, place, step.high, f"{step.value:.2f}", theme)
@@ -441,11 +448,11 @@ def _names(bars: Sequence[Bar]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(b.group for b in bars)), list(dict.fromkeys(b.series for b in bars))
 
 
-def _look(name: str, series: Sequence[str]) -> tuple[str, str, str]:
-    """Colour, hatch and marker of a condition."""
+def _look(name: str, series: Sequence[str]) -> Look:
+    """Of a condition; what has no look of its own gets one after its place among the series."""
     if name in STYLES:
         return STYLES[name]
-    unknown = [each for each in series if each not in STYLES]
+    unknown = list(dict.fromkeys(each for each in series if each not in STYLES))
     return OTHERS[unknown.index(name) % len(OTHERS)]
 
 
