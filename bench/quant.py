@@ -12,8 +12,10 @@
 - ``steps``, when it is named: what each type leaves of the adapters that are merged into the kit's
   base, whose weights came as Q4_1: a type that has the same steps rounds them away. Two minutes.
 - ``ladder``, when it is named: the whole quantization study of the kit, all personas, 40 prompts
-  and 25 scenarios per cell, both ways to quantize, tool calls with a grammar and without. Hours;
-  stopped at any moment, it goes on where it was.
+  and 25 scenarios per cell, both ways to quantize. Hours; stopped at any moment, it goes on where
+  it was.
+- ``free``, when it is named: tool calls of every type without a grammar, six scenarios. Most of an
+  hour, and goes on as well.
 
 The first two take about four minutes on two cores.
 """
@@ -55,10 +57,10 @@ from charprobe_lite.runtime.fidelity import (
     reply_texts,
 )
 
-LADDER = (
-    *("quant-study", "--persona", "all", "--limit", "40,25", "--lora", "both"),
-    *("--grammar", "on,off", "--study", "runs/ladder.sqlite", "-o", "runs/ladder-report"),
-)
+STUDIES = {
+    "ladder": "--limit 40,25 --lora both --study runs/ladder.sqlite -o runs/ladder-report",
+    "free": "--limit 6 --condition agentic_email --grammar off --texts 0 --study runs/free.sqlite",
+}
 PERSONA = "sarcasm"  # whose adapter stands for all in "steps"
 WINDOW = 512  # tokens; of each chunk the tool scores the second half
 FIGURES = ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
@@ -278,7 +280,7 @@ def shown(found: dict[str, dict[str, Figures]]) -> None:
 @click.command()
 @click.option(
     "--part",
-    type=click.Choice(["all", "definitions", "transformers", "steps", "ladder"]),
+    type=click.Choice(["all", "definitions", "transformers", "steps", *STUDIES]),
     default="all",
     show_default=True,
     help="all is definitions and transformers.",
@@ -292,8 +294,9 @@ def main(
     part: str, tool: Path | None, quant: str, chunks: int, answers: int, as_json: bool
 ) -> None:
     """Measure the parts named."""
-    if part == "ladder":
-        charprobe_lite([*LADDER, *(["--json"] if as_json else [])])
+    if part in STUDIES:
+        asked = ["quant-study", "--persona", "all", *STUDIES[part].split()]
+        charprobe_lite([*asked, *(["--json"] if as_json else [])])
         return
     if part == "steps":
         left = left_of_adapters(["Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0"])
