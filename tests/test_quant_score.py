@@ -459,6 +459,14 @@ def test_each_way_to_quantize_is_compared_with_its_own_f16() -> None:
     assert {trend.lora for trend in study.trends} == {"runtime", "merged"}
 
 
+def test_macro_f1_of_other_personas_is_not_compared() -> None:
+    rows = {quant: answers(quant, 0.9, 12, 0) for quant in ("F16", "Q8_0", "Q4_0")}
+    rows["Q4_0"] = [row for row in rows["Q4_0"] if row.persona != PERSONAS[0]]  # sent no email
+    study = score_quants([record(q, own) for q, own in rows.items()], PERSONAS, resamples=100)
+    assert list(differences(study)) == ["Q8_0"]
+    assert study.recommendation.startswith(("Take Q8_0", "Not decided"))
+
+
 def test_one_persona_is_measured_by_its_detection_rate() -> None:
     records = [
         record(quant, [row for row in answers(quant, 0.9, 40, 0) if row.persona == "humor"])

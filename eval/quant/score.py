@@ -83,8 +83,8 @@ class CellQuality:
     """One cell of a quant type; ``asked`` is the cell without its quant type.
 
     ``difference`` is that of macro-F1, or of the detection rate for one persona (``measure``), from
-    F16; None for F16 itself and where either has no text. ``health`` is empty where no tool is
-    called, see `health.health_measures`.
+    F16; None for F16 itself, and where not the same personas have a text in both. ``health`` is
+    empty where no tool is called, see `health.health_measures`.
     """
 
     asked: Cell
@@ -200,8 +200,7 @@ class Compared:
 
     def reference(self, record: QuantRecord) -> QuantRecord:
         """F16 made in the same way, or else F16 made in the other."""
-        whole = [each for each in self.records if each.quant == REFERENCE]
-        return next((each for each in whole if each.lora == record.lora), whole[0])
+        return _whole(self.records, record)
 
     def name(self, record: QuantRecord, where: Cell | str, what: str) -> MeasureName:
         """A record's measure."""
@@ -231,7 +230,7 @@ def compare_quants(
     measures: dict[MeasureName, Measure] = {}
     for record in records:
         key = record.quant, record.lora
-        for where, found in _cell_measures(record, personas).items():
+        for where, found in _cell_measures(record, _whole(records, record), personas).items():
             measures |= {(*key, where, what): measure for what, measure in found.items()}
         for kind, texts in record.fidelity.items():
             own = fidelity_measures(texts)
@@ -270,14 +269,27 @@ def asked(cell: Cell) -> Cell:
     return Cell(cell.base, cell.stage, cell.condition, "", cell.format, cell.grammar)
 
 
-def _cell_measures(record: QuantRecord, personas: Sequence[str]) -> dict[Cell, dict[str, Measure]]:
-    """Character of every cell with a classified text, health of every agentic one."""
+def _whole(records: Sequence[QuantRecord], record: QuantRecord) -> QuantRecord:
+    whole = [each for each in records if each.quant == REFERENCE]
+    return next((each for each in whole if each.lora == record.lora), whole[0])
+
+
+def _cell_measures(
+    record: QuantRecord, whole: QuantRecord, personas: Sequence[str]
+) -> dict[Cell, dict[str, Measure]]:
+    """Character of every cell with a classified text, health of every agentic one.
+
+    A persona without a text is not in a macro-F1, which is then of others than F16's: where not the
+    same personas have one there is no `CHARACTER`.
+    """
     found: dict[Cell, dict[str, Measure]] = {asked(cell): {} for cell in record.cells}
     several = len(personas) > 1
+    heard = {asked(cell): set(own.true) for cell, own in labels_of(whole.rows, personas).items()}
     for cell, labels in labels_of(record.rows, personas).items():
         # a base-stage text is a row for every persona, and still one observation
         texts = sum(row.cell == cell and row.prediction is not None for row in record.rows)
-        found[asked(cell)][CHARACTER] = character(labels, personas, texts, several)
+        if heard.get(asked(cell)) == set(labels.true):
+            found[asked(cell)][CHARACTER] = character(labels, personas, texts, several)
         found[asked(cell)][RECOGNISED] = recognised(labels, texts)
     for cell in record.cells:
         if cell.condition.startswith("agentic"):
