@@ -7,7 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -575,3 +575,8 @@ def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> No
     assert len(set(colours[0])) == 3  # chat, the change, the email
     [bars] = figures.bars(found.shift, found.measure, found.chance, figures.LIGHT).axes
     assert len({bar.get_facecolor() for bar in bars.patches}) == 4  # both conditions, both ways
+    [panel] = found.stages
+    alone = [replace(panel, bars=[bar]) for bar in panel.bars]
+    lines = figures.lines(alone, found.measure, found.chance, figures.LIGHT).axes
+    drawn = {axis.containers[0].lines[0].get_color() for axis in lines}
+    assert len(drawn) == 4  # also where each has a panel: they share one legend

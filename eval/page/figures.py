@@ -137,7 +137,7 @@ def drawn(drawing: Drawing, theme: Theme) -> Any:
 def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> Any:
     """Grouped bars with intervals; a published value stands hollow beside its bar."""
     figure, axes = stacked(panels, 3.6)
-    everywhere = _names([bar for panel in panels for bar in panel.bars])[1]
+    everywhere = _series(panels)
     for axis, panel in zip(axes, panels, strict=True):
         groups, series = _names(panel.bars)
         slots = [
@@ -164,13 +164,14 @@ def bars(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> 
 def lines(panels: Sequence[Panel], measure: str, chance: float, theme: Theme) -> Any:
     """A line per condition over the stages; published values are hollow and dashed."""
     figure, axes = stacked(panels, 3.8)
+    everywhere = _series(panels)
     for axis, panel in zip(axes, panels, strict=True):
         groups, series = _names(panel.bars)
         for number, name in enumerate(series):
             own = [bar for bar in panel.bars if bar.series == name]
             shift = 0.04 * (number - (len(series) - 1) / 2)
             places = [groups.index(bar.group) + shift for bar in own]
-            colour, _, marker = _look(name, series)
+            colour, _, marker = _look(name, everywhere)
             axis.errorbar(
                 places,
                 [bar.value for bar in own],
@@ -206,7 +207,7 @@ def persona_bars(panels: Sequence[Panel], theme: Theme) -> Any:
     for bar in (bar for panel in panels for bar in panel.bars):
         total[bar.group] += bar.value
     names.sort(key=lambda name: (total[name], name))
-    series = list(dict.fromkeys(bar.series for panel in panels for bar in panel.bars))
+    series = _series(panels)
     columns = min(len(panels), 3)
     per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
     one_row = len(panels) == columns
@@ -446,6 +447,11 @@ def legend_below(figure: Any, axes: Sequence[Any]) -> None:
 def _names(bars: Sequence[Bar]) -> tuple[list[str], list[str]]:
     """The groups and the series in the order in which they come."""
     return list(dict.fromkeys(b.group for b in bars)), list(dict.fromkeys(b.series for b in bars))
+
+
+def _series(panels: Sequence[Panel]) -> list[str]:
+    """Those of all panels, which have one legend."""
+    return _names([bar for panel in panels for bar in panel.bars])[1]
 
 
 def _look(name: str, series: Sequence[str]) -> Look:
