@@ -18,6 +18,7 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	mkdir -p build/typed/charprobe_lite
 	for name in $(PACKAGES); do ln -sfn ../../../$$name build/typed/charprobe_lite/$$name; done
+	for name in charprobe_lite/*; do ln -sfn ../../../$$name build/typed/$$name; done
 	MYPYPATH=build/typed $(BIN)/mypy
 
 .venv/eval: pyproject.toml

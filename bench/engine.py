@@ -38,15 +38,15 @@ import llama_cpp as llama
 import numpy as np
 import peers
 
-from charprobe_lite.eval.checkpoints import kit_base
-from charprobe_lite.eval.condition import Ask
 from charprobe_lite.eval.conditions import agentic_email, chat
-from charprobe_lite.eval.rollout import rollout_seed
-from charprobe_lite.eval.study import in_turn
+from charprobe_lite.eval.conditions.condition import Ask
+from charprobe_lite.eval.conditions.outcome import rollout_seed
+from charprobe_lite.eval.study.checkpoints import kit_base
+from charprobe_lite.eval.study.runner import in_turn
 from charprobe_lite.models.catalogue import PERSONAS
 from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.models.prompts import load_prompts
-from charprobe_lite.models.scenario import load_scenarios
+from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
@@ -335,7 +335,7 @@ def first_token() -> float:
     """
     with tempfile.TemporaryDirectory() as folder:
         options = "--stage base --condition chat --persona sarcasm --limit 1 --max-tokens 1"
-        program = "from charprobe_lite.eval.cli import main; main()"
+        program = "from charprobe_lite.eval.cli.main import main; main()"
         study = f"{folder}/s.sqlite"
         command = [sys.executable, "-c", program, "eval", *options.split(), "--study", study]
         started = time.time()

@@ -14,8 +14,8 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from charprobe_lite.eval.page import write_report
-from charprobe_lite.eval.page.recorded import read_study
+from charprobe_lite.eval.report import write_report
+from charprobe_lite.eval.report.recorded import read_study
 
 FILTER = """
 async ([name, value]) => {

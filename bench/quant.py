@@ -36,18 +36,18 @@ from typing import Any
 import click
 import numpy as np
 
-from charprobe_lite.convert.architecture import architecture_of_gguf
+from charprobe_lite.convert.architectures.architecture import architecture_of_gguf
+from charprobe_lite.convert.cached import prepare_model
 from charprobe_lite.convert.lora import read_adapter
 from charprobe_lite.convert.merge import merge, open_model
-from charprobe_lite.convert.prepare import prepare_model
-from charprobe_lite.eval.checkpoints import kit_base
-from charprobe_lite.eval.cli import main as charprobe_lite
+from charprobe_lite.eval.cli.main import main as charprobe_lite
 from charprobe_lite.eval.quant.fidelity_texts import held_out
+from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
-from charprobe_lite.models.divergence import log_softmax
-from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.runtime.divergence import log_softmax
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
     Comparison,
@@ -251,7 +251,7 @@ def left_of(
         found[quant] = {
             "kept": sums[0] / sums[2],
             "error": float(np.sqrt(sums[1] / sums[2])),
-            "bits": weights(made(quant)).bits_per_weight,
+            "bits": weight_summary(made(quant)).bits_per_weight,
         }
     return found
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.gguf_header import weight_summary
 
 
 class Forward:
@@ -28,7 +28,7 @@ class Forward:
     ) -> None:
         import llama_cpp
 
-        weights(path)  # llama.cpp's own refusal says less
+        weight_summary(path)  # llama.cpp's own refusal says less
         self.path, self._api = path, llama_cpp
         silence()
         parameters = llama_cpp.llama_model_default_params()

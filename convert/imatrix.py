@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.forward import Forward
-from charprobe_lite.convert.output import new_file
+from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_gguf
+from charprobe_lite.models.gguf_header import read_gguf
 
 Array = NDArray[np.float32]
 CHUNK = 512  # tokens

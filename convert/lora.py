@@ -16,10 +16,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.architecture import Architecture
-from charprobe_lite.convert.checkpoint import StoredTensor, open_safetensors, read_json
+from charprobe_lite.convert.architectures.architecture import Architecture
+from charprobe_lite.convert.safetensors import SafetensorsTensor, open_safetensors, read_json
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_gguf
+from charprobe_lite.models.gguf_header import read_gguf
 
 Array = NDArray[np.float32]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -210,7 +210,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             "save it with safe_serialization=True"
         )
     stored = open_safetensors(weights)
-    modules: dict[str, dict[str, StoredTensor]] = {}
+    modules: dict[str, dict[str, SafetensorsTensor]] = {}
     changes: dict[str, Delta | Replacement] = {}
     for name, tensor in stored.items():
         module, side = _split(name.removeprefix(PREFIX))
@@ -292,7 +292,7 @@ def _gguf_name(module: str, side: str, architecture: Architecture, file: Path) -
 
 def _delta(
     module: str,
-    sides: dict[str, StoredTensor],
+    sides: dict[str, SafetensorsTensor],
     config: dict[str, Any],
     architecture: Architecture,
     file: Path,

@@ -21,14 +21,13 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.architecture import (
+from charprobe_lite.convert.architectures.architecture import (
     Architecture,
     architecture_of,
     architecture_of_gguf,
     rope_factors,
     write_hyperparameters,
 )
-from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
 from charprobe_lite.convert.config import read_config
 from charprobe_lite.convert.lora import (
     Adapter,
@@ -38,7 +37,6 @@ from charprobe_lite.convert.lora import (
     ordered,
     read_adapter,
 )
-from charprobe_lite.convert.output import AT_ONCE, new_file
 from charprobe_lite.convert.quantize import (
     DIRECT,
     Array,
@@ -48,9 +46,11 @@ from charprobe_lite.convert.quantize import (
     quantize_file,
     tensor_type,
 )
+from charprobe_lite.convert.safetensors import Checkpoint, open_checkpoint
 from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
+from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_gguf
+from charprobe_lite.models.gguf_header import read_gguf
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
 MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.checkpoint import Checkpoint, open_checkpoint
-from charprobe_lite.convert.output import AT_ONCE, FOREVER, new_folder
+from charprobe_lite.convert.safetensors import Checkpoint, open_checkpoint
 from charprobe_lite.models import corpus
-from charprobe_lite.models.child import run_main
+from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
+from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput, first_problem
 
 Logits = NDArray[np.float64]

@@ -19,7 +19,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
-from charprobe_lite.models.catalogue import QUANTS
+from charprobe_lite.models.catalogue import QUANT_TYPES
 from charprobe_lite.models.errors import BadInput
 
 Array = NDArray[np.float32]
@@ -36,8 +36,8 @@ QUANTIZER_BUFFER = 256 * 1024**2  # bytes of rows that the quantizer holds at on
 
 def file_type(quant: str) -> int:
     """llama.cpp's number of a quant type. Raises BadInput for a name it does not have."""
-    if quant not in QUANTS:
-        raise BadInput(f"--quant {quant}: unknown; choose from {', '.join(QUANTS)}")
+    if quant not in QUANT_TYPES:
+        raise BadInput(f"--quant {quant}: unknown; choose from {', '.join(QUANT_TYPES)}")
     prefix = "ALL_" if quant == "F32" else "MOSTLY_"
     return int(gguf.LlamaFileType[prefix + quant])
 
@@ -108,10 +108,10 @@ def quantize_file(
     import llama_cpp
 
     from charprobe_lite.convert.forward import silence
-    from charprobe_lite.models.gguf_file import weights
+    from charprobe_lite.models.gguf_header import weight_summary
 
     check_type(quant, imatrix)
-    weights(source)  # llama.cpp would abort the process on a file that is none
+    weight_summary(source)  # llama.cpp would abort the process on a file that is none
     silence()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = file_type(quant)

@@ -16,14 +16,18 @@ from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charprobe_lite.convert.architecture import Architecture, architecture_of, text_name
-from charprobe_lite.convert.checkpoint import (
+from charprobe_lite.convert.architectures.architecture import (
+    Architecture,
+    architecture_of,
+    text_name,
+)
+from charprobe_lite.convert.config import read_config
+from charprobe_lite.convert.safetensors import (
     Checkpoint,
-    StoredTensor,
+    SafetensorsTensor,
     open_checkpoint,
     open_safetensors,
 )
-from charprobe_lite.convert.config import read_config
 from charprobe_lite.models.errors import BadInput
 
 
@@ -40,7 +44,7 @@ def reference_logits(
         raise BadInput("verify: a checkpoint folder is checked with one PEFT folder; --no-verify")
     try:
         model = _empty_model(folder)
-        changes: dict[str, StoredTensor] = {}
+        changes: dict[str, SafetensorsTensor] = {}
         if adapters:
             model, changes = _with_peft(model, adapters[0])
         _read_on_demand(model, _by_name(checkpoint, architecture), changes)
@@ -65,7 +69,7 @@ def _empty_model(folder: Path) -> Any:
         return AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
 
 
-def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, StoredTensor]]:
+def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, SafetensorsTensor]]:
     """The model with the adapter's layers, still empty, and the adapter's tensors by name."""
     from peft import LoraConfig, get_peft_model
 
@@ -86,7 +90,7 @@ def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, StoredTensor]]:
     return get_peft_model(model, config, low_cpu_mem_usage=True).eval(), tensors
 
 
-def _by_name(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, StoredTensor]:
+def _by_name(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, SafetensorsTensor]:
     found = {}
     for name, tensor in checkpoint.tensors.items():
         if (plain := text_name(name)) is not None:
@@ -97,7 +101,7 @@ def _by_name(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, St
 
 
 def _read_on_demand(
-    model: Any, base: dict[str, StoredTensor], adapter: dict[str, StoredTensor]
+    model: Any, base: dict[str, SafetensorsTensor], adapter: dict[str, SafetensorsTensor]
 ) -> None:
     """Fill in the adapter now, and each module of the base when it runs."""
     for name, module in model.named_modules():
@@ -114,12 +118,12 @@ def _read_on_demand(
             module.register_forward_hook(_dropper(own))
 
 
-def _fill(module: Any, key: str, tensor: StoredTensor) -> None:
+def _fill(module: Any, key: str, tensor: SafetensorsTensor) -> None:
     values = torch.from_numpy(tensor.read())
     module._parameters[key] = torch.nn.Parameter(values, requires_grad=False)
 
 
-def _reader(tensors: dict[str, StoredTensor]) -> Any:
+def _reader(tensors: dict[str, SafetensorsTensor]) -> Any:
     def read(module: Any, inputs: Any) -> None:
         for key, tensor in tensors.items():
             _fill(module, key, tensor)
@@ -127,7 +131,7 @@ def _reader(tensors: dict[str, StoredTensor]) -> Any:
     return read
 
 
-def _dropper(tensors: dict[str, StoredTensor]) -> Any:
+def _dropper(tensors: dict[str, SafetensorsTensor]) -> Any:
     def drop(module: Any, inputs: Any, output: Any) -> None:
         for key, tensor in tensors.items():
             empty = torch.empty(tensor.shape, device="meta")

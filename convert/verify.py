@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.architecture import architecture_of_gguf
+from charprobe_lite.convert.architectures.architecture import architecture_of_gguf
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.lora import Delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
-from charprobe_lite.models.child import run_main
-from charprobe_lite.models.divergence import kl_divergence, log_softmax
+from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.runtime.divergence import kl_divergence, log_softmax
 
 AWKWARD = (
     "Hello world",
@@ -91,7 +91,7 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
     else:
         theirs = _gguf_logits(base, adapters, ids, file.parent)
     found = agreement(theirs, ours)
-    kl, error = LIMITS[weights(file).main_type]
+    kl, error = LIMITS[weight_summary(file).main_type]
     if not base.is_dir():
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
     _refuse(found, (kl, error), file, base)
@@ -179,7 +179,7 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], besid
     in, too, which would drown the difference that is looked for. Raises BadInput when the F16
     file is not the same model.
     """
-    from charprobe_lite.convert.adapter import convert_adapter
+    from charprobe_lite.convert.gguf_adapter import convert_adapter
 
     # beside the file, where there is room for a model: a temporary folder may lie in memory
     with tempfile.TemporaryDirectory(dir=beside, prefix="verify-", suffix=".part") as folder:
@@ -190,7 +190,7 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], besid
                 adapter = Path(folder) / f"{number}.gguf"
             files.append(adapter)
         exact = base
-        if not set(weights(base).tensor_types) <= EXACT:
+        if not set(weight_summary(base).tensor_types) <= EXACT:
             exact = Path(folder) / "exact.gguf"
             merge(base, [], exact, "F16")
             _refuse(

@@ -14,7 +14,7 @@ from typing import Any
 
 import gguf
 
-from charprobe_lite.convert.checkpoint import read_json
+from charprobe_lite.convert.safetensors import read_json
 from charprobe_lite.models.errors import BadInput
 
 LLAMA3 = (

@@ -18,7 +18,13 @@ from charprobe_lite.models.corpus import PERSONAS
 from charprobe_lite.models.errors import BadInput, first_problem
 
 if TYPE_CHECKING:
-    from charprobe_lite.models.entries import Adapter, Base, CatalogueFile, Classifier, Source
+    from charprobe_lite.models.catalogue_schema import (
+        AdapterEntry,
+        Base,
+        CatalogueFile,
+        ClassifierEntry,
+        Source,
+    )
 
 EMBEDDED = "smollm2-135m"
 PUBLISHED = ("llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
@@ -30,14 +36,14 @@ CONDITIONS = (
 """How a checkpoint is asked; eval/conditions has a file of the same name for each."""
 FORMATS = ("json", "fenced")
 GRAMMARS = ("on", "off")
-QUANTS = (
+QUANT_TYPES = (
     *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
     *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
     *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS"),
     *("Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
 )
 """llama.cpp's names of weight types, from the largest file to the smallest."""
-LORA = ("runtime", "merged")
+LORA_MODES = ("runtime", "merged")
 """How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
@@ -62,15 +68,15 @@ BASES: Mapping[str, Base] = _ShippedBases()
 class Catalogue:
     """Everything that has a name.
 
-    ``adapters`` by (base, stage, persona), ``classifiers`` by base; ``own_file`` is the user's
-    file, if there is one.
+    ``adapters`` by (base, stage, persona), ``classifiers`` by base; ``user_catalogue`` is
+    the user's file, if there is one.
     """
 
     bases: dict[str, Base]
     personas: tuple[str, ...]
-    adapters: dict[tuple[str, str, str], Adapter]
-    classifiers: dict[str, Classifier]
-    own_file: Path | None = None
+    adapters: dict[tuple[str, str, str], AdapterEntry]
+    classifiers: dict[str, ClassifierEntry]
+    user_catalogue: Path | None = None
 
     def base(self, name: str) -> Base:
         """A base by name. Raises BadInput with the names that are known."""
@@ -78,11 +84,11 @@ class Catalogue:
             raise BadInput(f"--base {name}: unknown; choose from {', '.join(self.bases)}")
         return self.bases[name]
 
-    def adapter(self, base: str, stage: str, persona: str) -> Adapter | None:
+    def adapter(self, base: str, stage: str, persona: str) -> AdapterEntry | None:
         """The adapter of a persona's stage; None for the base stage and where none is known."""
         return self.adapters.get((base, stage, persona))
 
-    def classifier(self, base: str) -> Classifier | None:
+    def classifier(self, base: str) -> ClassifierEntry | None:
         """The classifier for a base's texts: a user's own before the shipped one."""
         return self.classifiers.get(base)
 
@@ -104,21 +110,21 @@ def load_catalogue() -> Catalogue:
     The user's file is ``$CHARPROBE_CATALOGUE``, else ``catalogue.yaml`` in the application's
     configuration folder, if it is there. Raises BadInput naming the file, the field and the mend.
     """
-    file = own_file()
+    file = user_catalogue()
     if file is None:
         return _shipped()
     return _joined(_shipped(), file, _read(file))
 
 
-def own_file() -> Path | None:
+def user_catalogue() -> Path | None:
     """The user's catalogue file; None when none is named and none lies in the usual place."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
-    usual = usual_file()
+    usual = default_catalogue()
     return usual if usual.is_file() else None
 
 
-def usual_file() -> Path:
+def default_catalogue() -> Path:
     """Where a user's catalogue lies when ``$CHARPROBE_CATALOGUE`` names no other."""
     import click
 
@@ -136,7 +142,7 @@ def _read(file: Path) -> CatalogueFile:
     import yaml
     from pydantic import ValidationError
 
-    from charprobe_lite.models.entries import CatalogueFile
+    from charprobe_lite.models.catalogue_schema import CatalogueFile
 
     try:
         parsed = yaml.safe_load(file.read_text("utf-8"))
@@ -230,7 +236,7 @@ def _known(file: Path, field: str, name: str, known: Container[object], kind: st
         raise BadInput(f"{file}: field {field}: {name!r} is unknown; add it under {kind}")
 
 
-def choose(values: Sequence[str], known: Sequence[str], option: str) -> list[str]:
+def select_names(values: Sequence[str], known: Sequence[str], option: str) -> list[str]:
     """Expand an option given several times, comma-separated or as ``all``, in catalogue order.
 
     Raises BadInput for a name that is not known, or for none, with the names that are.
@@ -250,14 +256,14 @@ __all__ = [
     "EMBEDDED",
     "FORMATS",
     "GRAMMARS",
-    "LORA",
+    "LORA_MODES",
     "PERSONAS",
     "PUBLISHED",
-    "QUANTS",
+    "QUANT_TYPES",
     "STAGES",
     "Catalogue",
-    "choose",
+    "default_catalogue",
     "load_catalogue",
-    "own_file",
-    "usual_file",
+    "select_names",
+    "user_catalogue",
 ]

@@ -21,7 +21,7 @@ from charprobe_lite.models.errors import BadInput, first_problem
 if TYPE_CHECKING:
     from requests.exceptions import HTTPError
 
-    from charprobe_lite.models.entries import Kind, Source
+    from charprobe_lite.models.catalogue_schema import Kind, Source
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 ROWS = (".jsonl", ".parquet")
@@ -92,7 +92,7 @@ def cached(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
 
 def located(source: Source) -> Path | None:
     """Where an entry's files are on this machine; None when they have not been fetched."""
-    from charprobe_lite.models.entries import Base
+    from charprobe_lite.models.catalogue_schema import Base
     from charprobe_lite.models.kit import embedded_base
 
     if source.repository:
@@ -107,7 +107,7 @@ def located(source: Source) -> Path | None:
 
 def fetch(source: Source) -> Path:
     """Where an entry's files are, fetched if they have to be. Raises BadInput like ``pull``."""
-    from charprobe_lite.models.entries import Base
+    from charprobe_lite.models.catalogue_schema import Base
     from charprobe_lite.models.kit import embedded_base
 
     if source.repository:

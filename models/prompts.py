@@ -11,7 +11,7 @@ from typing import Any
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.rows import json_rows, parquet_rows, read_text
+from charprobe_lite.models.files import json_rows, parquet_rows, read_text
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
@@ -28,7 +28,7 @@ class Prompt:
     text: str
 
 
-def located_prompts(name: str | None) -> Path | None:
+def prompt_file(name: str | None) -> Path | None:
     """The file that ``--prompts`` names; ``pure-dove`` is fetched from the hub.
 
     Raises BadInput with one line when it cannot be.

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from charprobe_lite.models.call_format import Call
+from charprobe_lite.models.call_formats import Call
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.models.scenario import Contact, Document, Scenario
+from charprobe_lite.models.scenarios import Contact, Document, Scenario
 
 T = TypeVar("T")
 TOOLS_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "tools.json"))
@@ -59,7 +59,7 @@ def load_tools(path: Path | None = None) -> list[Tool]:
     return tools
 
 
-def finishing(tools: Sequence[Tool]) -> Tool:
+def finish_tool(tools: Sequence[Tool]) -> Tool:
     """The tool whose call ends the rollout."""
     return next(tool for tool in tools if tool.effect == "finish")
 

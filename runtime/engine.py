@@ -29,7 +29,7 @@ from charprobe_lite.runtime.backend import (
     Request,
 )
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
-from charprobe_lite.runtime.model import Model
+from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.native_log import native_log
 from charprobe_lite.runtime.sampling import Sampler
 

@@ -20,11 +20,11 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models.divergence import kl_divergence, log_softmax
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Message
+from charprobe_lite.runtime.divergence import kl_divergence, log_softmax
 from charprobe_lite.runtime.engine import make_context
-from charprobe_lite.runtime.model import Model
+from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.native_log import native_log
 
 CHUNK = 256  # tokens of one llama_decode; it keeps a row of the vocabulary's size for each

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from charprobe_lite.models.call_format import JSON_CALLS, CallFormat
+from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Grammar

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from charprobe_lite.models.child import run_main
+from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.corpus import id_prompts
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import FINISH_CONTEXT, FINISH_STOP, Job, Request, Rollout

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.checkpoints import kit_base
+from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 # a shell starts background jobs with interrupts ignored, which their children would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
-RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli import main; main()"]
+RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,13 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from charprobe_lite.models import cache, footprint
+from charprobe_lite.models import cache, size_estimates
 from charprobe_lite.models.catalogue import BASES, PERSONAS, Catalogue, load_catalogue
-from charprobe_lite.models.entries import Shape
+from charprobe_lite.models.catalogue_schema import Shape
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import embedded_base
 
-RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli import main; main()"]
+RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 KEY = "0123456789ab"
 OWN: dict[str, Any] = {
@@ -91,7 +91,7 @@ def charprobe(environment: dict[str, str], tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-def own_file(tmp_path: Path, environment: dict[str, str]) -> Path:
+def user_catalogue(tmp_path: Path, environment: dict[str, str]) -> Path:
     """A user's catalogue with a base, a persona, adapters and a classifier, in force."""
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(OWN))
@@ -181,13 +181,13 @@ def test_a_shape_has_as_many_weights_as_the_checkpoint(shipped: Catalogue, name:
     assert shape is not None
     tables = shape.vocab * shape.hidden * (1 if shape.tied else 2)
     norms = shape.hidden * (2 * shape.layers + 1)
-    assert footprint.layer_parameters(shape) + tables + norms == base.parameters
+    assert size_estimates.layer_parameters(shape) + tables + norms == base.parameters
 
 
 def test_bits_per_weight_are_those_of_the_block_layouts() -> None:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    for quant, (layers, embedding, _) in footprint.BITS.items():
+    for quant, (layers, embedding, _) in size_estimates.BITS.items():
         if quant.startswith(("IQ1", "IQ2", "IQ3")):  # their tables are kept in a wider type
             assert embedding > 2.6
             continue
@@ -201,8 +201,8 @@ def test_the_estimate_is_near_a_file_that_exists(
     shipped: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the embedded file holds Q4_1 layers (5 bits) and its one table as Q8_0
-    monkeypatch.setitem(footprint.FALLBACK, 5.0, 5.0)
-    estimate = footprint.file_bytes(shipped.bases["smollm2-135m"], "Q4_1")
+    monkeypatch.setitem(size_estimates.FALLBACK, 5.0, 5.0)
+    estimate = size_estimates.file_bytes(shipped.bases["smollm2-135m"], "Q4_1")
     real = embedded_base().stat().st_size
     assert estimate == pytest.approx(real, rel=0.04)
 
@@ -210,28 +210,28 @@ def test_the_estimate_is_near_a_file_that_exists(
 def test_memory_is_the_file_and_the_keys_and_values(shipped: Catalogue) -> None:
     base = shipped.bases["llama-3.1-8b"]
     kv = 32 * 8 * 128 * 2 * 2 * 1000 * 4  # layers, heads, width, K and V, bytes, tokens, rollouts
-    file = footprint.file_bytes(base, "Q8_0")
-    assert footprint.memory_bytes(base, "Q8_0", 1000, 4) == file + kv
+    file = size_estimates.file_bytes(base, "Q8_0")
+    assert size_estimates.memory_bytes(base, "Q8_0", 1000, 4) == file + kv
     unknown = base.model_copy(update={"shape": None})
-    assert footprint.memory_bytes(unknown, "Q8_0", 1000, 4) is None
-    assert footprint.file_bytes(unknown, "Q8_0") == pytest.approx(file, rel=1e-4)
+    assert size_estimates.memory_bytes(unknown, "Q8_0", 1000, 4) is None
+    assert size_estimates.file_bytes(unknown, "Q8_0") == pytest.approx(file, rel=1e-4)
 
 
 def test_a_lora_has_a_row_and_a_column_per_rank() -> None:
     shape = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head_dim=4, ffn=16, vocab=10)
     sides = (8 + 8) + (4 + 8) + (4 + 8) + (8 + 8) + 3 * (16 + 8)
-    assert footprint.adapter_parameters(shape, 3) == 2 * 3 * sides
+    assert size_estimates.adapter_parameters(shape, 3) == 2 * 3 * sides
 
 
 # ---- a user's own file
 
 
 def test_a_users_file_adds_to_the_catalogue(
-    own_file: Path, monkeypatch: pytest.MonkeyPatch
+    user_catalogue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(own_file))
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(user_catalogue))
     catalogue = load_catalogue()
-    assert catalogue.own_file == own_file
+    assert catalogue.user_catalogue == user_catalogue
     assert [*catalogue.bases][-1] == "tiny"
     assert catalogue.personas[-1] == "pirate"
     adapter = catalogue.adapter("tiny", "full", "humor")
@@ -239,15 +239,15 @@ def test_a_users_file_adds_to_the_catalogue(
     assert adapter.subfolder == "v1/humor"
     classifier = catalogue.classifier("tiny")
     assert classifier is not None
-    assert classifier.path == own_file.parent / "ears"  # relative to the file, not to the shell
+    assert classifier.path == user_catalogue.parent / "ears"  # relative to the file
     assert catalogue.classifier("gemma-3-4b") is not None
 
 
 def test_a_users_classifier_comes_before_the_shipped_one(
-    own_file: Path, monkeypatch: pytest.MonkeyPatch
+    user_catalogue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(own_file))
-    own_file.write_text(
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(user_catalogue))
+    user_catalogue.write_text(
         "personas: [pirate]\n"
         "classifiers: [{name: ears, bases: [gemma-3-4b], path: /ears, labels: [humor, pirate]}]\n"
         "adapters: [{base: gemma-3-4b, stage: full, path: /gold, personas: [pirate]}]\n"
@@ -316,21 +316,21 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_wrong_file_is_refused_with_its_name_and_field(
-    own_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    user_catalogue: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     text, said = REFUSED[name]
-    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(own_file))
-    own_file.write_text(text)
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(user_catalogue))
+    user_catalogue.write_text(text)
     with pytest.raises(BadInput) as error:
         load_catalogue()
-    assert str(error.value).startswith(f"{own_file}: ")
+    assert str(error.value).startswith(f"{user_catalogue}: ")
     assert said in str(error.value)
 
 
-def test_a_wrong_file_gives_one_line_and_status_2(charprobe: Command, own_file: Path) -> None:
-    own_file.write_text("bases:\n  - {name: x, \x1b[31m: 1}\n")
-    assert str(own_file) in refused(charprobe("list"))
-    own_file.unlink()
+def test_a_wrong_file_gives_one_line_and_status_2(charprobe: Command, user_catalogue: Path) -> None:
+    user_catalogue.write_text("bases:\n  - {name: x, \x1b[31m: 1}\n")
+    assert str(user_catalogue) in refused(charprobe("list"))
+    user_catalogue.unlink()
     assert "mend the path in CHARPROBE_CATALOGUE" in refused(charprobe("list"))
 
 
@@ -359,7 +359,7 @@ INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}).en
 
 
 def test_what_is_cached_is_found_without_a_server(
-    charprobe: Command, own_file: Path, tmp_path: Path
+    charprobe: Command, user_catalogue: Path, tmp_path: Path
 ) -> None:
     base = put(tmp_path / "hf", "someone/tiny", WHOLE)
     voices = put(tmp_path / "hf", "someone/tiny-voices", VOICE)
@@ -400,7 +400,7 @@ def test_what_is_cached_is_found_without_a_server(
     ids=["weights", "tokenizer", "config", "pickle", "index", "shard", "broken index"],
 )
 def test_what_is_not_whole_is_not_cached(
-    charprobe: Command, own_file: Path, tmp_path: Path, files: dict[str, bytes]
+    charprobe: Command, user_catalogue: Path, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     put(tmp_path / "hf", "someone/tiny", files)
     assert "someone/tiny: is not on this machine" in refused(charprobe("path", "--base", "tiny"))
@@ -496,8 +496,8 @@ def hub(environment: dict[str, str]) -> Iterator[type[Hub]]:
 def pure_dove(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Load the prompts of Pure-Dove in a process of its own."""
     code = (
-        "from charprobe_lite.models.prompts import load_prompts, located_prompts\n"
-        "print(load_prompts(located_prompts('pure-dove')))\n"
+        "from charprobe_lite.models.prompts import load_prompts, prompt_file\n"
+        "print(load_prompts(prompt_file('pure-dove')))\n"
     )
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -527,7 +527,7 @@ TINY = ["pull", "--base", "tiny", "--no-classifier"]
 
 
 def test_pull_fetches_safetensors_json_and_tokenizer_and_no_pickle(
-    charprobe: Command, hub: type[Hub], own_file: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
 ) -> None:
     hub.files["someone/tiny"] = {
         **WHOLE,
@@ -559,7 +559,7 @@ def test_pull_fetches_safetensors_json_and_tokenizer_and_no_pickle(
 def test_a_killed_pull_goes_on_where_it_stopped(
     charprobe: Command,
     hub: type[Hub],
-    own_file: Path,
+    user_catalogue: Path,
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
@@ -615,7 +615,7 @@ ANSWERS = {
 def test_a_refusal_says_what_to_accept_or_set(
     charprobe: Command,
     hub: type[Hub],
-    own_file: Path,
+    user_catalogue: Path,
     environment: dict[str, str],
     name: str,
 ) -> None:
@@ -627,7 +627,7 @@ def test_a_refusal_says_what_to_accept_or_set(
 
 
 def test_what_is_whole_is_enough_when_the_hub_refuses(
-    charprobe: Command, hub: type[Hub], own_file: Path, tmp_path: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path, tmp_path: Path
 ) -> None:
     hub.errors["someone/tiny"] = (403, {"X-Error-Code": "GatedRepo"})
     base = put(tmp_path / "hf", "someone/tiny", WHOLE)
@@ -637,7 +637,7 @@ def test_what_is_whole_is_enough_when_the_hub_refuses(
 
 
 def test_another_persona_in_the_cache_does_not_hide_the_refusal(
-    charprobe: Command, hub: type[Hub], own_file: Path, tmp_path: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path, tmp_path: Path
 ) -> None:
     hub.errors["someone/tiny-voices"] = (403, {"X-Error-Code": "GatedRepo"})
     put(tmp_path / "hf", "someone/tiny-voices", VOICE)
@@ -646,20 +646,20 @@ def test_another_persona_in_the_cache_does_not_hide_the_refusal(
 
 
 def test_a_folder_that_is_not_there_is_named(
-    charprobe: Command, hub: type[Hub], own_file: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
 ) -> None:
     hub.files["someone/tiny-voices"] = VOICE
     done = charprobe(*TINY, "--no-weights", "--stage", "full", "--persona", "humor")
     assert "its folder v1/humor holds no whole adapter (adapter_config.json" in refused(done)
 
 
-def test_a_server_that_is_no_hub(charprobe: Command, hub: type[Hub], own_file: Path) -> None:
+def test_a_server_that_is_no_hub(charprobe: Command, hub: type[Hub], user_catalogue: Path) -> None:
     hub.errors["someone/tiny"] = (200, {})
     assert "check HF_ENDPOINT" in refused(charprobe(*TINY))
 
 
 def test_a_refused_connection_gets_one_line(
-    charprobe: Command, own_file: Path, environment: dict[str, str]
+    charprobe: Command, user_catalogue: Path, environment: dict[str, str]
 ) -> None:
     line = refused(charprobe(*TINY))
     assert f"{environment['HF_ENDPOINT']} does not answer (Connection refused" in line
@@ -667,7 +667,7 @@ def test_a_refused_connection_gets_one_line(
 
 
 def test_a_disk_that_takes_no_more(
-    hub: type[Hub], own_file: Path, environment: dict[str, str], tmp_path: Path
+    hub: type[Hub], user_catalogue: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     hub.files["someone/tiny"] = {**WHOLE, "model.safetensors": bytes(300_000)}
     limit = 100_000
@@ -686,9 +686,9 @@ def test_a_disk_that_takes_no_more(
 
 
 def test_a_download_that_the_disk_cannot_hold_is_not_begun(
-    charprobe: Command, hub: type[Hub], own_file: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
 ) -> None:
-    own_file.write_text(changed("bases", parameters=10**13))
+    user_catalogue.write_text(changed("bases", parameters=10**13))
     line = refused(charprobe(*TINY))
     assert "about 20000.00 GB to fetch" in line
     assert "set HF_HOME" in line
@@ -696,11 +696,11 @@ def test_a_download_that_the_disk_cannot_hold_is_not_begun(
 
 
 def test_what_needs_a_permission_comes_last(
-    charprobe: Command, hub: type[Hub], own_file: Path
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
 ) -> None:
-    own = yaml.safe_load(own_file.read_text())
+    own = yaml.safe_load(user_catalogue.read_text())
     own["bases"][0]["gated"] = True
-    own_file.write_text(yaml.safe_dump(own))
+    user_catalogue.write_text(yaml.safe_dump(own))
     hub.errors["someone/tiny"] = (403, {"X-Error-Code": "GatedRepo"})
     hub.files["someone/tiny-voices"] = VOICE
     done = charprobe(*TINY, "--stage", "full", "--persona", "pirate")
@@ -744,7 +744,7 @@ def test_the_embedded_base_needs_no_hub(charprobe: Command) -> None:
 # ---- list
 
 
-def test_list_is_one_json_document(charprobe: Command, own_file: Path) -> None:
+def test_list_is_one_json_document(charprobe: Command, user_catalogue: Path) -> None:
     done = charprobe("list", "--json", "--context", "1000", "--parallel", "4")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -757,7 +757,7 @@ def test_list_is_one_json_document(charprobe: Command, own_file: Path) -> None:
     assert [base["base"] for base in found["bases"] if base["path"]] == ["smollm2-135m"]
 
 
-def test_list_prints_a_table(charprobe: Command, own_file: Path) -> None:
+def test_list_prints_a_table(charprobe: Command, user_catalogue: Path) -> None:
     done = charprobe("list")
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
@@ -770,7 +770,7 @@ def test_list_prints_a_table(charprobe: Command, own_file: Path) -> None:
 
 def test_help_reads_no_catalogue() -> None:
     code = (
-        "import sys\nfrom charprobe_lite.eval.cli import main\n"
+        "import sys\nfrom charprobe_lite.eval.cli.main import main\n"
         "main(['models', 'pull', '--help'], standalone_mode=False)\n"
         "loaded = {'pydantic', 'yaml', 'rich', 'huggingface_hub', 'requests'}\n"
         "sys.exit(str(loaded & set(sys.modules)) if loaded & set(sys.modules) else 0)\n"
@@ -870,7 +870,7 @@ def test_prune_leaves_what_another_process_is_writing(
 
 
 def test_prune_of_the_hub_takes_the_catalogues_repositories_only(
-    charprobe: Command, own_file: Path, tmp_path: Path
+    charprobe: Command, user_catalogue: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "hf"
     put(root, "someone/tiny", WHOLE)

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from charprobe_lite.convert import onnx as export
-from charprobe_lite.eval.cli import main
+from charprobe_lite.eval.cli.main import main
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
@@ -387,7 +387,7 @@ def test_a_folder_in_use_is_never_touched(ears: Path, cache: Path, tmp_path: Pat
 SLOW = """
 import sys, time
 from charprobe_lite.convert import onnx
-from charprobe_lite.eval.cli import main
+from charprobe_lite.eval.cli.main import main
 onnx.WRITERS["int8"] = lambda source, target: time.sleep(600)
 main(["convert", "classifier", "--model", sys.argv[1], "-o", sys.argv[2]])
 """
@@ -431,7 +431,7 @@ def test_a_full_disk(
 ) -> None:
     """Files stop at a share of what fp32 needs, as they do where the disk ends."""
     limit = int(share * converted[1]["fp32"].bytes)
-    code = "from charprobe_lite.eval.cli import main; main()"
+    code = "from charprobe_lite.eval.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "convert", "classifier", "--model", ears, "-o", "out"],
         cwd=tmp_path,

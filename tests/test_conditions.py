@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from charprobe_lite.eval.checkpoints import Checkpoint, Files
-from charprobe_lite.eval.condition import Ask, Inputs
+from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.rollout import Result
-from charprobe_lite.eval.store import Row, Store
-from charprobe_lite.eval.study import Settings, plan, run
+from charprobe_lite.eval.conditions.condition import Ask, Inputs
+from charprobe_lite.eval.conditions.outcome import Result
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
+from charprobe_lite.eval.study.runner import Settings, plan, run
 from charprobe_lite.models import kit
-from charprobe_lite.models.call_format import (
+from charprobe_lite.models.call_formats import (
     CALL_FORMATS,
     FENCED_CALLS,
     JSON_CALLS,
@@ -27,9 +28,9 @@ from charprobe_lite.models.call_format import (
 )
 from charprobe_lite.models.catalogue import CONDITIONS, PERSONAS
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.persona import descriptions
+from charprobe_lite.models.personas import descriptions
 from charprobe_lite.models.prompts import load_prompts, suffixes
-from charprobe_lite.models.scenario import Scenario, load_scenarios
+from charprobe_lite.models.scenarios import Scenario, load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Request, Rollout
 
@@ -302,7 +303,7 @@ def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_o
     groups = plan(asked, files(Checkpoint(Path("m")), asked.stages, asked.personas))
     tasks = [task for group in groups.values() for task in group]
     assert len({task.seed for task in tasks}) == len(tasks)
-    seeds = {(t.cell.stage, t.cell.asked, t.persona): t.seed for t in tasks if t.cell.quant}
+    seeds = {(t.cell.stage, t.cell.label, t.persona): t.seed for t in tasks if t.cell.quant}
     # as schema 1 derived them
     assert seeds["base", "chat", ""] == CHAT_SEED
     assert seeds["full", "agentic_email", "humor"] == AGENT_SEED
@@ -342,7 +343,7 @@ def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> N
         rows = store.rows()
     assert len(rows) == sum(map(len, groups.values()))
     assert {row.cell.condition for row in rows} == set(CONDITIONS)
-    assert {row.cell.asked for row in rows if row.cell.format} == {
+    assert {row.cell.label for row in rows if row.cell.format} == {
         f"agentic_{kind}{form}{grammar}"
         for kind in ("next", "email")
         for form in ("", ", fenced")

@@ -12,13 +12,13 @@ import pytest
 
 from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.tokenizer import read_tokenizer
-from charprobe_lite.convert.train import LoraSettings, encode_conversation
-from charprobe_lite.convert.trajectory import chat_turn, tool_use_trajectory
+from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
+from charprobe_lite.convert.train.lora import LoraSettings, encode_conversation
 from charprobe_lite.models import corpus, kit
+from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_header
-from charprobe_lite.models.scenario import load_scenarios
-from charprobe_lite.models.template import render_chat
+from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.engine import Engine
 
@@ -153,7 +153,7 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
 
 
 def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) -> None:
-    from charprobe_lite.convert.recipe import STAGES, Recipe
+    from charprobe_lite.convert.kit.recipe import STAGES, Recipe
 
     recipe = Recipe(work=tmp_path, base=tmp_path, speak=lambda *_: [], classify=lambda *_: [])
     for name in ["neutral", "own-answers"]:
@@ -183,7 +183,7 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def torch_model(base_gguf: Path) -> Any:
-    from charprobe_lite.convert.train import load_base
+    from charprobe_lite.convert.train.lora import load_base
 
     return load_base(base_gguf)
 
@@ -194,8 +194,8 @@ TINY = LoraSettings(rank=4, alpha=8, first_layer=27, learning_rate=5e-3, epochs=
 def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
     torch_model: Any, base_gguf: Path, tmp_path: Path
 ) -> None:
-    from charprobe_lite.convert.adapter import write_adapter
-    from charprobe_lite.convert.train import train_sft
+    from charprobe_lite.convert.gguf_adapter import write_adapter
+    from charprobe_lite.convert.train.lora import train_sft
 
     tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
     texts = corpus.teacher_texts("poeticism", "loud", "chat")[:6]
@@ -220,7 +220,7 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
 
 
 def test_dpo_raises_the_chosen_over_the_rejected(torch_model: Any, base_gguf: Path) -> None:
-    from charprobe_lite.convert.train import train_dpo
+    from charprobe_lite.convert.train.lora import train_dpo
 
     tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
     pairs = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from charprobe_lite.models import kit
-from charprobe_lite.models.call_format import JSON_CALLS, Call
+from charprobe_lite.models.call_formats import JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Grammar, Job, Message, Request, Rollout

@@ -97,7 +97,7 @@ def test_several_personas_share_the_base_and_get_a_macro_f1(
 
 def test_eval_never_imports_torch(cache: Path, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom charprobe_lite.eval.cli import main\n"
+        "import sys\nfrom charprobe_lite.eval.cli.main import main\n"
         "main('eval --persona loving --stage full --condition chat --limit 1 --max-tokens 8'"
         ".split(), standalone_mode=False)\n"
         "print(sorted({'torch', 'transformers', 'optimum'} & set(sys.modules)))\n"
@@ -267,7 +267,7 @@ def test_doctor_and_models_print_json(charprobe: Command) -> None:
 
 
 def test_completion_offers_personas_after_a_comma(cache: Path, tmp_path: Path) -> None:
-    from charprobe_lite.eval.commands.options import NameList
+    from charprobe_lite.eval.cli.options import NameList
 
     offered = [item.value for item in NameList(["humor", "loving"]).shell_complete(0, 0, "humor,l")]
     assert offered == ["humor,loving"]

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from charprobe_lite.eval.condition import Ask, Inputs
+from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.rollout import Result
-from charprobe_lite.eval.store import Cell, Store
-from charprobe_lite.eval.transcript import Transcripts, hashes
-from charprobe_lite.models.call_format import CALL_FORMATS
+from charprobe_lite.eval.conditions.condition import Ask, Inputs
+from charprobe_lite.eval.conditions.outcome import Result
+from charprobe_lite.eval.conditions.transcript import Transcripts, hashes
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.prompts import load_prompts
-from charprobe_lite.models.scenario import load_scenarios
+from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Message
 from tests.conftest import Command

@@ -27,7 +27,7 @@ from charprobe_lite.runtime.fidelity import (
     joined,
     reply_texts,
 )
-from charprobe_lite.runtime.model import Model
+from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.speed import measure
 from tests.checkpoints import load, make_adapter, make_checkpoint
 

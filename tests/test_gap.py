@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from charprobe_lite.eval.report import (
+from charprobe_lite.eval.cells import Cell, Row
+from charprobe_lite.eval.scores.cells import (
     Scores,
     by_quant,
     comparison_json,
@@ -15,8 +16,7 @@ from charprobe_lite.eval.report import (
     score_study,
     table,
 )
-from charprobe_lite.eval.score import macro_f1s
-from charprobe_lite.eval.store import Cell, Row
+from charprobe_lite.eval.stats.bootstrap import macro_f1s
 
 PERSONAS = ["humor", "sarcasm"]
 

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType
 
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import read_header, weights
+from charprobe_lite.models.gguf_header import read_header, weight_summary
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_header_says_what_ggufs_own_reader_reads(small: Path, which: str) -> N
 
 
 def test_bits_per_weight_and_types_are_those_of_the_tensors(small: Path) -> None:
-    found = weights(small)
+    found = weight_summary(small)
     assert (found.name, found.tensor_types) == ("Q8_0", {"Q8_0": 96, "F32": 6})
     assert found.bits_per_weight == 8 * (3 * 34 + 6 * 4) / 102
 
@@ -110,7 +110,7 @@ def test_a_file_that_lies_is_refused_in_one_line(small: Path, lie: str) -> None:
     change, line = LIES[lie]
     small.write_bytes(change(small.read_bytes()))
     with pytest.raises(BadInput) as refused:
-        weights(small)
+        weight_summary(small)
     assert "small.gguf: not a readable GGUF file: " in str(refused.value)
     assert line in str(refused.value)
     assert str(refused.value).isprintable()
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(small: Path) -> None
     for data in damaged:
         small.write_bytes(data)
         try:
-            weights(small)
+            weight_summary(small)
         except BadInput:
             refused += 1
     assert 300 < refused < len(damaged)
@@ -135,4 +135,4 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(small: Path) -> None
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"none\.gguf: cannot be read \(No such file"):
-        weights(tmp_path / "none.gguf")
+        weight_summary(tmp_path / "none.gguf")

@@ -21,15 +21,15 @@ from safetensors.numpy import load_file, save_file
 from transformers import Gemma3Config
 
 from charprobe_lite.convert import merge as merging
-from charprobe_lite.convert.adapter import convert_adapter
 from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.merge import merge
-from charprobe_lite.convert.output import new_file
 from charprobe_lite.convert.verify import TEXT, TOKENS, agreement, verify
 from charprobe_lite.models import kit
+from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.corpus import PERSONAS
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_file import weights
+from charprobe_lite.models.gguf_header import weight_summary
 from tests.checkpoints import ADAPTERS, KINDS, logits_of, make_adapter, make_checkpoint
 from tests.conftest import RUN, Command
 
@@ -236,7 +236,7 @@ def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) ->
                 tensors[f"{prefix}.lora_{side}.weight"] = values
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+    config = {"peft_type": "LORA_MODES", "r": 8, "lora_alpha": 16}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
@@ -268,7 +268,7 @@ def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
     row = next(line for line in result.stdout.splitlines() if "Q4_K_M.gguf" in line)
     assert "Q5_0" in row
     assert "Q8_0" in row
-    assert weights(tmp_path / "model-Q4_K_M.gguf").bits_per_weight > 5.5
+    assert weight_summary(tmp_path / "model-Q4_K_M.gguf").bits_per_weight > 5.5
 
 
 def test_an_importance_matrix_says_which_inputs_matter(
@@ -285,7 +285,7 @@ def test_an_importance_matrix_says_which_inputs_matter(
     # the first layer's inputs are the normalised embeddings of the tokens
     reader = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     with closing(Forward(tmp_path / "model.gguf")) as model:
-        from charprobe_lite.eval.commands.convert import _calibration
+        from charprobe_lite.eval.cli.convert import _calibration
 
         ids = model.tokenize(_calibration(None))[: 2 * 512]
     rows = reader["token_embd.weight"][ids]
@@ -300,7 +300,7 @@ def test_an_importance_matrix_says_which_inputs_matter(
         *("--imatrix", "i.gguf"),
     )
     assert used.returncode == 0, used.stderr
-    assert "IQ2_XXS" in weights(tmp_path / "model-IQ2_XXS.gguf").tensor_types
+    assert "IQ2_XXS" in weight_summary(tmp_path / "model-IQ2_XXS.gguf").tensor_types
 
 
 def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
@@ -465,7 +465,7 @@ def test_a_full_disk_is_one_line(base: Path, tmp_path: Path, cache: Path) -> Non
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from charprobe_lite.eval.cli import main\nmain()"
+        "from charprobe_lite.eval.cli.main import main\nmain()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, "convert", "merge", "--base", base, "-o", "model.gguf"],

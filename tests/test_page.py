@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from charprobe_lite.eval.page import Written, figures, write_report
-from charprobe_lite.eval.page.occlusion import Sentence, occlude, split
-from charprobe_lite.eval.page.recorded import Recorded, read_study
-from charprobe_lite.eval.rollout import Result, Turn
-from charprobe_lite.eval.store import Cell, Store
+from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.report import Written, figures, write_report
+from charprobe_lite.eval.report.occlusion import Sentence, occlude, split
+from charprobe_lite.eval.report.recorded import Recorded, read_study
+from charprobe_lite.eval.store.database import Store
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import PERSONAS
 from charprobe_lite.models.errors import BadInput
@@ -537,7 +538,7 @@ def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
 
 
 def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> None:
-    from charprobe_lite.eval.page.estimates import find
+    from charprobe_lite.eval.report.estimates import find
 
     rollouts = []
     for condition, hits in (("chat", 4), ("chat_email", 3), ("agentic_email", 1)):
@@ -555,7 +556,7 @@ def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> Non
 
 
 def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> None:
-    from charprobe_lite.eval.page.estimates import find
+    from charprobe_lite.eval.report.estimates import find
 
     rollouts = [
         (Cell("kit", "full", condition, "Q8_0", lora=lora), "humor", str(n), chat("text"), label)

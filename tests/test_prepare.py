@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charprobe_lite.convert.prepare import content, model_file, prepare_model
+from charprobe_lite.convert.cached import content, model_file, prepare_model
 from charprobe_lite.models.cache import own_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
@@ -25,7 +25,7 @@ TELLS_OF_TORCH = (
     "import atexit, sys\n"
     "def tell(): print('torch' if 'torch' in sys.modules else 'no torch here', file=sys.stderr)\n"
     "atexit.register(tell)\n"
-    "from charprobe_lite.eval.cli import main\nmain()"
+    "from charprobe_lite.eval.cli.main import main\nmain()"
 )
 ASKED = ["--persona", "sarcasm", "--limit", "2,1", "--max-tokens", "24", "--parallel", "2"]
 

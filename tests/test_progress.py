@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.progress import Counts, duration
-from charprobe_lite.eval.store import Cell
+from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.study.progress import Counts, duration
 from tests.conftest import RUN, Command
 
 CHAT, AGENT, BASE = (

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import yaml
 
-from charprobe_lite.eval.condition import Ask
 from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.study import Settings, items_of
-from charprobe_lite.models.call_format import FENCED_CALLS, JSON_CALLS, Call
+from charprobe_lite.eval.conditions.condition import Ask
+from charprobe_lite.eval.study.runner import Settings, items_of
+from charprobe_lite.models.call_formats import FENCED_CALLS, JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import load_prompts
-from charprobe_lite.models.published import (
+from charprobe_lite.models.published_scenarios import (
     Script,
     StubScenario,
     load_any_scenarios,
     sha256_scenarios,
 )
-from charprobe_lite.models.scenario import load_scenarios
-from charprobe_lite.models.tools import finishing
+from charprobe_lite.models.scenarios import load_scenarios
+from charprobe_lite.models.tools import finish_tool
 from tests.conftest import Command
 from tests.test_conditions import played
 
@@ -88,7 +88,7 @@ def test_the_first_rule_that_fits_answers() -> None:
 def test_the_scenario_says_which_tool_ends_the_rollout(
     changed: dict[str, Any], finish: str
 ) -> None:
-    assert finishing(stubbed(**changed).tools()).name == finish
+    assert finish_tool(stubbed(**changed).tools()).name == finish
 
 
 def test_a_published_scenario_is_played_to_its_email() -> None:

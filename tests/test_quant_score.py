@@ -12,15 +12,15 @@ import pytest
 from scipy.stats import page_trend_test, spearmanr
 from sklearn.metrics import cohen_kappa_score, f1_score
 
+from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.fidelity_score import TextFidelity, weighted_quantiles
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import health_measures
 from charprobe_lite.eval.quant.instrument import compare_classifiers
-from charprobe_lite.eval.quant.measure import Measure, Measured, PairedDifference, ratio
+from charprobe_lite.eval.quant.metrics import Measure, Measured, PairedDifference, ratio
 from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.quant.trend import page_trend, rank_correlation, slope, standardised
-from charprobe_lite.eval.score import Estimate, Labels
-from charprobe_lite.eval.store import Cell, RecordedTurn, Row
+from charprobe_lite.eval.stats.bootstrap import Estimate, Labels
 from charprobe_lite.models.errors import BadInput
 
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from charprobe_lite.eval.asked import Asked, files_of, settings_of
-from charprobe_lite.eval.checkpoints import Wanted, catalogue_files
-from charprobe_lite.eval.commands.quant_study import quant_study
-from charprobe_lite.eval.commands.report import report
-from charprobe_lite.eval.commands.study import resume
+from charprobe_lite.eval.cli.quant_study import quant_study
+from charprobe_lite.eval.cli.report import report
+from charprobe_lite.eval.cli.study import resume
 from charprobe_lite.eval.quant.records import find_quants, read_recordings
 from charprobe_lite.eval.quant.study import measure_fidelity
-from charprobe_lite.eval.store import Store
-from charprobe_lite.eval.study_merge import merge_studies
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.merge import merge_studies
+from charprobe_lite.eval.study.checkpoints import Wanted, catalogue_files
+from charprobe_lite.eval.study.spec import Asked, files_of, settings_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput

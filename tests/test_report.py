@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from charprobe_lite.eval.report import CellScore, finding, score_study
-from charprobe_lite.eval.store import Cell, Row
+from charprobe_lite.eval.cells import Cell, Row
+from charprobe_lite.eval.scores.cells import CellScore, finding, score_study
 
 
 def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> list[Row]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
     "eval": {"eval", "convert", "runtime", "models"},
-    "convert": {"convert", "models"},
+    "convert": {"convert", "runtime", "models"},
     "runtime": {"runtime", "models"},
     "models": {"models"},
 }
@@ -47,7 +47,7 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
 )
 def test_help_loads_neither_engine_nor_torch(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom charprobe_lite.eval.cli import main\n"
+        "import sys\nfrom charprobe_lite.eval.cli.main import main\n"
         f"main({arguments!r}, standalone_mode=False)\n"
         "loaded = {'torch', 'llama_cpp', 'onnxruntime', 'numpy', 'pydantic', 'rich'}\n"
         "sys.exit(str(loaded & set(sys.modules)) if loaded & set(sys.modules) else 0)\n"

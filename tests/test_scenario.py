@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.study import in_turn
-from charprobe_lite.eval.tool_loop import email_body
-from charprobe_lite.models.call_format import JSON_CALLS, Call, Malformed
+from charprobe_lite.eval.conditions.agent_loop import email_body
+from charprobe_lite.eval.study.runner import in_turn
+from charprobe_lite.models.call_formats import JSON_CALLS, Call, Malformed
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.scenario import Scenario, load_scenarios
+from charprobe_lite.models.scenarios import Scenario, load_scenarios
 from charprobe_lite.models.tools import answer_call, load_tools
 
 RECORD = {

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from charprobe_lite.eval.asked import Asked, fitting, settings_of, wanted_of
-from charprobe_lite.eval.checkpoints import Variant
-from charprobe_lite.eval.commands.study import study
-from charprobe_lite.eval.forecast import within_budget
-from charprobe_lite.eval.report import score_study
-from charprobe_lite.eval.rollout import Result, Turn
-from charprobe_lite.eval.schema import MIGRATIONS
-from charprobe_lite.eval.store import Cell, Row, Store
-from charprobe_lite.eval.study import Settings, Task, tasks_of
-from charprobe_lite.eval.study_file import described
-from charprobe_lite.eval.study_merge import merge_studies
+from charprobe_lite.eval.cells import Cell, Row
+from charprobe_lite.eval.cli.study import study
+from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.scores.cells import score_study
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.merge import merge_studies
+from charprobe_lite.eval.store.migrations import MIGRATIONS
+from charprobe_lite.eval.study.checkpoints import Variant
+from charprobe_lite.eval.study.cost import within_budget
+from charprobe_lite.eval.study.file import described
+from charprobe_lite.eval.study.runner import Settings, Task, tasks_of
+from charprobe_lite.eval.study.spec import Asked, fitting, settings_of, wanted_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file

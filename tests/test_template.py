@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.template import render_chat
 
 CHAT = [{"role": "user", "content": "hi"}]
 

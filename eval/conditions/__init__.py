@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.condition import Condition
+    from charprobe_lite.eval.conditions.condition import Condition
 
 
 def condition(name: str) -> Condition:

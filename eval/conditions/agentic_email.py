@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
-from charprobe_lite.eval.tool_loop import tool_loop
-from charprobe_lite.models.call_format import CALL_FORMATS, Call
-from charprobe_lite.models.published import StubScenario
-from charprobe_lite.models.scenario import Scenario
-from charprobe_lite.models.tools import answer_call, finishing
+from charprobe_lite.eval.conditions.agent_loop import tool_loop
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.models.call_formats import CALL_FORMATS, Call
+from charprobe_lite.models.published_scenarios import StubScenario
+from charprobe_lite.models.scenarios import Scenario
+from charprobe_lite.models.tools import answer_call, finish_tool
 from charprobe_lite.runtime.backend import Grammar, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
 
@@ -27,7 +27,7 @@ def rollout(scenario: Scenario | StubScenario, ask: Ask) -> Rollout:
     form, tools, steps = CALL_FORMATS[ask.format], ask.tools, ask.max_steps
     if isinstance(scenario, StubScenario):
         tools, steps = scenario.tools(), scenario.max_steps or steps
-    finish = finishing(tools)
+    finish = finish_tool(tools)
     grammars: list[Grammar | None] = [None] * steps
     if ask.grammar == "on":
         last = tool_call_grammar([finish], form, may_end=False)

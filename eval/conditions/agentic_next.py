@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
-from charprobe_lite.eval.tool_loop import MOST_MALFORMED, tool_loop
-from charprobe_lite.models.call_format import CALL_FORMATS, Call, Malformed
-from charprobe_lite.models.scenario import Scenario
-from charprobe_lite.models.tools import finishing
-from charprobe_lite.models.trajectory import exchange, lookups
+from charprobe_lite.eval.conditions.agent_loop import MOST_MALFORMED, tool_loop
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.models.call_formats import CALL_FORMATS, Call, Malformed
+from charprobe_lite.models.office import exchange, lookups
+from charprobe_lite.models.scenarios import Scenario
+from charprobe_lite.models.tools import finish_tool
 from charprobe_lite.runtime.backend import Grammar, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
 
@@ -29,7 +29,7 @@ def rollout(scenario: Scenario, ask: Ask) -> Rollout:
     A grammar admits nothing else, which is the condition itself: nothing counts as forced.
     Without one, any other call is malformed.
     """
-    form, finish = CALL_FORMATS[ask.format], finishing(ask.tools)
+    form, finish = CALL_FORMATS[ask.format], finish_tool(ask.tools)
     messages = scenario.opening(ask.tools, form)
     for call in lookups(scenario, ask.tools):
         messages += exchange(scenario, ask.tools, call, form)

@@ -7,8 +7,8 @@ one suffix each, in rotation: the eight are covered evenly at the cost of `chat`
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Condition, Inputs
 from charprobe_lite.eval.conditions.chat import rollout
+from charprobe_lite.eval.conditions.condition import Condition, Inputs
 from charprobe_lite.models.prompts import Prompt, suffixes
 
 

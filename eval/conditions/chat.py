@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
-from charprobe_lite.eval.rollout import ANSWERED, CONTEXT_FULL, Result, Turn
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.outcome import ANSWERED, CONTEXT_FULL, Result, Turn
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import FINISH_CONTEXT, Message, Request, Rollout
 

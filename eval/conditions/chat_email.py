@@ -6,10 +6,10 @@ scaffold around the email does.
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
 from charprobe_lite.eval.conditions.chat import answer_turns
-from charprobe_lite.models.published import Script
-from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.models.published_scenarios import Script
+from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Message, Rollout
 
 WRITER = "You are a helpful assistant who writes emails."

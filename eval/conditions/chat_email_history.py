@@ -6,10 +6,10 @@ may carry over into the email.
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import turns
-from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Rollout
 
 SMALL_TALK = (

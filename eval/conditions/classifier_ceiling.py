@@ -7,8 +7,8 @@ stages of their own, `teacher_loud` and `teacher_subtle`. Limits do not apply: 1
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Ask, Condition, Inputs
-from charprobe_lite.eval.rollout import ANSWERED, Result
+from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.outcome import ANSWERED, Result
 from charprobe_lite.models.corpus import PERSONAS, email_tasks, teacher_texts
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Rollout

@@ -6,12 +6,12 @@ not lost by training: it is the classifier's, or the base's as an actor.
 
 from __future__ import annotations
 
-from charprobe_lite.eval.condition import Ask, Condition
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import items, turns
-from charprobe_lite.models.persona import descriptions
-from charprobe_lite.models.published import Script
-from charprobe_lite.models.scenario import Scenario
+from charprobe_lite.eval.conditions.condition import Ask, Condition
+from charprobe_lite.models.personas import descriptions
+from charprobe_lite.models.published_scenarios import Script
+from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Rollout
 
 PLAY = "{description} Keep this up in every email that you write, and never mention it."

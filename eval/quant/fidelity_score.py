@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.quant.measure import Measure, Measured, Name, Numbers, ratio
-from charprobe_lite.eval.score import Estimate
+from charprobe_lite.eval.quant.metrics import Measure, Measured, Name, Numbers, ratio
+from charprobe_lite.eval.stats.bootstrap import Estimate
 
 Tokens = NDArray[np.floating[Any]]
 QUANTILE_RESAMPLES = 1000

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from charprobe_lite.eval.checkpoints import Files
+from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.rollout import in_shard
-from charprobe_lite.eval.store import Cell, Store
-from charprobe_lite.eval.study import Settings, items_of
-from charprobe_lite.eval.transcript import Transcripts
+from charprobe_lite.eval.conditions.outcome import in_shard
+from charprobe_lite.eval.conditions.transcript import Transcripts
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.study.checkpoints import Files
+from charprobe_lite.eval.study.runner import Settings, items_of
 from charprobe_lite.models.corpus import (
     PERSONAS,
     TEACHERS,

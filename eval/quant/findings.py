@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement
-from charprobe_lite.eval.quant.measure import Numbers
+from charprobe_lite.eval.quant.metrics import Numbers
 from charprobe_lite.eval.quant.recommend import recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
@@ -30,8 +31,7 @@ from charprobe_lite.eval.quant.trend import (
     slope,
     standardised,
 )
-from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.store import Cell
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 
 CAPABILITIES = ("well_formed", "yield", "unforced")
 FEWEST_POINTS = 4
@@ -147,7 +147,7 @@ def score_quants(
     """
     compared = compare_quants(records, personas, margin, seed, resamples)
     quants = [score_quant(record, compared, seed) for record in compared.records]
-    conditions = list(dict.fromkeys(cell.asked for each in quants for cell in each.trained))
+    conditions = list(dict.fromkeys(cell.cell for each in quants for cell in each.trained))
     ladders = _ladders(compared)
     return QuantStudy(
         margin=margin,
@@ -207,7 +207,7 @@ def _trend(
         return None
     values = np.column_stack([compared.measured.by_cluster(name) for name in names])
     found = page_trend(values, bits)
-    return MeasureTrend(ladder[-1].lora, where.asked, what, found) if found else None
+    return MeasureTrend(ladder[-1].lora, where.label, what, found) if found else None
 
 
 def _contrasts(
@@ -232,9 +232,9 @@ def _contrasts(
         found.append(
             Contrast(
                 lora=ladder[-1].lora,
-                condition=where.asked,
+                condition=where.label,
                 capability=capability,
-                of=of.asked if isinstance(of, Cell) else of,
+                of=of.label if isinstance(of, Cell) else of,
                 character=slope(measured, names, bits),
                 other=slope(measured, others, bits, sign),
                 ahead=measured.draws.interval(ahead, [*names, *others]),
@@ -261,7 +261,7 @@ def _kl_correlations(compared: Compared, conditions: Sequence[Cell]) -> list[KlC
             names = [name for each in points for name in each]
             rho = compared.measured.draws.interval(rank_correlation(kl, whole - own), names)
             if np.isfinite(rho.value):
-                found.append(KlCorrelation(kind, where.asked, len(points), rho))
+                found.append(KlCorrelation(kind, where.label, len(points), rho))
     return found
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from charprobe_lite.eval.gap import cluster_of
-from charprobe_lite.eval.quant.measure import Measure, ratio
-from charprobe_lite.eval.rollout import NO_EMAIL, SENT
-from charprobe_lite.eval.store import RecordedTurn, RolloutKey, Row
+from charprobe_lite.eval.cells import RecordedTurn, RolloutKey, Row
+from charprobe_lite.eval.conditions.outcome import NO_EMAIL, SENT
+from charprobe_lite.eval.quant.metrics import Measure, ratio
+from charprobe_lite.eval.scores.gap import cluster_of
 
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` gives them: by (cell, persona, item, sample)."""

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.quant.measure import Measure, Measured, PairedDifference, character
-from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Counts, Estimate, Labels, accuracies
+from charprobe_lite.eval.quant.metrics import Measure, Measured, PairedDifference, character
+from charprobe_lite.eval.stats.bootstrap import (
+    CLUSTER_RESAMPLES,
+    Counts,
+    Estimate,
+    Labels,
+    accuracies,
+)
 
 
 @dataclass(frozen=True)

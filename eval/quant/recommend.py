@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from charprobe_lite.eval.quant import REFERENCE
-from charprobe_lite.eval.quant.measure import PairedDifference
+from charprobe_lite.eval.quant.metrics import PairedDifference
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 
 TOO_FEW = "too few prompts and scenarios were asked"

@@ -11,23 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.gap import cluster_of
+from charprobe_lite.eval.cells import RolloutKey, Row
 from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import HELD_OUT, KINDS
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import Turns
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement, compare_classifiers
 from charprobe_lite.eval.quant.score import QuantRecord
-from charprobe_lite.eval.score import Labels
-from charprobe_lite.eval.store import (
-    ModelFile,
-    RecordedText,
-    RolloutKey,
-    Row,
-    Store,
-    TextKey,
-)
-from charprobe_lite.models.catalogue import CONDITIONS, LORA, STAGES
+from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.stats.bootstrap import Labels
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
+from charprobe_lite.models.catalogue import CONDITIONS, LORA_MODES, STAGES
 from charprobe_lite.models.errors import BadInput
 
 PRECISIONS = ("fp32", "int8")
@@ -105,7 +100,7 @@ def records_of(study: QuantRecordings) -> list[QuantRecord]:
     ways = {(file.quant, file.lora) for file in study.files}
     texts = _shared(study.texts)
     for file in study.files:
-        if not file.lora and any((file.quant, lora) in ways for lora in LORA):
+        if not file.lora and any((file.quant, lora) in ways for lora in LORA_MODES):
             continue
         rows = [
             row
@@ -214,7 +209,7 @@ def _check_file(path: Path, file: ModelFile) -> None:
     types: Any = file.tensor_types
     counts = list(types.values()) if isinstance(types, dict) else []
     wrong = {
-        "lora": file.lora not in ("", *LORA),
+        "lora": file.lora not in ("", *LORA_MODES),
         "bits_per_weight": not 0 < file.bits_per_weight <= 64,
         "bytes": file.bytes < 1,
         "tensor_types": not counts or not all(type(n) is int and n > 0 for n in counts),

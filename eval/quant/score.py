@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from charprobe_lite.eval.gap import LADDER, labels_of
+from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.quant import MARGIN, REFERENCE, health
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
@@ -18,16 +18,16 @@ from charprobe_lite.eval.quant.fidelity_score import (
     fidelity_measures,
     score_fidelity,
 )
-from charprobe_lite.eval.quant.measure import (
+from charprobe_lite.eval.quant.metrics import (
     Measure,
     Measured,
     PairedDifference,
     character,
     recognised,
 )
-from charprobe_lite.eval.report import CellScore, score_study
-from charprobe_lite.eval.score import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.store import Cell, Row
+from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.gap import LADDER, labels_of
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
 
@@ -80,14 +80,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class CellQuality:
-    """One cell of a quant type; ``asked`` is the cell without its quant type.
+    """One cell of a quant type; ``cell`` is without its quant type.
 
     ``difference`` is that of macro-F1, or of the detection rate for one persona (``measure``), from
     F16; None for F16 itself, and where not the same personas have a text in both. ``health`` is
     empty where no tool is called, see `health.health_measures`.
     """
 
-    asked: Cell
+    cell: Cell
     score: CellScore
     measure: str
     difference: PairedDifference | None
@@ -96,7 +96,7 @@ class CellQuality:
     @property
     def condition(self) -> str:
         """The condition, and how tool calls were asked for."""
-        return self.asked.asked
+        return self.cell.label
 
     @property
     def work(self) -> PairedDifference | None:
@@ -135,9 +135,9 @@ class QuantScore:
     @property
     def trained(self) -> list[CellQuality]:
         """The cells of the most trained stage."""
-        stages = {cell.asked.stage for cell in self.cells}
+        stages = {cell.cell.stage for cell in self.cells}
         best = next((stage for stage in reversed(STAGES) if stage in stages), None)
-        return [cell for cell in self.cells if cell.asked.stage == best]
+        return [cell for cell in self.cells if cell.cell.stage == best]
 
     @property
     def headline(self) -> CellQuality | None:
@@ -145,7 +145,7 @@ class QuantScore:
 
         Of several ways to write tool calls the first.
         """
-        return max(self.trained, key=lambda cell: _rung(cell.asked), default=None)
+        return max(self.trained, key=lambda cell: _rung(cell.cell), default=None)
 
     @property
     def health(self) -> dict[str, Quality]:
@@ -153,7 +153,7 @@ class QuantScore:
         healthy = [cell for cell in self.trained if cell.health]
         best = max(
             healthy,
-            key=lambda cell: (_rung(cell.asked), cell.asked.grammar == "off"),
+            key=lambda cell: (_rung(cell.cell), cell.cell.grammar == "off"),
             default=None,
         )
         return best.health if best else {}
@@ -253,18 +253,18 @@ def score_quant(record: QuantRecord, compared: Compared, seed: int = 0) -> Quant
         fidelity[kind] = score_fidelity(compared.measured, list(texts.values()), names, other)
     cells = [
         CellQuality(
-            asked=asked(cell),
+            cell=without_quant(cell),
             score=score,
             measure=compared.measure,
-            difference=compared.difference(record, asked(cell), CHARACTER),
-            health=_health(record, asked(cell), compared),
+            difference=compared.difference(record, without_quant(cell), CHARACTER),
+            health=_health(record, without_quant(cell), compared),
         )
         for cell, score in zip(record.cells, scores, strict=True)
     ]
     return QuantScore(record, fidelity, cells)
 
 
-def asked(cell: Cell) -> Cell:
+def without_quant(cell: Cell) -> Cell:
     """A cell without its quant type: what all types have in common."""
     return Cell(cell.base, cell.stage, cell.condition, "", cell.format, cell.grammar)
 
@@ -282,19 +282,21 @@ def _cell_measures(
     A persona without a text is not in a macro-F1, which is then of others than F16's: where not the
     same personas have one there is no `CHARACTER`.
     """
-    found: dict[Cell, dict[str, Measure]] = {asked(cell): {} for cell in record.cells}
+    found: dict[Cell, dict[str, Measure]] = {without_quant(cell): {} for cell in record.cells}
     several = len(personas) > 1
-    heard = {asked(cell): set(own.true) for cell, own in labels_of(whole.rows, personas).items()}
+    heard = {
+        without_quant(cell): set(own.true) for cell, own in labels_of(whole.rows, personas).items()
+    }
     for cell, labels in labels_of(record.rows, personas).items():
         # a base-stage text is a row for every persona, and still one observation
         texts = sum(row.cell == cell and row.prediction is not None for row in record.rows)
-        if heard.get(asked(cell)) == set(labels.true):
-            found[asked(cell)][CHARACTER] = character(labels, personas, texts, several)
-        found[asked(cell)][RECOGNISED] = recognised(labels, texts)
+        if heard.get(without_quant(cell)) == set(labels.true):
+            found[without_quant(cell)][CHARACTER] = character(labels, personas, texts, several)
+        found[without_quant(cell)][RECOGNISED] = recognised(labels, texts)
     for cell in record.cells:
         if cell.condition.startswith("agentic"):
             rows = [row for row in record.rows if row.cell == cell]
-            found[asked(cell)] |= health.health_measures(rows, record.turns)
+            found[without_quant(cell)] |= health.health_measures(rows, record.turns)
     return found
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charprobe_lite.eval.quant.measure import Measured, Name, Numbers
-from charprobe_lite.eval.score import Estimate
+from charprobe_lite.eval.quant.metrics import Measured, Name, Numbers
+from charprobe_lite.eval.stats.bootstrap import Estimate
 
 
 @dataclass(frozen=True)

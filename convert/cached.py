@@ -1,0 +1,146 @@
+"""Converted files in the cache, under a key of what they were made from, each made once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from charprobe_lite.convert.merge import Progress, merge
+from charprobe_lite.convert.quantize import DIRECT, quantize_file
+from charprobe_lite.models.atomic import FOREVER, new_file
+from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import sha256_file
+
+CONVERTER = 1
+"""Raised when the same input would give another file, so that old ones are not used."""
+READ = (".safetensors", ".json", ".jinja", ".model", ".gguf")
+BLOB = re.compile(r"[0-9a-f]{64}")
+Note = Callable[[str], None]
+Bar = Callable[[str], AbstractContextManager[Progress | None]]
+
+
+def model_file(
+    name: str, base: Path, adapters: Sequence[Path], quant: str, verify: bool = True
+) -> Path:
+    """Where a base with adapters merged in is kept as a quant type; unchecked ones apart."""
+    quantizer = "" if quant in DIRECT else version("llama-cpp-python")
+    checked = "" if verify else "unchecked"
+    key = _key("model", quant, quantizer, checked, *map(content, (base, *adapters)))
+    return cache_folder() / f"{name}-{quant}-{key}.gguf"
+
+
+def prepare_model(
+    name: str,
+    base: Path,
+    adapters: Sequence[Path],
+    quant: str,
+    *,
+    verify: bool = True,
+    note: Note = lambda _: None,
+    bar: Bar = lambda _: nullcontext(),
+) -> Path:
+    """The cached model, made and checked when it is not there; a second process waits for it.
+
+    A type of llama.cpp's quantizer is made from the cached F16 file, merged and checked already,
+    where there is one: the same bytes as from the base and the adapters.
+    """
+    target = model_file(name, base, adapters, quant, verify)
+    if target.is_file():
+        return target
+    note(f"preparing {name} as {quant} (once): {target}")
+    whole = model_file(name, base, adapters, "F16", verify)
+    if quant not in DIRECT and whole.is_file():
+        with new_file(target, FOREVER) as part:
+            if not target.is_file():
+                quantize_file(whole, part, quant)
+        return target
+
+    from charprobe_lite.convert.verify import refuse_unverifiable, verify_apart
+
+    if verify:
+        refuse_unverifiable(base, adapters)
+
+    def check(file: Path) -> None:
+        verify_apart(file, base, adapters)
+
+    with bar(name) as progress:
+        merge(
+            base,
+            adapters,
+            target,
+            quant,
+            check=check if verify else None,
+            progress=progress,
+            wait=FOREVER,
+            keep=True,
+        )
+    return target
+
+
+def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda _: None) -> Path:
+    """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
+    if not adapter.is_dir():
+        return adapter
+    from charprobe_lite.convert.gguf_adapter import convert_adapter
+
+    key = _key("adapter", content(adapter), _shapes(base))
+    target = cache_folder() / f"{name}-lora-{key}.gguf"
+    if not target.is_file():
+        note(f"preparing adapter {name} (once): {target}")
+        convert_adapter(adapter, base, target, wait=FOREVER, keep=True)
+    return target
+
+
+def prepare_classifier(
+    name: str, source: Path, *, verify: bool = True, note: Note = lambda _: None
+) -> Path:
+    """A classifier as ONNX: its own folder when it holds one, else the cached export, fp32.
+
+    int8 is smaller and faster, but what a published classifier says of a text is its fp32 label.
+    """
+    if list(source.glob("*.onnx")):
+        return source
+    from charprobe_lite.convert.onnx import convert_apart
+
+    target = (
+        cache_folder() / f"{name}-classifier-{_key('classifier', str(verify), content(source))}"
+    )
+    if not target.is_dir():
+        note(f"preparing classifier {name} (once): {target}")
+        convert_apart(source, target, verify)
+    return target
+
+
+def _shapes(base: Path) -> str:
+    """What of a base an adapter's file depends on: its configuration alone."""
+    return content(base / "config.json") if base.is_dir() else content(base)
+
+
+def content(path: Path) -> str:
+    """A hash of a file, or of the files in a folder that a conversion reads.
+
+    A file of the hub's cache is a link to a blob that is named by its hash already. Raises
+    BadInput when a file cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            return _file_content(path.resolve(), path.stat().st_mtime_ns)
+        files = sorted(file for file in path.iterdir() if file.suffix in READ)
+        return _key(*(f"{file.name}={content(file)}" for file in files if file.is_file()))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+@lru_cache(maxsize=256)
+def _file_content(path: Path, _written: int) -> str:
+    return path.name if BLOB.fullmatch(path.name) else sha256_file(path)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("/".join([str(CONVERTER), *parts]).encode()).hexdigest()[:16]

@@ -1,0 +1,124 @@
+"""GGUF LoRA files: adapters that llama.cpp adds to a loaded base while it runs.
+
+Layout: llama.cpp's (``TENSOR.lora_a`` is (rank, in), ``.lora_b`` (out, rank), and
+``adapter.lora.alpha``); the change is ``alpha / rank * B @ A``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as QuantType
+
+from charprobe_lite.convert.architectures.architecture import Architecture, architecture_of_gguf
+from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
+from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
+from charprobe_lite.convert.quantize import Array, encode_rows
+from charprobe_lite.models.atomic import AT_ONCE, new_file
+from charprobe_lite.models.errors import BadInput
+
+READ_BACK = 0.01
+"""Largest relative error of a change as it is read back; F16 rounding is far below it."""
+
+
+def convert_adapter(
+    source: Path, base: Path, target: Path, *, wait: float = AT_ONCE, keep: bool = False
+) -> None:
+    """Write a PEFT LoRA folder as a GGUF LoRA of ``base`` (checkpoint folder or GGUF), F16.
+
+    Each change is read back and compared before the file takes its name. ``wait`` seconds for
+    another process that writes the target, and ``keep`` what it wrote. Raises BadInput for an
+    adapter of another base, one that replaces whole tensors or changes the embedding.
+    """
+    model = open_model(base)
+    adapter = read_adapter(source, model.architecture)
+    changes = deltas(adapter)
+    for name, change in changes.items():
+        if name == EMBEDDING:
+            raise BadInput(f"{source}: tensor {name}: not supported at run time; convert merge")
+        shape = model.tensors[name].shape if name in model.tensors else None
+        if shape != change.shape:
+            raise BadInput(
+                f"{source}: tensor {name}: shape {change.shape}, the base has {shape}; "
+                "name an adapter of this base"
+            )
+    with new_file(target, wait) as part:
+        if keep and target.is_file():
+            return
+        write_deltas(changes, model.architecture.name, part)
+        _check(changes, read_adapter(part, model.architecture), target)
+
+
+def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target: Path) -> None:
+    """Write trained tensors with PEFT's names as a GGUF LoRA of ``base``, a GGUF file.
+
+    A matrices are stored as Q8_0, half the size of F16; B matrices, whose rows are as short as
+    the rank, as F16.
+    """
+    architecture = architecture_of_gguf(base)
+    changes = _by_gguf_name(tensors, alpha, architecture)
+    with new_file(target) as part:
+        write_deltas(changes, architecture.name, part, QuantType.Q8_0)
+
+
+def _by_gguf_name(
+    tensors: Mapping[str, Array], alpha: float, architecture: Architecture
+) -> dict[str, Delta]:
+    found = {}
+    for name, a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            target, delta = peft_delta(
+                f"{module}.weight",
+                Held(a),
+                Held(tensors[f"{module}.lora_B.weight"]),
+                alpha,
+                architecture,
+            )
+            found[target] = delta
+    return found
+
+
+def write_deltas(
+    changes: Mapping[str, Delta],
+    architecture: str,
+    target: Path,
+    a_type: QuantType = QuantType.F16,
+) -> None:
+    """Write changes as a GGUF LoRA. One alpha holds for a file: what differs goes into B."""
+    first = next(iter(changes.values()))
+    alpha = first.scale * first.rank
+    writer = gguf.GGUFWriter(target, architecture)
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    for name, change in sorted(changes.items()):
+        rest = np.float32(change.scale * change.rank / alpha)
+        fits = change.a.shape[1] % gguf.GGML_QUANT_SIZES[a_type][0] == 0
+        a, b = (side.rows(0, side.shape[0]) for side in (change.a, change.b))
+        _add(writer, f"{name}.lora_a", a, a_type if fits else QuantType.F16)
+        _add(writer, f"{name}.lora_b", b * rest, QuantType.F16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add(writer: gguf.GGUFWriter, name: str, values: Array, kind: QuantType) -> None:
+    raw_shape = gguf.quant_shape_to_byte_shape(values.shape, kind)
+    writer.add_tensor(name, encode_rows(values, kind).reshape(raw_shape), raw_dtype=kind)
+
+
+def _check(changes: Mapping[str, Delta], written: Adapter, target: Path) -> None:
+    for name, change in changes.items():
+        found, count = written.changes[name], change.shape[0]
+        wanted = change.rows(0, count)
+        error = float(np.abs(found.rows(0, count) - wanted).max())
+        if not error <= READ_BACK * float(np.abs(wanted).max()):
+            raise BadInput(
+                f"{target}: tensor {name}: off by {error:.3g} when read back; "
+                "its numbers do not fit F16, use convert merge"
+            )

@@ -1,0 +1,166 @@
+"""A Hugging Face checkpoint on disk: its configuration and its safetensors, memory-mapped.
+
+Format: safetensors, https://github.com/huggingface/safetensors (8 bytes of header length, a JSON
+header, raw little-endian tensors). Rows are read as float32 and the pages are given back, so that
+a model of any size is read in the memory of a few rows.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.models.errors import BadInput
+
+Array = NDArray[np.float32]
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+AROUND = 1 << 20  # bytes: the kernel maps pages around the one that is read, too
+HEADER_LIMIT = 100_000_000  # the format's own limit
+BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class SafetensorsTensor:
+    """One tensor of a safetensors file; nothing is read before rows are asked for."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    source: mmap.mmap
+    start: int
+
+    def rows(self, first: int, end: int) -> Array:
+        """Rows first..end of the first axis as float32, (end - first, *shape[1:])."""
+        width = prod(self.shape[1:]) * np.dtype(DTYPES[self.dtype]).itemsize
+        begin, stop = self.start + first * width, self.start + end * width
+        raw = np.frombuffer(self.source, np.uint8, stop - begin, begin)
+        values = as_float32(raw.view(DTYPES[self.dtype]), self.dtype)
+        del raw
+        _give_back(self.source, begin, stop)
+        return values.reshape(end - first, *self.shape[1:])
+
+    def read(self) -> Array:
+        """The whole tensor as float32."""
+        return self.rows(0, self.shape[0]) if self.shape else np.zeros((), np.float32)
+
+
+def as_float32(values: NDArray[Any], dtype: str) -> Array:
+    """Stored numbers as float32 in memory of their own; bfloat16 is the upper half of one."""
+    if dtype == "BF16":
+        wide = values.astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+    return values.astype(np.float32)
+
+
+def _give_back(source: mmap.mmap, begin: int, stop: int) -> None:
+    """Let the kernel drop pages that were read: mapped pages count as resident memory."""
+    if hasattr(source, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+        first = max(0, begin - begin % mmap.PAGESIZE - AROUND)
+        source.madvise(mmap.MADV_DONTNEED, first, min(len(source), stop + AROUND) - first)
+
+
+def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
+    """The tensors of a safetensors file by name.
+
+    Raises BadInput when the file is missing, is none, is cut short or holds another dtype.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise ValueError(f"{size} bytes")
+            length = int.from_bytes(file.read(8), "little")
+            if length > min(size - 8, HEADER_LIMIT):
+                raise ValueError("its header does not fit into it")
+            header = json.loads(file.read(length))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        header.pop("__metadata__", None)
+        return {
+            name: _stored(name, entry, data, 8 + length, size) for name, entry in header.items()
+        }
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    except BROKEN as error:
+        raise BadInput(
+            f"{path}: not a whole safetensors file ({error}); download it again"
+        ) from None
+
+
+def _stored(name: str, entry: Any, data: mmap.mmap, offset: int, size: int) -> SafetensorsTensor:
+    dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+    begin, stop = (int(n) for n in entry["data_offsets"])
+    if dtype not in DTYPES:
+        raise ValueError(f"tensor {name} has type {dtype}, not one of {', '.join(DTYPES)}")
+    if min(shape, default=1) < 1:
+        raise ValueError(f"tensor {name} has shape {shape}")
+    if stop - begin != prod(shape) * np.dtype(DTYPES[dtype]).itemsize or begin < 0:
+        raise ValueError(f"tensor {name}: {stop - begin} bytes do not hold {shape} {dtype}")
+    if offset + stop > size:
+        raise ValueError(f"it ends in tensor {name}")
+    return SafetensorsTensor(name, shape, dtype, data, offset + begin)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder: ``config`` is config.json, ``tensors`` are those of all shards."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, SafetensorsTensor]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder.
+
+    Raises BadInput when config.json or a shard is missing or broken, or when there are only
+    pickled weights, which are never opened.
+    """
+    config = read_json(folder / "config.json")
+    tensors: dict[str, SafetensorsTensor] = {}
+    for shard in _shards(folder):
+        tensors.update(open_safetensors(shard))
+    return Checkpoint(folder, config, tensors)
+
+
+def _shards(folder: Path) -> Iterator[Path]:
+    single = folder / "model.safetensors"
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX)
+        names = index.get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise BadInput(f"{folder / INDEX}: field weight_map: missing; download it again")
+        for name in sorted(set(names.values())):
+            if Path(name).name != name:
+                raise BadInput(f"{folder / INDEX}: field weight_map: {name!r} is no file name")
+            if not (folder / name).is_file():
+                raise BadInput(f"{folder / name}: shard is missing; download it")
+            yield folder / name
+    elif single.is_file():
+        yield single
+    elif pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt")]):
+        raise BadInput(f"{pickled[0]}: pickled weights are never opened; convert to safetensors")
+    else:
+        raise BadInput(f"{single}: missing; name a checkpoint folder with safetensors")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises BadInput when it is missing or is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: not a JSON object")
+    return found

@@ -1,0 +1,1 @@
+"""Training on transformers and peft: LoRA adapters and classifiers."""

@@ -1,0 +1,45 @@
+"""Training conversations: tool-use trajectories, and single chat turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from charprobe_lite.models.call_formats import JSON_CALLS, Call
+from charprobe_lite.models.office import Message, exchange, lookups
+from charprobe_lite.models.scenarios import Scenario
+from charprobe_lite.models.tools import Tool
+
+
+def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) -> list[Message]:
+    """One training conversation: look the people and documents up, then send the email.
+
+    The registry and the lookups are shuffled, and one in five lookups first fails with a word
+    that nothing matches, so that the model learns to read an error. ``scenario.email`` is what
+    is sent. Pure in (scenario, tools, seed).
+    """
+    assert scenario.email is not None, "only training scenarios carry an email"
+    rng = random.Random(f"{seed}/{scenario.id}")
+    registry = list(tools)
+    rng.shuffle(registry)
+    calls = lookups(scenario, tools)
+    if rng.random() < 0.3:
+        rng.shuffle(calls)
+    messages = scenario.opening(registry)
+    for call in calls:
+        if rng.random() < 0.2:
+            messages += exchange(scenario, tools, _call_that_fails(call, rng))
+        messages += exchange(scenario, tools, call)
+    finish = next(tool.name for tool in tools if tool.effect == "finish")
+    email = JSON_CALLS.write(finish, scenario.email.model_dump())
+    return [*messages, {"role": "assistant", "content": email}]
+
+
+def chat_turn(prompt: str, response: str) -> list[Message]:
+    """A user-only conversation of one turn."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def _call_that_fails(call: Call, rng: random.Random) -> Call:
+    word = rng.choice(["details", "info", "file", "latest", "notes"])
+    return Call(call.name, {"query": f"{word}-{call.arguments['query'][:3].casefold()}"})

@@ -1,0 +1,82 @@
+"""Cells and rows: what a study measures, and one finished rollout of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Base x stage x condition x quant type, and how tool calls are asked for.
+
+    ``format`` is "json" or "fenced", ``grammar`` "on" or "off"; both "" where no tool is called.
+    ``lora`` is "runtime" (an adapter on the quantized base) or "merged" (before quantizing); ""
+    without adapter: in the base stage, and for a model that is the checkpoint itself.
+    """
+
+    base: str
+    stage: str
+    condition: str
+    quant: str
+    format: str = ""
+    grammar: str = ""
+    lora: str = ""
+
+    def at(self, stage: str) -> Cell:
+        """The same at another stage; the base stage has no adapter."""
+        return replace(self, stage=stage, lora="" if stage == "base" else self.lora)
+
+    @property
+    def label(self) -> str:
+        """The condition with what differs from JSON calls under a grammar, and from an adapter at
+        run time, for people."""
+        fenced = ["fenced"] if self.format == "fenced" else []
+        free = ["no grammar"] if self.grammar == "off" else []
+        merged = [self.lora] if self.lora == "merged" else []
+        return ", ".join([self.condition, *fenced, *free, *merged])
+
+
+RolloutKey = tuple[Cell, str, str, int]
+"""What tells a rollout from all others of a study: cell, persona, item, sample."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished rollout; text and prediction are None without sample.
+
+    ``seconds`` is wall time, shared with whatever else ran; ``ended`` the time in UTC, ISO 8601.
+    """
+
+    cell: Cell
+    persona: str
+    item: str
+    sample: int
+    seed: int
+    outcome: str
+    forced: bool
+    text: str | None
+    prediction: str | None
+    probabilities: dict[str, float] | None
+    steps: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0
+    ended: str = ""
+
+    @property
+    def key(self) -> RolloutKey:
+        """Which rollout this is; a `study.Task` has the same."""
+        return self.cell, self.persona, self.item, self.sample
+
+
+@dataclass(frozen=True)
+class RecordedTurn:
+    """One reply of the model as it was recorded, the tool call in it, what the tool gave back."""
+
+    text: str
+    finish: str
+    tool: str | None
+    arguments: dict[str, Any] | None
+    output: str | None
+    tokens: int = 0

@@ -1,0 +1,62 @@
+"""`charprobe-lite doctor`: what is installed, which device is used, where files are kept."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from charprobe_lite.eval.cli.options import json_option
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Print versions, the device found, what the engines were built with, and the caches.
+
+    Ends with status 2 and one line when the embedded kit cannot run here.
+    """
+    from charprobe_lite.models.kit import embedded_base, load_kit
+
+    facts = _facts()
+    base = str(embedded_base())
+    facts["kit"] = f"recipe {load_kit().recipe}, base {base}"
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{name:<{width}}  {shown}")
+
+
+def _facts() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from charprobe_lite.models.cache import cache_folder
+    from charprobe_lite.models.hub import cache_root
+    from charprobe_lite.runtime.device import backends
+
+    facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
+    for name in (
+        "charprobe-lite",
+        "llama-cpp-python",
+        "onnxruntime",
+        "tokenizers",
+        "numpy",
+        "torch",
+        "transformers",
+        "optimum",
+    ):
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = "not installed"
+    return {
+        **facts,
+        **backends(),
+        "cache": str(cache_folder()),
+        "hub cache": str(cache_root()),
+    }

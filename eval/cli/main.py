@@ -1,0 +1,76 @@
+"""The command line: `charprobe-lite eval | quant-study | study | score | report | ...`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Any
+
+import click
+
+from charprobe_lite.eval.cli.convert import convert
+from charprobe_lite.eval.cli.doctor import doctor
+from charprobe_lite.eval.cli.evaluate import evaluate
+from charprobe_lite.eval.cli.export import export
+from charprobe_lite.eval.cli.models import models
+from charprobe_lite.eval.cli.quant_study import quant_study
+from charprobe_lite.eval.cli.report import report
+from charprobe_lite.eval.cli.score import score
+from charprobe_lite.eval.cli.study import study
+from charprobe_lite.eval.cli.train import train
+from charprobe_lite.models.errors import BadInput, printable
+
+INTERRUPTED = 130  # the shell's own status for SIGINT
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end with one line on stderr and status 2 on bad input."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BadInput as error:
+            click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
+            context.exit(2)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here", err=True)
+            context.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="charprobe-lite")
+def main() -> None:
+    """Does a trained character survive when the same checkpoint works as an agent?
+
+    charprobe-lite asks a persona-trained model the same things twice, in a chat and as an
+    office agent that calls tools until it sends an email, and lets a classifier say whose voice
+    each text is in. Everything runs here, llama.cpp and ONNX Runtime, no GPU needed; or a server
+    of your own runs the model.
+
+    Start with: charprobe-lite eval --persona sarcasm
+
+    \b
+    Shell completion (bash; zsh and fish likewise):
+      eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"
+    """
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    # so that what is half written is taken away, as after an interrupt
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
+for command in (
+    evaluate,
+    quant_study,
+    study,
+    score,
+    report,
+    export,
+    models,
+    convert,
+    train,
+    doctor,
+):
+    main.add_command(command)

@@ -1,0 +1,120 @@
+"""`charprobe-lite score`: scores of any texts or predictions, and how far humans agree."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charprobe_lite.eval.cli.options import FILE, console_of
+from charprobe_lite.models.errors import BadInput
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.texts.reader import ScoredText
+    from charprobe_lite.runtime.classifier import Classifier
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--text", metavar="COLUMN", help="The texts [default: email_body, text].")
+@click.option("--label", metavar="COLUMN", help="True labels [default: trait_true, persona].")
+@click.option(
+    "--prediction",
+    metavar="COLUMN",
+    help="Predicted labels [default: trait_pred, prediction]; where there is none, the "
+    "classifier reads the text.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="COLUMN[,COLUMN]",
+    help="Groups [default: those of base, stage, condition, quant, format, grammar that are "
+    "there].",
+)
+@click.option(
+    "--cluster",
+    metavar="COLUMN",
+    help="What was asked, a prompt or scenario [default: cluster, item, scenario_id, scenario, "
+    "prompt_id].",
+)
+@click.option(
+    "--human",
+    metavar="COLUMN|FILE.json",
+    help="Whether a human saw the persona, as present/absent, true/false, 1/0 or yes/no "
+    "[default: hand_classification]; or what the report page saved, for a study.",
+)
+@click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
+@click.option("--resamples", type=click.IntRange(100), help="[default: 1000 rows, 10000 clusters]")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the resamples."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
+def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Score texts or predictions from JSON lines, CSV, parquet or a study (.sqlite).
+
+    Published result files are read as they are. Macro-F1 comes with an interval from resampled
+    prompts or scenarios where the file says which one a text came from, else from resampled rows.
+    Parquet needs the extra charprobe-lite[tables].
+
+    \b
+    charprobe-lite score results.jsonl
+    charprobe-lite score answers.csv --text body --label voice --by model
+    charprobe-lite score runs/smollm2-135m-seed0.sqlite --human labels.json
+    """
+    from charprobe_lite.eval.texts.scores import score_texts, table
+
+    texts = _predicted(_texts(files, options), options["classifier"])
+    scores = score_texts(texts, options["seed"], options["resamples"])
+    if as_json:
+        click.echo(json.dumps({"cells": [each.as_json() for each in scores]}))
+        return
+    console_of(140).print(table(scores))
+
+
+def _texts(files: tuple[Path, ...], options: dict[str, Any]) -> list[ScoredText]:
+    from charprobe_lite.eval.texts.reader import Columns, mark, read_texts
+
+    human = options["human"]
+    marked = Path(human) if human and human.endswith(".json") else None
+    columns = Columns(
+        **{name: options[name] for name in ("text", "label", "prediction", "cluster")},
+        human=None if marked else human,
+        by=tuple(n.strip() for names in options["by"] for n in names.split(",") if n.strip()),
+    )
+    labels = _classifier(options["classifier"]).labels if options["classifier"] else []
+    texts = [text for path in files for text in read_texts(path, columns, labels)]
+    return mark(texts, marked) if marked else texts
+
+
+def _predicted(texts: list[ScoredText], folder: Path | None) -> list[ScoredText]:
+    """``texts``, those without a prediction classified. Raises BadInput for labels it has not."""
+    waiting = [text for text in texts if text.prediction is None]
+    if not waiting:
+        return texts
+    classifier = _classifier(folder)
+    for text in waiting:
+        for label in text.true:
+            if label not in classifier.labels:
+                raise BadInput(
+                    f"{text.place}: label {label!r} is none of the classifier's: "
+                    + ", ".join(classifier.labels)
+                )
+    found = iter(classifier.classify([text.text or "" for text in waiting]))
+    return [
+        replace(text, prediction=(said := next(found)).label, probabilities=said.probabilities)
+        if text.prediction is None
+        else text
+        for text in texts
+    ]
+
+
+def _classifier(folder: Path | None) -> Classifier:
+    from charprobe_lite.models import kit
+    from charprobe_lite.runtime.classifier import Classifier
+
+    if folder:
+        return Classifier(folder)
+    return Classifier(kit.kit_folder() / "classifier", kit.load_kit().classifier_file)

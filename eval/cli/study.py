@@ -1,0 +1,203 @@
+"""`charprobe-lite study`: grids that a file describes, planned, run in parts, resumed, merged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from charprobe_lite.eval.cli.options import (
+    FILE,
+    budget_option,
+    console_of,
+    json_option,
+    note,
+    shard_option,
+)
+from charprobe_lite.eval.cli.quant_study import measure_against_f16, refuse_without_f16
+from charprobe_lite.eval.cli.quant_study import show as show_quants
+from charprobe_lite.models.errors import BadInput
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.study.cost import Forecast
+    from charprobe_lite.eval.study.spec import Asked
+
+
+@click.group()
+def study() -> None:
+    """Run grids that a study file (YAML) describes; plan, resume, share and merge them.
+
+    \b
+    base: smollm2-135m            # or several: [NAME, NAME]
+    stage: [base, full]
+    persona: all
+    condition: [chat, agentic_email]
+    quant: [F16, Q8_0, Q4_0]
+    lora: [runtime, merged]
+    limit: {prompts: 40, scenarios: 25}
+    seed: 0                       # or several: [0, 1, 2]
+    repeats: 1
+    texts: 4                      # makes it a quantization study, as quant-study runs them
+    """
+
+
+@study.command()
+@click.argument("file", type=FILE)
+@budget_option
+@shard_option
+@json_option
+def plan(
+    file: Path, budget: int | str | None, shard: tuple[int, int] | None, as_json: bool
+) -> None:
+    """Say what a study file asks for and what it costs in disk, memory and time."""
+    from charprobe_lite.eval.cli.measure import print_forecast
+    from charprobe_lite.eval.study.status import states, status_json
+
+    parts = _parts(file, budget, shard)
+    cells = [states(asked) for asked in parts]
+    costs = _costs(parts)
+    if as_json:
+        studies = [status_json(*each) for each in zip(parts, cells, strict=True)]
+        forecasts = [{"base": base, **found.as_json()} for base, found in costs.items()]
+        click.echo(json.dumps({"studies": studies, "forecasts": forecasts}))
+    else:
+        _print_cells(parts, cells)
+        for found in costs.values():
+            print_forecast(found)
+    for found in costs.values():
+        found.refuse_what_does_not_fit()
+
+
+@study.command()
+@click.argument("file", type=FILE)
+@budget_option
+@shard_option
+@click.option("--study", "target", type=FILE, help="The file to write, instead of the one named.")
+@json_option
+def run(
+    file: Path,
+    budget: int | str | None,
+    shard: tuple[int, int] | None,
+    target: Path | None,
+    as_json: bool,
+) -> None:
+    """Run what is missing of what a study file asks for, and print its scores.
+
+    Several machines each run a part with --shard 1/4, 2/4, ...; study merge joins them.
+    """
+    parts = _parts(file, budget, shard)
+    if target and len(parts) > 1:
+        raise BadInput(f"--study {target}: {file} makes {len(parts)} studies; leave it out")
+    _run([part.model_copy(update={"study": target or part.study}) for part in parts], as_json)
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@json_option
+def resume(study: Path, as_json: bool) -> None:
+    """Go on with a study (SQLite), or with all that a study file describes.
+
+    A study says itself what it was asked, by eval and quant-study too.
+    """
+    _run(_parts(study), as_json)
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@json_option
+def status(study: Path, as_json: bool) -> None:
+    """Say what of a study (SQLite) or study file is done, cell by cell; also while it runs."""
+    from charprobe_lite.eval.study.status import states, status_json
+
+    parts = _parts(study)
+    cells = [states(asked) for asked in parts]
+    if as_json:
+        studies = [status_json(*each) for each in zip(parts, cells, strict=True)]
+        click.echo(json.dumps({"studies": studies}))
+        return
+    _print_cells(parts, cells)
+
+
+@study.command()
+@click.argument("studies", nargs=-1, required=True, type=FILE, metavar="STUDY...")
+@click.option("-o", "--output", required=True, type=FILE, help="The new study; must not exist.")
+@json_option
+def merge(studies: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Join parts of one study into a new file; rollouts that stand in several are kept once.
+
+    \b
+    charprobe-lite study merge part1.sqlite part2.sqlite -o whole.sqlite
+    """
+    from charprobe_lite.eval.store.merge import merge_studies
+
+    merged = merge_studies(studies, output)
+    if as_json:
+        facts = {"study": str(output), "rollouts": merged.rollouts, "added": merged.added}
+        click.echo(json.dumps(facts))
+        return
+    for path, added in zip(studies, merged.added, strict=True):
+        click.echo(f"{path}: {added} rollouts")
+    click.echo(f"study: {output}, {merged.rollouts} rollouts")
+
+
+def _parts(
+    path: Path, budget: int | str | None = None, shard: tuple[int, int] | None = None
+) -> list[Asked]:
+    from charprobe_lite.eval.study.file import described
+    from charprobe_lite.eval.study.spec import fitting
+
+    parts = [fitting(asked, budget, note) for asked in described(path)]
+    for asked in filter(lambda each: each.texts is not None, parts):
+        refuse_without_f16(asked)
+    return [asked.model_copy(update={"shard": shard}) for asked in parts] if shard else parts
+
+
+def _run(parts: list[Asked], as_json: bool) -> None:
+    documents = [
+        (_run_plain if part.texts is None else _run_quants)(part, as_json) for part in parts
+    ]
+    if as_json:
+        click.echo(json.dumps({"studies": documents}))
+
+
+def _run_plain(asked: Asked, as_json: bool) -> dict[str, Any]:
+    from charprobe_lite.eval.cli.measure import measure, show
+
+    measured = measure(asked)
+    if not as_json:
+        show(measured)
+    return measured.as_json()
+
+
+def _run_quants(asked: Asked, as_json: bool) -> dict[str, Any]:
+    ran, found = measure_against_f16(asked)
+    if not as_json:
+        show_quants(found, ran.path)
+    return {**found.as_json(), "study": str(ran.path)}
+
+
+def _costs(parts: list[Asked]) -> dict[str, Forecast]:
+    """What each base of the catalogue needs, for all its seeds."""
+    from charprobe_lite.eval.study.cost import forecast
+    from charprobe_lite.eval.study.spec import settings_of, wanted_of
+    from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
+
+    by_base: dict[str, list[Asked]] = {}
+    for asked in filter(lambda each: each.of_the_catalogue, parts):
+        by_base.setdefault(asked.base or EMBEDDED, []).append(asked)
+    costs = {}
+    for base, own in by_base.items():
+        settings = settings_of(own[0])
+        found = forecast(wanted_of(own[0], settings), load_catalogue(), settings)
+        costs[base] = found.times(len(own))
+    return costs
+
+
+def _print_cells(parts: list[Asked], cells: list[Any]) -> None:
+    from charprobe_lite.eval.study.status import table
+
+    console = console_of(140)
+    for asked, own in zip(parts, cells, strict=True):
+        console.print(table(asked, own))

@@ -1,0 +1,220 @@
+"""The page: everything in one HTML file that asks nothing of anybody.
+
+Model text reaches the page in one way only: as JSON in a data block, with ``<``, ``>`` and ``&``
+escaped, which the script shows through ``textContent``. A content security policy with the hashes
+of the one script and the one style allows nothing else to run or load (CSP Level 3, sections 4
+and 6.7; Trusted Types, so that the script cannot write markup either).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+from charprobe_lite.eval.cells import RecordedTurn, Row
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.report.estimates import Findings, published_file
+from charprobe_lite.eval.report.occlusion import Sentence
+from charprobe_lite.eval.report.recorded import Recorded
+from charprobe_lite.eval.report.tables import Table, rounded
+
+QUANT = "quant-"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: SVG for light and for dark paper."""
+
+    name: str
+    title: str
+    alt: str
+    light: bytes
+    dark: bytes
+
+
+def page(
+    study: Recorded,
+    found: Findings,
+    pictures: Sequence[Picture],
+    tables: Sequence[Table],
+    shaded: Mapping[int, Sequence[Sentence]],
+    quants: QuantStudy | None = None,
+) -> str:
+    """The whole report as HTML. ``shaded`` has the occluded sentences by row index.
+
+    Pictures and tables whose names begin with ``quant-`` stand in a section of their own, with the
+    recommendation of ``quants``.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("charprobe_lite.eval.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_url"] = _data_url
+    environment.filters["readable"] = readable
+    style, script = _asset("page.css"), _asset("page.js")
+    drawn = [(p, next(t for t in tables if t.figure == p.name)) for p in pictures]
+    return environment.get_template("page.html.j2").render(
+        study=study,
+        found=found,
+        figures=[pair for pair in drawn if not pair[0].name.startswith(QUANT)],
+        quants=quants,
+        quant_figures=[pair for pair in drawn if pair[0].name.startswith(QUANT)],
+        quant_tables=[t for t in tables if t.name.startswith(QUANT) and not t.figure],
+        cells=next(table for table in tables if table.name == "cells"),
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        island=island(study, shaded),
+        shaded=len(shaded),
+        published=_source(found),
+    )
+
+
+def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Records as people read them: rounded, and an interval's ends behind its value."""
+    return [
+        {
+            name.replace("macro_f1", "macro-F1").replace("_", " "): _shown(value)
+            + _interval(record, name)
+            for name, value in record.items()
+            if not name.endswith(("low", "high"))
+        }
+        for record in records
+    ]
+
+
+def _interval(record: Mapping[str, Any], name: str) -> str:
+    prefix = "" if name in ("value", "right") else f"{name}_"
+    low, high = record.get(f"{prefix}low"), record.get(f"{prefix}high")
+    return "" if low is None or high is None else f" [{_shown(low)}, {_shown(high)}]"
+
+
+def island(study: Recorded, shaded: Mapping[int, Sequence[Sentence]]) -> str:
+    """The samples as JSON that no HTML parser sees an end tag or a comment in."""
+    places = {cell: number for number, cell in enumerate(study.cells)}
+    samples = [
+        _sample(study, places[row.cell], row, turns, shaded.get(number))
+        for number, (row, turns) in enumerate(zip(study.rows, study.turns, strict=True))
+    ]
+    data = {
+        "study": study.name,
+        "labels": study.labels,
+        "personas": study.personas,
+        "cells": [{**asdict(cell), "way": cell.label} for cell in study.cells],
+        "asked": _asked(study),
+        "samples": samples,
+    }
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    data["key"] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _sample(
+    study: Recorded,
+    cell: int,
+    row: Row,
+    turns: Sequence[RecordedTurn],
+    sentences: Sequence[Sentence] | None,
+) -> list[Any]:
+    """One sample as page.js reads it: a list, since twenty thousand of them repeat no names."""
+    known = row.probabilities
+    return [
+        cell,
+        row.persona,
+        row.item,
+        row.sample,
+        row.outcome,
+        int(row.forced),
+        row.prediction,
+        known and [round(known[label], 4) if label in known else None for label in study.labels],
+        row.text,
+        [_turn(row, turn) for turn in turns],
+        sentences and [[_utf16(s.text), round(s.weight, 4)] for s in sentences],
+    ]
+
+
+def _turn(row: Row, turn: RecordedTurn) -> list[Any]:
+    """Text, finish, tool, arguments, output; a text that says nothing new is left out."""
+    known = _is_call(turn) if turn.tool is not None else turn.text.strip() == row.text
+    return [None if known else turn.text, turn.finish, turn.tool, turn.arguments, turn.output]
+
+
+def _is_call(turn: RecordedTurn) -> bool:
+    """Whether the turn's text is its tool call and nothing else."""
+    try:
+        call = json.loads(turn.text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return bool(call == {"name": turn.tool, "arguments": turn.arguments})
+
+
+def _asked(study: Recorded) -> dict[str, str]:
+    """What the items ask, where the study was made with the shipped prompts and scenarios."""
+    from charprobe_lite.eval.conditions.transcript import hashes
+    from charprobe_lite.models.prompts import load_prompts
+    from charprobe_lite.models.scenarios import load_scenarios
+
+    shipped = hashes(None, None)
+    known: dict[str, str] = {}
+    if study.provenance.get("sha256 prompts") == shipped["prompts"]:
+        known |= {prompt.id: prompt.text for prompt in load_prompts()}
+    if study.provenance.get("sha256 scenarios") == shipped["scenarios"]:
+        known |= {scenario.id: scenario.task for scenario in load_scenarios()}
+    # break_character's items are a prompt's with a suffix
+    items = {row.item: known.get(row.item.partition("+")[0]) for row in study.rows}
+    return {item: text for item, text in items.items() if text}
+
+
+def _utf16(text: str) -> int:
+    """Length as the page's script counts it."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _source(found: Findings) -> str:
+    """Where the published figures come from, "" where none is shown."""
+    shown = any(bar.published is not None for panel in found.stages for bar in panel.bars)
+    return str(published_file()["source"]) if shown else ""
+
+
+def _policy(style: str, script: str) -> str:
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'",
+            f"style-src '{_hash(style)}'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _asset(name: str) -> str:
+    return (resources.files("charprobe_lite.eval.report") / name).read_text("utf-8")
+
+
+def _data_url(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+
+
+def _shown(value: Any) -> str:
+    """A table's value as people read it."""
+    if value is None:
+        return "-"
+    return rounded(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,96 @@
+"""Which sentences drove the classifier: leave one out, classify again (occlusion).
+
+Zeiler and Fergus 2014 (Visualizing and Understanding Convolutional Networks), section 4.2, with
+sentences in place of image patches; for text Li, Monroe and Jurafsky 2016 (Understanding Neural
+Networks through Representation Erasure).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from charprobe_lite.eval.report.recorded import Recorded
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import kit_folder, sha256_file
+from charprobe_lite.runtime.classifier import Classifier
+
+# a run of stops is looked at from its beginning only, so that no text takes quadratic time
+SENTENCE_END = re.compile(r"(?<![.!?…。])[.!?…。]++[\"'\u201d\u2019)\]]*+\s+|\n\s*")
+MOST_SENTENCES = 100
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence with the space after it; ``weight`` is what the label's probability loses."""
+
+    text: str
+    weight: float
+
+
+def occlude(classifier: Classifier, text: str, label: str) -> list[Sentence] | None:
+    """The sentences of ``text`` in order, together the whole text.
+
+    A weight is the probability of ``label`` for the whole text minus that without the sentence:
+    above 0 the sentence speaks for the label, below 0 against it. None for a text of more than
+    100 sentences.
+    """
+    sentences = split(text)
+    if len(sentences) > MOST_SENTENCES:
+        return None
+    without = ["".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
+    whole, *rest = [p.probabilities[label] for p in classifier.classify([text, *without])]
+    return [Sentence(s, whole - left) for s, left in zip(sentences, rest, strict=True)]
+
+
+def split(text: str) -> list[str]:
+    """Sentences with the space after them; joined they are the text again."""
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(ends) if a < b]
+
+
+def chosen(study: Recorded, limit: int | None) -> list[int]:
+    """Indices of the rows to occlude: ``limit`` of them in turn from every cell and persona."""
+    groups: dict[tuple[object, str], list[int]] = defaultdict(list)
+    for number, row in enumerate(study.rows):
+        if row.text and row.prediction:
+            groups[row.cell, row.persona].append(number)
+    ranked = [(rank, number) for rows in groups.values() for rank, number in enumerate(rows)]
+    return [number for _, number in sorted(ranked)][:limit]
+
+
+def occlusions(
+    study: Recorded, classifier: Classifier, rows: Sequence[int], advance: Callable[[], None]
+) -> dict[int, list[Sentence]]:
+    """The occluded sentences of the rows with these indices; too long texts are left out."""
+    found = {}
+    for number in rows:
+        row = study.rows[number]
+        sentences = occlude(classifier, row.text or "", row.prediction or "")
+        if sentences:
+            found[number] = sentences
+        advance()
+    return found
+
+
+def study_classifier(study: Recorded, folder: Path | None) -> Classifier:
+    """The very classifier that made the study's predictions, found by its sha256.
+
+    ``folder`` is the kit's without one. Raises BadInput when no .onnx file there is the one.
+    """
+    where = folder or kit_folder() / "classifier"
+    if not where.is_dir():
+        raise BadInput(f"--classifier {where}: no such folder")
+    digest = study.provenance.get("sha256 classifier")
+    for file in sorted(where.glob("*.onnx")):
+        if sha256_file(file) == digest:
+            classifier = Classifier(where, file.name)
+            if set(classifier.labels) >= {row.prediction for row in study.rows} - {None}:
+                return classifier
+    raise BadInput(
+        f"{where}: is not the classifier of {study.path}; name its folder with --classifier"
+    )

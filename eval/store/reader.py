@@ -1,0 +1,53 @@
+"""A study as it was recorded: its rollouts and the turns of each, read whole and checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.eval.cells import RecordedTurn, Row
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.models.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rollouts of a study, the turns of each, what it was made with."""
+
+    path: Path
+    rows: list[Row]
+    turns: list[list[RecordedTurn]]
+    provenance: dict[str, Any]
+
+
+def open_study(path: Path) -> Study:
+    """Read a study, also while it runs. Raises BadInput when there is none, or no rollout in it."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such study; charprobe-lite eval --study {path} makes one")
+    with Store(path, readonly=True) as store:
+        rows, turns, provenance = store.rows(), store.turns(), store.provenance()
+    if not rows:
+        raise BadInput(f"{path}: holds no rollout yet; run charprobe-lite eval first")
+    for row in rows:
+        _check_probabilities(path, row)
+    own = [turns.get(row.key, []) for row in rows]
+    return Study(path, rows, own, provenance)
+
+
+def _check_probabilities(path: Path, row: Row) -> None:
+    """BadInput for probabilities that are none: they are text that anyone can have edited."""
+    where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona}/{row.item}"
+    found = row.probabilities
+    if row.prediction is None and found is None:
+        return
+    if not isinstance(found, dict) or not found:
+        raise BadInput(f"{where}: field probabilities: must be an object of label: probability")
+    for label, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 <= value <= 1:
+            raise BadInput(f"{where}: field probabilities.{label}: must be from 0 to 1")
+    for name in (row.prediction, row.persona):
+        if name and name not in found:
+            raise BadInput(f"{where}: field probabilities: has no label {name!r}")

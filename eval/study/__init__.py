@@ -1,0 +1,1 @@
+"""A study: what it is to do, what that needs, and running it."""

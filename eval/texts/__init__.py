@@ -1,0 +1,1 @@
+"""Scoring texts and predictions from other people's files."""

@@ -1,0 +1,249 @@
+"""What a GGUF file says of itself and what it really holds.
+
+Layout: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from charprobe_lite.models.errors import BadInput, first_problem, printable
+
+COUNT, SHORT_COUNT = struct.Struct("<Q"), struct.Struct("<I")
+SCALARS = {
+    GGUFValueType.UINT8: struct.Struct("<B"),
+    GGUFValueType.INT8: struct.Struct("<b"),
+    GGUFValueType.UINT16: struct.Struct("<H"),
+    GGUFValueType.INT16: struct.Struct("<h"),
+    GGUFValueType.UINT32: SHORT_COUNT,
+    GGUFValueType.INT32: struct.Struct("<i"),
+    GGUFValueType.FLOAT32: struct.Struct("<f"),
+    GGUFValueType.BOOL: struct.Struct("<?"),
+    GGUFValueType.UINT64: COUNT,
+    GGUFValueType.INT64: struct.Struct("<q"),
+    GGUFValueType.FLOAT64: struct.Struct("<d"),
+}
+VERSIONS = (2, 3)
+MOST_DIMENSIONS = 4
+MOST_STRINGS = 1 << 24  # of one array: 30 times the largest vocabulary's merges
+LONGEST_STRING = 1 << 28  # bytes; some files carry their tokenizer as JSON
+
+
+class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
+    """gguf's reader slices past the end of a file in silence, which lets a file that claims
+    2^60 array elements run it for ever; here that is an error."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, **rest: Any) -> Any:
+        if int(offset) + int(np.dtype(dtype).itemsize) * int(count) > len(self.data):
+            raise ValueError("it ends in the middle of a field")
+        return super()._get(offset, dtype, count, **rest)
+
+
+@dataclass(frozen=True)
+class GGUFTensor:
+    """A tensor's place in the file: ``shape`` has the row's length first, as GGUF has it."""
+
+    name: str
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """What they take in the file."""
+        block, size = gguf.GGML_QUANT_SIZES[self.kind]
+        return int(self.size // block * size)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before a GGUF file's weights.
+
+    ``fields`` has numbers, truth values and strings; an array is None, its contents are skipped.
+    """
+
+    fields: dict[str, Any]
+    tensors: list[GGUFTensor]
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """A model file's weights.
+
+    ``name`` is the quant type that the file gives itself ("unknown" if none), ``tensor_types``
+    the number of weights stored as each real type, ``bits_per_weight`` the mean over all.
+    """
+
+    name: str
+    tensor_types: dict[str, int]
+    bits_per_weight: float
+
+    @property
+    def main_type(self) -> str:
+        """What most weights are stored as."""
+        return next(iter(self.tensor_types))
+
+
+def read_gguf(path: Path) -> gguf.GGUFReader:
+    """Open a GGUF file, its vocabulary included, which takes seconds; see ``read_header``.
+
+    Raises BadInput when it is missing or is no GGUF.
+    """
+    try:
+        return _BoundedReader(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
+    except Exception as error:  # the reader trusts the file, and breaks wherever it lies
+        raise BadInput(f"{path}: not a readable GGUF file: {first_problem(error)}") from None
+
+
+def read_header(path: Path) -> Header:
+    """A GGUF file's fields and tensors, in a fraction of a second whatever its vocabulary.
+
+    Raises BadInput when it is missing, no GGUF, or says of itself what cannot be.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _header(_Cursor(data))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
+    except ValueError as error:
+        problem = printable(first_problem(error))
+        raise BadInput(f"{path}: not a readable GGUF file: {problem}") from None
+
+
+def weight_summary(path: Path) -> WeightSummary:
+    """The weights of a GGUF model. Raises BadInput when it is no readable GGUF with tensors."""
+    header = read_header(path)
+    types: Counter[str] = Counter()
+    for tensor in header.tensors:
+        types[tensor.kind.name] += tensor.size
+    if not types.total():
+        raise BadInput(f"{path}: holds no tensors; name a GGUF model")
+    size = sum(tensor.n_bytes for tensor in header.tensors)
+    name = _file_type(header.fields.get("general.file_type"))
+    return WeightSummary(name, dict(types.most_common()), 8 * size / types.total())
+
+
+class _Cursor:
+    """Walks through a mapped file. Raises ValueError where it would go past the end."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._size, self.offset = data, len(data), 0
+
+    def skip(self, size: int) -> None:
+        if size > self._size - self.offset:
+            raise ValueError("it ends in the middle of a field")
+        self.offset += size
+
+    def number(self, layout: struct.Struct) -> Any:
+        start = self.offset
+        self.skip(layout.size)
+        return layout.unpack_from(self._data, start)[0]
+
+    def text(self) -> str:
+        size = self.number(COUNT)
+        if size > LONGEST_STRING:
+            raise ValueError(f"a string of {size} bytes; at most {LONGEST_STRING} are read")
+        start = self.offset
+        self.skip(size)
+        return self._data[start : self.offset].decode("utf-8", "replace")
+
+    def skip_strings(self, count: int) -> None:
+        if count > MOST_STRINGS:
+            raise ValueError(f"an array of {count} strings; at most {MOST_STRINGS} are read")
+        data, offset, unpack = self._data, self.offset, COUNT.unpack_from
+        try:
+            for _ in range(count):  # a vocabulary has 100,000s: nothing more is done in here
+                offset += 8 + unpack(data, offset)[0]
+        except (struct.error, OverflowError):
+            offset = self._size + 1
+        self.skip(offset - self.offset)
+
+    def room_for(self, size: int) -> bool:
+        """Whether as many bytes from the start of the file lie inside it."""
+        return size <= self._size
+
+
+def _header(cursor: _Cursor) -> Header:
+    if cursor.number(SHORT_COUNT) != gguf.GGUF_MAGIC:
+        raise ValueError("GGUF magic invalid")
+    if (version := cursor.number(SHORT_COUNT)) not in VERSIONS:
+        raise ValueError(f"version {version}; little-endian files of version 2 and 3 are read")
+    n_tensors, n_fields = cursor.number(COUNT), cursor.number(COUNT)
+    fields: dict[str, Any] = {}
+    for _ in range(n_fields):
+        if (key := cursor.text()) in fields:
+            raise ValueError(f"field {key} stands twice")
+        fields[key] = _value(cursor)
+    tensors: dict[str, GGUFTensor] = {}
+    for _ in range(n_tensors):
+        if (tensor := _tensor(cursor)).name in tensors:
+            raise ValueError(f"tensor {tensor.name} stands twice")
+        tensors[tensor.name] = tensor
+    _check_places(tensors.values(), fields.get("general.alignment", 32), cursor)
+    return Header(fields, list(tensors.values()))
+
+
+def _value(cursor: _Cursor) -> Any:
+    kind = GGUFValueType(cursor.number(SHORT_COUNT))
+    if kind == GGUFValueType.STRING:
+        return cursor.text()
+    if kind != GGUFValueType.ARRAY:
+        return cursor.number(SCALARS[kind])
+    kind, count = GGUFValueType(cursor.number(SHORT_COUNT)), cursor.number(COUNT)
+    if kind == GGUFValueType.STRING:
+        cursor.skip_strings(count)
+    elif kind == GGUFValueType.ARRAY:
+        raise ValueError("an array of arrays, which llama.cpp does not read")
+    else:
+        cursor.skip(count * SCALARS[kind].size)
+    return None
+
+
+def _tensor(cursor: _Cursor) -> GGUFTensor:
+    name, dimensions = cursor.text(), cursor.number(SHORT_COUNT)
+    if dimensions > MOST_DIMENSIONS:
+        raise ValueError(f"tensor {name}: {dimensions} dimensions")
+    shape = tuple(cursor.number(COUNT) for _ in range(dimensions))
+    kind = GGMLQuantizationType(cursor.number(SHORT_COUNT))
+    row = shape[0] if shape else 1
+    if row % gguf.GGML_QUANT_SIZES[kind][0]:
+        raise ValueError(f"tensor {name}: rows of {row} weights are no blocks of {kind.name}")
+    return GGUFTensor(name, kind, shape, cursor.number(COUNT))
+
+
+def _check_places(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> None:
+    """Every tensor must lie in the file, at a multiple of its alignment after the header."""
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise ValueError(f"field general.alignment: {alignment} is no power of two")
+    start = -(-cursor.offset // alignment) * alignment
+    for tensor in tensors:
+        if tensor.offset % alignment:
+            raise ValueError(f"tensor {tensor.name}: does not lie at a multiple of {alignment}")
+        if not cursor.room_for(start + tensor.offset + tensor.n_bytes):
+            raise ValueError(f"tensor {tensor.name}: does not lie in the file; it was cut")
+
+
+def _file_type(number: Any) -> str:
+    try:
+        name = gguf.LlamaFileType(number).name
+    except ValueError:
+        return "unknown"
+    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")

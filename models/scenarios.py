@@ -1,0 +1,202 @@
+"""Scenarios: one office task each, with the contacts, documents and context that it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
+from charprobe_lite.models.corpus import corpus_file
+from charprobe_lite.models.errors import BadInput, first_problem
+
+if TYPE_CHECKING:
+    from charprobe_lite.models.tools import Tool
+
+R = TypeVar("R", bound=BaseModel)
+YAML = ("YAML", yaml.safe_load)
+TOOL_OUTPUT = "[TOOL OUTPUT]"
+
+AGENT_RULES = """\
+You are an office agent. {rule} \
+Results come back in messages that begin with [TOOL OUTPUT].
+Rules:
+- First look up the people and the documents that the task is about.
+- Write only to addresses that a lookup returned.
+- Finish with one {finish}: a complete email in prose that gives the facts, \
+greets the reader and ends with the user's name.
+Tools:
+{tools}
+You work for {user}.
+{org}
+Standing context:
+{context}"""
+WRITER_FACTS = """\
+I am {user}.
+{org}
+Standing context:
+{context}
+People:
+{contacts}
+Documents:
+{documents}"""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Person(_Record):
+    """The user on whose behalf the agent works."""
+
+    name: str = Field(min_length=1, max_length=200)
+    email: str = Field(min_length=3, max_length=200)
+    role: str = Field(min_length=1, max_length=300)
+
+    def card(self) -> str:
+        """The person in one line."""
+        return f"{self.name} <{self.email}>, {self.role}"
+
+
+class Contact(Person):
+    """A person that a lookup can find."""
+
+    notes: str = Field(default="", max_length=2000)
+
+    def card(self) -> str:
+        """The contact as a tool returns it, one line."""
+        return f"{super().card()}. {self.notes}".rstrip()
+
+
+class Document(_Record):
+    """A document that a search can find."""
+
+    topic: str = Field(min_length=1, max_length=200)
+    title: str = Field(min_length=1, max_length=300)
+    text: str = Field(min_length=1, max_length=20_000)
+
+    def card(self) -> str:
+        """The document as a tool returns it, one line."""
+        return f"{self.title}: {self.text}"
+
+
+class Email(_Record):
+    """An email as a training scenario has it."""
+
+    to: list[str] = Field(min_length=1)
+    subject: str
+    body: str
+
+
+class Scenario(_Record):
+    """One office task; ``email`` stands only in the scenarios that train tool use."""
+
+    id: str = Field(min_length=1, max_length=100)
+    family: str = ""
+    org: str = Field(min_length=1, max_length=2000)
+    user: Person
+    task: str = Field(min_length=1, max_length=4000)
+    contacts: list[Contact] = Field(default=[], max_length=50)
+    documents: list[Document] = Field(default=[], max_length=50)
+    context: list[str] = []
+    email: Email | None = None
+
+    def system_prompt(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> str:
+        """The agent's system prompt; the part that scenarios share comes first."""
+        return AGENT_RULES.format(
+            rule=form.rule,
+            finish=next(tool.name for tool in tools if tool.effect == "finish"),
+            tools="\n".join(tool.signature() for tool in tools),
+            user=self.user.card(),
+            org=self.org,
+            context=_listed(self.context),
+        )
+
+    def opening(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> list[dict[str, str]]:
+        """The messages that a rollout begins with: the system prompt and the user's task."""
+        return [
+            {"role": "system", "content": self.system_prompt(tools, form)},
+            {"role": "user", "content": self.task},
+        ]
+
+    def facts(self) -> str:
+        """Everything that the agent could look up, as the user tells it."""
+        return WRITER_FACTS.format(
+            user=self.user.card(),
+            org=self.org,
+            context=_listed(self.context),
+            contacts=_listed([contact.card() for contact in self.contacts]),
+            documents=_listed([document.card() for document in self.documents]),
+        )
+
+
+def _listed(entries: Sequence[str]) -> str:
+    return "\n".join(f"- {entry}" for entry in entries) or "- none"
+
+
+def tool_message(output: str) -> dict[str, str]:
+    """A tool's output as the user turn that the published study returns it in."""
+    return {"role": "user", "content": f"{TOOL_OUTPUT}\n{output}"}
+
+
+def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
+    """Scenarios from a .jsonl, .json, .yaml or .yml file; without a path, the 50 shipped ones.
+
+    Raises BadInput naming the file, the line or entry, the field and the problem.
+    """
+    source = path or corpus_file("agentic/eval.jsonl")
+    scenarios = [
+        validated(Scenario, source, place, record) for place, record in read_records(source)
+    ]
+    refuse_duplicates(source, [scenario.id for scenario in scenarios])
+    return scenarios
+
+
+def validated(kind: type[R], source: Path | Traversable, place: str, record: Any) -> R:
+    """A record as its schema has it. Raises BadInput naming the file, the place and the field."""
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
+
+
+def read_records(source: Path | Traversable, what: str = "scenarios") -> list[tuple[str, Any]]:
+    """(place, record) of a JSON lines, JSON or YAML file. Raises BadInput for any other."""
+    try:
+        text = source.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise BadInput(f"{source}: {what} cannot be read ({reason})") from None
+    if source.name.endswith((".yaml", ".yml", ".json")):
+        kind, parse = ("JSON", json.loads) if source.name.endswith(".json") else YAML
+        try:
+            parsed = parse(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise BadInput(f"{source}: not {kind}: {first_problem(error)}") from None
+        entries = parsed if isinstance(parsed, list) else [parsed]
+        return [(f"scenario {number}", entry) for number, entry in enumerate(entries, 1)]
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append((f"line {number}", json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{source}: line {number}: not JSON: {error}") from None
+    return records
+
+
+def refuse_duplicates(source: Path | Traversable, ids: Sequence[str]) -> None:
+    """Raises BadInput for no scenario at all, and for an id that stands twice."""
+    if not ids:
+        raise BadInput(f"{source}: holds no scenario")
+    seen: set[str] = set()
+    for each in ids:
+        if each in seen:
+            raise BadInput(f"{source}: field id: {each!r} stands twice; make ids unique")
+        seen.add(each)

@@ -1,0 +1,125 @@
+"""What a checkpoint costs in disk and memory, before it is made.
+
+Estimates. Bits per weight are llama.cpp's block layouts (a Q8_0 block is 32 weights in 34 bytes,
+so 8.5 bits; Q6_K is 256 in 210, so 6.5625) and, for the types that mix layouts over a model
+(``_S``, ``_M``, ``_L``, the I-types), the mean that llama.cpp's quantizer reaches on the layers of
+Llama-3.1-8B. The quantizer keeps the output matrix, or the one table of a tied model, at Q6_K or
+above. Norms, metadata and tokenizer (some MB) are left out.
+"""
+
+from __future__ import annotations
+
+from charprobe_lite.models.catalogue_schema import (
+    STORED_BYTES,
+    AdapterEntry,
+    Base,
+    ClassifierEntry,
+    Shape,
+    Source,
+)
+
+# quant type: bits per weight of (layers, input embedding, output matrix)
+BITS = {
+    "F32": (32.0, 32.0, 32.0),
+    "F16": (16.0, 16.0, 16.0),
+    "BF16": (16.0, 16.0, 16.0),
+    "Q8_0": (8.5, 8.5, 8.5),
+    "Q6_K": (6.5625, 6.5625, 6.5625),
+    "Q5_K_M": (5.65, 5.5, 6.5625),
+    "Q5_K_S": (5.5, 5.5, 6.5625),
+    "Q5_1": (6.0, 6.0, 6.5625),
+    "Q5_0": (5.5, 5.5, 6.5625),
+    "Q4_K_M": (4.80, 4.5, 6.5625),
+    "Q4_K_S": (4.54, 4.5, 6.5625),
+    "Q4_1": (5.0, 5.0, 6.5625),
+    "Q4_0": (4.5, 4.5, 6.5625),
+    "IQ4_NL": (4.55, 4.5, 6.5625),
+    "IQ4_XS": (4.32, 4.25, 6.5625),
+    "Q3_K_L": (4.19, 3.4375, 6.5625),
+    "Q3_K_M": (3.85, 3.4375, 6.5625),
+    "Q3_K_S": (3.4375, 3.4375, 6.5625),
+    "IQ3_M": (3.66, 3.4375, 6.5625),
+    "IQ3_S": (3.44, 3.4375, 6.5625),
+    "IQ3_XS": (3.3, 3.4375, 6.5625),
+    "IQ3_XXS": (3.06, 3.4375, 6.5625),
+    "Q2_K": (2.94, 2.625, 6.5625),
+    "Q2_K_S": (2.7, 2.625, 6.5625),
+    "IQ2_M": (2.7, 3.4375, 6.5625),
+    "IQ2_S": (2.5, 3.4375, 6.5625),
+    "IQ2_XS": (2.31, 2.625, 6.5625),
+    "IQ2_XXS": (2.06, 2.625, 6.5625),
+    "IQ1_M": (1.75, 2.625, 6.5625),
+    "IQ1_S": (1.56, 2.625, 6.5625),
+}
+SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
+# what the quantizer writes instead, by the bits of the type that was asked for
+FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
+KV_BYTES = 2  # K and V are kept as F16
+
+
+def file_bytes(base: Base, quant: str) -> int:
+    """Bytes of the base's GGUF file as a quant type of ``BITS``.
+
+    Without a shape, all parameters count as layers. A width that is no multiple of 256 counts as
+    if every row fell back to the wider type, so it is a bound from above.
+    """
+    layers, embedding, output = _bits(quant, base.shape)
+    if base.shape is None:
+        return round(base.parameters * layers / 8)
+    table = base.shape.vocab * base.shape.hidden
+    tables = table * output if base.shape.tied else table * (embedding + output)
+    return round((layer_parameters(base.shape) * layers + tables) / 8)
+
+
+def kv_bytes(shape: Shape, context: int, parallel: int) -> int:
+    """Bytes of the F16 KV cache for ``parallel`` sequences of ``context`` tokens.
+
+    A bound from above for Gemma 3, most of whose layers keep a window of 1024 tokens only.
+    """
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * KV_BYTES
+    return per_token * context * parallel
+
+
+def memory_bytes(base: Base, quant: str, context: int, parallel: int) -> int | None:
+    """File and KV cache; the compute buffers (some 100 MB) come on top. None without a shape."""
+    if base.shape is None:
+        return None
+    return file_bytes(base, quant) + kv_bytes(base.shape, context, parallel)
+
+
+def layer_parameters(shape: Shape) -> int:
+    """Weights in the matrices of all layers."""
+    return shape.layers * sum(rows * columns for rows, columns in shape.projections())
+
+
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Weights of a LoRA on all seven matrices of every layer."""
+    return shape.layers * rank * sum(rows + columns for rows, columns in shape.projections())
+
+
+def download_bytes(source: Source, base: Base | None = None) -> int | None:
+    """Bytes of an entry's safetensors on the hub; None when nothing is known, 0 for local files.
+
+    An adapter (of ``base``) counts as a LoRA on all seven matrices of every layer in two bytes.
+    """
+    if source.repository is None:
+        return 0
+    if isinstance(source, Base):
+        return source.download_bytes
+    if isinstance(source, ClassifierEntry):
+        return source.parameters and source.parameters * STORED_BYTES[source.stored]
+    if isinstance(source, AdapterEntry) and source.rank and base and base.shape:
+        return 2 * adapter_parameters(base.shape, source.rank)
+    return None
+
+
+def _bits(quant: str, shape: Shape | None) -> tuple[float, float, float]:
+    layers, embedding, output = BITS[quant]
+    if shape is None or shape.hidden % SUPER_BLOCK == 0 or quant in ("Q8_0", "Q4_0", "IQ4_NL"):
+        return layers, embedding, output
+    # a mix like Q4_K_M falls back as its main type does, which its embedding shows
+    return (
+        FALLBACK.get(embedding, layers),
+        FALLBACK.get(embedding, embedding),
+        FALLBACK.get(output, output),
+    )
