@@ -126,9 +126,9 @@ def write_model(folder: Path) -> None:
 
 def export(source: Path, target: Path) -> float | None:
     """Write the int8 file; its largest logit difference from torch."""
-    from charprobe_lite.convert.onnx import convert_classifier
+    from charprobe_lite.convert.onnx import export_classifier
 
-    [file] = convert_classifier(source, target, ["int8"], texts=["Thanks.", "See you at nine."])
+    [file] = export_classifier(source, target, ["int8"], texts=["Thanks.", "See you at nine."])
     return file.difference
 
 

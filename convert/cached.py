@@ -61,13 +61,13 @@ def prepare_model(
                 quantize_file(whole, part, quant)
         return target
 
-    from charprobe_lite.convert.verify import refuse_unverifiable, verify_apart
+    from charprobe_lite.convert.verify import refuse_unverifiable, verify_in_child
 
     if verify:
         refuse_unverifiable(base, adapters)
 
     def check(file: Path) -> None:
-        verify_apart(file, base, adapters)
+        verify_in_child(file, base, adapters)
 
     with bar(name) as progress:
         merge(

@@ -46,7 +46,7 @@ from charprobe_lite.convert.quantize import (
     quantize_file,
     tensor_type,
 )
-from charprobe_lite.convert.safetensors import Checkpoint, open_checkpoint
+from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
@@ -72,7 +72,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Model:
+class SourceModel:
     """A base, opened: nothing is read before rows are asked for."""
 
     path: Path
@@ -123,14 +123,14 @@ def merge(
             whole.unlink(missing_ok=True)
 
 
-def open_model(base: Path) -> Model:
+def open_model(base: Path) -> SourceModel:
     """Open a checkpoint folder or a GGUF model. Raises BadInput when it is neither."""
     if not base.exists():
         raise BadInput(f"{base}: does not exist; name a checkpoint folder or a GGUF file")
     return _open_checkpoint(open_checkpoint(base)) if base.is_dir() else _open_gguf(base)
 
 
-def _open_checkpoint(checkpoint: Checkpoint) -> Model:
+def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
     config = read_config(checkpoint.config, str(checkpoint.folder / "config.json"))
     architecture = architecture_of(config)
     tensors: dict[str, Tensor] = {}
@@ -160,7 +160,7 @@ def _open_checkpoint(checkpoint: Checkpoint) -> Model:
         writer.add_vocab_size(tensors[EMBEDDING].shape[0])
         write_vocabulary(writer, vocabulary)
 
-    return Model(checkpoint.folder, architecture, tensors, write_metadata)
+    return SourceModel(checkpoint.folder, architecture, tensors, write_metadata)
 
 
 def _shifted(rows: Callable[[int, int], Array], shift: float) -> Callable[[int, int], Array]:
@@ -176,7 +176,7 @@ def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], fold
         raise BadInput(f"{folder}: tensor {missing[0]} is missing; download the checkpoint again")
 
 
-def _open_gguf(path: Path) -> Model:
+def _open_gguf(path: Path) -> SourceModel:
     architecture, reader = architecture_of_gguf(path), read_gguf(path)
     tensors = {
         tensor.name: Tensor(
@@ -186,7 +186,7 @@ def _open_gguf(path: Path) -> Model:
         )
         for tensor in reader.tensors
     }
-    return Model(path, architecture, tensors, partial(_copy_metadata, reader))
+    return SourceModel(path, architecture, tensors, partial(_copy_metadata, reader))
 
 
 def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
@@ -204,7 +204,7 @@ def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
         writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
 
 
-def _with_changes(model: Model, adapters: list[Adapter]) -> list[Tensor]:
+def _with_changes(model: SourceModel, adapters: list[Adapter]) -> list[Tensor]:
     """The tensors with every adapter's changes.
 
     A tied output is written as a tensor of its own where an adapter changes the embedding or the
@@ -233,7 +233,7 @@ def _with_changes(model: Model, adapters: list[Adapter]) -> list[Tensor]:
 
 
 def _write(
-    model: Model,
+    model: SourceModel,
     tensors: list[Tensor],
     target: Path,
     quant: str,

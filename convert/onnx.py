@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.safetensors import Checkpoint, open_checkpoint
+from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models.child_process import run_main
@@ -31,7 +31,7 @@ Run = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
 """(token ids, attention mask), each (texts, tokens) -> logits (texts, labels)."""
 
 ARCHITECTURE = "ModernBertForSequenceClassification"
-FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
+ONNX_FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
 SHARED = ("config.json", "tokenizer.json")
 LIMIT = 1e-3  # logits of the fp32 file, absolute, or relative to the largest where that is over 1
 CHECK_TOKENS = 1024  # past every sliding window; attention to a longer text costs minutes
@@ -55,26 +55,26 @@ class OnnxFile:
     agreement: float | None = None
 
 
-def convert_classifier(
+def export_classifier(
     source: Path,
     target: Path,
     types: Sequence[str] = ("fp32", "int8"),
     texts: Sequence[str] | None = None,
-    check: bool = True,
+    verify: bool = True,
     wait: float = AT_ONCE,
 ) -> list[OnnxFile]:
     """Write the classifier folder ``source`` as ONNX files of ``types`` into the new ``target``.
 
     ``source`` holds config.json, safetensors and tokenizer.json; ``target`` gets the tokenizer, a
-    config with the same ``id2label``, and one file of FILES per type. With ``check``, logits are
-    compared on ``texts`` (else ``check_texts``), one by one and in a padded batch. Raises BadInput
-    for a folder that is no such classifier, and when a logit of the fp32 file differs by more than
-    LIMIT or one of another is not finite; nothing then stays under ``target``.
+    config with the same ``id2label``, and one file of ONNX_FILES per type. With ``verify``, logits
+    are compared on ``texts`` (else ``check_texts``), one by one and in a padded batch. Raises
+    BadInput for a folder that is no such classifier, and when a logit of the fp32 file differs by
+    more than LIMIT or one of another is not finite; nothing then stays under ``target``.
     """
     checkpoint = open_checkpoint(source)
     check_config(checkpoint)
     tokenizer = _read_tokenizer(checkpoint)
-    batches = _batches(texts or check_texts(), tokenizer, checkpoint.config) if check else []
+    batches = _batches(texts or check_texts(), tokenizer, checkpoint.config) if verify else []
     with new_folder(target, wait) as folder, _quiet():
         model = _load_model(checkpoint)
         expected = _logits(_torch_run(model), batches)
@@ -82,7 +82,7 @@ def convert_classifier(
             _export(model, folder)
             for each, write in WRITERS.items():
                 if each in types:
-                    write(folder / FILES["fp32"], folder / FILES[each])
+                    write(folder / ONNX_FILES["fp32"], folder / ONNX_FILES[each])
         except OSError:
             raise
         except Exception as error:  # exporter, onnx and ONNX Runtime share no exception class
@@ -90,7 +90,7 @@ def convert_classifier(
         del model
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
         made = {each: _compare(each, folder, batches, expected) for each in ("fp32", *types)}
-        _keep_only({*SHARED, *(FILES[each] for each in types)}, folder)
+        _keep_only({*SHARED, *(ONNX_FILES[each] for each in types)}, folder)
     return [made[each] for each in types]
 
 
@@ -107,14 +107,14 @@ def main() -> None:
     """The other process: source, target and "check" as arguments; one line and status 2."""
     source, target, *check = sys.argv[1:]
     try:
-        convert_classifier(Path(source), Path(target), ["fp32"], check=bool(check), wait=FOREVER)
+        export_classifier(Path(source), Path(target), ["fp32"], verify=bool(check), wait=FOREVER)
     except ImportError as error:
         sys.exit(f"{source}: {error.name} is missing; pip install 'charprobe-lite[convert]'")
     except BadInput as error:
         sys.exit(str(error))
 
 
-def check_config(checkpoint: Checkpoint) -> None:
+def check_config(checkpoint: CheckpointFolder) -> None:
     """Refuse, by BadInput, what is no ModernBERT classifier or has not one label per logit."""
     config, path = checkpoint.config, checkpoint.folder / "config.json"
     for field, wanted in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
@@ -148,7 +148,7 @@ def check_texts() -> list[str]:
     return ["Thanks.", *texts, "\n\n".join(texts)]
 
 
-def _read_tokenizer(checkpoint: Checkpoint) -> Any:
+def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
     """tokenizer.json, without padding and cut at CHECK_TOKENS. Raises BadInput."""
     from tokenizers import Tokenizer
 
@@ -187,7 +187,7 @@ def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64],
     return ids, mask
 
 
-def _load_model(checkpoint: Checkpoint) -> Any:
+def _load_model(checkpoint: CheckpointFolder) -> Any:
     """The model in torch, float32, from safetensors alone. Raises BadInput."""
     try:
         import onnx  # noqa: F401  (asked for here, before anything is computed)
@@ -226,7 +226,7 @@ def _export(model: Any, folder: Path) -> None:
     made = TasksManager.get_exporter_config_constructor(
         "onnx", model, task="text-classification", library_name="transformers"
     )(model.config)
-    export(model, made, folder / FILES["fp32"])
+    export(model, made, folder / ONNX_FILES["fp32"])
     model.config.save_pretrained(folder)
 
 
@@ -285,7 +285,7 @@ def _compare(
     expected: Logits,
 ) -> OnnxFile:
     """Run a file on the batches. Raises BadInput where fp32 is off, or anything not finite."""
-    path = folder / FILES[kind]
+    path = folder / ONNX_FILES[kind]
     written = OnnxFile(kind, path.name, path.stat().st_size)
     if not batches:
         return written

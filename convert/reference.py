@@ -23,7 +23,7 @@ from charprobe_lite.convert.architectures.architecture import (
 )
 from charprobe_lite.convert.config import read_config
 from charprobe_lite.convert.safetensors import (
-    Checkpoint,
+    CheckpointFolder,
     SafetensorsTensor,
     open_checkpoint,
     open_safetensors,
@@ -90,7 +90,9 @@ def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, SafetensorsTens
     return get_peft_model(model, config, low_cpu_mem_usage=True).eval(), tensors
 
 
-def _by_name(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, SafetensorsTensor]:
+def _by_name(
+    checkpoint: CheckpointFolder, architecture: Architecture
+) -> dict[str, SafetensorsTensor]:
     found = {}
     for name, tensor in checkpoint.tensors.items():
         if (plain := text_name(name)) is not None:

@@ -111,7 +111,7 @@ def _stored(name: str, entry: Any, data: mmap.mmap, offset: int, size: int) -> S
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFolder:
     """A checkpoint folder: ``config`` is config.json, ``tensors`` are those of all shards."""
 
     folder: Path
@@ -119,7 +119,7 @@ class Checkpoint:
     tensors: dict[str, SafetensorsTensor]
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path) -> CheckpointFolder:
     """Open a checkpoint folder.
 
     Raises BadInput when config.json or a shard is missing or broken, or when there are only
@@ -129,7 +129,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors: dict[str, SafetensorsTensor] = {}
     for shard in _shards(folder):
         tensors.update(open_safetensors(shard))
-    return Checkpoint(folder, config, tensors)
+    return CheckpointFolder(folder, config, tensors)
 
 
 def _shards(folder: Path) -> Iterator[Path]:

@@ -63,7 +63,7 @@ EXACT = {"F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LogitAgreement:
     """Two models on the same tokens: KL(reference || file) in nats per position, top-1 agreement
     in [0, 1], and the root mean square of the centred logits' difference over the reference's."""
 
@@ -74,7 +74,7 @@ class Agreement:
     relative_error: float
 
 
-def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
+def verify(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
     """Check a written F32, F16, BF16 or Q8_0 file against what it was made from.
 
     Raises BadInput when token ids differ, when the logits differ by more than rounding, or when
@@ -90,7 +90,7 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
         theirs = transformers_logits(base, adapters, ids)
     else:
         theirs = _gguf_logits(base, adapters, ids, file.parent)
-    found = agreement(theirs, ours)
+    found = compare_logits(theirs, ours)
     kl, error = LIMITS[weight_summary(file).main_type]
     if not base.is_dir():
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
@@ -118,10 +118,10 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
                 )
 
 
-def verify_apart(file: Path, base: Path, adapters: Sequence[Path]) -> Agreement:
+def verify_in_child(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
     """``verify`` in a process of its own: torch and its memory stay out of this one."""
     said = run_main("convert.verify", file, base, *adapters)
-    return Agreement(**json.loads(said.splitlines()[-1]))
+    return LogitAgreement(**json.loads(said.splitlines()[-1]))
 
 
 def main() -> None:
@@ -134,14 +134,14 @@ def main() -> None:
         sys.exit(2)
 
 
-def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:
+def compare_logits(reference: NDArray[np.float32], found: NDArray[np.float32]) -> LogitAgreement:
     """Compare logits (positions, vocabulary) with those of the reference."""
     size = min(reference.shape[1], found.shape[1])  # padding rows have no token
     ours, theirs = (np.asarray(each[:, :size], dtype=np.float64) for each in (found, reference))
     kl = kl_divergence(log_softmax(theirs), log_softmax(ours))
     theirs = theirs - theirs.mean(axis=1, keepdims=True)
     ours = ours - ours.mean(axis=1, keepdims=True)
-    return Agreement(
+    return LogitAgreement(
         positions=len(kl),
         kl_mean=float(kl.mean()),
         kl_max=float(kl.max()),
@@ -194,7 +194,10 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], besid
             exact = Path(folder) / "exact.gguf"
             merge(base, [], exact, "F16")
             _refuse(
-                agreement(_logits(base, [], ids), _logits(exact, [], ids)), QUANTIZED, exact, base
+                compare_logits(_logits(base, [], ids), _logits(exact, [], ids)),
+                QUANTIZED,
+                exact,
+                base,
             )
         return _logits(exact, files, ids)
 
@@ -204,7 +207,7 @@ def _logits(model: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
         return forward.logits(ids)
 
 
-def _refuse(found: Agreement, limits: tuple[float, float], file: Path, base: Path) -> None:
+def _refuse(found: LogitAgreement, limits: tuple[float, float], file: Path, base: Path) -> None:
     if not (found.kl_mean <= limits[0] and found.relative_error <= limits[1]):
         raise BadInput(
             f"{file}: its logits differ from {base}: mean KL {found.kl_mean:.2g} (limit "

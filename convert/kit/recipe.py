@@ -196,13 +196,13 @@ class Recipe:
 
     def export(self) -> Record:
         """The classifier as ONNX, fp32 and int8, scored on held-out texts; int8 if as good."""
-        from charprobe_lite.convert.onnx import convert_classifier
+        from charprobe_lite.convert.onnx import export_classifier
 
         groups = self._held_out_texts()
         some = [text for texts, _ in groups.values() for text in texts[:8]]
         target = self.kit / "classifier"
         shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
-        fp32, _ = convert_classifier(self.work / "classifier", target, texts=some)
+        fp32, _ = export_classifier(self.work / "classifier", target, texts=some)
         scores = {
             file: {name: self._macro_f1(target, file, *group) for name, group in groups.items()}
             for file in ("model.onnx", "model_int8.onnx")

@@ -22,7 +22,7 @@ from charprobe_lite.models.catalogue import QUANT_TYPES, select_names
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
-    from charprobe_lite.convert.verify import Agreement
+    from charprobe_lite.convert.verify import LogitAgreement
 
 output_option = click.option("-o", "--output", required=True, type=FILE, help="The file to write.")
 threads_option = click.option(
@@ -90,7 +90,7 @@ def merge(
 
     if verify:
         refuse_unverifiable(base, adapter)
-    found: list[Agreement] = []
+    found: list[LogitAgreement] = []
     with conversion_bar(f"writing {output.name}") as progress:
         write(
             base,
@@ -199,7 +199,7 @@ def _calibration(file: Path | None) -> str:
         raise BadInput(f"{file}: cannot be read ({reason}); name a UTF-8 text file") from None
 
 
-def _report(files: list[Path], agreement: Agreement | None, as_json: bool) -> None:
+def _report(files: list[Path], agreement: LogitAgreement | None, as_json: bool) -> None:
     """What was written: real tensor types, bits per weight, and how well it agrees."""
     from charprobe_lite.models.gguf_header import weight_summary
 

@@ -44,9 +44,9 @@ def classifier(
     \b
     charprobe-lite convert classifier --model llama-3.1-8b-it-pt-classifier -o ears
     """
-    from charprobe_lite.convert.onnx import convert_classifier
+    from charprobe_lite.convert.onnx import export_classifier
 
-    files = convert_classifier(model, output, select_names(type, TYPES, "--type"), check=verify)
+    files = export_classifier(model, output, select_names(type, TYPES, "--type"), verify=verify)
     if as_json:
         rows = [{**asdict(file), "file": str(output / file.file)} for file in files]
         click.echo(json.dumps({"files": rows}))

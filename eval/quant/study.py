@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.onnx import FILES
+from charprobe_lite.convert.onnx import ONNX_FILES
 from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
 from charprobe_lite.eval.store.database import Store
@@ -68,14 +68,14 @@ def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str
     precision = other_precision(files)
     if precision is None:
         return None
-    path = files.classifier / FILES[precision]
+    path = files.classifier / ONNX_FILES[precision]
     store.pin({f"sha256 classifier {precision}": sha256_file(path)})
     missing = store.to_relabel(precision)
     if not missing:
         return precision
     batches = [missing[at : at + BATCH] for at in range(0, len(missing), BATCH)]
     with bar(f"labels in {precision}", len(batches)) as advance:
-        reader = Classifier(files.classifier, FILES[precision], device=settings.device)
+        reader = Classifier(files.classifier, ONNX_FILES[precision], device=settings.device)
         for batch in batches:
             said = reader.classify([each.text for each in batch])
             labels = zip(batch, said, strict=True)
@@ -87,9 +87,9 @@ def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str
 def other_precision(files: Files) -> str | None:
     """fp32 or int8, whichever the study's classifier is not; None without such a file."""
     own = classifier_files(files.classifier, files.classifier_file)[0].name
-    others = {FILES["int8"]: "fp32", FILES["fp32"]: "int8"}
+    others = {ONNX_FILES["int8"]: "fp32", ONNX_FILES["fp32"]: "int8"}
     other = others.get(own)
-    return other if other and (files.classifier / FILES[other]).is_file() else None
+    return other if other and (files.classifier / ONNX_FILES[other]).is_file() else None
 
 
 @dataclass(frozen=True)
