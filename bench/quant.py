@@ -47,13 +47,13 @@ from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.corpus import PERSONAS, teacher_texts
 from charprobe_lite.models.gguf_header import weight_summary
-from charprobe_lite.runtime.divergence import log_softmax
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
-    Comparison,
     Fidelity,
-    Text,
-    joined,
+    ModelComparison,
+    TokenizedText,
+    concatenate,
+    log_softmax,
     reply_texts,
 )
 
@@ -145,16 +145,16 @@ def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[F
     """Our figures on the tool's chunks, whose tokens must be ours, exact and rounded as there."""
     exact, kl = [], []
     outputs = [WINDOW // 2 <= position < WINDOW - 1 for position in range(WINDOW)]
-    with Comparison(reference, model, context=WINDOW) as comparison:
+    with ModelComparison(reference, model, context=WINDOW) as comparison:
         ours = comparison.reference.tokenize(text.read_text("utf-8"))
         assert ours[: stored.tokens.size] == stored.tokens.ravel().tolist()
         for number, chunk in enumerate(stored.tokens.tolist()):
-            exact.append(comparison.compare(Text(chunk, [False, *outputs[:-1]])))
+            exact.append(comparison.compare(TokenizedText(chunk, [False, *outputs[:-1]])))
             log_q = log_softmax(logits_of(comparison, chunk, outputs))
             log_p = stored.log_probabilities(number)
             terms = np.exp(log_p) * (log_p - log_q)
             kl.append(np.where(log_p > -16, terms, 0).sum(axis=1))
-    summary, rounded = asdict(joined(exact).summary()), np.concatenate(kl)
+    summary, rounded = asdict(concatenate(exact).summary()), np.concatenate(kl)
     return summary, {
         "kl_mean": float(rounded.mean()),
         "kl_median": float(np.median(rounded)),
@@ -162,7 +162,7 @@ def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[F
     }
 
 
-def logits_of(comparison: Comparison, tokens: list[int], outputs: list[bool]) -> Any:
+def logits_of(comparison: ModelComparison, tokens: list[int], outputs: list[bool]) -> Any:
     """The model's logits of a text in pieces, as the comparison itself reads it."""
     reader, pieces = comparison._readers[1], []
     reader.forget()
@@ -178,18 +178,18 @@ def against_transformers(answers: int) -> dict[str, dict[str, Figures]]:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "Q4_0-as-F16.gguf"
         merge(kit_base("Q4_0"), [], model, "F16")
-        with Comparison(reference, model) as comparison:
+        with ModelComparison(reference, model) as comparison:
             texts = [
                 text
                 for conversation in held_out(PERSONAS, answers)
                 for text in reply_texts(comparison.reference, conversation.messages)
             ]
-            ours = joined([comparison.compare(text) for text in texts]).summary()
+            ours = concatenate([comparison.compare(text) for text in texts]).summary()
         theirs = by_torch(reference, model, texts).summary()
     return {"Q4_0 as F16": {"transformers": asdict(theirs), "charprobe": asdict(ours)}}
 
 
-def by_torch(reference: Path, model: Path, texts: list[Text]) -> Fidelity:
+def by_torch(reference: Path, model: Path, texts: list[TokenizedText]) -> Fidelity:
     """The figures by transformers in float32 and torch's own functions."""
     import torch
     from torch.nn.functional import kl_div, nll_loss
@@ -213,7 +213,7 @@ def by_torch(reference: Path, model: Path, texts: list[Text]) -> Fidelity:
         nll, own = (nll_loss(each, ids[0, rows + 1], reduction="none") for each in (log_q, log_p))
         same = log_p.argmax(-1) == log_q.argmax(-1)
         found.append(Fidelity(*(each.float().numpy() for each in (nll, own, kl)), same.numpy()))
-    return joined(found)
+    return concatenate(found)
 
 
 def left_of_adapters(quants: list[str]) -> dict[str, dict[str, Figures]]:

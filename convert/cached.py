@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from charprobe_lite.convert.merge import Progress, merge
-from charprobe_lite.convert.quantize import DIRECT, quantize_file
+from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput
@@ -29,7 +29,7 @@ def model_file(
     name: str, base: Path, adapters: Sequence[Path], quant: str, verify: bool = True
 ) -> Path:
     """Where a base with adapters merged in is kept as a quant type; unchecked ones apart."""
-    quantizer = "" if quant in DIRECT else version("llama-cpp-python")
+    quantizer = "" if quant in ROW_TYPES else version("llama-cpp-python")
     checked = "" if verify else "unchecked"
     key = _key("model", quant, quantizer, checked, *map(content, (base, *adapters)))
     return cache_folder() / f"{name}-{quant}-{key}.gguf"
@@ -55,7 +55,7 @@ def prepare_model(
         return target
     note(f"preparing {name} as {quant} (once): {target}")
     whole = model_file(name, base, adapters, "F16", verify)
-    if quant not in DIRECT and whole.is_file():
+    if quant not in ROW_TYPES and whole.is_file():
         with new_file(target, FOREVER) as part:
             if not target.is_file():
                 quantize_file(whole, part, quant)

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as QuantType
 from charprobe_lite.convert.architectures.architecture import Architecture, architecture_of_gguf
 from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
-from charprobe_lite.convert.quantize import Array, encode_rows
+from charprobe_lite.convert.quantize import Array, quantize_rows
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
 
@@ -109,7 +109,7 @@ def write_deltas(
 
 def _add(writer: gguf.GGUFWriter, name: str, values: Array, kind: QuantType) -> None:
     raw_shape = gguf.quant_shape_to_byte_shape(values.shape, kind)
-    writer.add_tensor(name, encode_rows(values, kind).reshape(raw_shape), raw_dtype=kind)
+    writer.add_tensor(name, quantize_rows(values, kind).reshape(raw_shape), raw_dtype=kind)
 
 
 def _check(changes: Mapping[str, Delta], written: Adapter, target: Path) -> None:

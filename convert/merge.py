@@ -38,12 +38,12 @@ from charprobe_lite.convert.lora import (
     read_adapter,
 )
 from charprobe_lite.convert.quantize import (
-    DIRECT,
+    ROW_TYPES,
     Array,
-    check_type,
-    encode_rows,
+    check_quant,
     file_type,
     quantize_file,
+    quantize_rows,
     tensor_type,
 )
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
@@ -101,14 +101,14 @@ def merge(
     then sees that F16 file. ``wait`` seconds for another process that writes the target, and
     ``keep`` what it wrote. Raises BadInput for anything that does not fit, before or after.
     """
-    check_type(quant, imatrix)
+    check_quant(quant, imatrix)
     model = open_model(base)
     changes = [read_adapter(path, model.architecture) for path in adapters]
     tensors = _with_changes(model, changes)
     with new_file(target, wait) as part:
         if keep and target.is_file():
             return
-        if quant in DIRECT:
+        if quant in ROW_TYPES:
             _write(model, tensors, part, quant, progress, threads)
             if check:
                 check(part)
@@ -278,7 +278,7 @@ def _encoded(
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     for first in range(0, tensor.shape[0], step):
         end = min(first + step, tensor.shape[0])
-        waiting.append(pool.submit(lambda a, b: encode_rows(tensor.rows(a, b), kind), first, end))
+        waiting.append(pool.submit(lambda a, b: quantize_rows(tensor.rows(a, b), kind), first, end))
         if len(waiting) > workers:
             yield waiting.popleft().result()
     while waiting:

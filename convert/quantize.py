@@ -23,14 +23,14 @@ from charprobe_lite.models.catalogue import QUANT_TYPES
 from charprobe_lite.models.errors import BadInput
 
 Array = NDArray[np.float32]
-DIRECT = {
+ROW_TYPES = {
     "F32": QuantType.F32,
     "F16": QuantType.F16,
     "BF16": QuantType.BF16,
     "Q8_0": QuantType.Q8_0,
 }
 """Types that are written row by row, without a file in between."""
-NEEDS_IMATRIX = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
+IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
 QUANTIZER_BUFFER = 256 * 1024**2  # bytes of rows that the quantizer holds at once
 
 
@@ -42,23 +42,23 @@ def file_type(quant: str) -> int:
     return int(gguf.LlamaFileType[prefix + quant])
 
 
-def check_type(quant: str, imatrix: Mapping[str, Array] | None) -> None:
+def check_quant(quant: str, imatrix: Mapping[str, Array] | None) -> None:
     """Raises BadInput for a type that is unknown, or that lacks its importance matrix."""
     file_type(quant)
-    if quant in NEEDS_IMATRIX and not imatrix:
+    if quant in IMATRIX_TYPES and not imatrix:
         raise BadInput(f"--quant {quant}: needs --imatrix FILE; make one: convert imatrix")
 
 
 def tensor_type(shape: tuple[int, ...], quant: str) -> QuantType:
     """What a tensor is stored as in a directly written file; vectors stay float32."""
-    kind = DIRECT[quant]
+    kind = ROW_TYPES[quant]
     if len(shape) < 2:
         return QuantType.F32
     block = gguf.GGML_QUANT_SIZES[kind][0]
     return kind if shape[-1] % block == 0 else QuantType.F16
 
 
-def encode_rows(values: Array, kind: QuantType) -> NDArray[np.uint8]:
+def quantize_rows(values: Array, kind: QuantType) -> NDArray[np.uint8]:
     """Rows (n, width) as the bytes of ``kind``, computed by ggml outside Python's lock."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     if kind == QuantType.F32:
@@ -110,7 +110,7 @@ def quantize_file(
     from charprobe_lite.convert.forward import silence
     from charprobe_lite.models.gguf_header import weight_summary
 
-    check_type(quant, imatrix)
+    check_quant(quant, imatrix)
     weight_summary(source)  # llama.cpp would abort the process on a file that is none
     silence()
     parameters = llama_cpp.llama_model_quantize_default_params()

@@ -27,7 +27,7 @@ from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
-from charprobe_lite.runtime.divergence import kl_divergence, log_softmax
+from charprobe_lite.runtime.fidelity import kl_divergence, log_softmax
 
 AWKWARD = (
     "Hello world",

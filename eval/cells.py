@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from charprobe_lite.runtime.backend import Finish
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -75,7 +77,7 @@ class RecordedTurn:
     """One reply of the model as it was recorded, the tool call in it, what the tool gave back."""
 
     text: str
-    finish: str
+    finish: Finish
     tool: str | None
     arguments: dict[str, Any] | None
     output: str | None

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-FINISH_STOP, FINISH_LENGTH, FINISH_CONTEXT = "stop", "length", "context"
+from charprobe_lite.models import defaults
+from charprobe_lite.models.errors import BadInput
+
+BACKENDS = {
+    "llama.cpp": "charprobe_lite.runtime.engine:Engine",
+    "openai": "charprobe_lite.runtime.server:Server",
+}
+"""Every backend, by the name that ``--backend`` has for it: where its class is."""
 Message = dict[str, str]  # role, content
+Finish = Literal["stop", "length", "context"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Completion:
     """
 
     text: str
-    finish: str
+    finish: Finish
     prompt_tokens: int
     evaluated_tokens: int
     tokens: int
@@ -94,3 +104,38 @@ class Backend(Protocol[Adapter]):
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Run rollouts; yields (job, its return value) as they end."""
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs rollouts; each backend takes what applies to it.
+
+    ``parallel`` rollouts at once of ``context`` tokens each, on ``threads`` cores (None: all
+    physical ones) with ``gpu_layers`` layers on the GPU (-1: all), sampled at ``temperature``
+    from the nucleus ``top_p``; ``timeout`` is the longest wait for a server's reply, in seconds.
+    """
+
+    parallel: int = defaults.PARALLEL
+    context: int = defaults.CONTEXT
+    threads: int | None = None
+    gpu_layers: int = 0
+    temperature: float = defaults.TEMPERATURE
+    top_p: float = defaults.TOP_P
+    timeout: float = defaults.TIMEOUT
+
+
+def open_backend(
+    name: str, model: Path | str, options: BackendOptions | None = None
+) -> Backend[Any]:
+    """The backend of this name, to be used as a context manager.
+
+    ``model`` is a GGUF file for the engine, and the URL of a server. Raises BadInput for an
+    unknown name, and like the backend's own constructor.
+    """
+    if name not in BACKENDS:
+        raise BadInput(f"--backend {name}: is unknown; choose from {', '.join(BACKENDS)}")
+    module, _, kind = BACKENDS[name].partition(":")
+    backend: Backend[Any] = getattr(import_module(module), kind).open(
+        model, options or BackendOptions()
+    )
+    return backend

@@ -7,7 +7,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,12 +125,21 @@ class Classifier:
             )
 
 
-def classifier_files(folder: Path, file: str | None = None) -> tuple[Path, Path, Path]:
-    """The .onnx file, the tokenizer and the config of a classifier folder.
+class ClassifierFiles(NamedTuple):
+    """The .onnx file, tokenizer.json and config.json of a classifier folder."""
+
+    model: Path
+    tokenizer: Path
+    config: Path
+
+
+def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:
+    """The files of a classifier folder; ``file`` names the .onnx file where there are several.
 
     Raises BadInput when the folder is missing or its .onnx file is not clear.
     """
-    return folder / (file or _only_onnx(folder)), folder / "tokenizer.json", folder / "config.json"
+    model = folder / (file or _only_onnx(folder))
+    return ClassifierFiles(model, folder / "tokenizer.json", folder / "config.json")
 
 
 def _is_dynamic(path: Path) -> bool:

@@ -93,7 +93,7 @@ def is_int8(model: Path) -> bool:
         return False
 
 
-def backends() -> dict[str, Any]:
+def device_report() -> dict[str, Any]:
     """What is used here, what llama.cpp and ONNX Runtime were built with, how to build for GPUs."""
     import llama_cpp as llama
     import onnxruntime

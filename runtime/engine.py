@@ -21,10 +21,9 @@ import numpy as np
 
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import (
-    FINISH_CONTEXT,
-    FINISH_LENGTH,
-    FINISH_STOP,
+    BackendOptions,
     Completion,
+    Finish,
     Job,
     Request,
 )
@@ -96,6 +95,19 @@ class Engine:
         self._batch = llama.llama_batch_init(BATCH, 0, 1)
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
+
+    @classmethod
+    def open(cls, path: Path, options: BackendOptions) -> Engine:
+        """The engine as ``open_backend`` opens it."""
+        return cls(
+            path,
+            parallel=options.parallel,
+            context=options.context,
+            threads=options.threads,
+            gpu_layers=options.gpu_layers,
+            temperature=options.temperature,
+            top_p=options.top_p,
+        )
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
@@ -193,7 +205,7 @@ class Engine:
             if tokens and len(tokens) + len(forced) + 1 < self.context:
                 self._admit(slot, tokens, forced)
                 return
-            completion = Completion("", FINISH_CONTEXT, len(tokens), 0, 0, 0.0)
+            completion = Completion("", "context", len(tokens), 0, 0, 0.0)
 
     def _admit(self, slot: _Slot, tokens: list[int], forced: list[int]) -> None:
         """Begin a turn: reuse what is known of its prompt and queue the rest."""
@@ -289,7 +301,7 @@ class Engine:
         logits = np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
         token = slot.sampler.sample(logits, slot.grammar.mask() if slot.grammar else None)
         if self.model.ends(token):
-            yield from self._end_turn(slot, FINISH_STOP)
+            yield from self._end_turn(slot, "stop")
             return
         self._append(slot, token)
         if slot.grammar:
@@ -309,18 +321,18 @@ class Engine:
             self._append(slot, token)
         slot.appended_tokens += len(tokens)
 
-    def _finish(self, slot: _Slot) -> str | None:
+    def _finish(self, slot: _Slot) -> Finish | None:
         """Why the turn ends here, or None when it goes on."""
         assert slot.request is not None
         if slot.grammar and slot.grammar.complete:
-            return FINISH_STOP
+            return "stop"
         if slot.tokens >= slot.request.max_tokens:
-            return FINISH_LENGTH
+            return "length"
         if slot.prompt_tokens + slot.tokens >= self.context:
-            return FINISH_CONTEXT
+            return "context"
         return None
 
-    def _end_turn(self, slot: _Slot, finish: str) -> Iterator[tuple[Job, Any]]:
+    def _end_turn(self, slot: _Slot, finish: Finish) -> Iterator[tuple[Job, Any]]:
         slot.pending = []
         completion = Completion(
             text=codecs.decode(bytes(slot.text), "utf-8", "replace"),

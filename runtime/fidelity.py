@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import llama_cpp as llama
 import numpy as np
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Message
-from charprobe_lite.runtime.divergence import kl_divergence, log_softmax
 from charprobe_lite.runtime.engine import make_context
 from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.native_log import native_log
@@ -32,7 +32,7 @@ ROWS = 16  # compared at once, in float64
 
 
 @dataclass(frozen=True)
-class Text:
+class TokenizedText:
     """Token ids, (n,), and for each whether it counts, predicted from those before it.
 
     The first token has none before it and never counts.
@@ -43,7 +43,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Summary:
+class FidelitySummary:
     """Scored tokens in all: ``perplexity`` is exp(mean negative log-likelihood), KL divergences
     are in nats (``kl_p99``: 99th percentile, interpolated), ``top1`` is a share in [0, 1]."""
 
@@ -61,21 +61,21 @@ class Fidelity:
     """Per scored token, (n,), in nats: the negative log-likelihood of both models, and KL(reference
     || model); and whether their likeliest tokens are the same.
 
-    ``left_out`` is the number of scored tokens that did not fit the context.
+    ``overflow`` is the number of scored tokens that did not fit the context.
     """
 
     nll: NDArray[np.float32]
     reference_nll: NDArray[np.float32]
     kl: NDArray[np.float32]
     same_top: NDArray[np.bool_]
-    left_out: int = 0
+    overflow: int = 0
 
-    def summary(self) -> Summary:
+    def summary(self) -> FidelitySummary:
         """The usual figures over all tokens. Raises ValueError when there are none."""
         if not self.kl.size:
             raise ValueError("no token was scored")
         means = [float(np.mean(each, dtype=np.float64)) for each in (self.nll, self.reference_nll)]
-        return Summary(
+        return FidelitySummary(
             tokens=self.kl.size,
             perplexity=float(np.exp(means[0])),
             reference_perplexity=float(np.exp(means[1])),
@@ -87,22 +87,22 @@ class Fidelity:
 
 
 _NONE = np.zeros(0, np.float32)
-NOTHING = Fidelity(_NONE, _NONE, _NONE, np.zeros(0, np.bool_))
+EMPTY = Fidelity(_NONE, _NONE, _NONE, np.zeros(0, np.bool_))
 
 
-def joined(parts: Sequence[Fidelity]) -> Fidelity:
+def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
     """Several texts' tokens one after the other."""
-    every = [NOTHING, *parts]
+    every = [EMPTY, *parts]
     return Fidelity(
         nll=np.concatenate([each.nll for each in every]),
         reference_nll=np.concatenate([each.reference_nll for each in every]),
         kl=np.concatenate([each.kl for each in every]),
         same_top=np.concatenate([each.same_top for each in every]),
-        left_out=sum(each.left_out for each in every),
+        overflow=sum(each.overflow for each in every),
     )
 
 
-class Comparison:
+class ModelComparison:
     """A model beside its reference, both GGUF files with the same vocabulary; a context manager.
 
     ``context`` is the number of tokens that a text may have, ``threads`` and ``gpu_layers`` are
@@ -141,7 +141,7 @@ class Comparison:
         self.reference.close()
         self.model.close()
 
-    def __enter__(self) -> Comparison:
+    def __enter__(self) -> ModelComparison:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,7 +152,7 @@ class Comparison:
         for reader, adapter in zip(self._readers, (reference, model), strict=True):
             reader.model.apply_adapter(reader.handle, adapter)
 
-    def compare(self, text: Text) -> Fidelity:
+    def compare(self, text: TokenizedText) -> Fidelity:
         """Read a text with both models; what does not fit the context is left out, and counted.
 
         Raises BadInput when a model cannot read it or gives no numbers.
@@ -161,7 +161,7 @@ class Comparison:
         last = max((i for i in range(1, len(tokens)) if scored[i]), default=0)
         for reader in self._readers:
             reader.forget()
-        parts = [replace(NOTHING, left_out=sum(text.scored[self.context :]))]
+        parts = [replace(EMPTY, overflow=sum(text.scored[self.context :]))]
         for first in range(0, last, CHUNK):
             end = min(first + CHUNK, last)
             outputs = scored[first + 1 : end + 1]
@@ -171,14 +171,14 @@ class Comparison:
                 _compared(theirs[at : at + ROWS], ours[at : at + ROWS], targets[at : at + ROWS])
                 for at in range(0, len(targets), ROWS)
             ]
-        found = joined(parts)
+        found = concatenate(parts)
         for side, nll in ((self.reference, found.reference_nll), (self.model, found.nll)):
             if not np.isfinite(nll).all():
                 raise BadInput(f"{side.path}: its logits are not numbers; the file is damaged")
         return found
 
 
-def reply_texts(model: Model, messages: Sequence[Message]) -> list[Text]:
+def reply_texts(model: Model, messages: Sequence[Message]) -> list[TokenizedText]:
     """A conversation as texts of which the assistant's turns are scored, as the engine reads it.
 
     Each turn's prompt is rendered and tokenised like the engine's request for it, and the reply
@@ -188,16 +188,16 @@ def reply_texts(model: Model, messages: Sequence[Message]) -> list[Text]:
     what was sampled, or appended under a grammar, may have been cut into other tokens. Raises
     BadInput when the template fails.
     """
-    texts: list[Text] = []
+    texts: list[TokenizedText] = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt = model.tokenize(model.render(messages[:index]))
         reply = model.tokenize(message["content"], begins=False)
         goes_on = texts and prompt[: len(texts[-1].tokens)] == texts[-1].tokens
-        known = texts.pop() if goes_on else Text([], [])
+        known = texts.pop() if goes_on else TokenizedText([], [])
         between = [False] * (len(prompt) - len(known.tokens))
-        texts.append(Text(prompt + reply, known.scored + between + [True] * len(reply)))
+        texts.append(TokenizedText(prompt + reply, known.scored + between + [True] * len(reply)))
     return texts
 
 
@@ -251,3 +251,19 @@ def _compared(
         kl=kl_divergence(log_p, log_q).astype(np.float32),
         same_top=reference.argmax(axis=1) == logits.argmax(axis=1),
     )
+
+
+def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Log-probabilities in nats, (positions, vocabulary), of logits of the same shape."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def kl_divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL(p || q) in nats per position, (positions,), over the whole vocabulary.
+
+    Source: Kullback and Leibler 1951, doi 10.1214/aoms/1177729694.
+    """
+    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=1))

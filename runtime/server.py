@@ -26,9 +26,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.runtime.backend import (
-    FINISH_CONTEXT,
-    FINISH_LENGTH,
-    FINISH_STOP,
+    BackendOptions,
     Completion,
     Grammar,
     Job,
@@ -142,6 +140,17 @@ class Server:
         self._retries, self._form = RETRIES, FORMS[0]
         self._served: list[str] | None = None
         self.model = ""
+
+    @classmethod
+    def open(cls, url: str, options: BackendOptions) -> Server:
+        """The client as ``open_backend`` opens it."""
+        return cls(
+            url,
+            parallel=options.parallel,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            timeout=options.timeout,
+        )
 
     def __enter__(self) -> Server:
         with ExitStack() as stack:
@@ -274,7 +283,7 @@ class Server:
             raw = await client.chat.completions.with_raw_response.create(**body)
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422, 500) and CONTEXT_FULL.search(str(error)):
-                return Completion("", FINISH_CONTEXT, 0, 0, 0, time.perf_counter() - started)
+                return Completion("", "context", 0, 0, 0, time.perf_counter() - started)
             raise self._problem(error) from None
         except openai.APIError as error:
             raise self._problem(error) from None
@@ -355,7 +364,7 @@ def _completion(reply: _Reply, seconds: float) -> Completion:
     cached = (details and details.cached_tokens) or 0
     return Completion(
         text=choice.message.content or "",
-        finish=FINISH_LENGTH if choice.finish_reason == "length" else FINISH_STOP,
+        finish="length" if choice.finish_reason == "length" else "stop",
         prompt_tokens=usage.prompt_tokens,
         evaluated_tokens=max(0, usage.prompt_tokens - cached),
         tokens=usage.completion_tokens,
@@ -373,4 +382,4 @@ def _fits(reply: Completion, grammar: Grammar) -> bool:
     matcher = LLMatcher(tokenizer, source, log_level=0)
     tokens = tokenizer.tokenize_bytes(reply.text.strip().encode("utf-8", "replace"))
     begun = bool(tokens) and matcher.try_consume_tokens(tokens) == len(tokens)
-    return begun and (reply.finish == FINISH_LENGTH or bool(matcher.is_accepting()))
+    return begun and (reply.finish == "length" or bool(matcher.is_accepting()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.corpus import id_prompts
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.backend import FINISH_CONTEXT, FINISH_STOP, Job, Request, Rollout
+from charprobe_lite.runtime.backend import Job, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
 
 
@@ -26,7 +26,7 @@ class Speed:
     peak_bytes: int
 
 
-def measure(
+def measure_speed(
     model: Path,
     adapter: Path | None = None,
     *,
@@ -57,7 +57,7 @@ def measure(
 
 
 def main() -> None:
-    """The other process: ``measure``'s settings as JSON; a Speed as JSON, or one line and 2."""
+    """The other process: the settings as JSON in; out a Speed as JSON, or one line and status 2."""
     settings = json.loads(sys.argv[1])
     tokens, repeats = settings.pop("tokens"), settings.pop("repeats")
     adapter = settings.pop("adapter")
@@ -92,9 +92,9 @@ def _write(prompt: str, tokens: int, begun: list[float]) -> Rollout:
     written = 0
     while written < tokens:
         completion = yield Request(messages, tokens - written)
-        if completion.finish == FINISH_CONTEXT and not completion.tokens:
+        if completion.finish == "context" and not completion.tokens:
             raise BadInput(f"--context: a prompt has {completion.prompt_tokens} tokens; raise it")
-        written += completion.tokens + (completion.finish == FINISH_STOP)  # its end is one, too
+        written += completion.tokens + (completion.finish == "stop")  # its end is one, too
     return written
 
 

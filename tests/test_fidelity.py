@@ -21,14 +21,14 @@ from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
-    Comparison,
     Fidelity,
-    Text,
-    joined,
+    ModelComparison,
+    TokenizedText,
+    concatenate,
     reply_texts,
 )
 from charprobe_lite.runtime.llama import Model
-from charprobe_lite.runtime.speed import measure
+from charprobe_lite.runtime.speed import measure_speed
 from tests.checkpoints import load, make_adapter, make_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -60,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_torch(reference: Any, model: Any, text: Text) -> Fidelity:
+def by_torch(reference: Any, model: Any, text: TokenizedText) -> Fidelity:
     """The same figures by torch's own functions."""
     with torch.no_grad():
         ids = torch.tensor([text.tokens])
@@ -82,8 +82,8 @@ def test_perplexity_and_kl_are_those_of_transformers_and_peft(tiny: Path, tmp_pa
     adapter = make_adapter(tmp_path / "adapter", tiny / "base")
     merge(tiny / "base", [adapter], tmp_path / "merged.gguf", "F16")
     tokens = np.random.default_rng(0).integers(10, 600, 2 * CHUNK - 50).tolist()
-    text = Text(tokens, [bool(i % 3) for i in range(len(tokens))])
-    with Comparison(tiny / "tiny.gguf", tmp_path / "merged.gguf") as comparison:
+    text = TokenizedText(tokens, [bool(i % 3) for i in range(len(tokens))])
+    with ModelComparison(tiny / "tiny.gguf", tmp_path / "merged.gguf") as comparison:
         found = comparison.compare(text)  # in two pieces
     base = load(tiny / "base")
     expected = by_torch(load(tiny / "base"), PeftModel.from_pretrained(base, adapter).eval(), text)
@@ -99,9 +99,9 @@ def test_perplexity_and_kl_are_those_of_transformers_and_peft(tiny: Path, tmp_pa
 
 def test_the_same_weights_are_no_distance_apart(tiny: Path, tmp_path: Path) -> None:
     os.link(tiny / "tiny.gguf", tmp_path / "copy.gguf")
-    text = Text(list(range(20, 90)), [True] * 70)
+    text = TokenizedText(list(range(20, 90)), [True] * 70)
     for other in (tiny / "tiny.gguf", tmp_path / "copy.gguf"):
-        with Comparison(tiny / "tiny.gguf", other) as comparison:
+        with ModelComparison(tiny / "tiny.gguf", other) as comparison:
             found = comparison.compare(text)
         assert found.kl.size == 69
         assert not found.kl.any()
@@ -109,7 +109,7 @@ def test_the_same_weights_are_no_distance_apart(tiny: Path, tmp_path: Path) -> N
         assert np.array_equal(found.nll, found.reference_nll)
 
 
-def first_held_out(model: Model, persona: str) -> Text:
+def first_held_out(model: Model, persona: str) -> TokenizedText:
     """A loud teacher's answer to a prompt that trained nothing."""
     loud = [each for each in held_out([persona], 40) if each.item.startswith("loud")]
     [text] = reply_texts(model, loud[0].messages)
@@ -120,7 +120,7 @@ def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) ->
     moved = []
     for quant in ("Q8_0", "Q4_0"):
         quantize_file(f16, tmp_path / quant, quant)
-        with Comparison(f16, tmp_path / quant) as comparison:
+        with ModelComparison(f16, tmp_path / quant) as comparison:
             text = first_held_out(comparison.reference, "loving")
             moved.append(comparison.compare(text).summary())
     assert 0 < moved[0].kl_mean < moved[1].kl_mean / 10
@@ -128,7 +128,7 @@ def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) ->
 
 
 def test_an_adapter_of_a_side_is_in_its_figures_alone(f16: Path, tmp_path: Path) -> None:
-    with Comparison(f16, f16) as comparison:
+    with ModelComparison(f16, f16) as comparison:
         text = first_held_out(comparison.reference, "humor")
 
         def figures(reference: Path | None, model: Path | None) -> Any:
@@ -145,7 +145,7 @@ def test_an_adapter_of_a_side_is_in_its_figures_alone(f16: Path, tmp_path: Path)
     assert both.perplexity == one.perplexity
 
 
-def spelled(model: Model, text: Text, scored: bool) -> str:
+def spelled(model: Model, text: TokenizedText, scored: bool) -> str:
     pairs = zip(text.tokens, text.scored, strict=True)
     return b"".join(model.piece(token) for token, counts in pairs if counts == scored).decode()
 
@@ -190,16 +190,16 @@ def test_a_template_that_forgets_what_was_said_gives_a_text_per_turn(tmp_path: P
 
 
 def test_what_does_not_fit_the_context_is_left_out_and_counted(tiny: Path) -> None:
-    text = Text(list(range(20, 320)), [True] * 300)
-    with Comparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=512) as comparison:
+    text = TokenizedText(list(range(20, 320)), [True] * 300)
+    with ModelComparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=512) as comparison:
         whole = comparison.compare(text)
-        nothing = comparison.compare(Text([20, 21], [False, False]))
-    with Comparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=256) as comparison:
+        nothing = comparison.compare(TokenizedText([20, 21], [False, False]))
+    with ModelComparison(tiny / "tiny.gguf", tiny / "tiny.gguf", context=256) as comparison:
         cut = comparison.compare(text)
-    assert (whole.nll.size, whole.left_out) == (299, 0)  # nothing predicts the first
-    assert (cut.nll.size, cut.left_out) == (255, 44)
+    assert (whole.nll.size, whole.overflow) == (299, 0)  # nothing predicts the first
+    assert (cut.nll.size, cut.overflow) == (255, 44)
     assert np.allclose(cut.nll, whole.nll[:255], atol=1e-3)
-    assert joined([cut, whole]).left_out == 44
+    assert concatenate([cut, whole]).overflow == 44
     assert nothing.nll.size == 0
     with pytest.raises(ValueError, match="no token was scored"):
         nothing.summary()
@@ -209,26 +209,26 @@ def test_models_that_cannot_be_compared_are_refused(
     tiny: Path, base_gguf: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInput, match=r"tiny\.gguf: has 640 tokens, .* has 49152; compare files"):
-        Comparison(base_gguf, tiny / "tiny.gguf")
+        ModelComparison(base_gguf, tiny / "tiny.gguf")
     shutil.copy(tiny / "tiny.gguf", tmp_path / "broken.gguf")
     reader = gguf.GGUFReader(tmp_path / "broken.gguf", "r+")
     tensors = {each.name: each.data for each in reader.tensors}
     tensors["output_norm.weight"][:] = np.nan
-    text = Text(list(range(20, 40)), [True] * 20)
+    text = TokenizedText(list(range(20, 40)), [True] * 20)
     with (
-        Comparison(tiny / "tiny.gguf", tmp_path / "broken.gguf") as comparison,
+        ModelComparison(tiny / "tiny.gguf", tmp_path / "broken.gguf") as comparison,
         pytest.raises(BadInput, match=r"broken\.gguf: its logits are not numbers"),
     ):
         comparison.compare(text)
 
 
 def test_speed_and_memory_are_those_of_a_process_of_its_own(f16: Path, tmp_path: Path) -> None:
-    one = measure(f16, HUMOR, parallel=1, context=256, tokens=4, repeats=1)
-    many = measure(f16, HUMOR, parallel=4, context=1024, tokens=4, repeats=1)
+    one = measure_speed(f16, HUMOR, parallel=1, context=256, tokens=4, repeats=1)
+    many = measure_speed(f16, HUMOR, parallel=4, context=1024, tokens=4, repeats=1)
     assert one.tokens_per_second > 0
     assert one.peak_bytes > f16.stat().st_size
     cache = 2 * 2 * 30 * 192 * (4 * 1024 - 256)  # K and V, F16, 30 layers of width 192
     assert many.peak_bytes - one.peak_bytes == pytest.approx(cache, rel=0.25)
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(BadInput, match=r"text\.gguf: not a GGUF file"):
-        measure(tmp_path / "text.gguf")
+        measure_speed(tmp_path / "text.gguf")

@@ -37,7 +37,7 @@ def _facts() -> dict[str, Any]:
 
     from charprobe_lite.models.cache import cache_folder
     from charprobe_lite.models.hub import cache_root
-    from charprobe_lite.runtime.device import backends
+    from charprobe_lite.runtime.device import device_report
 
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
     for name in (
@@ -56,7 +56,7 @@ def _facts() -> dict[str, Any]:
             facts[name] = "not installed"
     return {
         **facts,
-        **backends(),
+        **device_report(),
         "cache": str(cache_folder()),
         "hub cache": str(cache_root()),
     }

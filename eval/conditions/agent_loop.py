@@ -16,8 +16,6 @@ from charprobe_lite.eval.conditions.outcome import (
 from charprobe_lite.models.call_formats import Call, CallFormat, Final, Malformed
 from charprobe_lite.models.scenarios import tool_message
 from charprobe_lite.runtime.backend import (
-    FINISH_CONTEXT,
-    FINISH_STOP,
     Completion,
     Grammar,
     Message,
@@ -79,7 +77,7 @@ def email_body(arguments: dict[str, object]) -> str:
 def _read(
     completion: Completion, form: CallFormat, finish: str, grammar: Grammar | None
 ) -> Call | Final | Malformed:
-    if grammar and completion.finish != FINISH_STOP:
+    if grammar and completion.finish != "stop":
         return Malformed("the reply was cut")
     reply = form.read(completion.text)
     if isinstance(reply, Call) and reply.name == finish and not email_body(reply.arguments).strip():
@@ -89,6 +87,6 @@ def _read(
 
 def _ended(completion: Completion, grammar: Grammar | None, malformed: int) -> str | None:
     """How a malformed reply ends the rollout; None where it goes on."""
-    if completion.finish == FINISH_CONTEXT:
+    if completion.finish == "context":
         return CONTEXT_FULL
     return MALFORMED if grammar or malformed == MOST_MALFORMED else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
 from charprobe_lite.eval.conditions.outcome import ANSWERED, CONTEXT_FULL, Result, Turn
 from charprobe_lite.models.prompts import Prompt
-from charprobe_lite.runtime.backend import FINISH_CONTEXT, Message, Request, Rollout
+from charprobe_lite.runtime.backend import Message, Request, Rollout
 
 EARLIER_TOKENS = 128
 """The longest answer to a turn before the last one: it only makes a history."""
@@ -29,7 +29,7 @@ def answer_turns(turns: Sequence[Message], max_tokens: int) -> Rollout:
         longest = min(max_tokens, EARLIER_TOKENS) if following else max_tokens
         completion = yield Request(tuple(messages), longest)
         recorded.append(Turn(completion))
-        if completion.finish == FINISH_CONTEXT and not (completion.tokens and following is None):
+        if completion.finish == "context" and not (completion.tokens and following is None):
             return Result(CONTEXT_FULL, None, turns=recorded)
         messages.append({"role": "assistant", "content": completion.text})
     return Result(ANSWERED, recorded[-1].completion.text.strip(), turns=recorded)

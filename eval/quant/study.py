@@ -25,7 +25,7 @@ from charprobe_lite.eval.study.file_cost import distinct, paths, timed
 from charprobe_lite.eval.study.runner import Settings
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
-from charprobe_lite.runtime.fidelity import Comparison, joined, reply_texts
+from charprobe_lite.runtime.fidelity import ModelComparison, concatenate, reply_texts
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """A progress bar of this name and length; calls of what it gives advance it."""
@@ -86,7 +86,7 @@ def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str
 
 def other_precision(files: Files) -> str | None:
     """fp32 or int8, whichever the study's classifier is not; None without such a file."""
-    own = classifier_files(files.classifier, files.classifier_file)[0].name
+    own = classifier_files(files.classifier, files.classifier_file).model.name
     others = {ONNX_FILES["int8"]: "fp32", ONNX_FILES["fp32"]: "int8"}
     other = others.get(own)
     return other if other and (files.classifier / ONNX_FILES[other]).is_file() else None
@@ -136,7 +136,7 @@ def _read(reading: _Reading, settings: Settings) -> Iterator[list[RecordedText]]
     """What each text is to both; a model is loaded once, an adapter put on when its turn comes."""
     pairs = {text.persona: reading.checkpoints(text.persona, settings) for text in reading.texts}
     for models in dict.fromkeys(_models(pair) for pair in pairs.values()):
-        with Comparison(
+        with ModelComparison(
             *models,
             context=settings.context,
             threads=settings.threads,
@@ -155,17 +155,17 @@ def _models(pair: tuple[Checkpoint, Checkpoint]) -> tuple[Path, Path]:
 
 
 def _compared(
-    comparison: Comparison, text: Conversation, keys: Sequence[TextKey]
+    comparison: ModelComparison, text: Conversation, keys: Sequence[TextKey]
 ) -> list[RecordedText]:
     """The text to the file, and to F16, which is no distance from itself."""
     parts = reply_texts(comparison.reference, text.messages)
-    found = joined([comparison.compare(part) for part in parts])
+    found = concatenate([comparison.compare(part) for part in parts])
     sides = (
         (found.nll, found.kl, found.same_top),
         (found.reference_nll, np.zeros_like(found.kl), np.ones_like(found.same_top)),
     )
     return [
-        RecordedText(key, _bytes(nll), _bytes(kl), same.tobytes(), found.left_out)
+        RecordedText(key, _bytes(nll), _bytes(kl), same.tobytes(), found.overflow)
         for key, (nll, kl, same) in zip(keys, sides, strict=True)
     ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.convert.cached import model_file
-from charprobe_lite.convert.quantize import DIRECT, NEEDS_IMATRIX
+from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
 from charprobe_lite.eval.study.checkpoints import MERGED, Wanted, below
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.runner import Settings
@@ -114,7 +114,7 @@ def forecast(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings
     Raises BadInput for a grid that is none.
     """
     for wanted in several:
-        if wanted.quant in NEEDS_IMATRIX:
+        if wanted.quant in IMATRIX_TYPES:
             raise BadInput(
                 f"--quant {wanted.quant}: needs an importance matrix; make the file with convert "
                 "imatrix and convert quantize, and name it with --gguf"
@@ -128,7 +128,7 @@ def forecast(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings
     memory = [sum(_memory_parts(base, wanted, settings).values()) for wanted in several]
     return Forecast(
         needed=_each_once([*lines, *(line for _, line in made)]),
-        temporary=file_bytes(base, "F16") if set(to_make.values()) - set(DIRECT) else 0,
+        temporary=file_bytes(base, "F16") if set(to_make.values()) - set(ROW_TYPES) else 0,
         memory=round(max(memory)) if base.shape else None,
         rollouts=rollouts,
         preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
@@ -154,7 +154,7 @@ def within_budget(
         own = [wanted for wanted in several if wanted.quant == quant]
         parts = _memory_parts(catalogue.base(own[0].base), own[0], settings)
         needed = sum(parts.values())
-        if quant in NEEDS_IMATRIX:
+        if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed > limit:
             # two digits: the two may be close

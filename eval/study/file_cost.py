@@ -10,7 +10,7 @@ from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.study.runner import Settings
 from charprobe_lite.models.gguf_header import weight_summary
-from charprobe_lite.runtime import speed
+from charprobe_lite.runtime.speed import measure_speed
 
 
 def cost_of(files: Files) -> ModelFile:
@@ -30,7 +30,7 @@ def cost_of(files: Files) -> ModelFile:
 def timed(file: ModelFile, files: Files, settings: Settings) -> ModelFile:
     """The same with speed and peak memory, measured in a new process. Raises BadInput."""
     model, adapter = paths(example(files))
-    found = speed.measure(
+    found = measure_speed(
         model,
         adapter,
         parallel=settings.parallel,
