@@ -17,7 +17,7 @@ from statistics import median
 import click
 import numpy as np
 
-from charprobe_lite.eval.stats.bootstrap import Labels, Resampling, macro_f1, macro_f1s
+from charprobe_lite.eval.stats.classification import Labels, Resampling, macro_f1, macro_f1s
 from charprobe_lite.models.corpus import NEUTRAL, PERSONAS
 
 EASE = {"chat": 3.5, "email": 0.6}

@@ -8,15 +8,10 @@ from itertools import pairwise
 import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.scores.cells import (
-    Scores,
-    by_quant,
-    comparison_json,
-    gap_table,
-    score_study,
-    table,
-)
-from charprobe_lite.eval.stats.bootstrap import macro_f1s
+from charprobe_lite.eval.scores.cells import Scores, score_study, scores_by_quant
+from charprobe_lite.eval.scores.gap import comparison_json
+from charprobe_lite.eval.scores.terminal import gap_table, score_table
+from charprobe_lite.eval.stats.classification import macro_f1s
 
 PERSONAS = ["humor", "sarcasm"]
 
@@ -100,7 +95,7 @@ def test_retention_is_the_share_of_what_the_classifier_can_see() -> None:
     assert found.value == pytest.approx(f1(8, 20) / f1(16, 20))
     assert found.low < found.value < found.high
     assert len(scores.comparison.ceilings) == 2
-    [kept] = [score.retention for score in scores.merged if score.retention]
+    [kept] = [score.retention for score in scores.by_cell if score.retention]
     assert kept == found
 
 
@@ -112,7 +107,7 @@ def test_a_ceiling_below_the_base_stage_gives_no_retention() -> None:
 
 def test_missing_emails_bound_macro_f1_from_both_sides() -> None:
     scores = scored(answers("full", "agentic_email", 9, missing=5))
-    [cell] = scores.merged
+    [cell] = scores.by_cell
     assert (cell.n, cell.started) == (30, 40)
     assert cell.macro_f1 == pytest.approx(f1(9, 15))
     assert cell.bounds == pytest.approx((f1(9, 20), f1(14, 20)))
@@ -127,7 +122,7 @@ def test_base_samples_are_resampled_once_and_not_once_for_every_persona() -> Non
     drawn = scores.resampling.confusions(base[0].cell)
     humor, sarcasm = (scores.resampling.labels.index(name) for name in PERSONAS)
     assert (drawn[:, humor] == drawn[:, sarcasm]).all()
-    [cell] = scores.merged
+    [cell] = scores.by_cell
     assert (cell.n, cell.calibration) == (20, None)
     # the published interval draws the two halves of a sample apart
     assert cell.macro_f1_ci != cell.macro_f1_ci_rows
@@ -143,7 +138,7 @@ def test_a_prompt_with_several_suffixes_is_one_cluster() -> None:
     ]
     scores = scored(rows)
     assert set(scores.labels[rows[0].cell].cluster) == {f"id-{n}" for n in range(5)}
-    humor = next(score for score in scores.single if score.persona == "humor")
+    humor = next(score for score in scores.by_persona if score.persona == "humor")
     # two of five prompts answered in character, always: five prompts, not twenty answers
     assert humor.ci is not None
     assert humor.ci_rows is not None
@@ -153,7 +148,7 @@ def test_a_prompt_with_several_suffixes_is_one_cluster() -> None:
 def test_comparisons_of_ones_own_are_paired_too() -> None:
     rows = answers("full", "chat_email", 14) + answers("full", "agentic_email", 14)
     scores = scored(rows)
-    cells = [score.condition for score in scores.merged]
+    cells = [score.condition for score in scores.by_cell]
     assert cells == ["chat_email", "agentic_email"]
     change = scores.resampling.estimate(
         lambda a, b: macro_f1s(b) - macro_f1s(a), *dict.fromkeys(row.cell for row in rows)
@@ -170,13 +165,13 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
         for row in answers(stage, condition, hits, prefix=condition)
     ]
     scores = scored(rows)
-    own = by_quant(scores)
+    own = scores_by_quant(scores)
     assert list(own) == ["F16", "Q4_0"]
     for quant, each in own.items():
-        assert {score.quant for score in each.merged} == {quant}
+        assert {score.quant for score in each.by_cell} == {quant}
         ways = [(step.before.lora, step.after.lora) for step in each.comparison.stages]
         assert sorted(ways) == [("", "merged"), ("", "merged"), ("", "runtime"), ("", "runtime")]
-        for title in (table(each.merged, ""), gap_table(each.comparison)):
+        for title in (score_table(each.by_cell, ""), gap_table(each.comparison)):
             assert title.columns[1].header == "lora"
     lost = {
         (e["quant"], e["lora"]): e["value"] for e in comparison_json(scores.comparison)["stages"]

@@ -13,11 +13,11 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.tables import quant_tables
 from charprobe_lite.eval.report import figures, tables
 from charprobe_lite.eval.report.estimates import find
 from charprobe_lite.eval.report.html import Picture, page
 from charprobe_lite.eval.report.quant_figures import Point, front, quant_drawings
-from charprobe_lite.eval.report.quant_tables import quant_tables
 from charprobe_lite.eval.report.recorded import read_study
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from tests.test_page import chat, write_study

@@ -17,10 +17,11 @@ from charprobe_lite.eval.quant.fidelity_score import TextFidelity, weighted_quan
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import health_measures
 from charprobe_lite.eval.quant.instrument import compare_classifiers
-from charprobe_lite.eval.quant.metrics import Measure, Measured, PairedDifference, ratio
 from charprobe_lite.eval.quant.score import QuantRecord
-from charprobe_lite.eval.quant.trend import page_trend, rank_correlation, slope, standardised
-from charprobe_lite.eval.stats.bootstrap import Estimate, Labels
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import Labels
+from charprobe_lite.eval.stats.metrics import Metric, PairedDifference, ResampledMetrics, ratio
+from charprobe_lite.eval.stats.trend import page_trend, rank_correlation, slope, standardised
 from charprobe_lite.models.errors import BadInput
 
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
@@ -74,8 +75,8 @@ def differences(study: QuantStudy) -> dict[str, PairedDifference]:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_type_that_is_as_good_is_equivalent_and_one_that_is_not_is_not(seed: int) -> None:
     found = differences(studied({"F16": 0.96, "Q8_0": 0.96, "Q4_0": 0.7}, 250, seed))
-    assert (found["Q8_0"].equivalent, found["Q8_0"].kept) == (True, True)
-    assert (found["Q4_0"].equivalent, found["Q4_0"].kept) == (False, False)
+    assert (found["Q8_0"].equivalent, found["Q8_0"].non_inferior) == (True, True)
+    assert (found["Q4_0"].equivalent, found["Q4_0"].non_inferior) == (False, False)
     assert found["Q4_0"].change.low < 2 * 0.7 / 1.7 - 2 * 0.96 / 1.96 < found["Q4_0"].change.high
 
 
@@ -94,7 +95,7 @@ def test_a_type_without_a_single_other_label_still_has_an_interval(
     difference = differences(found)["Q8_0"]
     # nothing in n answers: the share that could still differ is 1 - 0.05^(1 / n)
     reach = 1 - 0.05 ** (1 / (4 * items))
-    assert difference.inner == pytest.approx((-reach, reach))
+    assert difference.interval_90 == pytest.approx((-reach, reach))
     assert difference.equivalent is equivalent
 
 
@@ -112,12 +113,10 @@ def test_two_one_sided_tests(
     inner: tuple[float, float], equivalent: bool | None, kept: bool | None
 ) -> None:
     found = PairedDifference(Estimate(sum(inner) / 2, *inner), inner, 0.03)
-    assert (found.equivalent, found.kept) == (equivalent, kept)
+    assert (found.equivalent, found.non_inferior) == (equivalent, kept)
 
 
-def shares(
-    chances: Sequence[float], items: int, seed: int, per_item: int = 4
-) -> dict[int, Measure]:
+def shares(chances: Sequence[float], items: int, seed: int, per_item: int = 4) -> dict[int, Metric]:
     """A measure per type: hits in ``per_item`` answers to each item; some items are harder."""
     rng = np.random.default_rng(seed)
     harder = rng.normal(0, 0.8, items)
@@ -140,10 +139,10 @@ def test_intervals_cover_and_a_loss_at_the_margin_is_seldom_called_kept() -> Non
     loss, studies = truth(0.8) - truth(0.6), 200
     covered = kept = 0
     for seed in range(studies):
-        measured = Measured(shares((0.8, 0.6), 40, seed), seed, resamples=300)
+        measured = ResampledMetrics(shares((0.8, 0.6), 40, seed), seed, resamples=300)
         found = measured.difference(1, 0, margin=loss)
         covered += found.change.low <= -loss <= found.change.high
-        kept += found.kept is True
+        kept += found.non_inferior is True
     assert 0.91 <= covered / studies <= 0.985
     assert 0.01 <= kept / studies <= 0.09
 
@@ -164,7 +163,7 @@ def test_the_trend_sees_a_planted_fall_and_seldom_one_in_noise() -> None:
     def alarms(chances: Sequence[float], studies: int) -> float:
         found = 0
         for seed in range(studies):
-            rates = Measured(shares(chances, 25, seed), resamples=1)
+            rates = ResampledMetrics(shares(chances, 25, seed), resamples=1)
             values = np.column_stack([rates.by_cluster(n) for n in range(len(chances))])
             trend = page_trend(values, list(BITS.values()))
             found += trend is not None and trend.p < 0.05
@@ -185,9 +184,7 @@ def test_blocks_that_lack_a_type_are_left_out_of_the_trend() -> None:
     assert (level.p, level.direction) == (1, "level")
 
 
-def falling(
-    losses: Mapping[str, float], clusters: int, seed: int
-) -> dict[tuple[str, str], Measure]:
+def falling(losses: Mapping[str, float], clusters: int, seed: int) -> dict[tuple[str, str], Metric]:
     """Two measures of other items each, with a known loss per halving, in deviations."""
     rng = np.random.default_rng(seed)
     made = {}
@@ -203,7 +200,7 @@ def falling(
 
 def ahead(losses: Mapping[str, float], seed: int) -> tuple[Estimate, Estimate, Estimate]:
     """Both standardised slopes and their difference."""
-    measured = Measured(falling(losses, 40, seed), seed, resamples=300)
+    measured = ResampledMetrics(falling(losses, 40, seed), seed, resamples=300)
     bits = list(BITS.values())
     names = [[(what, quant) for quant in BITS] for what in losses]
     first, second = (standardised(measured, each, bits) for each in names)
@@ -230,7 +227,7 @@ def test_the_interval_between_slopes_covers_the_truth() -> None:
 
 
 def test_pseudo_values_of_a_share_are_the_items_own() -> None:
-    measured = Measured(shares([0.6], 12, 0), resamples=1)
+    measured = ResampledMetrics(shares([0.6], 12, 0), resamples=1)
     assert measured.pseudo_values(0) == pytest.approx(measured.by_cluster(0))
 
 
@@ -337,7 +334,7 @@ def test_tool_call_health_counted_by_hand() -> None:
         for n, (outcome, forced, _) in enumerate(rollouts)
     ]
     turns = {(cell, "humor", f"task-{n}", 0): own for n, (*_, own) in enumerate(rollouts)}
-    measured = Measured(health_measures(rows, turns), resamples=10)
+    measured = ResampledMetrics(health_measures(rows, turns), resamples=10)
     # the reply that ends a job without an email is no malformed one
     expected = {
         "well_formed": 5 / 10,
@@ -370,7 +367,7 @@ def test_health_of_a_study_is_that_without_a_grammar_and_is_compared_with_f16() 
     # calls under a grammar are well formed whatever happens: there is no slope to compare
     assert all(each.of != "agentic_email" for each in study.contrasts)
     chosen = [each for each in study.contrasts if each.capability == "well_formed"]
-    assert [each.faster for each in chosen if "no grammar" in each.condition] == [False]
+    assert [each.falls_faster for each in chosen if "no grammar" in each.condition] == [False]
 
 
 def test_the_classifiers_own_quantization() -> None:
@@ -437,7 +434,7 @@ def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
     worst = study.quants[-1]
     by_cell = {cell.condition: cell.difference for cell in worst.cells}
     assert by_cell["chat"] is not None
-    assert by_cell["chat"].kept is True
+    assert by_cell["chat"].non_inferior is True
     assert worst.headline is not None
     assert worst.headline.condition == "chat_email"
 

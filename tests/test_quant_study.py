@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
 from charprobe_lite.eval.cli.study import resume
-from charprobe_lite.eval.quant.records import find_quants, read_recordings
-from charprobe_lite.eval.quant.study import measure_fidelity
+from charprobe_lite.eval.quant.measurement import measure_fidelity
+from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
 from charprobe_lite.eval.study.checkpoints import Wanted, catalogue_files
@@ -172,7 +172,7 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
             each.key: each for each in kept
         }.items()
         # types are compared on what all of them have read
-        quants = find_quants(read_recordings(store), ["sarcasm"], 0.03, 0)
+        quants = score_recordings(read_recordings(store), ["sarcasm"], 0.03, 0)
     assert quants is not None
     assert {kind for each in quants.quants for kind in each.fidelity} == {"held_out", "character"}
 
@@ -229,7 +229,7 @@ def test_what_a_study_says_of_files_and_texts_is_not_trusted(
         pytest.raises(BadInput, match=said),
         Store(tmp_path / "edited.sqlite", readonly=True) as store,
     ):
-        find_quants(read_recordings(store), ["sarcasm"], 0.03, 0)
+        score_recordings(read_recordings(store), ["sarcasm"], 0.03, 0)
 
 
 def test_the_report_of_such_a_study_has_the_section(

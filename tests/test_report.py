@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.scores.cells import CellScore, finding, score_study
+from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.terminal import conclusion
 
 
 def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> list[Row]:
@@ -26,7 +27,7 @@ def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> 
 
 
 def scores(found: list[Row]) -> list[CellScore]:
-    return score_study(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0).merged
+    return score_study(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0).by_cell
 
 
 H, N = "humor", "neutral"
@@ -44,14 +45,14 @@ H, N = "humor", "neutral"
 )
 def test_the_sentence_says_what_the_samples_can_tell(emails: list[str | None], said: str) -> None:
     found = rows("full", "chat", H, [H] * 29 + [N]) + rows("full", "agentic_email", H, emails)
-    assert said in finding(scores(found))
+    assert said in conclusion(scores(found))
 
 
 def test_the_sentence_speaks_of_the_most_trained_stage_even_if_it_sent_nothing() -> None:
     found = rows("base", "chat", "", [N] * 9) + rows("base", "agentic_email", "", [N] * 9)
-    assert "untrained base" in finding(scores(found))
+    assert "untrained base" in conclusion(scores(found))
     found += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
-    assert "stage full: no email" in finding(scores(found))
+    assert "stage full: no email" in conclusion(scores(found))
 
 
 def test_yield_and_forced_count_rollouts_and_emails() -> None:
@@ -64,7 +65,7 @@ def test_yield_and_forced_count_rollouts_and_emails() -> None:
 def test_base_samples_stand_for_every_persona_but_are_counted_once() -> None:
     found = rows("base", "chat", "", [N, H])
     scores = score_study(found, [found[0].cell], ["humor", "neutral"], 0)
-    merged, single = scores.merged, scores.single
+    merged, single = scores.by_cell, scores.by_persona
     assert merged[0].n == 2
     assert [score.detection_rate for score in single] == [0.5, 0.5]
     assert merged[0].macro_f1 == pytest.approx(0.5)

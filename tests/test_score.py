@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_support
 
-from charprobe_lite.eval.stats.bootstrap import (
+from charprobe_lite.eval.stats.classification import (
     Labels,
     Resampling,
     accuracies,

@@ -81,7 +81,7 @@ def test_repeats_are_other_seeds_of_the_same_items_and_rows_of_one_cluster() -> 
         for sample in range(3)
         for said in ["neutral" if item < 2 else "humor"]
     ]
-    [score] = score_study(rows, [cell], ["humor"], 0).merged
+    [score] = score_study(rows, [cell], ["humor"], 0).by_cell
     assert score.n == 18
     assert score.ci
     assert score.ci_rows

@@ -11,15 +11,9 @@ from typing import Any
 import click
 
 from charprobe_lite.eval.cli.options import console_of, conversion_bar, note
-from charprobe_lite.eval.scores.cells import (
-    Scores,
-    by_quant,
-    comparison_json,
-    finding,
-    gap_table,
-    score_study,
-)
-from charprobe_lite.eval.scores.cells import table as score_table
+from charprobe_lite.eval.scores.cells import Scores, score_study, scores_by_quant
+from charprobe_lite.eval.scores.gap import comparison_json
+from charprobe_lite.eval.scores.terminal import conclusion, gap_table, score_table
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Files
 from charprobe_lite.eval.study.cost import Forecast, forecast, table
@@ -60,8 +54,8 @@ class Measured:
         """The document that ``eval --json`` prints; ``weights`` are those of the first type."""
         held = {quant: asdict(each) for quant, each in self.weights.items()}
         return {
-            "cells": [score.as_json() for score in self.scores.merged],
-            "per_persona": [score.as_json() for score in self.scores.single],
+            "cells": [score.as_json() for score in self.scores.by_cell],
+            "per_persona": [score.as_json() for score in self.scores.by_persona],
             **comparison_json(self.scores.comparison),
             "weights": next(iter(held.values()), None),
             "quants": held,
@@ -152,16 +146,16 @@ def _scores(store: Store, tasks: list[Task], settings: Settings) -> Scores:
 def show(measured: Measured) -> None:
     """Print the scores, quant type by quant type."""
     console = console_of(140)
-    for quant, scores in by_quant(measured.scores).items():
+    for quant, scores in scores_by_quant(measured.scores).items():
         held = measured.weights.get(quant)
-        first, shown = scores.merged[0], quant or "no model"
+        first, shown = scores.by_cell[0], quant or "no model"
         if held:
             shown += f", {held.bits_per_weight:.2f} bits per weight"
-        console.print(score_table(scores.merged, f"{first.persona} on {first.base} ({shown})"))
-        if scores.single != scores.merged:
-            console.print(score_table(scores.single, "per persona"))
+        console.print(score_table(scores.by_cell, f"{first.persona} on {first.base} ({shown})"))
+        if scores.by_persona != scores.by_cell:
+            console.print(score_table(scores.by_persona, "per persona"))
             console.print(gap_table(scores.comparison))
-        console.print(finding(scores.merged), soft_wrap=True)
+        console.print(conclusion(scores.by_cell), soft_wrap=True)
     click.echo(f"study: {measured.path}")
 
 

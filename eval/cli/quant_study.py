@@ -25,8 +25,8 @@ from charprobe_lite.eval.cli.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.models.catalogue import LORA_MODES, QUANT_TYPES, STAGES, select_names
+from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def refuse_without_f16(asked: Asked) -> None:
 def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
     """Run what is missing, measure what is missing of the files, score it. Raises BadInput."""
     from charprobe_lite.eval.cli.measure import run_asked
-    from charprobe_lite.eval.quant.records import find_quants, read_recordings
-    from charprobe_lite.eval.quant.study import label_again, measure_fidelity, measure_speed
+    from charprobe_lite.eval.quant.measurement import label_again, measure_fidelity, measure_speed
+    from charprobe_lite.eval.quant.records import read_recordings, score_recordings
     from charprobe_lite.eval.store.database import Store
     from charprobe_lite.eval.study.file_cost import distinct
 
@@ -158,7 +158,7 @@ def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
         rows = {task.key for task in ran.tasks}
         files = {(each.quant, each.way) for each in distinct(ran.files)}
         study = read_recordings(store).only(rows, files, read)
-    found = find_quants(study, settings.personas, asked.margin, settings.seed)
+    found = score_recordings(study, settings.personas, asked.margin, settings.seed)
     if found is None:
         raise BadInput(f"{ran.path}: holds no rollout of {REFERENCE} and another type to compare")
     return ran, found

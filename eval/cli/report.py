@@ -92,16 +92,18 @@ def write(
 
 def _quants(study: Recorded) -> QuantStudy | None:
     """What the study says of quant types, with the margin that it was made for."""
-    from charprobe_lite.eval.quant import MARGIN
-    from charprobe_lite.eval.quant.records import find_quants, read_recordings
+    from charprobe_lite.eval.quant.records import read_recordings, score_recordings
     from charprobe_lite.eval.store.database import Store
+    from charprobe_lite.models.defaults import MARGIN
 
     margin = study.provenance.get("margin", MARGIN)
     if not isinstance(margin, float | int) or not 0 < margin <= 1:
         raise BadInput(f"{study.path}: field margin: must be above 0, at most 1")
     with Store(study.path, readonly=True) as store:
         recordings = read_recordings(store)
-    return find_quants(recordings, study.personas, margin, int(study.provenance.get("seed", 0)))
+    return score_recordings(
+        recordings, study.personas, margin, int(study.provenance.get("seed", 0))
+    )
 
 
 def _shaded(study: Recorded, limit: int | None, folder: Path | None) -> dict[int, list[Sentence]]:

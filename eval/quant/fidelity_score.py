@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.quant.metrics import Measure, Measured, Name, Numbers, ratio
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.metrics import Metric, Name, Numbers, ResampledMetrics, ratio
 
 Tokens = NDArray[np.floating[Any]]
 QUANTILE_RESAMPLES = 1000
@@ -61,7 +61,7 @@ class FidelityScore:
         }
 
 
-def fidelity_measures(texts: Mapping[str, TextFidelity]) -> dict[str, Measure]:
+def fidelity_measures(texts: Mapping[str, TextFidelity]) -> dict[str, Metric]:
     """Mean nll, mean KL divergence and top-1 agreement; a row per text, which is a cluster."""
     names, rows = list(texts), []
     for text in texts.values():
@@ -75,7 +75,7 @@ def fidelity_measures(texts: Mapping[str, TextFidelity]) -> dict[str, Measure]:
 
 
 def score_fidelity(
-    measured: Measured[Name],
+    measured: ResampledMetrics[Name],
     texts: Sequence[TextFidelity],
     names: Mapping[str, Name],
     reference: Name | None,

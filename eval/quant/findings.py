@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement
-from charprobe_lite.eval.quant.metrics import Numbers
 from charprobe_lite.eval.quant.recommend import recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
     RECOGNISED,
     Compared,
-    MeasureName,
+    MetricName,
     QuantRecord,
     QuantScore,
     compare_quants,
     score_quant,
 )
-from charprobe_lite.eval.quant.trend import (
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.stats.metrics import Numbers
+from charprobe_lite.eval.stats.trend import (
     Slope,
     Trend,
     page_trend,
@@ -31,7 +31,7 @@ from charprobe_lite.eval.quant.trend import (
     slope,
     standardised,
 )
-from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.models.defaults import MARGIN, REFERENCE
 
 CAPABILITIES = ("well_formed", "yield", "unforced")
 FEWEST_POINTS = 4
@@ -71,7 +71,7 @@ class Contrast:
     ahead: Estimate
 
     @property
-    def faster(self) -> bool | None:
+    def falls_faster(self) -> bool | None:
         """Whether character falls faster; None where the interval holds 0."""
         if self.ahead.low > 0:
             return True
@@ -84,7 +84,7 @@ class Contrast:
             for name, each in (("character", self.character), ("other", self.other))
         }
         about = {name: getattr(self, name) for name in ("lora", "condition", "capability", "of")}
-        return {**about, **slopes, "difference": self.ahead.as_json(), "faster": self.faster}
+        return {**about, **slopes, "difference": self.ahead.as_json(), "faster": self.falls_faster}
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def score_quants(
     """
     compared = compare_quants(records, personas, margin, seed, resamples)
     quants = [score_quant(record, compared, seed) for record in compared.records]
-    conditions = list(dict.fromkeys(cell.cell for each in quants for cell in each.trained))
+    conditions = list(dict.fromkeys(cell.cell for each in quants for cell in each.trained_cells))
     ladders = _ladders(compared)
     return QuantStudy(
         margin=margin,
@@ -189,7 +189,7 @@ def _capabilities(cell: Cell) -> tuple[str, ...]:
 
 def _steps(
     compared: Compared, ladder: Sequence[QuantRecord], where: Cell | str, what: str
-) -> tuple[list[MeasureName], list[float]]:
+) -> tuple[list[MetricName], list[float]]:
     """The measure of each type of a ladder that has it, and the types' bits per weight."""
     there = [
         (compared.name(record, where, what), record.bits_per_weight)
@@ -265,11 +265,11 @@ def _kl_correlations(compared: Compared, conditions: Sequence[Cell]) -> list[KlC
     return found
 
 
-def _ends(compared: Compared, record: QuantRecord, where: Cell) -> tuple[MeasureName, MeasureName]:
+def _ends(compared: Compared, record: QuantRecord, where: Cell) -> tuple[MetricName, MetricName]:
     """Character of a type and of its F16."""
     whole = compared.reference(record)
     return compared.name(record, where, CHARACTER), compared.name(whole, where, CHARACTER)
 
 
-def _stacked(compared: Compared, names: Sequence[MeasureName]) -> Numbers:
+def _stacked(compared: Compared, names: Sequence[MetricName]) -> Numbers:
     return np.stack([compared.measured.replicates(name) for name in names])

@@ -8,8 +8,8 @@ import numpy as np
 
 from charprobe_lite.eval.cells import RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.conditions.outcome import NO_EMAIL, SENT
-from charprobe_lite.eval.quant.metrics import Measure, ratio
 from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.stats.metrics import Metric, ratio
 
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` gives them: by (cell, persona, item, sample)."""
@@ -19,7 +19,7 @@ COUNTED = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", 
 """What is counted of each rollout, from which the measures are ratios."""
 
 
-def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
+def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
     """The measures of one agentic cell's rollouts.
 
     ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
@@ -33,7 +33,7 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Measure]:
     values = np.array(counted, dtype=np.float64).reshape(-1, len(COUNTED))
     column = {name: number for number, name in enumerate(COUNTED)}
 
-    def per_rollout(name: str, share: bool = True) -> Measure:
+    def per_rollout(name: str, share: bool = True) -> Metric:
         return ratio(cluster, values, column[name], column["rollouts"], len(rows), share=share)
 
     formed, replies = column["well_formed"], column["replies"]

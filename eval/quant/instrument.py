@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.quant.metrics import Measure, Measured, PairedDifference, character
-from charprobe_lite.eval.stats.bootstrap import (
-    CLUSTER_RESAMPLES,
-    Counts,
-    Estimate,
-    Labels,
-    accuracies,
-)
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.stats.classification import Counts, Labels, accuracies
+from charprobe_lite.eval.stats.metrics import Metric, PairedDifference, ResampledMetrics, character
 
 
 @dataclass(frozen=True)
@@ -65,9 +60,9 @@ def compare_classifiers(
             Labels(full.true, quantized, full.cluster), personas, n, several=True
         ),
         "agreement": both,
-        "kappa": Measure(both.cluster, both.values, _kappas_of(len(labels)), n, share=False),
+        "kappa": Metric(both.cluster, both.values, _kappas_of(len(labels)), n, share=False),
     }
-    measured = Measured(measures, seed, resamples)
+    measured = ResampledMetrics(measures, seed, resamples)
     return ClassifierAgreement(
         n=n,
         agreement=measured.estimate("agreement"),

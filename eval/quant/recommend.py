@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charprobe_lite.eval.quant import REFERENCE
-from charprobe_lite.eval.quant.metrics import PairedDifference
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
+from charprobe_lite.eval.stats.metrics import PairedDifference
+from charprobe_lite.models.defaults import REFERENCE
 
 TOO_FEW = "too few prompts and scenarios were asked"
 
@@ -15,16 +15,16 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
     """The smallest file that keeps the character within the margin in every condition asked.
 
     A file keeps it where in each condition of the most trained stage no more than the margin is
-    lost (`PairedDifference.kept`); it loses it where one condition shows a larger loss. A file that
-    is shown to lose more than the margin of the emails that F16's agents send unforced is left
-    out: what is in character and does not get the work done is no file to take.
+    lost (`PairedDifference.non_inferior`); it loses it where one condition shows a larger loss. A
+    file that is shown to lose more than the margin of the emails that F16's agents send unforced is
+    left out: what is in character and does not get the work done is no file to take.
     """
     files = sorted(
         (each for each in quants if each.record.quant != REFERENCE),
         key=lambda each: each.record.bytes,
     )
     whole = [each for each in quants if each.record.quant == REFERENCE]
-    asked = [cell.condition for cell in whole[0].trained]
+    asked = [cell.condition for cell in whole[0].trained_cells]
     if not files or not asked:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
     character = [(each, keeps(each, len(asked))) for each in files]
@@ -50,7 +50,9 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
 
 def keeps(quant: QuantScore, conditions: int) -> bool | None:
     """Whether the character is kept in all ``conditions``; None where one is not decided."""
-    verdicts = [cell.difference.kept if cell.difference else None for cell in quant.trained]
+    verdicts = [
+        cell.difference.non_inferior if cell.difference else None for cell in quant.trained_cells
+    ]
     if False in verdicts:
         return False
     return True if verdicts and all(verdicts) and len(verdicts) == conditions else None
@@ -58,15 +60,22 @@ def keeps(quant: QuantScore, conditions: int) -> bool | None:
 
 def lost_work(quant: QuantScore) -> CellQuality | None:
     """A cell whose agents are shown to send fewer emails unforced, by more than the margin."""
-    return next((cell for cell in quant.trained if cell.work and cell.work.kept is False), None)
+    return next(
+        (
+            cell
+            for cell in quant.trained_cells
+            if cell.unforced and cell.unforced.non_inferior is False
+        ),
+        None,
+    )
 
 
 def _left_out(files: Sequence[QuantScore]) -> str:
     """Those that do not get the work done, of files that may keep the character."""
     shares = []
     for each in files:
-        if (cell := lost_work(each)) and cell.work:
-            own, change = cell.health["unforced"].value.value, cell.work.change.value
+        if (cell := lost_work(each)) and cell.unforced:
+            own, change = cell.health["unforced"].value.value, cell.unforced.change.value
             shares.append(f"{each.name} {own:.0%} ({REFERENCE} {own - change:.0%})")
     return f"; left out, as agents send few emails unforced: {_listed(shares)}" if shares else ""
 
@@ -93,7 +102,7 @@ def _more(undecided: Sequence[QuantScore]) -> str:
     """
     factors = []
     for each in undecided:
-        needed = [_times(cell.difference) for cell in each.trained if cell.difference]
+        needed = [_times(cell.difference) for cell in each.trained_cells if cell.difference]
         if needed and None not in needed:
             factors.append(max(times for times in needed if times is not None))
     if not factors:
@@ -103,7 +112,7 @@ def _more(undecided: Sequence[QuantScore]) -> str:
 
 def _times(difference: PairedDifference) -> float | None:
     room = difference.change.value + (difference.margin or 0)
-    end = difference.inner[0 if room > 0 else 1]
+    end = difference.interval_90[0 if room > 0 else 1]
     return ((difference.change.value - end) / room) ** 2 if room else None
 
 

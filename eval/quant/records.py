@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.eval.cells import RolloutKey, Row
-from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import HELD_OUT, KINDS
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import Turns
 from charprobe_lite.eval.quant.instrument import ClassifierAgreement, compare_classifiers
 from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.scores.gap import cluster_of
-from charprobe_lite.eval.stats.bootstrap import Labels
+from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
 from charprobe_lite.models.catalogue import CONDITIONS, LORA_MODES, STAGES
+from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 
 PRECISIONS = ("fp32", "int8")
@@ -75,7 +75,7 @@ def read_recordings(store: Store) -> QuantRecordings:
     return QuantRecordings(store.path, store.rows(), store.turns(), files, store.texts(), labels)
 
 
-def find_quants(
+def score_recordings(
     study: QuantRecordings, personas: Sequence[str], margin: float, seed: int
 ) -> QuantStudy | None:
     """What the study says of quant types; None where it has not F16 and another one.

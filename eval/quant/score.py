@@ -11,28 +11,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.quant import MARGIN, REFERENCE, health
+from charprobe_lite.eval.quant import health
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,
     fidelity_measures,
     score_fidelity,
 )
-from charprobe_lite.eval.quant.metrics import (
-    Measure,
-    Measured,
+from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.gap import CONDITION_STEPS, labels_of
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.stats.metrics import (
+    Metric,
     PairedDifference,
+    ResampledMetrics,
     character,
     recognised,
 )
-from charprobe_lite.eval.scores.cells import CellScore, score_study
-from charprobe_lite.eval.scores.gap import LADDER, labels_of
-from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.models.catalogue import STAGES
+from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
 
 CHARACTER, RECOGNISED = "character", "recognised"
-MeasureName = tuple[str, str, Cell | str, str]
+MetricName = tuple[str, str, Cell | str, str]
 """Quant type, lora, the condition asked or the kind of text, and what is measured."""
 
 
@@ -99,7 +100,7 @@ class CellQuality:
         return self.cell.label
 
     @property
-    def work(self) -> PairedDifference | None:
+    def unforced(self) -> PairedDifference | None:
         """The difference from F16 in the share of emails that agents sent unforced."""
         found = self.health.get("unforced")
         return found.difference if found else None
@@ -133,7 +134,7 @@ class QuantScore:
         )
 
     @property
-    def trained(self) -> list[CellQuality]:
+    def trained_cells(self) -> list[CellQuality]:
         """The cells of the most trained stage."""
         stages = {cell.cell.stage for cell in self.cells}
         best = next((stage for stage in reversed(STAGES) if stage in stages), None)
@@ -145,12 +146,12 @@ class QuantScore:
 
         Of several ways to write tool calls the first.
         """
-        return max(self.trained, key=lambda cell: _rung(cell.cell), default=None)
+        return max(self.trained_cells, key=lambda cell: _rung(cell.cell), default=None)
 
     @property
     def health(self) -> dict[str, Quality]:
         """Of the agentic cell furthest down the ladder, without a grammar if there is such."""
-        healthy = [cell for cell in self.trained if cell.health]
+        healthy = [cell for cell in self.trained_cells if cell.health]
         best = max(
             healthy,
             key=lambda cell: (_rung(cell.cell), cell.cell.grammar == "off"),
@@ -190,7 +191,7 @@ class Compared:
 
     records: list[QuantRecord]
     personas: list[str]
-    measured: Measured[MeasureName]
+    measured: ResampledMetrics[MetricName]
     margin: float
 
     @property
@@ -202,7 +203,7 @@ class Compared:
         """F16 made in the same way, or else F16 made in the other."""
         return _whole(self.records, record)
 
-    def name(self, record: QuantRecord, where: Cell | str, what: str) -> MeasureName:
+    def name(self, record: QuantRecord, where: Cell | str, what: str) -> MetricName:
         """A record's measure."""
         return record.quant, record.lora, where, what
 
@@ -224,10 +225,10 @@ def compare_quants(
     seed: int = 0,
     resamples: int = CLUSTER_RESAMPLES,
 ) -> Compared:
-    """Measure and resample everything together. Raises BadInput where F16 is missing."""
+    """Metric and resample everything together. Raises BadInput where F16 is missing."""
     if all(record.quant != REFERENCE for record in records):
         raise BadInput(f"--quant: {REFERENCE} is missing, which all others are compared with")
-    measures: dict[MeasureName, Measure] = {}
+    measures: dict[MetricName, Metric] = {}
     for record in records:
         key = record.quant, record.lora
         for where, found in _cell_measures(record, _whole(records, record), personas).items():
@@ -235,7 +236,7 @@ def compare_quants(
         for kind, texts in record.fidelity.items():
             own = fidelity_measures(texts)
             measures |= {(*key, kind, what): measure for what, measure in own.items()}
-    measured = Measured(measures, seed, resamples)
+    measured = ResampledMetrics(measures, seed, resamples)
     bits = {record.quant: record.bits_per_weight for record in records}
     ordered = sorted(records, key=lambda record: (-bits[record.quant], record.quant, record.lora))
     return Compared(ordered, list(personas), measured, margin)
@@ -243,7 +244,7 @@ def compare_quants(
 
 def score_quant(record: QuantRecord, compared: Compared, seed: int = 0) -> QuantScore:
     """A quant type's scores and their differences from F16."""
-    scores = score_study(record.rows, record.cells, compared.personas, seed).merged
+    scores = score_study(record.rows, record.cells, compared.personas, seed).by_cell
     whole = compared.reference(record)
     fidelity = {}
     for kind, texts in record.fidelity.items():
@@ -276,13 +277,13 @@ def _whole(records: Sequence[QuantRecord], record: QuantRecord) -> QuantRecord:
 
 def _cell_measures(
     record: QuantRecord, whole: QuantRecord, personas: Sequence[str]
-) -> dict[Cell, dict[str, Measure]]:
+) -> dict[Cell, dict[str, Metric]]:
     """Character of every cell with a classified text, health of every agentic one.
 
     A persona without a text is not in a macro-F1, which is then of others than F16's: where not the
     same personas have one there is no `CHARACTER`.
     """
-    found: dict[Cell, dict[str, Measure]] = {without_quant(cell): {} for cell in record.cells}
+    found: dict[Cell, dict[str, Metric]] = {without_quant(cell): {} for cell in record.cells}
     several = len(personas) > 1
     heard = {
         without_quant(cell): set(own.true) for cell, own in labels_of(whole.rows, personas).items()
@@ -311,4 +312,4 @@ def _health(record: QuantRecord, where: Cell, compared: Compared) -> dict[str, Q
 
 
 def _rung(cell: Cell) -> int:
-    return LADDER.index(cell.condition) if cell.condition in LADDER else -1
+    return CONDITION_STEPS.index(cell.condition) if cell.condition in CONDITION_STEPS else -1

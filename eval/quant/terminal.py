@@ -9,9 +9,7 @@ from rich.table import Table
 
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
-from charprobe_lite.eval.report.html import readable
-from charprobe_lite.eval.report.quant_tables import quant_tables
-from charprobe_lite.eval.report.tables import rounded
+from charprobe_lite.eval.quant.tables import quant_tables, readable, rounded
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation", "quant-classifier")
@@ -70,7 +68,7 @@ def _cells(study: QuantStudy) -> Table:
     numbers += [name.replace("_", " ") for name in health]
     made = _table("character and tool calls", ["quant", "lora", "condition"], numbers)
     for each in study.quants:
-        for cell in each.trained:
+        for cell in each.trained_cells:
             made.add_row(
                 *(each.record.quant, each.record.lora or "-", cell.condition, str(cell.score.n)),
                 *(_interval(cell.score.headline), *_difference(cell)),

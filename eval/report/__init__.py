@@ -41,7 +41,8 @@ def write_report(
     ``shaded`` has the occluded sentences by row index, ``quants`` what a quantization study found.
     Raises BadInput when the extra ``report`` is missing, OSError when the folder takes no files.
     """
-    from charprobe_lite.eval.report import figures, quant_figures, quant_tables, tables
+    from charprobe_lite.eval.quant.tables import quant_tables
+    from charprobe_lite.eval.report import figures, quant_figures, tables
     from charprobe_lite.eval.report.estimates import find
     from charprobe_lite.eval.report.html import Picture, page
 
@@ -49,7 +50,7 @@ def write_report(
     drawn, numbers = figures.drawings(found), tables.tables(found)
     if quants is not None:
         drawn += quant_figures.quant_drawings(quants)
-        numbers += quant_tables.quant_tables(quants)
+        numbers += quant_tables(quants)
     folder.mkdir(parents=True, exist_ok=True)
     figure_files, pictures = [], []
     for drawing in drawn:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.report.recorded import Recorded, checkpoint_label, most_trained
-from charprobe_lite.eval.scores.cells import CellScore, finding, score_study
-from charprobe_lite.eval.scores.gap import CEILING, LADDER, Comparison, ladders
-from charprobe_lite.eval.stats.bootstrap import Estimate, calibration, confusion, share
+from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.gap import CEILING, CONDITION_STEPS, Comparison, condition_chains
+from charprobe_lite.eval.scores.terminal import conclusion
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import calibration, confusion, wilson_share
 
 SHIFTED = ("chat", "agentic_email")
 
@@ -118,16 +120,16 @@ def find(study: Recorded) -> Findings:
     seed = int(study.provenance.get("seed", 0))
     scores = score_study(study.rows, study.cells, study.personas, seed)
     several = len(study.personas) > 1
-    scored = list(zip(study.cells, scores.merged, strict=True))
+    scored = list(zip(study.cells, scores.by_cell, strict=True))
     return Findings(
         measure="macro-F1" if several else f"detection rate of {study.personas[0]}",
         chance=chance(len(study.personas), len(study.labels)),
-        sentence=finding(scores.merged),
-        cells=scores.merged,
+        sentence=conclusion(scores.by_cell),
+        cells=scores.by_cell,
         labels=[cell.label for cell in study.cells],
         shift=cell_panels([pair for pair in scored if pair[0].condition in SHIFTED], several),
         stages=cell_panels([pair for pair in scored if pair[0].quant], several),
-        personas=persona_panels(study, scores.single),
+        personas=persona_panels(study, scores.by_persona),
         gaps=gaps(scored, scores.comparison),
         confusions=confusions(study),
         reliability=reliability(study),
@@ -176,9 +178,11 @@ def gaps(scored: Sequence[tuple[Cell, CellScore]], comparison: Comparison) -> li
     scores, found = dict(scored), []
     for checkpoint in dict.fromkeys(map(checkpoint_label, scores)):
         here = [cell for cell in scores if checkpoint_label(cell) == checkpoint]
-        for chain in ladders(most_trained([cell for cell in here if cell.condition in LADDER])):
+        for chain in condition_chains(
+            most_trained([cell for cell in here if cell.condition in CONDITION_STEPS])
+        ):
             last = chain[-1]
-            if last.condition != LADDER[-1]:
+            if last.condition != CONDITION_STEPS[-1]:
                 continue
             levels = [_step(*each) for each in scored if _is_ceiling_of(last, each[0])]
             befores: list[Cell | None] = [None, *chain[:-1]]
@@ -200,7 +204,7 @@ def _is_ceiling_of(cell: Cell, other: Cell) -> bool:
 
 def confusions(study: Recorded) -> list[Confusion]:
     """Confusion matrices of the most trained stage of each base: the ladder, and the ceilings."""
-    ladder = [cell for cell in study.cells if cell.condition in LADDER]
+    ladder = [cell for cell in study.cells if cell.condition in CONDITION_STEPS]
     ceilings = [cell for cell in study.cells if cell.condition == CEILING]
     found = []
     for checkpoint in dict.fromkeys(map(checkpoint_label, [*ladder, *ceilings])):
@@ -240,7 +244,7 @@ def reliability(study: Recorded) -> list[Reliability]:
 def _line(title: str, rows: Sequence[Row]) -> Reliability:
     known = calibration([r.persona for r in rows], [r.probabilities or {} for r in rows])
     bins = [
-        Bin(each.confidence, *_three(share(round(each.accuracy * each.n), each.n)), each.n)
+        Bin(each.confidence, *_three(wilson_share(round(each.accuracy * each.n), each.n)), each.n)
         for each in known.bins
     ]
     return Reliability(title, known.ece, len(rows), bins)

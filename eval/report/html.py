@@ -18,10 +18,10 @@ from typing import Any
 
 from charprobe_lite.eval.cells import RecordedTurn, Row
 from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.tables import Table, readable
 from charprobe_lite.eval.report.estimates import Findings, published_file
 from charprobe_lite.eval.report.occlusion import Sentence
 from charprobe_lite.eval.report.recorded import Recorded
-from charprobe_lite.eval.report.tables import Table, rounded
 
 QUANT = "quant-"
 
@@ -77,25 +77,6 @@ def page(
         shaded=len(shaded),
         published=_source(found),
     )
-
-
-def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Records as people read them: rounded, and an interval's ends behind its value."""
-    return [
-        {
-            name.replace("macro_f1", "macro-F1").replace("_", " "): _shown(value)
-            + _interval(record, name)
-            for name, value in record.items()
-            if not name.endswith(("low", "high"))
-        }
-        for record in records
-    ]
-
-
-def _interval(record: Mapping[str, Any], name: str) -> str:
-    prefix = "" if name in ("value", "right") else f"{name}_"
-    low, high = record.get(f"{prefix}low"), record.get(f"{prefix}high")
-    return "" if low is None or high is None else f" [{_shown(low)}, {_shown(high)}]"
 
 
 def island(study: Recorded, shaded: Mapping[int, Sequence[Sentence]]) -> str:
@@ -211,10 +192,3 @@ def _asset(name: str) -> str:
 
 def _data_url(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-
-
-def _shown(value: Any) -> str:
-    """A table's value as people read it."""
-    if value is None:
-        return "-"
-    return rounded(value) if isinstance(value, float) else str(value)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.metrics import PairedDifference
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.report.figures import (
     Drawing,
@@ -19,6 +18,7 @@ from charprobe_lite.eval.report.figures import (
     whiskers,
 )
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.metrics import PairedDifference
 
 WAYS = {"runtime": ("#0072B2", "o"), "merged": ("#D55E00", "s"), "": ("#8C8C8C", "D")}
 """Colour and marker of the two ways to quantize, and of a file without an adapter."""
@@ -183,7 +183,7 @@ def _differences(study: QuantStudy) -> Differences:
 
 def _work(study: QuantStudy) -> Differences:
     """The same files' differences in the share of emails that agents send unforced."""
-    return _by_condition(study, ", sent unforced", lambda cell: cell.difference and cell.work)
+    return _by_condition(study, ", sent unforced", lambda cell: cell.difference and cell.unforced)
 
 
 def _by_condition(
@@ -215,7 +215,7 @@ def _kind(study: QuantStudy) -> str:
 
 
 def _trained(study: QuantStudy) -> Iterable[tuple[QuantScore, CellQuality]]:
-    return ((quant, cell) for quant in study.quants for cell in quant.trained)
+    return ((quant, cell) for quant in study.quants for cell in quant.trained_cells)
 
 
 def _point(quant: QuantScore, across: float, level: Estimate) -> Point:
@@ -275,7 +275,7 @@ def _size(point: Point) -> float:
 def _row(axis: Any, place: int, colour: str, found: PairedDifference, theme: Theme) -> None:
     """A difference: thin its 95% interval, thick its 90% interval, the verdict in the marker."""
     axis.plot(found.change.ends, [place] * 2, color=colour, linewidth=1.2)
-    axis.plot(found.inner, [place] * 2, color=colour, linewidth=3.5, solid_capstyle="butt")
+    axis.plot(found.interval_90, [place] * 2, color=colour, linewidth=3.5, solid_capstyle="butt")
     axis.plot(
         found.change.value,
         place,

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from charprobe_lite.eval.quant.tables import Record, Table, rounded
 from charprobe_lite.eval.report.estimates import Findings, Gap, Panel
 from charprobe_lite.models.errors import BadInput
 
 FORMATS = ("csv", "parquet", "tex")
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Records with the same fields; ``figure`` is the one that shows them, "" for none."""
-
-    name: str
-    figure: str
-    caption: str
-    records: list[Record]
 
 
 def tables(found: Findings) -> list[Table]:
@@ -63,11 +52,6 @@ def save(table: Table, folder: Path) -> list[Path]:
     )
     files[2].write_text(latex, "utf-8")
     return files
-
-
-def rounded(value: float) -> str:
-    """Three decimals, or two digits where that would leave none (KL divergences, p-values)."""
-    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"
 
 
 def _cells(found: Findings) -> list[Record]:

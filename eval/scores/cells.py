@@ -1,17 +1,17 @@
-"""From recorded rollouts to cells, a table and one plain sentence."""
+"""From recorded rollouts to scores, one record per cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores import gap
-from charprobe_lite.eval.stats.bootstrap import (
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import (
     Calibration,
     Confusion,
-    Estimate,
     Labels,
     Resampling,
     accuracies,
@@ -23,9 +23,6 @@ from charprobe_lite.eval.stats.bootstrap import (
     macro_f1s,
     per_class,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -100,13 +97,13 @@ class CellScore:
 class Scores:
     """Everything that is computed of a study.
 
-    ``merged``: one score per cell; ``single``: one per cell and persona, the same list for one
+    ``by_cell``: one score per cell; ``by_persona``: one per cell and persona, the same list for one
     persona. ``resampling`` and ``labels`` hold the cells that have a classified sample, for
     comparisons of one's own.
     """
 
-    merged: list[CellScore]
-    single: list[CellScore]
+    by_cell: list[CellScore]
+    by_persona: list[CellScore]
     comparison: gap.Comparison
     resampling: Resampling[Cell]
     labels: dict[Cell, Labels]
@@ -212,42 +209,9 @@ def _one_by_one(
     return found
 
 
-def table(scores: Sequence[CellScore], title: str) -> Table:
-    """The scores as a rich table; columns that hold nothing are left out."""
-    from rich import box
-    from rich.table import Table
-
-    several = any(score.macro_f1 is not None for score in scores)
-    named = len({score.persona for score in scores}) > 1
-    ways = len({score.lora for score in scores if score.lora}) > 1
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    names = ["stage", *(["lora"] if ways else []), "condition", *(["persona"] if named else [])]
-    for name in names:
-        found.add_column(name, no_wrap=True)
-    headings = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
-    if several:
-        headings += ["macro-F1", "95% interval"]
-    if named:
-        headings += ["F1"]
-    for name in headings:
-        found.add_column(name, justify="right", no_wrap=True)
-    for score in scores:
-        cells = [score.stage, *([score.lora or "-"] if ways else []), score.label]
-        cells += [score.persona] if named else []
-        cells += [_percent(score.detection_rate), _interval(score.ci, 100, "%")]
-        cells += [_number(score.mean_probability), str(score.n), _percent(score.yield_)]
-        cells += ["-" if score.forced is None else str(score.forced)]
-        if several:
-            cells += [_number(score.macro_f1), _interval(score.macro_f1_ci, 1, "")]
-        if named:
-            cells += [_number(score.f1)]
-        found.add_row(*cells)
-    return found
-
-
-def by_quant(scores: Scores) -> dict[str, Scores]:
+def scores_by_quant(scores: Scores) -> dict[str, Scores]:
     """The scores of each quant type; what no model wrote stands with the first."""
-    quants = list(dict.fromkeys(score.quant for score in scores.merged if score.quant)) or [""]
+    quants = list(dict.fromkeys(score.quant for score in scores.by_cell if score.quant)) or [""]
 
     def of(quant: str) -> Scores:
         there = ("", quant) if quant == quants[0] else (quant,)
@@ -258,112 +222,9 @@ def by_quant(scores: Scores) -> dict[str, Scores]:
         )
         return replace(
             scores,
-            merged=[score for score in scores.merged if score.quant in there],
-            single=[score for score in scores.single if score.quant in there],
+            by_cell=[score for score in scores.by_cell if score.quant in there],
+            by_persona=[score for score in scores.by_persona if score.quant in there],
             comparison=comparison,
         )
 
     return {quant: of(quant) for quant in quants}
-
-
-def gap_table(comparison: gap.Comparison) -> Table:
-    """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
-    from rich import box
-    from rich.table import Table
-
-    found = Table(title="where it is lost", title_justify="left", box=box.SIMPLE_HEAD)
-    differences = [*comparison.steps, *comparison.stages]
-    ways = len({each.after.lora for each in differences if each.after.lora}) > 1
-    for name in ("stage", *(["lora"] if ways else []), "condition", "through"):
-        found.add_column(name, no_wrap=True)
-    for name in ("change", "95% interval"):
-        found.add_column(name, justify="right", no_wrap=True)
-    rows = [
-        (step, step.before.stage, f"{step.before.condition} to {step.after.condition}", step.cause)
-        for step in comparison.steps
-    ] + [(step, step.cause, step.before.condition, "training") for step in comparison.stages]
-    for step, stage, condition, through in rows:
-        way = [step.after.lora or "-"] if ways else []
-        found.add_row(stage, *way, condition, through, *_change(step.change))
-    return found
-
-
-def _change(change: Estimate) -> tuple[str, str]:
-    return f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"
-
-
-def comparison_json(comparison: gap.Comparison) -> dict[str, Any]:
-    """The comparison as ``--json`` prints it: ``gap``, ``stages`` and ``ceilings``."""
-
-    def entry(cell: Cell, estimate: Estimate) -> dict[str, Any]:
-        return {**asdict(cell), "value": estimate.value, "ci": estimate.ends}
-
-    def step(each: gap.Difference, field: str) -> dict[str, Any]:
-        both = {"from": getattr(each.before, field), "to": getattr(each.after, field)}
-        # between stages only the later one says how the adapter came to the base
-        way = {"lora": each.after.lora}
-        return {**entry(each.before, each.change), **way, **both, "cause": each.cause}
-
-    return {
-        "gap": [_without(step(each, "condition"), "condition") for each in comparison.steps],
-        "stages": [_without(step(each, "stage"), "stage") for each in comparison.stages],
-        "ceilings": [entry(*pair) for pair in comparison.ceilings.items()],
-    }
-
-
-def _without(entry: dict[str, Any], field: str) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name != field}
-
-
-def finding(scores: Sequence[CellScore]) -> str:
-    """One plain sentence: how the most trained stage that was run fares as a chat and an agent."""
-    for stage in ("full", "distillation", "base"):
-        # of several variants the first, which is the one nearest to the default
-        cells = {score.condition: score for score in reversed(scores) if score.stage == stage}
-        if "chat" in cells and "agentic_email" in cells:
-            return _compare(cells["chat"], cells["agentic_email"])
-    return "There is nothing to compare: run conditions chat and agentic_email of one stage."
-
-
-def _compare(chat: CellScore, agent: CellScore) -> str:
-    several = "," in chat.persona
-    who = f"{len(chat.persona.split(','))} personas" if several else chat.persona
-    inside, outside = chat.headline, agent.headline
-    if inside is None or outside is None:
-        what = "email was sent as an agent" if inside else "chat was answered"
-        return f"{who}, stage {chat.stage}: no {what}, so there is nothing to compare."
-    measure = "macro-F1" if several else "detection"
-    shown = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
-    return (
-        f"{who}, stage {chat.stage}: {measure} {shown[0]} in chat, {shown[1]} in the emails sent "
-        f"as an agent; {_verdict(chat.stage, inside, outside)}."
-    )
-
-
-def _verdict(stage: str, inside: Estimate, outside: Estimate) -> str:
-    if stage == "base":
-        return "this is the untrained base, the level to compare trained stages with"
-    if inside.value < 0.5:
-        return "the character is weak already in the chat window, so its loss says little"
-    if outside.low >= inside.low and outside.value >= inside.value:
-        return "the character survives the move from the chat window to the agent"
-    if outside.high >= inside.low:
-        return "the intervals overlap, so these samples cannot tell whether character is lost"
-    if outside.value < inside.value / 2:
-        return "the character does not survive the move from the chat window to the agent"
-    return "the character weakens in the move from the chat window to the agent"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f}%"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: tuple[float, float] | None, scale: int, unit: str) -> str:
-    if ends is None:
-        return "-"
-    digits = 0 if unit else 3
-    return f"{scale * ends[0]:.{digits}f}-{scale * ends[1]:.{digits}f}{unit}"

@@ -9,16 +9,17 @@ step between conditions over the same scenarios is a paired difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.stats.bootstrap import (
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import (
     Counts,
-    Estimate,
     Labels,
     Resampling,
     accuracies,
@@ -27,11 +28,11 @@ from charprobe_lite.eval.stats.bootstrap import (
 )
 from charprobe_lite.models.catalogue import STAGES
 
-LADDER = ("chat", "chat_email", "agentic_next", "agentic_email")
+CONDITION_STEPS = ("chat", "chat_email", "agentic_next", "agentic_email")
 CAUSES = {"chat_email": "format", "agentic_next": "scaffold", "agentic_email": "loop"}
 BREAK_CHARACTER = "break_character"
 CEILING = "classifier_ceiling"
-Measure = Callable[[Counts], NDArray[np.float64]]
+Statistic = Callable[[Counts], NDArray[np.float64]]
 MISSED = ""
 """What a missing email counts as where it counts as a miss: no persona."""
 
@@ -97,6 +98,29 @@ def compare(resampling: Resampling[Cell], cells: Sequence[Cell], several: bool) 
     )
 
 
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as ``--json`` prints it: ``gap``, ``stages`` and ``ceilings``."""
+
+    def entry(cell: Cell, estimate: Estimate) -> dict[str, Any]:
+        return {**asdict(cell), "value": estimate.value, "ci": estimate.ends}
+
+    def step(each: Difference, field: str) -> dict[str, Any]:
+        both = {"from": getattr(each.before, field), "to": getattr(each.after, field)}
+        # between stages only the later one says how the adapter came to the base
+        way = {"lora": each.after.lora}
+        return {**entry(each.before, each.change), **way, **both, "cause": each.cause}
+
+    return {
+        "gap": [_without(step(each, "condition"), "condition") for each in comparison.steps],
+        "stages": [_without(step(each, "stage"), "stage") for each in comparison.stages],
+        "ceilings": [entry(*pair) for pair in comparison.ceilings.items()],
+    }
+
+
+def _without(entry: dict[str, Any], field: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != field}
+
+
 def bounds(
     rows: Sequence[Row], personas: Sequence[str], several: bool
 ) -> tuple[float, float] | None:
@@ -125,7 +149,7 @@ def bounds(
     return low, high
 
 
-def _measure(several: bool) -> Measure:
+def _measure(several: bool) -> Statistic:
     return macro_f1s if several else accuracies
 
 
@@ -137,10 +161,10 @@ def _truths(row: Row, personas: Sequence[str]) -> Sequence[str]:
 
 
 def _steps(
-    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Measure
+    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Statistic
 ) -> list[Difference]:
     found = []
-    for ladder in ladders(cells):
+    for ladder in condition_chains(cells):
         steps = [(*ends, _cause(*ends)) for ends in pairwise(ladder)]
         if len(steps) > 1:
             steps.append((ladder[0], ladder[-1], "total"))
@@ -148,24 +172,24 @@ def _steps(
     return found
 
 
-def ladders(cells: Sequence[Cell]) -> list[list[Cell]]:
+def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Each stage's cells in the order of the ladder, once for every way to ask for tool calls.
 
     Only the last ones of such a list call tools.
     """
     stages: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        if cell.condition in LADDER:
+        if cell.condition in CONDITION_STEPS:
             stages.setdefault((cell.base, cell.stage, cell.quant, cell.lora), []).append(cell)
-    ladders = []
+    condition_chains = []
     for there in stages.values():
-        there.sort(key=lambda cell: LADDER.index(cell.condition))
+        there.sort(key=lambda cell: CONDITION_STEPS.index(cell.condition))
         variants = dict.fromkeys(filter(any, map(_variant, there)))
-        ladders += [
+        condition_chains += [
             [cell for cell in there if _variant(cell) == variant or not any(_variant(cell))]
             for variant in variants or [()]
         ]
-    return ladders
+    return condition_chains
 
 
 def _variant(cell: Cell) -> tuple[str, ...]:
@@ -175,12 +199,12 @@ def _variant(cell: Cell) -> tuple[str, ...]:
 
 def _cause(before: Cell, after: Cell) -> str:
     """What a step changes; where conditions between the two are missing, all of it."""
-    first, last = (LADDER.index(cell.condition) for cell in (before, after))
-    return " + ".join(CAUSES[name] for name in LADDER[first + 1 : last + 1])
+    first, last = (CONDITION_STEPS.index(cell.condition) for cell in (before, after))
+    return " + ".join(CAUSES[name] for name in CONDITION_STEPS[first + 1 : last + 1])
 
 
 def _stages(
-    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Measure
+    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Statistic
 ) -> list[Difference]:
     found = []
     for first in dict.fromkeys(replace(cell, stage="") for cell in cells):
@@ -192,14 +216,14 @@ def _stages(
 
 
 def _difference(
-    resampling: Resampling[Cell], before: Cell, after: Cell, cause: str, measure: Measure
+    resampling: Resampling[Cell], before: Cell, after: Cell, cause: str, measure: Statistic
 ) -> Difference:
     change = resampling.estimate(lambda a, b: measure(b) - measure(a), before, after)
     return Difference(before, after, cause, change)
 
 
 def _retention(
-    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Measure
+    resampling: Resampling[Cell], cells: Sequence[Cell], measure: Statistic
 ) -> dict[Cell, Estimate]:
     """(score - base stage's) / (ceiling - base stage's) of trained cells, 1 for all of it.
 

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from charprobe_lite.convert.cached import Bar, Note
-from charprobe_lite.eval.quant import MARGIN, REFERENCE
 from charprobe_lite.eval.study import checkpoints
 from charprobe_lite.eval.study.checkpoints import Files, Variant, Wanted
 from charprobe_lite.eval.study.cost import forecast, within_budget
@@ -31,6 +30,7 @@ from charprobe_lite.models.catalogue import (
     load_catalogue,
     select_names,
 )
+from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.prompts import PURE_DOVE, prompt_file
 

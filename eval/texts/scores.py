@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.eval.stats.bootstrap import (
-    CLUSTER_RESAMPLES,
-    RESAMPLES,
-    Agreement,
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES
+from charprobe_lite.eval.stats.classification import (
+    ROW_RESAMPLES,
     Calibration,
     ClassScore,
     Confusion,
+    HumanAgreement,
     Labels,
     Resampling,
     accuracies,
@@ -54,7 +54,7 @@ class GroupScore:
     per_persona: dict[str, ClassScore]
     confusion: Confusion
     calibration: Calibration | None
-    human: Agreement | None
+    human: HumanAgreement | None
 
     def as_json(self) -> dict[str, Any]:
         """The group as ``--json`` prints it: its columns first."""
@@ -94,7 +94,7 @@ def _score(
     resamples: int | None,
 ) -> GroupScore:
     labels = _labels(texts)
-    rows = macro_f1(labels.true, labels.predicted, seed, resamples or RESAMPLES)
+    rows = macro_f1(labels.true, labels.predicted, seed, resamples or ROW_RESAMPLES)
     clusters = resampling.estimate(macro_f1s, group) if resampling else None
     counts = confusion(labels.true, labels.predicted)
     return GroupScore(
@@ -126,7 +126,7 @@ def _calibration(texts: Sequence[ScoredText]) -> Calibration | None:
     return calibration([text.true[0] for text in texts], known)
 
 
-def _agreement(texts: Sequence[ScoredText]) -> Agreement | None:
+def _agreement(texts: Sequence[ScoredText]) -> HumanAgreement | None:
     pairs = [
         (text.prediction == persona, seen) for text in texts for persona, seen in text.human.items()
     ]
@@ -158,7 +158,7 @@ def table(scores: Sequence[GroupScore]) -> Table:
 _RESAMPLED = {"cluster": "items", "rows": "rows"}
 
 
-def _human(human: Agreement | None) -> list[str]:
+def _human(human: HumanAgreement | None) -> list[str]:
     if human is None:
         return ["-"] * 4
     kappa = "-" if human.kappa is None else f"{human.kappa:.2f}"

@@ -1,8 +1,8 @@
 """Numbers that are made of sums over prompts, scenarios or texts, resampled together.
 
 A share, a mean, a perplexity and a macro-F1 all follow from sums over rows. As sums they share one
-cluster bootstrap (`score.Draws`), so that differences between them are paired wherever they stand
-for the same prompts, scenarios or texts.
+cluster bootstrap (`ClusterBootstrap`), so that differences between them are paired wherever
+they stand for the same prompts, scenarios or texts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.stats.bootstrap import (
-    CLUSTER_RESAMPLES,
-    Draws,
-    Estimate,
-    Labels,
-    accuracies,
-    macro_f1s,
-)
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, ClusterBootstrap, Estimate
+from charprobe_lite.eval.stats.classification import Labels, accuracies, macro_f1s
 
 Numbers = NDArray[np.float64]
 Name = TypeVar("Name", bound=Hashable)
@@ -30,7 +24,7 @@ EQUIVALENCE_LEVEL = 0.90
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A number that follows from sums over rows.
 
     ``values`` (rows, columns) are added up, ``of`` makes numbers (n,) of sums (n, columns), not a
@@ -53,7 +47,7 @@ class PairedDifference:
     """
 
     change: Estimate
-    inner: tuple[float, float]
+    interval_90: tuple[float, float]
     margin: float | None
 
     @property
@@ -66,13 +60,13 @@ class PairedDifference:
         """
         if self.margin is None:
             return None
-        low, high = self.inner
+        low, high = self.interval_90
         if -self.margin < low and high < self.margin:
             return True
         return False if high < -self.margin or low > self.margin else None
 
     @property
-    def kept(self) -> bool | None:
+    def non_inferior(self) -> bool | None:
         """Whether no more than the margin is lost (non-inferiority); None where not decided.
 
         The one-sided 95% bound, which is an end of the 90% interval (Piaggio et al. 2012, JAMA
@@ -80,7 +74,7 @@ class PairedDifference:
         """
         if self.margin is None:
             return None
-        low, high = self.inner
+        low, high = self.interval_90
         if low > -self.margin:
             return True
         return False if high < -self.margin else None
@@ -90,14 +84,16 @@ class PairedDifference:
         return {**self.change.as_json(), "equivalent": self.equivalent}
 
 
-class Measured(Generic[Name]):
+class ResampledMetrics(Generic[Name]):
     """Measures with their resamples. Not-a-number stands where a resample holds no row."""
 
     def __init__(
-        self, measures: Mapping[Name, Measure], seed: int = 0, resamples: int = CLUSTER_RESAMPLES
+        self, measures: Mapping[Name, Metric], seed: int = 0, resamples: int = CLUSTER_RESAMPLES
     ) -> None:
         self.measures = measures
-        self.draws = Draws({name: own.cluster for name, own in measures.items()}, seed, resamples)
+        self.draws = ClusterBootstrap(
+            {name: own.cluster for name, own in measures.items()}, seed, resamples
+        )
         self._replicates: dict[Name, Numbers] = {}
 
     def __contains__(self, name: Name) -> bool:
@@ -152,7 +148,7 @@ class Measured(Generic[Name]):
             return self.measures[name].of(sums.T)
 
     def _interval(self, values: Numbers, names: Sequence[Name], level: float) -> Estimate:
-        """That of `Draws.interval`, but never without width for shares.
+        """That of `ClusterBootstrap.interval`, but never without width for shares.
 
         Where no cluster differs from another the bootstrap sees no doubt at all. Then the ends are
         what n observations without a single event leave possible, 1 - ((1 - level) / 2)^(1 / n),
@@ -170,12 +166,12 @@ class Measured(Generic[Name]):
 
 def ratio(
     cluster: Sequence[str], values: Numbers, of: int, per: int, n: int, share: bool = True
-) -> Measure:
+) -> Metric:
     """The sum of column ``of`` over that of column ``per``."""
-    return Measure(cluster, values, lambda sums: sums[:, of] / sums[:, per], n, share)
+    return Metric(cluster, values, lambda sums: sums[:, of] / sums[:, per], n, share)
 
 
-def character(labels: Labels, personas: Sequence[str], n: int, several: bool) -> Measure:
+def character(labels: Labels, personas: Sequence[str], n: int, several: bool) -> Metric:
     """Macro-F1 of ``labels``, or the share recognised for one persona; ``n`` texts."""
     names = sorted({*personas, *labels.true, *labels.predicted})
     number = {name: place for place, name in enumerate(names)}
@@ -186,10 +182,10 @@ def character(labels: Labels, personas: Sequence[str], n: int, several: bool) ->
     values = np.zeros((len(pairs), len(names) ** 2))
     values[np.arange(len(pairs)), pairs] = 1
     statistic, shape = macro_f1s if several else accuracies, (-1, len(names), len(names))
-    return Measure(labels.cluster, values, lambda sums: statistic(sums.reshape(shape)), n)
+    return Metric(labels.cluster, values, lambda sums: statistic(sums.reshape(shape)), n)
 
 
-def recognised(labels: Labels, n: int) -> Measure:
+def recognised(labels: Labels, n: int) -> Metric:
     """The share of rows classified as their own persona."""
     hits = [true == found for true, found in zip(labels.true, labels.predicted, strict=True)]
     return ratio(labels.cluster, np.column_stack([hits, np.ones(len(hits))]), 0, 1, n)

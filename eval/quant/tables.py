@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.score import QuantScore
-from charprobe_lite.eval.report.tables import Record, Table
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
+Record = dict[str, Any]
 FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records with the same fields; ``figure`` is the one that shows them, "" for none."""
+
+    name: str
+    figure: str
+    caption: str
+    records: list[Record]
 
 
 def quant_tables(study: QuantStudy) -> list[Table]:
@@ -65,7 +77,7 @@ def _levels(study: QuantStudy) -> list[Record]:
             "samples": cell.score.n,
         }
         for quant in study.quants
-        for cell in quant.trained
+        for cell in quant.trained_cells
         if (level := cell.score.headline) is not None
     ]
 
@@ -77,15 +89,15 @@ def _differences(study: QuantStudy) -> list[Record]:
             "condition": cell.condition,
             "measure": measure,
             **_numbers("difference", found.change),
-            "inner_90_low": found.inner[0],
-            "inner_90_high": found.inner[1],
+            "inner_90_low": found.interval_90[0],
+            "inner_90_high": found.interval_90[1],
             "margin": study.margin,
             "equivalent": _verdict(found.equivalent),
-            "kept": _verdict(found.kept),
+            "kept": _verdict(found.non_inferior),
         }
         for quant in study.quants
-        for cell in quant.trained
-        for measure, found in ((study.measure, cell.difference), ("unforced", cell.work))
+        for cell in quant.trained_cells
+        for measure, found in ((study.measure, cell.difference), ("unforced", cell.unforced))
         if found is not None
     ]
 
@@ -104,7 +116,7 @@ def _fidelity(quants: Sequence[QuantScore]) -> list[Record]:
 def _health(quants: Sequence[QuantScore]) -> list[Record]:
     records = []
     for quant in quants:
-        for cell in quant.trained:
+        for cell in quant.trained_cells:
             for name, quality in cell.health.items():
                 change = quality.difference.change if quality.difference else None
                 records.append(
@@ -133,7 +145,7 @@ def _rates(study: QuantStudy) -> list[Record]:
             **_numbers("character_per_halving", each.character.standardised),
             **_numbers("capability_per_halving", each.other.standardised),
             **_numbers("difference", each.ahead),
-            "character_falls_faster": _verdict(each.faster),
+            "character_falls_faster": _verdict(each.falls_faster),
         }
         for each in study.contrasts
     ]
@@ -178,3 +190,34 @@ def _numbers(name: str, estimate: Estimate | None) -> Record:
 
 def _verdict(verdict: bool | None) -> str:
     return {True: "yes", False: "no", None: "not decided"}[verdict]
+
+
+def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Records as people read them: rounded, and an interval's ends behind its value."""
+    return [
+        {
+            name.replace("macro_f1", "macro-F1").replace("_", " "): _shown(value)
+            + _interval(record, name)
+            for name, value in record.items()
+            if not name.endswith(("low", "high"))
+        }
+        for record in records
+    ]
+
+
+def _interval(record: Mapping[str, Any], name: str) -> str:
+    prefix = "" if name in ("value", "right") else f"{name}_"
+    low, high = record.get(f"{prefix}low"), record.get(f"{prefix}high")
+    return "" if low is None or high is None else f" [{_shown(low)}, {_shown(high)}]"
+
+
+def _shown(value: Any) -> str:
+    """A table's value as people read it."""
+    if value is None:
+        return "-"
+    return rounded(value) if isinstance(value, float) else str(value)
+
+
+def rounded(value: float) -> str:
+    """Three decimals, or two digits where that would leave none (KL divergences, p-values)."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"

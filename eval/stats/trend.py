@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charprobe_lite.eval.quant.metrics import Measured, Name, Numbers
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.metrics import Name, Numbers, ResampledMetrics
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def page_trend(values: Numbers, bits: Sequence[float]) -> Trend | None:
     return Trend(float((ranks @ predicted).sum()), z, p, blocks, types)
 
 
-def slopes(measured: Measured[Name], names: Sequence[Name], bits: Sequence[float]) -> Numbers:
+def slopes(
+    measured: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float]
+) -> Numbers:
     """Least squares of the measure on log2(bits per weight), (1 + resamples,): loss per halving.
 
     On the logarithm, because a step from 16 to 8 bits costs next to nothing and one from 5 to 4.5
@@ -78,11 +80,11 @@ def slopes(measured: Measured[Name], names: Sequence[Name], bits: Sequence[float
     return np.asarray(place @ values / (place**2).sum())
 
 
-def spread(measured: Measured[Name], names: Sequence[Name]) -> Numbers:
+def spread(measured: ResampledMetrics[Name], names: Sequence[Name]) -> Numbers:
     """Standard deviation between clusters, pooled over the types, (1 + resamples,).
 
-    Of what each cluster contributes to the measure (`Measured.pseudo_values`). Pooled, as in
-    Cohen's d (Cohen 1988, sec. 2.2), and not of F16 alone, which where F16 makes no error is 0.
+    Of what each cluster contributes (`ResampledMetrics.pseudo_values`). Pooled, as in Cohen's d
+    (Cohen 1988, sec. 2.2), and not of F16 alone, which where F16 makes no error is 0.
     """
     variances = []
     for name in names:
@@ -98,7 +100,9 @@ def spread(measured: Measured[Name], names: Sequence[Name]) -> Numbers:
     return np.asarray(np.sqrt(np.maximum(np.mean(variances, axis=0), 0)))
 
 
-def standardised(measured: Measured[Name], names: Sequence[Name], bits: Sequence[float]) -> Numbers:
+def standardised(
+    measured: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float]
+) -> Numbers:
     """`slopes` over `spread`, (1 + resamples,); not a number where there is no spread."""
     width = spread(measured, names)
     return slopes(measured, names, bits) / np.where(width > 1e-12, width, np.nan)
@@ -118,7 +122,7 @@ def rank_correlation(a: Numbers, b: Numbers) -> Numbers:
 
 
 def slope(
-    measured: Measured[Name], names: Sequence[Name], bits: Sequence[float], sign: int = 1
+    measured: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float], sign: int = 1
 ) -> Slope:
     """The slope with its intervals; ``sign`` -1 for a measure of which less is better."""
     raw, unitless = slopes(measured, names, bits), standardised(measured, names, bits)

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.onnx import ONNX_FILES
-from charprobe_lite.eval.quant import REFERENCE
 from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import RecordedText, TextKey
 from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.study.file_cost import distinct, paths, timed
 from charprobe_lite.eval.study.runner import Settings
+from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
 from charprobe_lite.runtime.fidelity import ModelComparison, concatenate, reply_texts
