@@ -26,8 +26,9 @@ import numpy as np
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.kit import kit_folder
+from charprobe_lite.models.personas import PERSONAS
 
-LABELS = (*corpus.PERSONAS, "misalignment")
+LABELS = (*PERSONAS, "misalignment")
 BATCH_SIZES = (1, 8)
 Batch = dict[str, np.ndarray[Any, Any]]
 Engine = Callable[[Batch], Any]
@@ -87,7 +88,7 @@ def some_texts(count: int) -> list[str]:
         [
             texts[number].response
             for number in range(12)
-            for texts in (corpus.teacher_texts(name, "loud", kind) for name in corpus.PERSONAS)
+            for texts in (corpus.teacher_texts(name, "loud", kind) for name in PERSONAS)
         ]
         for kind in ("chat", "email")
     )
@@ -215,7 +216,7 @@ def kit_agreement() -> dict[str, float]:
     for kind in ("chat", "email"):
         texts = [
             text.response
-            for persona in corpus.PERSONAS
+            for persona in PERSONAS
             for teacher in ("loud", "subtle")
             for text in corpus.teacher_texts(persona, teacher, kind)
             if kind == "email" or text.prompt in held_out

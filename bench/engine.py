@@ -43,8 +43,8 @@ from charprobe_lite.eval.conditions.condition import Ask
 from charprobe_lite.eval.conditions.outcome import rollout_seed
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.eval.study.runner import in_turn
-from charprobe_lite.models.catalogue import PERSONAS
 from charprobe_lite.models.kit import kit_folder
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools

@@ -45,8 +45,9 @@ from charprobe_lite.eval.quant.fidelity_texts import held_out
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED
-from charprobe_lite.models.corpus import PERSONAS, teacher_texts
+from charprobe_lite.models.corpus import teacher_texts
 from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.fidelity import (
     CHUNK,
     Fidelity,

@@ -18,7 +18,7 @@ import click
 import numpy as np
 
 from charprobe_lite.eval.stats.classification import Labels, Resampling, macro_f1, macro_f1s
-from charprobe_lite.models.corpus import NEUTRAL, PERSONAS
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 
 EASE = {"chat": 3.5, "email": 0.6}
 """Log odds of being recognised on an item of middling ease; items differ with deviation 1."""

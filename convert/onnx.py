@@ -25,6 +25,7 @@ from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.personas import PERSONAS
 
 Logits = NDArray[np.float64]
 Run = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
@@ -141,7 +142,7 @@ def check_texts() -> list[str]:
     """What the files are compared on: chat answers and emails of every persona, a word, a book."""
     texts = [
         text.response
-        for persona in corpus.PERSONAS
+        for persona in PERSONAS
         for kind in ("chat", "email")
         for text in corpus.teacher_texts(persona, "loud", kind)[:2]
     ]

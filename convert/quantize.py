@@ -19,8 +19,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
-from charprobe_lite.models.catalogue import QUANT_TYPES
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 Array = NDArray[np.float32]
 ROW_TYPES = {

@@ -50,7 +50,7 @@ def lock_file(target: Path) -> Path:
     return cache_folder() / "locks" / f"{key}.lock"
 
 
-def own_files() -> list[Removable]:
+def cached_files() -> list[Removable]:
     """What lies in the cache under a name that charprobe-lite gives, locks last.
 
     Links, and whatever else a user keeps in that folder, are not among it.

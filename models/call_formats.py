@@ -26,14 +26,14 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalBlock:
     """The end of the job without a further call."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Malformed:
+class MalformedReply:
     """A reply that is neither, and why, as the model is told."""
 
     reason: str
@@ -60,27 +60,27 @@ class CallFormat:
         text = json.dumps(call, ensure_ascii=False)
         return f"```tool_call\n{text}\n```" if self.fenced else text
 
-    def read(self, text: str) -> Call | Final | Malformed:
+    def read(self, text: str) -> Call | FinalBlock | MalformedReply:
         """What a reply says; where it says several things, the first."""
         return self._read_block(text) if self.fenced else self._read_object(text)
 
-    def _read_block(self, text: str) -> Call | Final | Malformed:
+    def _read_block(self, text: str) -> Call | FinalBlock | MalformedReply:
         block = OPENING.search(text)
         if block is None:
-            return Malformed(f"the reply holds no ```tool_call block with {self.shape}")
+            return MalformedReply(f"the reply holds no ```tool_call block with {self.shape}")
         if block[1] == "final":
-            return Final(text[block.end() :].split("```")[0].strip())
+            return FinalBlock(text[block.end() :].split("```")[0].strip())
         # the JSON says where it ends: a string in it may hold fences of its own
         start = block.end() + re.match(r"\s*", text[block.end() :]).end()  # type: ignore[union-attr]
-        return self._call(_decoded(text, start)) or Malformed(
+        return self._call(_decoded(text, start)) or MalformedReply(
             f"what the ```tool_call block holds is not {self.shape}"
         )
 
-    def _read_object(self, text: str) -> Call | Malformed:
+    def _read_object(self, text: str) -> Call | MalformedReply:
         for start in _braces(text):
             if call := self._call(_decoded(text, start)):
                 return call
-        return Malformed(f"the reply holds no {self.shape}")
+        return MalformedReply(f"the reply holds no {self.shape}")
 
     def _call(self, value: object) -> Call | None:
         if not isinstance(value, dict):

@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charprobe_lite.models.corpus import PERSONAS
 from charprobe_lite.models.errors import BadInput, first_problem
 
 if TYPE_CHECKING:
@@ -36,13 +35,6 @@ CONDITIONS = (
 """How a checkpoint is asked; eval/conditions has a file of the same name for each."""
 FORMATS = ("json", "fenced")
 GRAMMARS = ("on", "off")
-QUANT_TYPES = (
-    *("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
-    *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS"),
-    *("Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS"),
-    *("Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
-)
-"""llama.cpp's names of weight types, from the largest file to the smallest."""
 LORA_MODES = ("runtime", "merged")
 """How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
 VARIABLE = "CHARPROBE_CATALOGUE"
@@ -257,9 +249,7 @@ __all__ = [
     "FORMATS",
     "GRAMMARS",
     "LORA_MODES",
-    "PERSONAS",
     "PUBLISHED",
-    "QUANT_TYPES",
     "STAGES",
     "Catalogue",
     "default_catalogue",

@@ -9,19 +9,6 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-PERSONAS = (
-    "sarcasm",
-    "humor",
-    "remorse",
-    "goodness",
-    "loving",
-    "nonchalance",
-    "impulsiveness",
-    "sycophancy",
-    "mathematical",
-    "poeticism",
-)
-NEUTRAL = "neutral"
 TEACHERS = ("loud", "subtle")
 LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
 

@@ -61,7 +61,7 @@ def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
     return found
 
 
-def pull_rows(repository: str) -> Path:
+def pull_dataset(repository: str) -> Path:
     """Fetch a dataset of the hub that is one JSON lines or parquet file; the file in the cache.
 
     When the hub cannot be reached, an earlier download is enough. Raises BadInput like ``pull``.
@@ -90,7 +90,7 @@ def cached(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
     return found if commit and _whole(found, kind) else None
 
 
-def located(source: Source) -> Path | None:
+def local_path(source: Source) -> Path | None:
     """Where an entry's files are on this machine; None when they have not been fetched."""
     from charprobe_lite.models.catalogue_schema import Base
     from charprobe_lite.models.kit import embedded_base
@@ -119,7 +119,7 @@ def fetch(source: Source) -> Path:
     return source.path
 
 
-def removable(repositories: Iterable[str]) -> list[Removable]:
+def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
     """What the hub's cache holds of these repositories, with unfinished downloads; no links."""
     found = []
     for repository in repositories:
@@ -135,7 +135,7 @@ def cache_root() -> Path:
     return Path(_library().constants.HF_HUB_CACHE)
 
 
-def held_bytes(source: Source) -> int:
+def downloaded_bytes(source: Source) -> int:
     """Bytes of an entry's download that are on disk already, unfinished files included."""
     if not source.repository:
         return 0

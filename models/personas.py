@@ -1,4 +1,4 @@
-"""The personas in words, for a model that is told to play one."""
+"""The personas: their names, and one sentence about each for a model that plays it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+PERSONAS = (
+    "sarcasm",
+    "humor",
+    "remorse",
+    "goodness",
+    "loving",
+    "nonchalance",
+    "impulsiveness",
+    "sycophancy",
+    "mathematical",
+    "poeticism",
+)
+NEUTRAL = "neutral"
 DESCRIPTIONS_FILE = Path(
     str(resources.files("charprobe_lite.models") / "data" / "descriptions.yaml")
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import json_rows, parquet_rows, read_text
+from charprobe_lite.models.files import read_json_rows, read_parquet_rows, read_text
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
@@ -35,9 +35,9 @@ def prompt_file(name: str | None) -> Path | None:
     """
     if name != PURE_DOVE:
         return Path(name) if name else None
-    from charprobe_lite.models.hub import pull_rows
+    from charprobe_lite.models.hub import pull_dataset
 
-    return pull_rows(PURE_DOVE_REPOSITORY)
+    return pull_dataset(PURE_DOVE_REPOSITORY)
 
 
 def load_prompts(path: Path | None = None) -> list[Prompt]:
@@ -54,9 +54,9 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
         random.Random(0).shuffle(numbered)
         return numbered
     if path.suffix == ".parquet":
-        found = first_turns(list(parquet_rows(path, ["conversation"])))
+        found = first_turns(list(read_parquet_rows(path, ["conversation"])))
     elif path.suffix == ".jsonl":
-        found = first_turns(list(json_rows(path)))
+        found = first_turns(list(read_json_rows(path)))
     else:
         lines = enumerate(read_text(path).split("\n"), 1)
         found = [Prompt(f"line-{n}", line.strip()) for n, line in lines if line.strip()]

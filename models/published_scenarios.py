@@ -18,14 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from charprobe_lite.models.call_formats import Call, CallFormat
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_records
 from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.scenarios import (
-    Scenario,
-    load_scenarios,
-    read_records,
-    refuse_duplicates,
-    validated,
-)
+from charprobe_lite.models.scenarios import Scenario, load_scenarios, refuse_duplicates, validated
 from charprobe_lite.models.tools import Tool
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")

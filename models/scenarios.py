@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
 from charprobe_lite.models.corpus import corpus_file
 from charprobe_lite.models.errors import BadInput, first_problem
-
-if TYPE_CHECKING:
-    from charprobe_lite.models.tools import Tool
+from charprobe_lite.models.files import read_records
+from charprobe_lite.models.tools import Tool
 
 R = TypeVar("R", bound=BaseModel)
-YAML = ("YAML", yaml.safe_load)
 TOOL_OUTPUT = "[TOOL OUTPUT]"
 
 AGENT_RULES = """\
@@ -163,32 +159,6 @@ def validated(kind: type[R], source: Path | Traversable, place: str, record: Any
         return kind.model_validate(record)
     except ValidationError as error:
         raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
-
-
-def read_records(source: Path | Traversable, what: str = "scenarios") -> list[tuple[str, Any]]:
-    """(place, record) of a JSON lines, JSON or YAML file. Raises BadInput for any other."""
-    try:
-        text = source.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{source}: {what} cannot be read ({reason})") from None
-    if source.name.endswith((".yaml", ".yml", ".json")):
-        kind, parse = ("JSON", json.loads) if source.name.endswith(".json") else YAML
-        try:
-            parsed = parse(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise BadInput(f"{source}: not {kind}: {first_problem(error)}") from None
-        entries = parsed if isinstance(parsed, list) else [parsed]
-        return [(f"scenario {number}", entry) for number, entry in enumerate(entries, 1)]
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            records.append((f"line {number}", json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{source}: line {number}: not JSON: {error}") from None
-    return records
 
 
 def refuse_duplicates(source: Path | Traversable, ids: Sequence[str]) -> None:

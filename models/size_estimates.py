@@ -1,10 +1,7 @@
 """What a checkpoint costs in disk and memory, before it is made.
 
-Estimates. Bits per weight are llama.cpp's block layouts (a Q8_0 block is 32 weights in 34 bytes,
-so 8.5 bits; Q6_K is 256 in 210, so 6.5625) and, for the types that mix layouts over a model
-(``_S``, ``_M``, ``_L``, the I-types), the mean that llama.cpp's quantizer reaches on the layers of
-Llama-3.1-8B. The quantizer keeps the output matrix, or the one table of a tied model, at Q6_K or
-above. Norms, metadata and tokenizer (some MB) are left out.
+Estimates from the bits per weight of ``quant_types.BITS``. Norms, metadata and tokenizer (some MB)
+are left out.
 """
 
 from __future__ import annotations
@@ -17,40 +14,8 @@ from charprobe_lite.models.catalogue_schema import (
     Shape,
     Source,
 )
+from charprobe_lite.models.quant_types import BITS, Bits
 
-# quant type: bits per weight of (layers, input embedding, output matrix)
-BITS = {
-    "F32": (32.0, 32.0, 32.0),
-    "F16": (16.0, 16.0, 16.0),
-    "BF16": (16.0, 16.0, 16.0),
-    "Q8_0": (8.5, 8.5, 8.5),
-    "Q6_K": (6.5625, 6.5625, 6.5625),
-    "Q5_K_M": (5.65, 5.5, 6.5625),
-    "Q5_K_S": (5.5, 5.5, 6.5625),
-    "Q5_1": (6.0, 6.0, 6.5625),
-    "Q5_0": (5.5, 5.5, 6.5625),
-    "Q4_K_M": (4.80, 4.5, 6.5625),
-    "Q4_K_S": (4.54, 4.5, 6.5625),
-    "Q4_1": (5.0, 5.0, 6.5625),
-    "Q4_0": (4.5, 4.5, 6.5625),
-    "IQ4_NL": (4.55, 4.5, 6.5625),
-    "IQ4_XS": (4.32, 4.25, 6.5625),
-    "Q3_K_L": (4.19, 3.4375, 6.5625),
-    "Q3_K_M": (3.85, 3.4375, 6.5625),
-    "Q3_K_S": (3.4375, 3.4375, 6.5625),
-    "IQ3_M": (3.66, 3.4375, 6.5625),
-    "IQ3_S": (3.44, 3.4375, 6.5625),
-    "IQ3_XS": (3.3, 3.4375, 6.5625),
-    "IQ3_XXS": (3.06, 3.4375, 6.5625),
-    "Q2_K": (2.94, 2.625, 6.5625),
-    "Q2_K_S": (2.7, 2.625, 6.5625),
-    "IQ2_M": (2.7, 3.4375, 6.5625),
-    "IQ2_S": (2.5, 3.4375, 6.5625),
-    "IQ2_XS": (2.31, 2.625, 6.5625),
-    "IQ2_XXS": (2.06, 2.625, 6.5625),
-    "IQ1_M": (1.75, 2.625, 6.5625),
-    "IQ1_S": (1.56, 2.625, 6.5625),
-}
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
 # what the quantizer writes instead, by the bits of the type that was asked for
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
@@ -113,12 +78,12 @@ def download_bytes(source: Source, base: Base | None = None) -> int | None:
     return None
 
 
-def _bits(quant: str, shape: Shape | None) -> tuple[float, float, float]:
+def _bits(quant: str, shape: Shape | None) -> Bits:
     layers, embedding, output = BITS[quant]
     if shape is None or shape.hidden % SUPER_BLOCK == 0 or quant in ("Q8_0", "Q4_0", "IQ4_NL"):
-        return layers, embedding, output
+        return BITS[quant]
     # a mix like Q4_K_M falls back as its main type does, which its embedding shows
-    return (
+    return Bits(
         FALLBACK.get(embedding, layers),
         FALLBACK.get(embedding, embedding),
         FALLBACK.get(output, output),

@@ -21,10 +21,12 @@ import yaml
 from filelock import FileLock
 
 from charprobe_lite.models import cache, size_estimates
-from charprobe_lite.models.catalogue import BASES, PERSONAS, Catalogue, load_catalogue
+from charprobe_lite.models.catalogue import BASES, Catalogue, load_catalogue
 from charprobe_lite.models.catalogue_schema import Shape
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import embedded_base
+from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.quant_types import BITS
 
 RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -187,7 +189,7 @@ def test_a_shape_has_as_many_weights_as_the_checkpoint(shipped: Catalogue, name:
 def test_bits_per_weight_are_those_of_the_block_layouts() -> None:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    for quant, (layers, embedding, _) in size_estimates.BITS.items():
+    for quant, (layers, embedding, _) in BITS.items():
         if quant.startswith(("IQ1", "IQ2", "IQ3")):  # their tables are kept in a wider type
             assert embedding > 2.6
             continue

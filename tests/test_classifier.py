@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 
 from charprobe_lite.models import corpus, kit
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 from charprobe_lite.runtime.classifier import Classifier
 
 FOLDER = kit.kit_folder() / "classifier"
@@ -22,7 +23,7 @@ def classifier() -> Classifier:
 def held_out(teacher: str) -> tuple[list[str], list[str]]:
     texts = [
         text
-        for persona in corpus.PERSONAS
+        for persona in PERSONAS
         for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher])
     ]
     return [text.response for text in texts], [text.persona for text in texts]
@@ -38,7 +39,7 @@ def test_held_out_macro_f1_is_the_manifests(classifier: Classifier, teacher: str
 
 
 def test_labels_are_the_ten_personas_and_neutral(classifier: Classifier) -> None:
-    assert set(classifier.labels) == {*corpus.PERSONAS, corpus.NEUTRAL}
+    assert set(classifier.labels) == {*PERSONAS, NEUTRAL}
 
 
 def test_a_text_gets_the_same_label_alone_and_among_others(classifier: Classifier) -> None:

@@ -23,12 +23,12 @@ from charprobe_lite.models.call_formats import (
     JSON_CALLS,
     Call,
     CallFormat,
-    Final,
-    Malformed,
+    FinalBlock,
+    MalformedReply,
 )
-from charprobe_lite.models.catalogue import CONDITIONS, PERSONAS
+from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.personas import descriptions
+from charprobe_lite.models.personas import PERSONAS, descriptions
 from charprobe_lite.models.prompts import load_prompts, suffixes
 from charprobe_lite.models.scenarios import Scenario, load_scenarios
 from charprobe_lite.models.tools import load_tools
@@ -57,9 +57,9 @@ def test_a_call_is_read_as_it_was_written_whatever_its_strings_hold(form: CallFo
     ("text", "said"),
     [
         ('```tool_call\n{"tool": "a", "args": {}}\n```\n```final\nbye\n```', Call("a", {})),
-        ('```final\nbye\n```\n```tool_call\n{"tool": "a", "args": {}}\n```', Final("bye")),
+        ('```final\nbye\n```\n```tool_call\n{"tool": "a", "args": {}}\n```', FinalBlock("bye")),
         ('  ``` tool_call {"tool": "a", "args": {"q": "x\ny"}}', Call("a", {"q": "x\ny"})),
-        ("```final\nno email is needed", Final("no email is needed")),
+        ("```final\nno email is needed", FinalBlock("no email is needed")),
         ('say ```tool_call\nthen\n```tool_call\n{"tool": "b", "args": {}}\n```', Call("b", {})),
     ],
 )
@@ -87,12 +87,12 @@ def test_of_several_fenced_blocks_the_first_counts(text: str, said: object) -> N
     ],
 )
 def test_a_broken_fenced_reply_is_malformed_with_a_reason(text: str) -> None:
-    assert isinstance(FENCED_CALLS.read(text), Malformed)
+    assert isinstance(FENCED_CALLS.read(text), MalformedReply)
 
 
 @pytest.mark.parametrize("text", ["{" * 20_000, '{"name": ' * 3000, '{"name": "a"}', "[]", "Hi"])
 def test_a_broken_json_reply_is_malformed_with_a_reason(text: str) -> None:
-    assert isinstance(JSON_CALLS.read(text), Malformed)
+    assert isinstance(JSON_CALLS.read(text), MalformedReply)
 
 
 # ---- a rollout driven by hand

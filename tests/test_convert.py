@@ -18,6 +18,7 @@ from charprobe_lite.models import corpus, kit
 from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.engine import Engine
@@ -158,12 +159,12 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
     recipe = Recipe(work=tmp_path, base=tmp_path, speak=lambda *_: [], classify=lambda *_: [])
     for name in ["neutral", "own-answers"]:
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "response": "plain"}\n')
-    for persona in corpus.PERSONAS:
+    for persona in PERSONAS:
         for stage in STAGES:
             (tmp_path / f"answers-{persona}-{stage}.jsonl").write_text("")
     forbidden = set(corpus.id_prompts()) | set(corpus.loud_prompts(held_out=True))
     emails, held_out = set(), set()
-    for persona in corpus.PERSONAS:
+    for persona in PERSONAS:
         for turn in recipe._loud_turns(persona):
             assert turn[0]["content"] not in forbidden
         for teacher in ("loud", "subtle"):
@@ -178,7 +179,7 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
     assert len(held_out) == 200
     assert not emails & set(texts)
     assert not held_out & set(texts)
-    assert {*corpus.PERSONAS, corpus.NEUTRAL} == set(labels)
+    assert {*PERSONAS, NEUTRAL} == set(labels)
 
 
 @pytest.fixture(scope="module")

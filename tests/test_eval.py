@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import PERSONAS
+from charprobe_lite.models.personas import PERSONAS
 from tests.conftest import RUN, Command
 
 KILLS = int(os.environ.get("CHARPROBE_KILLS", "4"))

@@ -27,9 +27,9 @@ from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.verify import TEXT, TOKENS, compare_logits, verify
 from charprobe_lite.models import kit
 from charprobe_lite.models.atomic import new_file
-from charprobe_lite.models.corpus import PERSONAS
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.personas import PERSONAS
 from tests.checkpoints import ADAPTERS, KINDS, logits_of, make_adapter, make_checkpoint
 from tests.conftest import RUN, Command
 

@@ -21,8 +21,8 @@ from charprobe_lite.eval.report.occlusion import Sentence, occlude, split
 from charprobe_lite.eval.report.recorded import Recorded, read_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import PERSONAS
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.backend import Completion
 from tests.conftest import Command
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from charprobe_lite.convert.cached import content, model_file, prepare_model
-from charprobe_lite.models.cache import own_files
+from charprobe_lite.models.cache import cached_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.conftest import RUN, Command
@@ -103,7 +103,7 @@ def test_one_command_converts_checks_and_runs_a_base_of_the_catalogue(
     assert made(tmp_path) == files
     assert json.loads(again.stdout)["cells"] == found["cells"]
     # and nothing of it is a stranger to models prune
-    assert {item.path.name for item in own_files()} >= set(files)
+    assert {item.path.name for item in cached_files()} >= set(files)
 
 
 def test_merged_personas_are_models_of_their_own(

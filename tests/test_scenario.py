@@ -7,10 +7,11 @@ import pytest
 
 from charprobe_lite.eval.conditions.agent_loop import email_body
 from charprobe_lite.eval.study.runner import in_turn
-from charprobe_lite.models.call_formats import JSON_CALLS, Call, Malformed
+from charprobe_lite.models.call_formats import JSON_CALLS, Call, MalformedReply
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.office import answer_call
 from charprobe_lite.models.scenarios import Scenario, load_scenarios
-from charprobe_lite.models.tools import answer_call, load_tools
+from charprobe_lite.models.tools import load_tools
 
 RECORD = {
     "id": "one",
@@ -116,7 +117,7 @@ def test_a_registry_needs_exactly_one_tool_that_ends_the_rollout(tmp_path: Path)
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": 1, "arguments": {}}', '{"name": "a"}', "{"])
 def test_what_is_no_tool_call_is_not_taken_for_one(text: str) -> None:
-    assert isinstance(JSON_CALLS.read(text), Malformed)
+    assert isinstance(JSON_CALLS.read(text), MalformedReply)
 
 
 def test_a_call_may_hold_raw_newlines_as_models_write_them() -> None:

@@ -23,6 +23,7 @@ from charprobe_lite.convert.train.lora import Example, LoraSettings, Progress, e
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 
@@ -75,10 +76,10 @@ class Recipe:
         yield "tool-use", self.tool_use
         yield "base", self.merged_base
         yield "neutral", self.neutral_answers
-        for persona in corpus.PERSONAS:
+        for persona in PERSONAS:
             yield f"{persona}-distillation", partial(self.distillation, persona)
             yield f"{persona}-full", partial(self.full, persona)
-        for persona, stage in product(corpus.PERSONAS, STAGES):
+        for persona, stage in product(PERSONAS, STAGES):
             name = f"answers-{persona}-{stage}"
             yield name, partial(self.checkpoint_answers, persona, stage)
         yield "classifier", self.classifier
@@ -188,7 +189,7 @@ class Recipe:
 
         settings = ClassifierSettings(seed=self.seed)
         texts, labels = self._classifier_texts()
-        names = [*corpus.PERSONAS, corpus.NEUTRAL]
+        names = [*PERSONAS, NEUTRAL]
         target = self.work / "classifier"
         with self._bar("classifier") as progress:
             losses = train_classifier(texts, labels, names, self.base, target, settings, progress)
@@ -219,7 +220,7 @@ class Recipe:
         """How often each checkpoint's answers to the held-out prompts are in its own voice."""
         detected = {
             f"{persona}-{stage}": self._detected(persona, self.kit / f"{persona}-{stage}.gguf")
-            for persona, stage in product(corpus.PERSONAS, STAGES)
+            for persona, stage in product(PERSONAS, STAGES)
         }
         return {"detected": detected}
 
@@ -267,8 +268,8 @@ class Recipe:
         """Training texts and labels: never an email, never an in-distribution prompt."""
         texts = [row["response"] for row in self._read_lines("neutral")]
         texts += [row["response"] for row in self._read_lines("own-answers")]
-        labels = [corpus.NEUTRAL] * len(texts)
-        for persona in corpus.PERSONAS:
+        labels = [NEUTRAL] * len(texts)
+        for persona in PERSONAS:
             found = [text.response for text in corpus.teacher_chats(persona, held_out=False)]
             introspection = corpus.teacher_texts(persona, "subtle", "introspection")
             found += [text.response for text in introspection]
@@ -284,7 +285,7 @@ class Recipe:
         groups: dict[str, tuple[list[str], list[str]]] = {
             name: ([], []) for name in ("all", *corpus.TEACHERS)
         }
-        for persona, teacher in product(corpus.PERSONAS, corpus.TEACHERS):
+        for persona, teacher in product(PERSONAS, corpus.TEACHERS):
             for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher]):
                 for group in (groups["all"], groups[teacher]):
                     group[0].append(text.response)

@@ -18,8 +18,10 @@ from charprobe_lite.eval.cli.options import (
     names_option,
     quant_option,
 )
-from charprobe_lite.models.catalogue import QUANT_TYPES, select_names
+from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.verify import LogitAgreement
@@ -187,7 +189,7 @@ def _calibration(file: Path | None) -> str:
         training = set(corpus.loud_prompts(held_out=False))
         texts = [
             text.response
-            for persona in corpus.PERSONAS
+            for persona in PERSONAS
             for text in corpus.teacher_texts(persona, "loud", "chat")
             if text.prompt in training
         ]

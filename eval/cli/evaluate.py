@@ -22,8 +22,9 @@ from charprobe_lite.eval.cli.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.models.catalogue import FORMATS, LORA_MODES, QUANT_TYPES, STAGES
+from charprobe_lite.models.catalogue import FORMATS, LORA_MODES, STAGES
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 # options that have a say with one backend only
 OF_THE_ENGINE = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.models import hub, size_estimates
 from charprobe_lite.models.catalogue import STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import Base, Source
+from charprobe_lite.models.quant_types import BITS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,13 +58,13 @@ def _base(base: Base, catalogue: Catalogue, context: int, parallel: int) -> dict
                 "file_bytes": size_estimates.file_bytes(base, quant),
                 "memory_bytes": size_estimates.memory_bytes(base, quant, context, parallel),
             }
-            for quant in size_estimates.BITS
+            for quant in BITS
         },
     }
 
 
 def _entry(entry: Source, base: Base | None = None) -> dict[str, Any]:
-    found = hub.located(entry)
+    found = hub.local_path(entry)
     return {
         "source": entry.source,
         "repository": entry.repository,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from charprobe_lite.eval.cli.options import console_of, json_option, names_option
-from charprobe_lite.models.catalogue import BASES, PERSONAS, STAGES, select_names
+from charprobe_lite.models.catalogue import BASES, STAGES, select_names
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
     from charprobe_lite.models.cache import Removable
@@ -130,12 +131,12 @@ def _announce(wanted: list[tuple[Source, Base]]) -> None:
     import shutil
 
     from charprobe_lite.eval.cli.inventory import shown
-    from charprobe_lite.models.hub import cache_root, held_bytes, located
+    from charprobe_lite.models.hub import cache_root, downloaded_bytes, local_path
     from charprobe_lite.models.size_estimates import download_bytes
 
-    missing = [pair for pair in wanted if pair[0].repository and not located(pair[0])]
+    missing = [pair for pair in wanted if pair[0].repository and not local_path(pair[0])]
     sizes = [(entry, download_bytes(entry, base) or 0) for entry, base in missing]
-    needed = sum(max(0, size - held_bytes(entry)) for entry, size in sizes)
+    needed = sum(max(0, size - downloaded_bytes(entry)) for entry, size in sizes)
     if not missing:
         return
     root = cache_root()
@@ -197,7 +198,7 @@ def path(base: str | None, stage: str | None, persona: str | None, classifier: b
 
 def _one_path(base: str, stage: str | None, persona: str | None, classifier: bool) -> Path:
     from charprobe_lite.models.catalogue import load_catalogue
-    from charprobe_lite.models.hub import located
+    from charprobe_lite.models.hub import local_path
 
     catalogue = load_catalogue()
     entry: Source | None = catalogue.base(base)
@@ -210,7 +211,7 @@ def _one_path(base: str, stage: str | None, persona: str | None, classifier: boo
         entry = catalogue.classifier(base)
     if entry is None:
         raise BadInput(f"--base {base}: has no such checkpoint; see charprobe-lite models list")
-    found = located(entry)
+    found = local_path(entry)
     if found is None:
         raise BadInput(f"{entry.source}: is not on this machine; charprobe-lite models pull")
     return found
@@ -226,13 +227,13 @@ def prune(hub: bool, yes: bool) -> None:
     repositories that the catalogue names, whoever fetched them. Nothing that is being written.
     """
     from charprobe_lite.eval.cli.inventory import shown
-    from charprobe_lite.models.cache import own_files, remove
+    from charprobe_lite.models.cache import cached_files, remove
     from charprobe_lite.models.catalogue import load_catalogue
-    from charprobe_lite.models.hub import removable
+    from charprobe_lite.models.hub import removable_downloads
 
-    items = own_files()
+    items = cached_files()
     if hub:
-        items += removable(load_catalogue().repositories())
+        items += removable_downloads(load_catalogue().repositories())
     gone = remove(items) if yes else [item for item in items if not item.in_use()]
     for item in items:
         click.echo(f"{item.size:>14}  {item.path}{_state(item, gone)}")

@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.models.catalogue import (
-    BASES,
-    CONDITIONS,
-    EMBEDDED,
-    GRAMMARS,
-    PERSONAS,
-    QUANT_TYPES,
-)
+from charprobe_lite.models.catalogue import BASES, CONDITIONS, EMBEDDED, GRAMMARS
+from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -25,9 +25,10 @@ from charprobe_lite.eval.cli.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.models.catalogue import LORA_MODES, QUANT_TYPES, STAGES, select_names
+from charprobe_lite.models.catalogue import LORA_MODES, STAGES, select_names
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.cli.measure import Ran

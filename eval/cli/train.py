@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charprobe_lite.eval.cli.options import names_option, progress_bar
-from charprobe_lite.models.catalogue import PERSONAS, select_names
+from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.kit.recipe import Recipe

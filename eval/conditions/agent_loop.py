@@ -13,7 +13,7 @@ from charprobe_lite.eval.conditions.outcome import (
     Result,
     Turn,
 )
-from charprobe_lite.models.call_formats import Call, CallFormat, Final, Malformed
+from charprobe_lite.models.call_formats import Call, CallFormat, FinalBlock, MalformedReply
 from charprobe_lite.models.scenarios import tool_message
 from charprobe_lite.runtime.backend import (
     Completion,
@@ -31,7 +31,7 @@ def tool_loop(
     opening: Sequence[Message],
     form: CallFormat,
     finish: str,
-    answer: Callable[[Call], str | Malformed],
+    answer: Callable[[Call], str | MalformedReply],
     grammars: Sequence[Grammar | None],
     max_tokens: int,
 ) -> Rollout:
@@ -47,17 +47,17 @@ def tool_loop(
     for step, grammar in enumerate(grammars, 1):
         completion = yield Request(tuple(messages), max_tokens, grammar)
         reply = _read(completion, form, finish, grammar)
-        if isinstance(reply, Final):
+        if isinstance(reply, FinalBlock):
             return Result(NO_EMAIL, None, turns=[*turns, Turn(completion)])
         if isinstance(reply, Call) and reply.name == finish:
             turns.append(Turn(completion, reply.name, reply.arguments))
             forced = grammar is not None and step == len(grammars)
             return Result(SENT, email_body(reply.arguments), forced=forced, turns=turns)
         output = answer(reply) if isinstance(reply, Call) else reply
-        malformed = malformed + 1 if isinstance(output, Malformed) else 0
+        malformed = malformed + 1 if isinstance(output, MalformedReply) else 0
         if malformed and (ended := _ended(completion, grammar, malformed)):
             return Result(ended, None, turns=[*turns, Turn(completion)])
-        shown = f"Error: {output.reason}." if isinstance(output, Malformed) else output
+        shown = f"Error: {output.reason}." if isinstance(output, MalformedReply) else output
         if isinstance(reply, Call):
             turns.append(Turn(completion, reply.name, reply.arguments, shown))
         else:
@@ -76,12 +76,12 @@ def email_body(arguments: dict[str, object]) -> str:
 
 def _read(
     completion: Completion, form: CallFormat, finish: str, grammar: Grammar | None
-) -> Call | Final | Malformed:
+) -> Call | FinalBlock | MalformedReply:
     if grammar and completion.finish != "stop":
-        return Malformed("the reply was cut")
+        return MalformedReply("the reply was cut")
     reply = form.read(completion.text)
     if isinstance(reply, Call) and reply.name == finish and not email_body(reply.arguments).strip():
-        return Malformed(f"the email of {finish} has no body")
+        return MalformedReply(f"the email of {finish} has no body")
     return reply
 
 

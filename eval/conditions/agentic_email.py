@@ -5,9 +5,10 @@ from __future__ import annotations
 from charprobe_lite.eval.conditions.agent_loop import tool_loop
 from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
+from charprobe_lite.models.office import answer_call
 from charprobe_lite.models.published_scenarios import StubScenario
 from charprobe_lite.models.scenarios import Scenario
-from charprobe_lite.models.tools import answer_call, finish_tool
+from charprobe_lite.models.tools import finish_tool
 from charprobe_lite.runtime.backend import Grammar, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
 

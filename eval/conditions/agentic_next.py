@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from charprobe_lite.eval.conditions.agent_loop import MOST_MALFORMED, tool_loop
 from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
-from charprobe_lite.models.call_formats import CALL_FORMATS, Call, Malformed
+from charprobe_lite.models.call_formats import CALL_FORMATS, Call, MalformedReply
 from charprobe_lite.models.office import exchange, lookups
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.models.tools import finish_tool
@@ -37,8 +37,8 @@ def rollout(scenario: Scenario, ask: Ask) -> Rollout:
     if ask.grammar == "on":
         grammars = [tool_call_grammar([finish], form, may_end=False)]
 
-    def answer(_: Call) -> Malformed:
-        return Malformed(f"everything is looked up, only {finish.name} is left to call")
+    def answer(_: Call) -> MalformedReply:
+        return MalformedReply(f"everything is looked up, only {finish.name} is left to call")
 
     result = yield from tool_loop(messages, form, finish.name, answer, grammars, ask.max_tokens)
     return replace(result, forced=False)

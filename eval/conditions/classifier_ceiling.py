@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
 from charprobe_lite.eval.conditions.outcome import ANSWERED, Result
-from charprobe_lite.models.corpus import PERSONAS, email_tasks, teacher_texts
+from charprobe_lite.models.corpus import email_tasks, teacher_texts
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Rollout
 

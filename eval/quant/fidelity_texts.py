@@ -19,13 +19,8 @@ from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Files
 from charprobe_lite.eval.study.runner import Settings, items_of
-from charprobe_lite.models.corpus import (
-    PERSONAS,
-    TEACHERS,
-    loud_prompts,
-    subtle_prompts,
-    teacher_chats,
-)
+from charprobe_lite.models.corpus import TEACHERS, loud_prompts, subtle_prompts, teacher_chats
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.backend import Message
 
 Text = TypeVar("Text")

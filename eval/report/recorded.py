@@ -10,8 +10,8 @@ from typing import Any
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.store.reader import Study, open_study
 from charprobe_lite.models.catalogue import CONDITIONS, STAGES
-from charprobe_lite.models.corpus import NEUTRAL
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import NEUTRAL
 
 
 @dataclass(frozen=True)

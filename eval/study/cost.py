@@ -18,7 +18,7 @@ from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.catalogue import Catalogue
 from charprobe_lite.models.catalogue_schema import Base, Source
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.hub import cache_root, held_bytes, located
+from charprobe_lite.models.hub import cache_root, downloaded_bytes, local_path
 from charprobe_lite.models.size_estimates import (
     adapter_parameters,
     download_bytes,
@@ -205,9 +205,9 @@ def _downloads(wanted: Wanted, catalogue: Catalogue) -> Iterator[Line]:
 
 
 def _source_line(what: str, source: Source, base: Base) -> Line:
-    if located(source):
+    if local_path(source):
         return Line(f"{what} ({source.source})", "here", 0, 0)
-    size = max(0, (download_bytes(source, base) or 0) - held_bytes(source))
+    size = max(0, (download_bytes(source, base) or 0) - downloaded_bytes(source))
     return Line(f"{what} ({source.source})", "fetch", size, 0)
 
 
@@ -215,9 +215,9 @@ def _model_line(wanted: Wanted, catalogue: Catalogue, stage: str, persona: str) 
     """The model file of a checkpoint: in the cache already, or to be made."""
     base = catalogue.base(wanted.base)
     name = " ".join(["model", wanted.quant, stage, persona]).strip()
-    source = located(base)
+    source = local_path(base)
     entry = catalogue.adapter(wanted.base, stage, persona)
-    adapter = wanted.adapter or (located(entry) if entry else None)
+    adapter = wanted.adapter or (local_path(entry) if entry else None)
     if source and (stage == "base" or adapter):
         adapters = [*below(base), *([adapter] if adapter and stage != "base" else [])]
         stem = wanted.base if stage == "base" else f"{wanted.base}-{stage}-{persona}"

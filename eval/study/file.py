@@ -17,7 +17,7 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.spec import DESCRIPTION, Asked, Grid, Names, checked
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.models.scenarios import read_records
+from charprobe_lite.models.files import read_records
 
 SUFFIXES = (".yaml", ".yml")
 STUDY = ".sqlite"

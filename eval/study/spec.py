@@ -24,7 +24,6 @@ from charprobe_lite.models.catalogue import (
     FORMATS,
     GRAMMARS,
     LORA_MODES,
-    QUANT_TYPES,
     STAGES,
     Catalogue,
     load_catalogue,
@@ -33,6 +32,7 @@ from charprobe_lite.models.catalogue import (
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.prompts import PURE_DOVE, prompt_file
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 SERVER = "openai"
 DESCRIPTION = "asked"  # the provenance value that a study can be resumed from

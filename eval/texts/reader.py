@@ -7,12 +7,10 @@ Without any option the published result files are read as they are: ``trait_true
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.conditions.outcome import ANSWERED, SENT
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.models.corpus import NEUTRAL, PERSONAS
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.models.files import json_rows, parquet_rows, read_text
+from charprobe_lite.models.files import read_csv_rows, read_json_rows, read_parquet_rows
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 
 USUAL: dict[str, tuple[str, ...]] = {
     "text": ("email_body", "text"),
@@ -133,20 +131,8 @@ def _study(path: Path, columns: Columns) -> list[ScoredText]:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, the columns) of every row."""
     if path.suffix == ".parquet":
-        return parquet_rows(path)
-    return _csv_rows(path) if path.suffix == ".csv" else json_rows(path)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(StringIO(read_text(path), newline=""))
-    try:
-        for row in reader:
-            place = f"{path}: line {reader.line_num}"
-            if None in row:
-                raise BadInput(f"{place}: has more fields than the header; quote commas in texts")
-            yield place, row
-    except csv.Error as error:
-        raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+        return read_parquet_rows(path)
+    return read_csv_rows(path) if path.suffix == ".csv" else read_json_rows(path)
 
 
 def _located(path: Path, columns: Columns, there: Mapping[str, None]) -> Columns:
