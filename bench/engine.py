@@ -39,10 +39,10 @@ import numpy as np
 import peers
 
 from charprobe_lite.eval.conditions import agentic_email, chat
-from charprobe_lite.eval.conditions.condition import Ask
-from charprobe_lite.eval.conditions.outcome import rollout_seed
+from charprobe_lite.eval.conditions.condition import RolloutSettings
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.eval.study.runner import in_turn
+from charprobe_lite.eval.study.seeds import rollout_seed
 from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.models.prompts import load_prompts
@@ -59,7 +59,7 @@ Contestant = Callable[[], AbstractContextManager[Run]]
 
 
 def agentic_jobs(count: int, seed: int) -> list[Job]:
-    ask = Ask(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
+    ask = RolloutSettings(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
     return [
         Job(
             scenario.id,
@@ -75,7 +75,7 @@ def chat_jobs(count: int, seed: int) -> list[Job]:
         Job(
             prompt.id,
             rollout_seed(seed, "bench", item=prompt.id, sample=0),
-            chat.rollout(prompt, Ask(MAX_TOKENS)),
+            chat.rollout(prompt, RolloutSettings(MAX_TOKENS)),
         )
         for prompt in load_prompts()[:count]
     ]
@@ -261,7 +261,7 @@ def same_texts(model: Path, count: int) -> dict[str, float]:
     for parallel in (1, 8, 16):
         with Engine(model, parallel=parallel) as engine:
             texts[parallel] = {
-                job.key: found.sample for job, found in engine.run(chat_jobs(count, 0))
+                job.key: found.text for job, found in engine.run(chat_jobs(count, 0))
             }
     return {
         str(parallel): sum(found[key] == text for key, text in texts[1].items()) / count

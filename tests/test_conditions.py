@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.condition import Ask, Inputs
+from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
@@ -114,12 +114,12 @@ def completion(text: str, finish: str = "stop") -> Completion:
     return Completion(text, finish, prompt_tokens=9, evaluated_tokens=9, tokens=3, seconds=0.1)
 
 
-def ask(form: str, grammar: str, steps: int = 8) -> Ask:
-    return Ask(64, max_steps=steps, tools=TOOLS, format=form, grammar=grammar)
+def ask(form: str, grammar: str, steps: int = 8) -> RolloutSettings:
+    return RolloutSettings(64, max_steps=steps, tools=TOOLS, format=form, grammar=grammar)
 
 
 def begun(name: str, form: str = "fenced", grammar: str = "off", steps: int = 8) -> Rollout:
-    return condition(name).rollout(scenario(), ask(form, grammar, steps))
+    return load_condition(name).rollout(scenario(), ask(form, grammar, steps))
 
 
 LOOKUP = FENCED_CALLS.write("contacts.lookup", {"query": "Anselmo"})
@@ -129,7 +129,7 @@ SENT = FENCED_CALLS.write("send_email", EMAIL)
 def test_a_malformed_reply_gets_an_error_turn_and_the_agent_may_go_on() -> None:
     requests, result = played(begun("agentic_email"), ["Hm.", "What?", "So?", LOOKUP, "?", SENT])
     assert result.outcome == "sent"
-    assert result.sample == BODY
+    assert result.text == BODY
     assert [turn.tool for turn in result.turns] == [
         *(None, None, None, "contacts.lookup", None, "send_email")
     ]
@@ -145,7 +145,7 @@ def test_a_malformed_reply_gets_an_error_turn_and_the_agent_may_go_on() -> None:
 def test_the_fourth_malformed_reply_in_a_row_ends_the_rollout() -> None:
     replies = ["no"] * 3 + [LOOKUP] + ["no"] * 4
     _, result = played(begun("agentic_email", steps=20), replies)
-    assert (result.outcome, result.sample) == ("malformed", None)
+    assert (result.outcome, result.text) == ("malformed", None)
     assert len(result.turns) == 8
     assert result.turns[-1].output is None
 
@@ -157,7 +157,7 @@ def test_an_agent_that_only_looks_things_up_runs_out_of_steps() -> None:
 
 def test_a_final_block_ends_the_job_without_an_email() -> None:
     _, result = played(begun("agentic_email"), [LOOKUP, "```final\nDone.\n```"])
-    assert (result.outcome, result.sample, len(result.turns)) == ("no_email", None, 2)
+    assert (result.outcome, result.text, len(result.turns)) == ("no_email", None, 2)
 
 
 def test_an_email_without_a_body_is_malformed() -> None:
@@ -169,7 +169,7 @@ def test_an_email_without_a_body_is_malformed() -> None:
 
 def test_a_reply_that_fills_the_context_ends_the_rollout() -> None:
     _, result = played(begun("agentic_email"), [completion("", "context")])
-    assert (result.outcome, result.sample) == ("context_full", None)
+    assert (result.outcome, result.text) == ("context_full", None)
 
 
 @pytest.mark.parametrize("form", CALL_FORMATS)
@@ -191,7 +191,7 @@ def test_agentic_next_has_everything_looked_up_in_the_format_that_it_asks_for(fo
     requests, result = played(
         begun("agentic_next", form, "on"), [CALL_FORMATS[form].write("send_email", EMAIL)]
     )
-    assert (result.outcome, result.sample, result.forced) == ("sent", BODY, False)
+    assert (result.outcome, result.text, result.forced) == ("sent", BODY, False)
     system, task, *looked_up = requests[0].messages
     assert ("```tool_call" in system["content"]) is (form == "fenced")
     assert task["content"] == scenario().task
@@ -210,8 +210,10 @@ def test_agentic_next_without_a_grammar_takes_nothing_but_the_email() -> None:
 
 
 def test_chat_email_gives_every_fact_and_no_tool() -> None:
-    [request], result = played(condition("chat_email").rollout(scenario(), Ask(64)), [" Hi Tom "])
-    assert (result.outcome, result.sample) == ("answered", "Hi Tom")
+    [request], result = played(
+        load_condition("chat_email").rollout(scenario(), RolloutSettings(64)), [" Hi Tom "]
+    )
+    assert (result.outcome, result.text) == ("answered", "Hi Tom")
     system, user = (message["content"] for message in request.messages)
     facts = scenario()
     for fact in (*facts.context, *(c.card() for c in facts.contacts), facts.org, facts.user.email):
@@ -222,31 +224,35 @@ def test_chat_email_gives_every_fact_and_no_tool() -> None:
 
 
 def test_the_history_of_chat_email_is_the_models_own() -> None:
-    rollout = condition("chat_email_history").rollout(scenario(), Ask(64))
+    rollout = load_condition("chat_email_history").rollout(scenario(), RolloutSettings(64))
     requests, result = played(rollout, ["Fine!", "Soup.", "Dear Tom"])
-    assert result.sample == "Dear Tom"
+    assert result.text == "Dear Tom"
     assert [m["role"] for m in requests[-1].messages] == [
         *("system", "user", "assistant", "user", "assistant", "user")
     ]
     assert [m["content"] for m in requests[-1].messages[2:5:2]] == ["Fine!", "Soup."]
-    plain = next(condition("chat_email").rollout(scenario(), Ask(64)))
+    plain = next(load_condition("chat_email").rollout(scenario(), RolloutSettings(64)))
     assert (requests[-1].messages[0], requests[-1].messages[-1]) == plain.messages
 
 
 def test_prompted_email_is_chat_email_with_the_persona_described_first() -> None:
-    for persona in condition("prompted_email").personas:
-        request = next(condition("prompted_email").rollout(scenario(), Ask(64, persona=persona)))
-        plain = next(condition("chat_email").rollout(scenario(), Ask(64)))
+    for persona in load_condition("prompted_email").personas:
+        request = next(
+            load_condition("prompted_email").rollout(
+                scenario(), RolloutSettings(64, persona=persona)
+            )
+        )
+        plain = next(load_condition("chat_email").rollout(scenario(), RolloutSettings(64)))
         system = request.messages[0]["content"]
         assert system.startswith(descriptions()[persona])
         assert system.endswith(plain.messages[0]["content"])
         assert request.messages[1:] == plain.messages[1:]
-    assert set(PERSONAS) < set(condition("prompted_email").personas)
+    assert set(PERSONAS) < set(load_condition("prompted_email").personas)
 
 
 def test_break_character_covers_the_suffixes_evenly_and_all_of_them_without_a_limit() -> None:
     prompts = load_prompts()
-    items = condition("break_character").items
+    items = load_condition("break_character").items
     some = items(Inputs(prompts, [], prompt_limit=16))
     assert [item.id.split("+")[0] for item in some] == [prompt.id for prompt in prompts[:16]]
     assert sorted(item.id.split("+")[1] for item in some) == sorted("12345678" * 2)
@@ -258,16 +264,16 @@ def test_break_character_covers_the_suffixes_evenly_and_all_of_them_without_a_li
 
 
 def test_the_ceiling_is_the_teachers_own_emails() -> None:
-    tasks = condition("classifier_ceiling").items(Inputs([], []))
-    for stage in condition("classifier_ceiling").stages:
+    tasks = load_condition("classifier_ceiling").items(Inputs([], []))
+    for stage in load_condition("classifier_ceiling").stages:
         texts = set()
         for persona in PERSONAS:
             for task in tasks:
-                asked = Ask(64, stage=stage, persona=persona)
-                rollout = condition("classifier_ceiling").rollout(task, asked)
+                asked = RolloutSettings(64, stage=stage, persona=persona)
+                rollout = load_condition("classifier_ceiling").rollout(task, asked)
                 with pytest.raises(StopIteration) as ended:
                     next(rollout)
-                texts.add(ended.value.value.sample)
+                texts.add(ended.value.value.text)
         assert len(texts) == 120
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.condition import Ask, Inputs
+from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Result
-from charprobe_lite.eval.conditions.transcript import Transcripts, hashes
+from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import input_hashes
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
@@ -29,9 +30,9 @@ EMAIL = {"to": ["tom@acme.example"], "subject": "Re", "body": NASTY}
 Asked = tuple[Cell, str, str]
 
 
-def ask(cell: Cell, persona: str) -> Ask:
+def ask(cell: Cell, persona: str) -> RolloutSettings:
     names = {"stage": cell.stage, "persona": persona, "format": cell.format}
-    return Ask(384, tools=load_tools(), grammar=cell.grammar, **names)
+    return RolloutSettings(384, tools=load_tools(), grammar=cell.grammar, **names)
 
 
 def played(
@@ -39,8 +40,8 @@ def played(
 ) -> tuple[str, Result, list[Message]]:
     """The item that stands there, a real rollout on it that gets these replies, what was said."""
     inputs = Inputs(load_prompts(), load_scenarios(), prompt_limit=8)
-    item = condition(cell.condition).items(inputs)[place]
-    rollout = condition(cell.condition).rollout(item, ask(cell, persona))
+    item = load_condition(cell.condition).items(inputs)[place]
+    rollout = load_condition(cell.condition).rollout(item, ask(cell, persona))
     said: list[Message] = []
     try:
         request = next(rollout)
@@ -81,7 +82,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     """A study of real rollouts with made-up replies, and every conversation as it was."""
     path, said = tmp_path_factory.mktemp("export") / "small.sqlite", {}
     with Store(path) as store:
-        asked = {f"sha256 {name}": digest for name, digest in hashes(None, None).items()}
+        asked = {f"sha256 {name}": digest for name, digest in input_hashes(None, None).items()}
         store.pin({"seed": 0, "temperature": 0.7, "max_tokens": 384, "max_steps": 8, **asked})
         for seed, (cell, persona, place, replies) in enumerate(rollouts()):
             item, result, messages = played(cell, persona, place, replies)
@@ -232,11 +233,11 @@ def test_what_a_study_asked_and_is_not_at_hand_is_left_out_and_said(
     mine.write_text("What is a lens?\n")
     cell = Cell("kit", "full", "chat", "Q8_0")
     with Store(study) as store, Store(recorded[0], readonly=True) as other:
-        store.pin({**other.provenance(), "sha256 prompts": hashes(mine, None)["prompts"]})
+        store.pin({**other.provenance(), "sha256 prompts": input_hashes(mine, None)["prompts"]})
         _, result, _ = played(cell, HUMOR, 0, ["Glass."])
         store.add(cell, HUMOR, load_prompts(mine)[0].id, 0, 1, result)
     done = charprobe("export", study, "--format", "inspect", "-o", "a")
-    assert "prompts: not at hand" in done.stderr
+    assert "prompts: differ from the study" in done.stderr
     [sample] = read_eval_log(str(next((tmp_path / "a").iterdir()))).samples or []
     assert [m.text for m in sample.messages] == ["Glass."]
     assert sample.metadata["rebuilt"] is False

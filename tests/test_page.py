@@ -79,7 +79,7 @@ def write_study(path: Path, rollouts: list[tuple[Cell, str, str, Result, str]]) 
         told = [
             (label, {each: 0.8 if each == label else 0.1 for each in [*personas, *labels]})
             for *_, result, label in rollouts
-            if result.sample is not None
+            if result.text is not None
         ]
         waiting = [each.rollout for each in store.unclassified()]
         store.classify([(r, *rest) for r, rest in zip(waiting, told, strict=True)])

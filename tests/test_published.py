@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.condition import Ask
+from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions.condition import RolloutSettings
 from charprobe_lite.eval.study.runner import Settings, items_of
 from charprobe_lite.models.call_formats import FENCED_CALLS, JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
@@ -99,10 +99,10 @@ def test_a_published_scenario_is_played_to_its_email() -> None:
         ),
     ]
     for grammar in ("on", "off"):
-        ask = Ask(64, format="fenced", grammar=grammar)
-        rollout = condition("agentic_email").rollout(stubbed(), ask)
+        ask = RolloutSettings(64, format="fenced", grammar=grammar)
+        rollout = load_condition("agentic_email").rollout(stubbed(), ask)
         requests, result = played(rollout, replies)
-        assert (result.outcome, result.sample) == ("sent", "Dear Vera, please")
+        assert (result.outcome, result.text) == ("sent", "Dear Vera, please")
         assert requests[1].messages[-1]["content"] == "[TOOL OUTPUT]\nolder van of Vera"
         system, user = requests[0].messages
         assert system["content"].startswith("You run the front desk of a swimming pool.\n\n")
@@ -112,9 +112,9 @@ def test_a_published_scenario_is_played_to_its_email() -> None:
 
 
 def test_the_scenarios_own_step_limit_holds() -> None:
-    ask = Ask(64, max_steps=8, format="json", grammar="off")
+    ask = RolloutSettings(64, max_steps=8, format="json", grammar="off")
     look = JSON_CALLS.write("plates.find", {})
-    _, result = played(condition("agentic_email").rollout(stubbed(), ask), [look] * 3)
+    _, result = played(load_condition("agentic_email").rollout(stubbed(), ask), [look] * 3)
     assert result.outcome == "out_of_steps"
 
 
@@ -131,9 +131,9 @@ def test_messages_that_teach_fenced_calls_stay_as_they_are_and_refuse_json(tmp_p
 def test_a_script_is_answered_turn_by_turn_and_given_answers_stay() -> None:
     script = Script.model_validate(SCRIPT)
     requests, result = played(
-        condition("chat_email").rollout(script, Ask(64)), ["Hi!", " Dear Vera "]
+        load_condition("chat_email").rollout(script, RolloutSettings(64)), ["Hi!", " Dear Vera "]
     )
-    assert result.sample == "Dear Vera"
+    assert result.text == "Dear Vera"
     assert [m["content"] for m in requests[1].messages] == ["Hello!", "Hi!", "Write the email."]
     given = Script.model_validate(
         {
@@ -146,9 +146,11 @@ def test_a_script_is_answered_turn_by_turn_and_given_answers_stay() -> None:
             ],
         }
     )
-    requests, _ = played(condition("chat_email").rollout(given, Ask(64)), ["Dear"])
+    requests, _ = played(load_condition("chat_email").rollout(given, RolloutSettings(64)), ["Dear"])
     assert [m["content"] for m in requests[0].messages] == ["S", "U", "A", "V"]
-    played_as = next(condition("prompted_email").rollout(given, Ask(64, persona="humor")))
+    played_as = next(
+        load_condition("prompted_email").rollout(given, RolloutSettings(64, persona="humor"))
+    )
     assert played_as.messages[0]["content"].endswith("\n\nS")
 
 

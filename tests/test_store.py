@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions.outcome import Result, Turn, rollout_seed
+from charprobe_lite.eval.conditions.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.migrations import MIGRATIONS
 from charprobe_lite.eval.store.records import Unlabelled
+from charprobe_lite.eval.study.seeds import rollout_seed
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 

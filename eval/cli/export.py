@@ -101,10 +101,10 @@ def _inspect(study: Study, target: Path, prompts: str | None, scenarios: Path | 
     transcripts = Transcripts(study.provenance, prompt_file(prompts), scenarios)
     with new_folder(target) as part:
         names = write_logs(study, transcripts, part)
-    if transcripts.strange:
+    if transcripts.mismatches:
         click.echo(
-            f"{', '.join(transcripts.strange)}: not at hand as the study asked them, so what the "
-            "model was shown is left out; name --prompts and --scenarios",
+            f"{', '.join(transcripts.mismatches)}: differ from the study's, so the messages to the "
+            "model are left out; name --prompts and --scenarios",
             err=True,
         )
     return [target / name for name in names]

@@ -105,9 +105,9 @@ def _pin(store: Store, asked: Asked, settings: Settings, several: list[Files]) -
     import platform
     from importlib.metadata import version
 
-    from charprobe_lite.eval.conditions.transcript import hashes
+    from charprobe_lite.eval.store.provenance import input_hashes
 
-    inputs = hashes(settings.prompt_file, settings.scenario_file)
+    inputs = input_hashes(settings.prompt_file, settings.scenario_file)
     store.pin(
         {
             "seed": settings.seed,

@@ -1,18 +1,11 @@
-"""The agent's loop: a reply, the tool call in it, what the tool gives back, until it ends."""
+"""The agent loop: a reply, the tool call in it, the output of the tool, until the agent ends it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from charprobe_lite.eval.conditions.outcome import (
-    CONTEXT_FULL,
-    MALFORMED,
-    NO_EMAIL,
-    OUT_OF_STEPS,
-    SENT,
-    Result,
-    Turn,
-)
+from charprobe_lite.eval.conditions.outcome import Outcome, Result, Turn
 from charprobe_lite.models.call_formats import Call, CallFormat, FinalBlock, MalformedReply
 from charprobe_lite.models.scenarios import tool_message
 from charprobe_lite.runtime.backend import (
@@ -23,19 +16,19 @@ from charprobe_lite.runtime.backend import (
     Rollout,
 )
 
-MOST_MALFORMED = 4
-"""Malformed replies in a row that end a rollout, as published."""
+MAX_MALFORMED = 4
+"""MalformedReply replies in a row that end a rollout, as published."""
 
 
 def tool_loop(
     opening: Sequence[Message],
-    form: CallFormat,
+    call_format: CallFormat,
     finish: str,
     answer: Callable[[Call], str | MalformedReply],
     grammars: Sequence[Grammar | None],
     max_tokens: int,
 ) -> Rollout:
-    """Let the agent call tools until it calls ``finish``; the sample is that email's body.
+    """Let the agent call tools until it calls ``finish``; the text is the body of that email.
 
     There is one turn per entry of ``grammars``; where it is None the reply is free. A malformed
     free reply gets an error turn, the fourth in a row ends the rollout; under a grammar only a
@@ -46,24 +39,23 @@ def tool_loop(
     turns: list[Turn] = []
     for step, grammar in enumerate(grammars, 1):
         completion = yield Request(tuple(messages), max_tokens, grammar)
-        reply = _read(completion, form, finish, grammar)
+        reply = _parse(completion, call_format, finish, grammar)
         if isinstance(reply, FinalBlock):
-            return Result(NO_EMAIL, None, turns=[*turns, Turn(completion)])
-        if isinstance(reply, Call) and reply.name == finish:
-            turns.append(Turn(completion, reply.name, reply.arguments))
+            return Result(Outcome.NO_EMAIL, turns=[*turns, Turn(completion)])
+        call = reply if isinstance(reply, Call) else None
+        turn = Turn(completion, call.name, call.arguments) if call else Turn(completion)
+        if call and call.name == finish:
             forced = grammar is not None and step == len(grammars)
-            return Result(SENT, email_body(reply.arguments), forced=forced, turns=turns)
+            body = email_body(call.arguments)
+            return Result(Outcome.SENT, body, forced=forced, turns=[*turns, turn])
         output = answer(reply) if isinstance(reply, Call) else reply
         malformed = malformed + 1 if isinstance(output, MalformedReply) else 0
-        if malformed and (ended := _ended(completion, grammar, malformed)):
-            return Result(ended, None, turns=[*turns, Turn(completion)])
-        shown = f"Error: {output.reason}." if isinstance(output, MalformedReply) else output
-        if isinstance(reply, Call):
-            turns.append(Turn(completion, reply.name, reply.arguments, shown))
-        else:
-            turns.append(Turn(completion, output=shown))
-        messages += [{"role": "assistant", "content": completion.text}, tool_message(shown)]
-    return Result(OUT_OF_STEPS, None, turns=turns)
+        if malformed and (outcome := _last_outcome(completion, grammar, malformed)):
+            return Result(outcome, turns=[*turns, Turn(completion)])
+        text = f"Error: {output.reason}." if isinstance(output, MalformedReply) else output
+        turns.append(replace(turn, output=text))
+        messages += [{"role": "assistant", "content": completion.text}, tool_message(text)]
+    return Result(Outcome.OUT_OF_STEPS, turns=turns)
 
 
 def email_body(arguments: dict[str, object]) -> str:
@@ -74,19 +66,21 @@ def email_body(arguments: dict[str, object]) -> str:
     return max(texts, key=len, default="")
 
 
-def _read(
-    completion: Completion, form: CallFormat, finish: str, grammar: Grammar | None
+def _parse(
+    completion: Completion, call_format: CallFormat, finish: str, grammar: Grammar | None
 ) -> Call | FinalBlock | MalformedReply:
     if grammar and completion.finish != "stop":
         return MalformedReply("the reply was cut")
-    reply = form.read(completion.text)
+    reply = call_format.read(completion.text)
     if isinstance(reply, Call) and reply.name == finish and not email_body(reply.arguments).strip():
         return MalformedReply(f"the email of {finish} has no body")
     return reply
 
 
-def _ended(completion: Completion, grammar: Grammar | None, malformed: int) -> str | None:
+def _last_outcome(
+    completion: Completion, grammar: Grammar | None, malformed: int
+) -> Outcome | None:
     """How a malformed reply ends the rollout; None where it goes on."""
     if completion.finish == "context":
-        return CONTEXT_FULL
-    return MALFORMED if grammar or malformed == MOST_MALFORMED else None
+        return Outcome.CONTEXT_FULL
+    return Outcome.MALFORMED if grammar or malformed == MAX_MALFORMED else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.agent_loop import tool_loop
-from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.office import answer_call
 from charprobe_lite.models.published_scenarios import StubScenario
@@ -14,33 +14,38 @@ from charprobe_lite.runtime.grammar import tool_call_grammar
 
 
 def items(inputs: Inputs) -> list[Scenario | StubScenario]:
-    """Scenarios with tools: ours and the published study's."""
+    """Scenarios with tools: the project's and those of the published study."""
     return inputs.limited_scenarios(Scenario, StubScenario)
 
 
-def rollout(scenario: Scenario | StubScenario, ask: Ask) -> Rollout:
-    """Let the agent call tools until it sends an email; the sample is the email's body.
+def rollout(scenario: Scenario | StubScenario, settings: RolloutSettings) -> Rollout:
+    """Let the agent call tools until it sends an email; the text is the body of that email.
 
     With a grammar every turn is one tool call. On the last of the steps (``max_steps`` of the
     scenario, where it has one) the grammar admits only the tool that ends the rollout, and that
     email is marked forced.
     """
-    form, tools, steps = CALL_FORMATS[ask.format], ask.tools, ask.max_steps
+    call_format, tools = CALL_FORMATS[settings.format], settings.tools
+    steps = settings.max_steps
     if isinstance(scenario, StubScenario):
         tools, steps = scenario.tools(), scenario.max_steps or steps
     finish = finish_tool(tools)
     grammars: list[Grammar | None] = [None] * steps
-    if ask.grammar == "on":
-        last = tool_call_grammar([finish], form, may_end=False)
-        grammars = [*[tool_call_grammar(tools, form)] * (steps - 1), last]
+    if settings.grammar == "on":
+        last = tool_call_grammar([finish], call_format, may_end=False)
+        grammars = [*[tool_call_grammar(tools, call_format)] * (steps - 1), last]
 
     def answer(call: Call) -> str:
         if isinstance(scenario, StubScenario):
             return scenario.answer(call)
         return answer_call(tools, scenario, call)
 
-    opening = scenario.opening(tools, form)
-    return (yield from tool_loop(opening, form, finish.name, answer, grammars, ask.max_tokens))
+    opening = scenario.opening(tools, call_format)
+    return (
+        yield from tool_loop(
+            opening, call_format, finish.name, answer, grammars, settings.max_tokens
+        )
+    )
 
 
 CONDITION = Condition(items, rollout, calls_tools=True)

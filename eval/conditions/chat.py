@@ -1,38 +1,40 @@
-"""`chat`, in distribution: one user message, no system prompt of ours, one answer."""
+"""`chat`, in distribution: one user message without a system prompt, one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
-from charprobe_lite.eval.conditions.outcome import ANSWERED, CONTEXT_FULL, Result, Turn
+from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.outcome import Outcome, Result, Turn
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Message, Request, Rollout
 
-EARLIER_TOKENS = 128
-"""The longest answer to a turn before the last one: it only makes a history."""
+HISTORY_TOKENS = 128
+"""The longest answer to a turn before the last one, in tokens."""
 
 
-def rollout(prompt: Prompt, ask: Ask) -> Rollout:
-    """Ask once; the sample is the answer."""
-    return (yield from answer_turns([{"role": "user", "content": prompt.text}], ask.max_tokens))
+def rollout(prompt: Prompt, settings: RolloutSettings) -> Rollout:
+    """One reply to the prompt; the text is the answer."""
+    return (
+        yield from answer_turns([{"role": "user", "content": prompt.text}], settings.max_tokens)
+    )
 
 
 def answer_turns(turns: Sequence[Message], max_tokens: int) -> Rollout:
-    """Let the model answer every user turn that has no answer yet; the last one is the sample."""
+    """Let the model answer every user turn that has no answer yet; the text is its last answer."""
     messages: list[Message] = []
-    recorded: list[Turn] = []
-    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+    answers: list[Turn] = []
+    for turn, successor in zip(turns, [*turns[1:], None], strict=True):
         messages.append(turn)
-        if turn["role"] != "user" or (following and following["role"] == "assistant"):
+        if turn["role"] != "user" or (successor and successor["role"] == "assistant"):
             continue
-        longest = min(max_tokens, EARLIER_TOKENS) if following else max_tokens
-        completion = yield Request(tuple(messages), longest)
-        recorded.append(Turn(completion))
-        if completion.finish == "context" and not (completion.tokens and following is None):
-            return Result(CONTEXT_FULL, None, turns=recorded)
+        limit = min(max_tokens, HISTORY_TOKENS) if successor else max_tokens
+        completion = yield Request(tuple(messages), limit)
+        answers.append(Turn(completion))
+        if completion.finish == "context" and not (completion.tokens and successor is None):
+            return Result(Outcome.CONTEXT_FULL, turns=answers)
         messages.append({"role": "assistant", "content": completion.text})
-    return Result(ANSWERED, recorded[-1].completion.text.strip(), turns=recorded)
+    return Result(Outcome.ANSWERED, answers[-1].completion.text.strip(), turns=answers)
 
 
 CONDITION = Condition(Inputs.limited_prompts, rollout)

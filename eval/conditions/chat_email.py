@@ -1,20 +1,20 @@
 """`chat_email`: the agent's facts without its tools; the reply is the email's body.
 
-Against `chat` it isolates what the email as a form does; against `agentic_next`, what the
-scaffold around the email does.
+Its difference from `chat` isolates the effect of the email as a form; its difference from
+`agentic_next`, the effect of the agent's text around the email.
 """
 
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.chat import answer_turns
-from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
 from charprobe_lite.models.published_scenarios import Script
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Message, Rollout
 
 WRITER = "You are a helpful assistant who writes emails."
-# the facts stand in the user's turn: as a system prompt they look like the agent's, and the kit's
-# base, which learned its tool calls there, answers with JSON
+# the facts are in the user's turn: the kit's base learned its tool calls from system prompts with
+# facts, and would answer those with JSON
 REQUEST = """\
 {task}
 
@@ -30,9 +30,9 @@ def items(inputs: Inputs) -> list[Scenario | Script]:
     return inputs.limited_scenarios(Scenario, Script)
 
 
-def rollout(scenario: Scenario | Script, ask: Ask) -> Rollout:
-    """Ask for the email; the sample is its body."""
-    return (yield from answer_turns(turns(scenario), ask.max_tokens))
+def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
+    """One reply, or one per turn of a script; the text is the body of the email."""
+    return (yield from answer_turns(turns(scenario), settings.max_tokens))
 
 
 def turns(scenario: Scenario | Script) -> list[Message]:

@@ -1,14 +1,14 @@
 """`chat_email_history`: `chat_email` after two ordinary chat turns.
 
-The model answers those turns itself, as a real history is made: a character that shows in them
-may carry over into the email.
+The model answers those turns itself, as in a real history: a character that shows in them may
+carry over into the email.
 """
 
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import turns
-from charprobe_lite.eval.conditions.condition import Ask, Condition, Inputs
+from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Rollout
 
@@ -23,11 +23,11 @@ def items(inputs: Inputs) -> list[Scenario]:
     return inputs.limited_scenarios(Scenario)
 
 
-def rollout(scenario: Scenario, ask: Ask) -> Rollout:
-    """Two turns of small talk, then the email; the sample is its body."""
+def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
+    """Two turns of small talk, then the email; the text is its body."""
     system, request = turns(scenario)
     talk = [{"role": "user", "content": text} for text in SMALL_TALK]
-    return (yield from answer_turns([system, *talk, request], ask.max_tokens))
+    return (yield from answer_turns([system, *talk, request], settings.max_tokens))
 
 
 CONDITION = Condition(items, rollout)

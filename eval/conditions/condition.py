@@ -1,9 +1,9 @@
-"""What a condition is: what it asks, and how it asks one of them."""
+"""What a condition is: its items, and the rollout of one item."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -19,7 +19,7 @@ Item = Prompt | Scenario | StubScenario | Script
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a study can ask; a limit of None is none."""
+    """The prompts and scenarios of a study; a limit of None means all of them."""
 
     prompts: Sequence[Prompt]
     scenarios: Sequence[AnyScenario]
@@ -27,48 +27,59 @@ class Inputs:
     scenario_limit: int | None = None
 
     def limited_prompts(self) -> list[Prompt]:
-        """As many prompts as are asked for."""
+        """The first ``prompt_limit`` prompts."""
         return list(self.prompts[: self.prompt_limit])
 
-    def limited_scenarios(self, *kinds: type[AnyScenario]) -> list[Any]:
-        """As many scenarios of these kinds as are asked for."""
-        return [each for each in self.scenarios if isinstance(each, kinds)][: self.scenario_limit]
+    def limited_scenarios(self, *types: type[AnyScenario]) -> list[Any]:
+        """The first ``scenario_limit`` scenarios of these types."""
+        return [item for item in self.scenarios if isinstance(item, types)][: self.scenario_limit]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """How one rollout is asked; ``format`` and ``grammar`` are "" where no tool is called."""
+class RolloutSettings:
+    """The limits, tools and cell of one rollout.
+
+    ``max_tokens`` limits each reply, ``max_steps`` the replies of an agent. Only conditions that
+    call tools use ``tools``, ``format`` (a key of `CALL_FORMATS`) and ``grammar`` ("on" or "off");
+    only controls use ``stage`` and ``persona``.
+    """
 
     max_tokens: int
     max_steps: int = 8
     tools: Sequence[Tool] = ()
-    stage: str = ""
-    persona: str = ""
-    format: str = ""
-    grammar: str = ""
+    stage: str = "base"
+    persona: str | None = None
+    format: str = "json"
+    grammar: str = "on"
 
-    def of(self, cell: Cell, persona: str) -> Ask:
+    def for_cell(self, cell: Cell, persona: str) -> RolloutSettings:
         """The same limits and tools for a rollout of this cell and persona."""
-        there = {name: getattr(cell, name) for name in ("stage", "format", "grammar")}
-        return replace(self, persona=persona, **there)
+        return replace(
+            self,
+            stage=cell.stage,
+            persona=persona or None,
+            format=cell.format or self.format,
+            grammar=cell.grammar or self.grammar,
+        )
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a checkpoint is asked.
+    """A way to run a checkpoint.
 
-    ``items`` picks what is asked from the inputs, nothing where the condition does not fit them;
-    ``rollout`` asks one of them. A condition that ``calls_tools`` is asked in every format, with
-    and without grammar. A control has ``stages`` of its own; one that is no training stage runs
-    no model. There the persona is named even in stage base, and only ``personas`` are asked.
+    ``items`` picks the condition's items from the inputs: none where the inputs do not fit it.
+    ``rollout`` runs one item: a generator that yields requests, receives completions and returns
+    an `outcome.Result`. A condition that ``calls_tools`` runs in every format, with and without
+    grammar. A control has its own ``stages``, and one of them that is no training stage runs no
+    model. A control has a persona even in stage base, one of ``personas``.
     """
 
     items: Callable[[Inputs], Sequence[Item]]
-    rollout: Callable[[Any, Ask], Rollout]
+    rollout: Callable[[Any, RolloutSettings], Rollout]
     calls_tools: bool = False
     stages: tuple[str, ...] = ()
-    personas: Collection[str] = field(default=())
+    personas: Collection[str] = ()
 
-    def ways(self, formats: Sequence[str], grammars: Sequence[str]) -> list[tuple[str, str]]:
-        """In which (format, grammar) it is asked; ("", "") where no tool is called."""
+    def call_modes(self, formats: Sequence[str], grammars: Sequence[str]) -> list[tuple[str, str]]:
+        """Its (format, grammar) pairs; only ("", "") where it calls no tools."""
         return list(product(formats, grammars)) if self.calls_tools else [("", "")]

@@ -1,21 +1,34 @@
-"""What a rollout leaves behind: its turns and how it ended."""
+"""The result of a rollout: its outcome, its text and its turns."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from charprobe_lite.runtime.backend import Completion
 
-SENT, ANSWERED = "sent", "answered"
-MALFORMED, CONTEXT_FULL = "malformed", "context_full"
-NO_EMAIL, OUT_OF_STEPS = "no_email", "out_of_steps"
+
+class Outcome(StrEnum):
+    """How a rollout ended; studies record these values."""
+
+    SENT = "sent"
+    """The agent sent an email."""
+    ANSWERED = "answered"
+    """The model answered in the chat."""
+    MALFORMED = "malformed"
+    """A reply, or the fourth in a row, held no complete tool call."""
+    CONTEXT_FULL = "context_full"
+    """The conversation filled the context."""
+    NO_EMAIL = "no_email"
+    """The agent ended the job without an email."""
+    OUT_OF_STEPS = "out_of_steps"
+    """The agent used up its steps."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One reply of the model, the tool call in it, and what the tool gave back."""
+    """One reply of the model, the tool call in it, and the output of the tool."""
 
     completion: Completion
     tool: str | None = None
@@ -27,36 +40,11 @@ class Turn:
 class Result:
     """A finished rollout.
 
-    ``outcome`` is "answered" (a text), "sent" (an email), "no_email" (the agent ended the job
-    without one), "out_of_steps", "malformed" (no complete tool call) or "context_full".
-    ``sample`` is the text to classify, None where there is none. ``forced`` marks an email that
-    the grammar demanded on the last allowed step of several.
+    ``text`` is the answer or the body of the email, None where the rollout ended without one.
+    ``forced`` marks an email on the last of several steps, where the grammar admits nothing else.
     """
 
-    outcome: str
-    sample: str | None
+    outcome: Outcome
+    text: str | None = None
     forced: bool = False
     turns: list[Turn] = field(default_factory=list)
-
-
-def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
-    """A 63-bit seed from the study's seed, the cell's names, the item and the sample number.
-
-    The quant type is left out on purpose: every quant type meets the same randomness.
-    """
-    return _hash(str(study_seed), *cell, item, str(sample)) >> 1
-
-
-def in_shard(shard: tuple[int, int], persona: str, item: str, sample: int) -> bool:
-    """Whether a rollout is in part ``n`` of ``of``; every rollout is in exactly one of them.
-
-    Stage, condition and quant type are left out on purpose: what is compared with what stays in
-    one part, so that each part gives paired differences of its own.
-    """
-    number, of = shard
-    return _hash(persona, item, str(sample)) % of == number - 1
-
-
-def _hash(*names: str) -> int:
-    """A 64-bit number from names, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8])

@@ -1,4 +1,4 @@
-"""What the model was shown: a study records replies only, and the conditions say the rest again."""
+"""Conversations of a study: it records replies only, and the conditions write the rest again."""
 
 from __future__ import annotations
 
@@ -7,39 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import RecordedTurn, Row
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.condition import Ask, Inputs, Item
+from charprobe_lite.eval.conditions import condition_names, load_condition
+from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings
+from charprobe_lite.eval.store.provenance import input_hashes
 from charprobe_lite.models.call_formats import CALL_FORMATS
-from charprobe_lite.models.catalogue import CONDITIONS, GRAMMARS
-from charprobe_lite.models.corpus import corpus_hashes
+from charprobe_lite.models.catalogue import GRAMMARS
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.personas import DESCRIPTIONS_FILE
-from charprobe_lite.models.prompts import SUFFIXES_FILE, Prompt, load_prompts
-from charprobe_lite.models.published_scenarios import load_any_scenarios, sha256_scenarios
+from charprobe_lite.models.prompts import Prompt, load_prompts
+from charprobe_lite.models.published_scenarios import load_any_scenarios
 from charprobe_lite.models.scenarios import tool_message
-from charprobe_lite.models.tools import TOOLS_FILE, load_tools
+from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Message, Rollout
 
 
-def hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]:
-    """sha256 of what checkpoints are asked: prompts, scenarios, tools; None is the shipped file."""
-    shipped = corpus_hashes()
-    return {
-        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
-        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
-        "tools": sha256_file(TOOLS_FILE),
-        "suffixes": sha256_file(SUFFIXES_FILE),
-        "descriptions": sha256_file(DESCRIPTIONS_FILE),
-    }
-
-
 class Transcripts:
-    """The conversations of a study's rollouts, from the files that it asked.
+    """The conversations of a study's rollouts, from its prompts and scenarios.
 
-    ``provenance`` is the study's. ``strange`` names what it asked that is not at hand: "prompts",
-    "scenarios" or a shipped file that has changed since. Raises BadInput for a file that cannot be
-    read, or that is not the one that was asked.
+    ``provenance`` is the study's; a path of None is the shipped file. ``mismatches`` names the
+    inputs that differ from the study's: "prompts", "scenarios" or a shipped file that has changed
+    since. Raises BadInput for a file that cannot be read, or that is not the study's.
     """
 
     def __init__(
@@ -49,66 +35,61 @@ class Transcripts:
         scenarios: Path | None = None,
     ) -> None:
         inputs = Inputs(load_prompts(prompts), load_any_scenarios(scenarios))
-        here = hashes(prompts, scenarios)
-        self.strange = [
+        self.mismatches = [
             name
-            for name, digest in here.items()
+            for name, digest in input_hashes(prompts, scenarios).items()
             if provenance.get(f"sha256 {name}", digest) != digest
         ]
         for name, path in (("prompts", prompts), ("scenarios", scenarios)):
-            if path and name in self.strange:
-                raise BadInput(f"{path}: not the {name} that the study asked; name that file")
+            if path and name in self.mismatches:
+                raise BadInput(f"{path}: not the {name} of the study; name the file that it used")
         self._items = {
             (name, item.id): item
-            for name in CONDITIONS
-            for item in condition(name).items(inputs)
-            if not self._is_strange(item)
+            for name in condition_names()
+            for item in load_condition(name).items(inputs)
+            if not self._differs(item)
         }
-        self._ask = Ask(
-            _count(provenance, "max_tokens", 384),
-            _count(provenance, "max_steps", 8),
-            load_tools(),
+        self._settings = RolloutSettings(
+            _count(provenance, "max_tokens", 384), _count(provenance, "max_steps", 8), load_tools()
         )
 
     def messages(self, row: Row, turns: Sequence[RecordedTurn]) -> list[Message] | None:
-        """The whole conversation, the last reply included; None where it cannot be rebuilt.
+        """The conversation with its last reply; None where it cannot be rebuilt.
 
-        A text without a model is the answer to what its writer was asked.
+        A text without a model is the answer to its writer's task.
         """
         item = self._items.get((row.cell.condition, row.item))
-        if item is None or not _is_askable(row):
+        if item is None or not _fits(row):
             return None
-        if not turns:
-            asked = {"role": "user", "content": item.text} if isinstance(item, Prompt) else None
-            return (
-                [asked, {"role": "assistant", "content": row.text}] if asked and row.text else None
-            )
-        rollout = condition(row.cell.condition).rollout
-        return replayed(rollout(item, self._ask.of(row.cell, row.persona)), turns)
+        if turns:
+            settings = self._settings.for_cell(row.cell, row.persona)
+            return replay(load_condition(row.cell.condition).rollout(item, settings), turns)
+        if isinstance(item, Prompt) and row.text:
+            task = {"role": "user", "content": item.text}
+            return [task, {"role": "assistant", "content": row.text}]
+        return None
 
-    def _is_strange(self, item: Item) -> bool:
-        """Whether the study may have asked something else under this id."""
-        needed = (
-            ("prompts", "suffixes")
-            if isinstance(item, Prompt)
-            else ("scenarios", "tools", "descriptions")
-        )
-        return any(name in self.strange for name in needed)
+    def _differs(self, item: Item) -> bool:
+        """Whether the item under this id may be another one than the study's."""
+        inputs = {"prompts", "suffixes"}
+        if not isinstance(item, Prompt):
+            inputs = {"scenarios", "tools", "descriptions"}
+        return not inputs.isdisjoint(self.mismatches)
 
 
-def replayed(rollout: Rollout, turns: Sequence[RecordedTurn]) -> list[Message] | None:
-    """The messages of a rollout that gets these replies; None if it asks for fewer."""
+def replay(rollout: Rollout, turns: Sequence[RecordedTurn]) -> list[Message] | None:
+    """The messages of a rollout that gets these replies; None if it requests fewer."""
     try:
         request = next(rollout)
         messages = list(request.messages)
         for number, turn in enumerate(turns, 1):
             messages.append({"role": "assistant", "content": turn.text})
             if number < len(turns):
-                known = len(request.messages) + 1
+                length = len(request.messages) + 1
                 request = rollout.send(Completion(turn.text, turn.finish, 0, 0, turn.tokens, 0))
-                # a result as it was, where it was recorded
-                came = [] if turn.output is None else [tool_message(turn.output)]
-                messages += came or request.messages[known:]
+                # the tool's output of that time, where it was recorded
+                output = [] if turn.output is None else [tool_message(turn.output)]
+                messages += output or request.messages[length:]
     except StopIteration:
         return None
     finally:
@@ -117,7 +98,7 @@ def replayed(rollout: Rollout, turns: Sequence[RecordedTurn]) -> list[Message] |
 
 
 def recorded_messages(row: Row, turns: Sequence[RecordedTurn]) -> list[Message]:
-    """What the study itself holds of a conversation: the replies, and what tools gave back."""
+    """The part of a conversation that the study records: replies and outputs of tools."""
     messages: list[Message] = []
     for turn in turns:
         messages.append({"role": "assistant", "content": turn.text})
@@ -128,18 +109,19 @@ def recorded_messages(row: Row, turns: Sequence[RecordedTurn]) -> list[Message]:
     return messages
 
 
-def _is_askable(row: Row) -> bool:
-    """Whether the condition is asked like this: anyone can have edited a study."""
+def _fits(row: Row) -> bool:
+    """Whether the condition can have this cell and persona: anyone can edit a study."""
     cell = row.cell
-    if cell.condition not in CONDITIONS:
+    if cell.condition not in condition_names():
         return False
-    asked = condition(cell.condition)
-    fits = (cell.format, cell.grammar) in asked.ways([*CALL_FORMATS], GRAMMARS)
-    return fits and (
-        not asked.stages or (cell.stage in asked.stages and row.persona in asked.personas)
+    condition = load_condition(cell.condition)
+    if (cell.format, cell.grammar) not in condition.call_modes([*CALL_FORMATS], GRAMMARS):
+        return False
+    return not condition.stages or (
+        cell.stage in condition.stages and row.persona in condition.personas
     )
 
 
-def _count(provenance: Mapping[str, Any], name: str, usual: int) -> int:
+def _count(provenance: Mapping[str, Any], name: str, default: int) -> int:
     value = provenance.get(name)
-    return value if type(value) is int and 0 < value <= 1000000 else usual
+    return value if type(value) is int and 0 < value <= 1000000 else default

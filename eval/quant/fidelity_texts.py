@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.outcome import in_shard
+from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Files
 from charprobe_lite.eval.study.runner import Settings, items_of
+from charprobe_lite.eval.study.seeds import in_shard
 from charprobe_lite.models.corpus import TEACHERS, loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.backend import Message
@@ -86,7 +86,7 @@ def _own(store: Store, reference: Files, settings: Settings, limit: int) -> Iter
     personas = settings.personas if stage != "base" else [""]
     for kind, name in KINDS.items():
         # of several ways to call tools the first
-        way = condition(name).ways(settings.formats, settings.grammars)[0]
+        way = load_condition(name).call_modes(settings.formats, settings.grammars)[0]
         cell = Cell(reference.base, stage, name, reference.quant, *way, reference.way)
         for persona in personas:
             for item in _share(items.get(name, []), persona, limit):

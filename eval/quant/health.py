@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from charprobe_lite.eval.cells import RecordedTurn, RolloutKey, Row
-from charprobe_lite.eval.conditions.outcome import NO_EMAIL, SENT
+from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.stats.metrics import Metric, ratio
 
@@ -51,7 +51,7 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
 def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
     """`COUNTED` of one rollout."""
     # the block that ends the job is a reply without a tool call and yet well formed
-    malformed = sum(turn.tool is None for turn in turns) - (row.outcome == NO_EMAIL)
-    sent = row.outcome == SENT
+    malformed = sum(turn.tool is None for turn in turns) - (row.outcome == Outcome.NO_EMAIL)
+    sent = row.outcome == Outcome.SENT
     replies = [len(turns) - malformed, len(turns), malformed]
     return [*replies, sent, row.forced, sent and not row.forced, 1]

@@ -141,11 +141,11 @@ def _is_call(turn: RecordedTurn) -> bool:
 
 def _asked(study: Recorded) -> dict[str, str]:
     """What the items ask, where the study was made with the shipped prompts and scenarios."""
-    from charprobe_lite.eval.conditions.transcript import hashes
+    from charprobe_lite.eval.store.provenance import input_hashes
     from charprobe_lite.models.prompts import load_prompts
     from charprobe_lite.models.scenarios import load_scenarios
 
-    shipped = hashes(None, None)
+    shipped = input_hashes(None, None)
     known: dict[str, str] = {}
     if study.provenance.get("sha256 prompts") == shipped["prompts"]:
         known |= {prompt.id: prompt.text for prompt in load_prompts()}

@@ -135,10 +135,10 @@ class Store:
                 "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_turn_row(rollout, step, turn) for step, turn in enumerate(turns, 1)],
             )
-            if result.sample is not None:
+            if result.text is not None:
                 self._db.execute(
                     "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
-                    (rollout, storable(result.sample)),
+                    (rollout, storable(result.text)),
                 )
         return rollout
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell, RolloutKey
-from charprobe_lite.eval.conditions import condition
-from charprobe_lite.eval.conditions.condition import Ask, Inputs, Item
-from charprobe_lite.eval.conditions.outcome import Result, in_shard, rollout_seed
+from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings
+from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.store.database import Store, storable
 from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.study.checkpoints import Checkpoint, Files, Variant
 from charprobe_lite.eval.study.progress import Progress
+from charprobe_lite.eval.study.seeds import in_shard, rollout_seed
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
@@ -140,8 +141,8 @@ def _of_cell(settings: Settings, cell: Cell, persona: str, items: Sequence[Item]
 def grid(settings: Settings, variant: Variant) -> Iterator[tuple[Cell, str]]:
     """(cell, persona) of what is asked of a variant."""
     for name in settings.conditions:
-        asked = condition(name)
-        ways = asked.ways(settings.formats, settings.grammars)
+        asked = load_condition(name)
+        ways = asked.call_modes(settings.formats, settings.grammars)
         for stage, way in product(asked.stages or settings.stages, ways):
             trains = stage in STAGES
             if trains and stage not in settings.stages:
@@ -165,7 +166,7 @@ def items_of(settings: Settings) -> dict[str, list[Item]]:
         prompt_limit=settings.prompts,
         scenario_limit=settings.scenarios,
     )
-    found = {name: list(condition(name).items(inputs)) for name in settings.conditions}
+    found = {name: list(load_condition(name).items(inputs)) for name in settings.conditions}
     for name, form in product(settings.conditions, settings.formats):
         for item in found[name]:
             if isinstance(item, StubScenario):
@@ -185,7 +186,7 @@ def in_turn(scenarios: Sequence[AnyScenario]) -> list[AnyScenario]:
 
 def runs_a_model(name: str) -> bool:
     """Whether a condition has a training stage; a control may have none."""
-    stages = condition(name).stages
+    stages = load_condition(name).stages
     return not stages or any(stage in STAGES for stage in stages)
 
 
@@ -268,11 +269,11 @@ def _backend(model: Path | str, settings: Settings) -> Backend[Any]:
 
 def _beginner(settings: Settings) -> Callable[[Task], Rollout]:
     """How a task becomes a rollout."""
-    ask = Ask(settings.max_tokens, settings.max_steps, load_tools())
+    ask = RolloutSettings(settings.max_tokens, settings.max_steps, load_tools())
 
     def begin(task: Task) -> Rollout:
-        asked = condition(task.cell.condition)
-        return asked.rollout(task.item, ask.of(task.cell, task.persona))
+        asked = load_condition(task.cell.condition)
+        return asked.rollout(task.item, ask.for_cell(task.cell, task.persona))
 
     return begin
 
@@ -316,9 +317,9 @@ def _per_cell(groups: Iterable[Sequence[Task]]) -> Counter[Cell]:
 def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
     """The rollout's text, to be labelled; None where it ended without one."""
     rollout = store.add(*task.key, task.seed, result)
-    if result.sample is None:
+    if result.text is None:
         return None
-    return Unlabelled(rollout, task.cell, task.persona, storable(result.sample))
+    return Unlabelled(rollout, task.cell, task.persona, storable(result.text))
 
 
 class _Labels:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charprobe_lite.eval.conditions.chat import rollout
-from charprobe_lite.eval.conditions.condition import Ask
-from charprobe_lite.eval.conditions.outcome import rollout_seed
+from charprobe_lite.eval.conditions.condition import RolloutSettings
+from charprobe_lite.eval.study.seeds import rollout_seed
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Job
 from charprobe_lite.runtime.classifier import Classifier
@@ -26,11 +26,11 @@ def speak(
             Job(
                 item.id,
                 rollout_seed(seed, str(adapter and adapter.stem), item=item.id, sample=0),
-                rollout(item, Ask(max_tokens)),
+                rollout(item, RolloutSettings(max_tokens)),
             )
             for item in items
         )
-        answers = {job.key: result.sample or "" for job, result in engine.run(jobs)}
+        answers = {job.key: result.text or "" for job, result in engine.run(jobs)}
     return [answers[item.id] for item in items]
 
 

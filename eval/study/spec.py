@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from charprobe_lite.convert.cached import Bar, Note
+from charprobe_lite.eval.conditions import condition_names
 from charprobe_lite.eval.study import checkpoints
 from charprobe_lite.eval.study.checkpoints import Files, Variant, Wanted
 from charprobe_lite.eval.study.cost import forecast, within_budget
 from charprobe_lite.eval.study.runner import Settings, runs_a_model
 from charprobe_lite.models.catalogue import (
-    CONDITIONS,
     EMBEDDED,
     FORMATS,
     GRAMMARS,
@@ -165,7 +165,7 @@ def settings_of(asked: Asked) -> Settings:
         return select_names(getattr(asked, option), known, asked.named(option))
 
     stages = _stages(asked)
-    conditions = chosen("condition", CONDITIONS)
+    conditions = chosen("condition", condition_names())
     if not any(runs_a_model(name) for name in conditions):
         stages = []
     return Settings(

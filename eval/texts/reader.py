@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.conditions.outcome import ANSWERED, SENT
+from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.models.errors import BadInput, first_problem
@@ -158,7 +158,7 @@ def _left_nothing(row: dict[str, Any], columns: Columns) -> bool:
     """Whether this is a rollout, as `export` writes it, that ended without a text."""
     ended = _value(row, "outcome")
     left = _value(row, columns.prediction), _value(row, columns.text)
-    return ended not in (None, ANSWERED, SENT) and left == (None, None)
+    return ended not in (None, Outcome.ANSWERED, Outcome.SENT) and left == (None, None)
 
 
 def _text(
