@@ -1,10 +1,22 @@
-"""The one exception for input that a user can mend, and how a schema error is put in a line."""
+"""The one exception for input that a user can fix, and how its message is spelled."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Literal
+
+# with the colon behind it, or the space before its value: not that before a word of the sentence
+OPTION = re.compile(
+    r"(?<![\w-])--(?P<name>[a-z][a-z0-9-]*(?:\.\w+)*)"
+    r"(?P<end>:| (?=[^\s-])(?!(?:or|and|for|to|is|in|with|at)\b))?"
+)
+
 
 class BadInput(Exception):
-    """Input that cannot be used; the message is one line: file, field and mend.
+    """Input that cannot be used; the message is one line: file, field and fix.
 
     The command line prints it on stderr and exits with status 2.
     """
@@ -15,12 +27,57 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def first_problem(error: Exception) -> str:
-    """The first problem of a pydantic, JSON or native error as one line with its field."""
+def first_problem(error: Exception, option: bool = False, fields: Sequence[str] = ()) -> str:
+    """The first problem of a pydantic, JSON or native error as one line with its field.
+
+    With ``option`` the field is written as the command line spells it. ``fields`` are the names
+    from which the nearest one is suggested for a field that is unknown.
+    """
     from pydantic import ValidationError
 
-    if isinstance(error, ValidationError):
-        problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "document"
-        return f"field {field}: {problem['msg']}"
-    return " ".join(str(error).split())[:300]
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())[:300]
+    problem = error.errors(include_url=False)[0]
+    message, (name, *rest) = problem["msg"], [str(part) for part in problem["loc"]] or [""]
+    if problem["type"] == "extra_forbidden" and (option or fields):
+        near = nearest(name, fields)
+        fix = f"; did you mean {_option(near) if option else near}?" if near else ""
+        message = f"unknown{fix}"
+    if option:
+        return f"{'.'.join([_option(name), *rest])}: {message}" if name else message
+    return f"field {'.'.join([name or 'document', *rest])}: {message}"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name that a misspelled one is most like; None when none is close."""
+    return next(iter(get_close_matches(name, list(names), 1)), None)
+
+
+def suggestion(name: str, names: Sequence[str]) -> str:
+    """What to write in place of an unknown name: the nearest name, or one of all."""
+    near = nearest(name, names)
+    return f"did you mean {near}?" if near else f"choose from {', '.join(names)}"
+
+
+@contextmanager
+def spelled(style: Literal["key", "argument"], place: str | None = None) -> Iterator[None]:
+    """Raise BadInput again with every ``--some-option`` of its message in another spelling.
+
+    ``key`` writes ``some_option:`` as in a study file, ``argument`` ``some_option=`` as in Python,
+    without a space before the value. ``place`` begins the message.
+    """
+    try:
+        yield
+    except BadInput as error:
+        ends = {
+            "key": {":": ":", " ": ": ", None: ":"},
+            "argument": {":": ":", " ": "=", None: "="},
+        }
+        message = OPTION.sub(
+            lambda option: option["name"].replace("-", "_") + ends[style][option["end"]], str(error)
+        )
+        raise BadInput(f"{place}: {message}" if place else message) from None
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
