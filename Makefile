@@ -1,11 +1,12 @@
 # make eval   the whole main job on the embedded base, from nothing
 # make test   lint, types and the test suite, from nothing
+# make docs   the documentation as a site in build/site, from nothing
 PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?= --persona sarcasm
 PACKAGES := convert eval models runtime
 
-.PHONY: eval test check clean
+.PHONY: eval test check docs clean
 
 eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
@@ -21,6 +22,9 @@ check: .venv/test
 	for name in charprobe_lite/*; do ln -sfn ../../../$$name build/typed/$$name; done
 	MYPYPATH=build/typed $(BIN)/mypy
 
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
 .venv/eval: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -e '.[kit]'
@@ -29,6 +33,11 @@ check: .venv/test
 .venv/test: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -e '.[train,dev]'
+	touch $@
+
+.venv/docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 clean:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 from charprobe_lite.eval.study.checkpoints import kit_base
@@ -15,6 +18,8 @@ from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+ValidJson = Callable[[Any, str], None]
+SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
 # a shell starts background jobs with interrupts ignored, which their children would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
 RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
@@ -61,3 +66,14 @@ def charprobe(cache: Path, tmp_path: Path) -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def valid_json() -> ValidJson:
+    """Fails for a document that does not fit the schema of that name in docs/schemas."""
+
+    def check(document: Any, name: str) -> None:
+        schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
+        jsonschema.Draft202012Validator(schema).validate(document)
+
+    return check
