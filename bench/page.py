@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from charprobe_lite.eval.report import write_report
-from charprobe_lite.eval.report.recorded import read_study
+from charprobe_lite.eval.store.reader import open_study
 
 FILTER = """
 async ([name, value]) => {
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--samples", type=int, default=20_000)
     options = parser.parse_args()
-    study = read_study(options.study)
+    study = open_study(options.study)
     numbered = enumerate(islice(cycle(study.rows), options.samples))
     many = replace(
         study,
@@ -51,7 +51,7 @@ def main() -> None:
         turns=list(islice(cycle(study.turns), options.samples)),
     )
     with tempfile.TemporaryDirectory() as folder:
-        page = write_report(many, Path(folder), {}).page
+        page = write_report(many, Path(folder)).page
         print(json.dumps({"samples": options.samples, **measure(page)}))
 
 

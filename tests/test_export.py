@@ -287,7 +287,7 @@ def test_what_cannot_be_exported_gets_one_line(
         ([study, "-o", study], "is the study itself"),
         ([study, "-o", "file/below.jsonl"], "below.jsonl: cannot be written"),
         ([study, "-o", "."], ".: is a folder; name a file"),
-        ([study, "--scenarios", "file"], "have a use with --format inspect only"),
+        ([study, "--scenarios", "file"], "format jsonl has no messages"),
     ]
     for arguments, said in cases:
         done = charprobe("export", *arguments)

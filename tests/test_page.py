@@ -16,9 +16,9 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions.outcome import Result, Turn
-from charprobe_lite.eval.report import Written, figures, write_report
+from charprobe_lite.eval.report import WrittenReport, figures, write_files, write_report
 from charprobe_lite.eval.report.occlusion import Sentence, occlude, split
-from charprobe_lite.eval.report.recorded import Recorded, read_study
+from charprobe_lite.eval.report.study import ReportStudy, report_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
@@ -108,12 +108,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report(study: Path) -> Written:
-    recorded = read_study(study)
-    return write_report(recorded, study.parent / "report", shading(recorded))
+def report(study: Path) -> WrittenReport:
+    recorded = report_study(study)
+    return write_files(recorded, study.parent / "report", shading(recorded))
 
 
-def shading(recorded: Recorded) -> dict[int, list[Sentence]]:
+def shading(recorded: ReportStudy) -> dict[int, list[Sentence]]:
     """Made-up weights for the first text of the full stage."""
     full = [n for n, row in enumerate(recorded.rows) if row.cell.stage == "full" and row.text]
     sentences = split(recorded.rows[full[0]].text or "")
@@ -162,7 +162,7 @@ def opened(browser: Any) -> Iterator[Any]:
         context.close()
 
 
-def test_figures_and_tables_are_files_that_other_programs_read(report: Written) -> None:
+def test_figures_and_tables_are_files_that_other_programs_read(report: WrittenReport) -> None:
     import matplotlib.image
     import pandas as pd
 
@@ -188,8 +188,10 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: Written) 
     assert shift.loc[("full", "agentic_email"), "published"] == 0.386
 
 
-def test_the_same_study_gives_the_same_bytes(study: Path, report: Written, tmp_path: Path) -> None:
-    again = write_report(read_study(study), tmp_path, shading(read_study(study)))
+def test_the_same_study_gives_the_same_bytes(
+    study: Path, report: WrittenReport, tmp_path: Path
+) -> None:
+    again = write_files(report_study(study), tmp_path, shading(report_study(study)))
     for one, other in zip(
         [report.page, *report.figures, *report.tables],
         [again.page, *again.figures, *again.tables],
@@ -212,7 +214,7 @@ def test_nothing_a_model_wrote_runs_or_loads(opened: Any, tmp_path: Path) -> Non
                     (cell, own, f"javascript:{text[:200]}".replace("\ud800", "?"), result, persona)
                 )
     path = write_study(tmp_path / f"{name}.sqlite", rollouts)
-    seen = opened(write_report(read_study(path), tmp_path / "report", {}).page)
+    seen = opened(write_report(path, tmp_path / "report").page)
     page = seen.page
     assert seen.shown() == len(rollouts)
     for number in range(len(rollouts)):
@@ -238,7 +240,7 @@ def test_nothing_a_model_wrote_runs_or_loads(opened: Any, tmp_path: Path) -> Non
 
 
 @browsed
-def test_the_policy_stops_what_would_get_in_anyway(opened: Any, report: Written) -> None:
+def test_the_policy_stops_what_would_get_in_anyway(opened: Any, report: WrittenReport) -> None:
     page = opened(report.page).page
     page.evaluate(
         "() => { window.stopped = []; document.addEventListener('securitypolicyviolation',"
@@ -255,7 +257,7 @@ def test_the_policy_stops_what_would_get_in_anyway(opened: Any, report: Written)
 
 
 @browsed
-def test_filters_leave_what_was_asked_for(opened: Any, report: Written) -> None:
+def test_filters_leave_what_was_asked_for(opened: Any, report: WrittenReport) -> None:
     seen = opened(report.page)
     page = seen.page
     assert seen.shown() == 30
@@ -284,7 +286,7 @@ def test_filters_leave_what_was_asked_for(opened: Any, report: Written) -> None:
 
 @browsed
 def test_a_rollout_is_read_turn_by_turn_and_beside_the_other_stages(
-    opened: Any, report: Written
+    opened: Any, report: WrittenReport
 ) -> None:
     seen = opened(report.page)
     page = seen.page
@@ -312,7 +314,7 @@ def test_a_rollout_is_read_turn_by_turn_and_beside_the_other_stages(
 
 @browsed
 def test_sentences_that_drove_the_decision_are_shaded_and_numbered(
-    opened: Any, report: Written
+    opened: Any, report: WrittenReport
 ) -> None:
     seen = opened(report.page)
     page = seen.page
@@ -328,7 +330,7 @@ def test_sentences_that_drove_the_decision_are_shaded_and_numbered(
 
 @browsed
 def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
-    opened: Any, report: Written, tmp_path: Path
+    opened: Any, report: WrittenReport, tmp_path: Path
 ) -> None:
     seen = opened(report.page, accept_downloads=True)
     page = seen.page
@@ -357,7 +359,7 @@ def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
     assert saved["study"] == "small"
     rows = {
         (row.cell.stage, row.cell.condition, row.persona, row.item): row.text
-        for row in read_study(report.page.parent.parent / "small.sqlite").rows
+        for row in report_study(report.page.parent.parent / "small.sqlite").rows
     }
     said = {}
     for label in saved["labels"]:
@@ -372,7 +374,7 @@ def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
 
 
 @browsed
-def test_the_keyboard_reaches_everything(opened: Any, report: Written) -> None:
+def test_the_keyboard_reaches_everything(opened: Any, report: WrittenReport) -> None:
     page = opened(report.page).page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
@@ -399,7 +401,9 @@ def test_the_keyboard_reaches_everything(opened: Any, report: Written) -> None:
 
 
 @browsed
-def test_a_screen_reader_finds_landmarks_names_and_headings(opened: Any, report: Written) -> None:
+def test_a_screen_reader_finds_landmarks_names_and_headings(
+    opened: Any, report: WrittenReport
+) -> None:
     page = opened(report.page).page
     page.click("#samples tbody button")
     for role, name in (
@@ -434,7 +438,7 @@ def luminance(colour: str) -> float:
 @browsed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_follow_the_system_until_told_otherwise_and_are_legible(
-    opened: Any, report: Written, scheme: str
+    opened: Any, report: WrittenReport, scheme: str
 ) -> None:
     page = opened(report.page, color_scheme=scheme).page
     page.locator("#samples tbody button").nth(9).click()
@@ -461,7 +465,9 @@ def test_colours_follow_the_system_until_told_otherwise_and_are_legible(
 
 
 @browsed
-def test_a_phone_shows_the_page_without_scrolling_sideways(opened: Any, report: Written) -> None:
+def test_a_phone_shows_the_page_without_scrolling_sideways(
+    opened: Any, report: WrittenReport
+) -> None:
     page = opened(report.page, viewport={"width": 360, "height": 740}).page
     page.click("#samples tbody button")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -519,12 +525,12 @@ def test_the_command_shades_and_says_what_it_wrote(charprobe: Command, tmp_path:
 
 def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such study"):
-        read_study(tmp_path / "none.sqlite")
+        report_study(tmp_path / "none.sqlite")
     assert not (tmp_path / "none.sqlite").exists()
     with Store(tmp_path / "empty.sqlite"):
         pass
     with pytest.raises(BadInput, match="holds no rollout yet"):
-        read_study(tmp_path / "empty.sqlite")
+        report_study(tmp_path / "empty.sqlite")
     cell = Cell("kit", "full", "chat", "Q8_0")
     path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha."), "humor")])
     for told, said in (
@@ -534,7 +540,7 @@ def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
         with Store(path) as store:
             store.classify([(1, "humor", told)])
         with pytest.raises(BadInput, match=said):
-            read_study(path)
+            report_study(path)
 
 
 def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> None:
@@ -547,7 +553,7 @@ def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> Non
             for number in range(4):
                 label = persona if number < hits else "neutral"
                 rollouts.append((cell, persona, str(number), chat("text"), label))
-    [gap] = find(read_study(write_study(tmp_path / "s.sqlite", rollouts))).gaps
+    [gap] = find(report_study(write_study(tmp_path / "s.sqlite", rollouts))).gaps
     assert [step.condition for step in gap.steps] == ["chat", "chat_email", "agentic_email"]
     first, *later = gap.steps
     assert first.change is None
@@ -564,7 +570,7 @@ def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> No
         for condition in ("chat", "agentic_email")
         for n, label in enumerate(["humor", "humor" if condition == "chat" else "neutral"])
     ]
-    found = find(read_study(write_study(tmp_path / "s.sqlite", rollouts)))
+    found = find(report_study(write_study(tmp_path / "s.sqlite", rollouts)))
     gaps = found.gaps
     assert [(gap.title, [step.condition for step in gap.steps]) for gap in gaps] == [
         ("kit, Q8_0: full", ["chat", "agentic_email"]),

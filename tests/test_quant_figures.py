@@ -18,7 +18,7 @@ from charprobe_lite.eval.report import figures, tables
 from charprobe_lite.eval.report.estimates import find
 from charprobe_lite.eval.report.html import Picture, page
 from charprobe_lite.eval.report.quant_figures import Point, front, quant_drawings
-from charprobe_lite.eval.report.recorded import read_study
+from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from tests.test_page import chat, write_study
 from tests.test_quant_score import ladder
@@ -111,7 +111,7 @@ def test_the_report_has_a_section_with_the_recommendation(
 ) -> None:
     cell = Cell("kit", "full", "chat", "F16")
     rollouts = [(cell, "humor", f"id-{n}", chat("ha"), "humor") for n in range(2)]
-    study = read_study(write_study(tmp_path / "small.sqlite", rollouts))
+    study = report_study(write_study(tmp_path / "small.sqlite", rollouts))
     hostile = replace(found, recommendation="<script>window.owned = 1</script>")
     pictures = []
     for each in quant_drawings(found):

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, json_option
-from charprobe_lite.models.errors import BadInput
-
-if TYPE_CHECKING:
-    from charprobe_lite.eval.store.reader import Study
-
-KINDS = ("jsonl", "parquet", "csv", "inspect")
+from charprobe_lite.eval.cli.options import FILE, json_option, note
+from charprobe_lite.eval.export import FORMATS, export_study
 
 
 @click.command()
@@ -24,7 +18,7 @@ KINDS = ("jsonl", "parquet", "csv", "inspect")
     "kind",
     default="jsonl",
     show_default=True,
-    metavar="|".join(KINDS),
+    metavar="|".join(FORMATS),
     help="Parquet needs the extra tables, inspect the extra inspect.",
 )
 @click.option(
@@ -65,46 +59,13 @@ def export(
     charprobe-lite export runs/smollm2-135m-seed0.sqlite --format inspect -o logs
     inspect view --log-dir logs
     """
-    from charprobe_lite.eval.export import files
     from charprobe_lite.eval.store.reader import open_study
-    from charprobe_lite.models.atomic import new_file
 
-    if kind not in KINDS:
-        raise BadInput(f"--format {kind}: unknown; choose from {', '.join(KINDS)}")
-    if kind != "inspect" and (prompts or scenarios):
-        raise BadInput("--prompts, --scenarios: have a use with --format inspect only")
-    found = open_study(study)
-    if kind == "inspect":
-        target = output or study.with_name(f"{study.stem}-inspect")
-        written = _inspect(found, target, prompts, scenarios)
-    else:
-        target = output or study.with_suffix(f".{kind}")
-        if target.exists() and target.samefile(study):
-            raise BadInput(f"{target}: is the study itself; name another -o")
-        write = {"jsonl": files.write_jsonl, "csv": files.write_csv, "parquet": files.write_parquet}
-        with new_file(target) as part:
-            write[kind](found, part)
-        written = [target]
+    source = open_study(study)
+    files = export_study(source, kind, output, prompts, scenarios, note)
     if as_json:
-        facts = {"format": kind, "rollouts": len(found.rows), "files": list(map(str, written))}
-        click.echo(json.dumps(facts))
+        names = [str(file) for file in files]
+        click.echo(json.dumps({"format": kind, "rollouts": len(source.rows), "files": names}))
         return
-    click.echo(f"{target}: {len(found.rows)} rollouts")
-
-
-def _inspect(study: Study, target: Path, prompts: str | None, scenarios: Path | None) -> list[Path]:
-    from charprobe_lite.eval.conditions.transcript import Transcripts
-    from charprobe_lite.eval.export.inspect import write_logs
-    from charprobe_lite.models.atomic import new_folder
-    from charprobe_lite.models.prompts import prompt_file
-
-    transcripts = Transcripts(study.provenance, prompt_file(prompts), scenarios)
-    with new_folder(target) as part:
-        names = write_logs(study, transcripts, part)
-    if transcripts.mismatches:
-        click.echo(
-            f"{', '.join(transcripts.mismatches)}: differ from the study's, so the messages to the "
-            "model are left out; name --prompts and --scenarios",
-            err=True,
-        )
-    return [target / name for name in names]
+    place = files[0] if len(files) == 1 else files[0].parent
+    click.echo(f"{place}: {len(source.rows)} rollouts")

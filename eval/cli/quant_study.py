@@ -166,10 +166,9 @@ def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
 
 
 def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
-    from charprobe_lite.eval.cli.report import write
-    from charprobe_lite.eval.report.recorded import read_study
+    from charprobe_lite.eval.report import write_report
 
-    return write(read_study(ran.path), folder, {}, found).page
+    return write_report(ran.path, folder, quant_study=found).page
 
 
 def show(found: QuantStudy, path: Path) -> None:

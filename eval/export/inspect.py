@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.conditions.transcript import Transcripts, recorded_messages
+from charprobe_lite.eval.export import ExportFormat
 from charprobe_lite.eval.store.database import storable
 from charprobe_lite.eval.store.reader import Study
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
 RECOGNISED, LABEL = "recognised", "label"
 CORRECT, INCORRECT = "C", "I"
 STOP_REASONS = {"stop": "stop", "length": "max_tokens", "context": "model_length"}
+Rollout = tuple[Row, list[RecordedTurn]]
 
 
-def write_logs(study: Study, transcripts: Transcripts, folder: Path) -> list[str]:
-    """Write one log per cell into ``folder``; gives the names of the files.
+def write(study: Study, folder: Path, transcripts: Transcripts | None) -> None:
+    """Write one log per cell into ``folder``.
 
     A sample is a rollout: its conversation with tool calls and results, and two scores. ``label``
-    is what the classifier says, with all probabilities; ``recognised`` whether that is the
-    rollout's persona, which base-stage rollouts have none of. Raises BadInput when inspect_ai is
-    missing, or for a study that no log can hold.
+    is the classifier's, with all probabilities; ``recognised`` says whether that is the rollout's
+    persona, and is missing in the base stage. Raises BadInput when inspect_ai is missing, or for a
+    study that no log can hold.
     """
     try:
         from inspect_ai.log import write_eval_log
@@ -47,10 +49,9 @@ def write_logs(study: Study, transcripts: Transcripts, folder: Path) -> list[str
         raise BadInput(
             "--format inspect: inspect_ai is not installed; pip install 'charprobe-lite[inspect]'"
         ) from None
-    cells: dict[Cell, list[tuple[Row, list[RecordedTurn]]]] = {}
+    cells: dict[Cell, list[Rollout]] = {}
     for row, turns in zip(study.rows, study.turns, strict=True):
         cells.setdefault(row.cell, []).append((row, turns))
-    names = []
     for number, (cell, rollouts) in enumerate(cells.items(), 1):
         try:
             log = _log(study, cell, rollouts, transcripts)
@@ -59,24 +60,25 @@ def write_logs(study: Study, transcripts: Transcripts, folder: Path) -> list[str
             raise BadInput(f"{study.path}: {cell.label}: {first_problem(error)}") from None
         # the names of a cell come out of the same file
         readable = re.sub(r"[^\w.-]+", "-", f"{cell.stage}-{cell.label}")[:80]
-        names.append(f"{number:02d}-{readable}.eval")
-        write_eval_log(log, folder / names[-1])
-    return names
+        write_eval_log(log, folder / f"{number:02d}-{readable}.eval")
+
+
+FORMAT = ExportFormat(write, folder=True, messages=True)
 
 
 def _log(
     study: Study,
     cell: Cell,
-    rollouts: Sequence[tuple[Row, list[RecordedTurn]]],
-    transcripts: Transcripts,
+    rollouts: Sequence[Rollout],
+    transcripts: Transcripts | None,
 ) -> EvalLog:
     from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalPlan, EvalResults, EvalSpec
     from inspect_ai.model import GenerateConfig
 
     samples = [_sample(row, turns, transcripts) for row, turns in rollouts]
-    name, known = storable(study.path.stem), study.provenance
-    asked = ("temperature", "top_p", "max_tokens", "seed")
-    config = GenerateConfig(**{each: known[each] for each in asked if each in known})
+    name, provenance = storable(study.path.stem), study.provenance
+    options = ("temperature", "top_p", "max_tokens", "seed")
+    config = GenerateConfig(**{key: provenance[key] for key in options if key in provenance})
     return EvalLog(
         status="success",
         eval=EvalSpec(
@@ -87,7 +89,7 @@ def _log(
             model=_model(cell),
             model_generate_config=config,
             config=EvalConfig(),
-            metadata={"study": name, **asdict(cell), "provenance": known},
+            metadata={"study": name, **asdict(cell), "provenance": provenance},
         ),
         plan=EvalPlan(config=config),
         results=EvalResults(
@@ -106,9 +108,9 @@ def _stats(model: str, rows: Sequence[Row]) -> EvalStats:
     """When the cell's rollouts ran, and the tokens that they took."""
     from inspect_ai.log import EvalStats
 
-    begun = [datetime.fromisoformat(row.ended) - timedelta(seconds=row.seconds) for row in rows]
+    started = [datetime.fromisoformat(row.ended) - timedelta(seconds=row.seconds) for row in rows]
     return EvalStats(
-        started_at=min(begun).isoformat(),
+        started_at=min(started).isoformat(),
         completed_at=max(row.ended for row in rows),
         model_usage={
             model: _usage(sum(row.prompt_tokens for row in rows), sum(row.tokens for row in rows))
@@ -116,10 +118,12 @@ def _stats(model: str, rows: Sequence[Row]) -> EvalStats:
     )
 
 
-def _usage(read: int, written: int) -> ModelUsage:
+def _usage(prompt_tokens: int, tokens: int) -> ModelUsage:
     from inspect_ai.model import ModelUsage
 
-    return ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written)
+    return ModelUsage(
+        input_tokens=prompt_tokens, output_tokens=tokens, total_tokens=prompt_tokens + tokens
+    )
 
 
 def _results(samples: Sequence[EvalSample]) -> list[EvalScore]:
@@ -141,13 +145,13 @@ def _results(samples: Sequence[EvalSample]) -> list[EvalScore]:
     ]
 
 
-def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts) -> EvalSample:
+def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts | None) -> EvalSample:
     from inspect_ai.log import EvalSample
 
-    rebuilt = transcripts.messages(row, turns)
+    rebuilt = transcripts.messages(row, turns) if transcripts else None
     messages = _chat(rebuilt or recorded_messages(row, turns), turns, row.cell.format)
     replies = [n for n, message in enumerate(messages) if message.source == "generate"]
-    told = ("persona", "item", "sample", "seed", "outcome", "forced", "steps", "text")
+    fields = ("persona", "item", "sample", "seed", "outcome", "forced", "steps", "text")
     return EvalSample(
         id="/".join(filter(None, (row.persona, row.item))),
         epoch=row.sample + 1,
@@ -156,19 +160,19 @@ def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts) -
         messages=messages,
         output=_output(row, turns, messages),
         scores=_scores(row),
-        metadata={**{name: getattr(row, name) for name in told}, "rebuilt": rebuilt is not None},
+        metadata={**{name: getattr(row, name) for name in fields}, "rebuilt": rebuilt is not None},
         model_usage={_model(row.cell): _usage(row.prompt_tokens, row.tokens)},
         total_time=row.seconds,
     )
 
 
 def _chat(
-    messages: Sequence[Message], turns: Sequence[RecordedTurn], form: str
+    messages: Sequence[Message], turns: Sequence[RecordedTurn], call_format: str
 ) -> list[ChatMessage]:
     """Messages as Inspect has them; the last replies are those of ``turns``.
 
-    A condition may have written replies before them. A tool's result is the user turn after the
-    call that begins as results do.
+    A condition may have written earlier replies. A tool's result is the user turn after its call
+    that begins as results do.
     """
     from inspect_ai.model import (
         ChatMessageAssistant,
@@ -177,41 +181,42 @@ def _chat(
         ChatMessageUser,
     )
 
-    written = sum(message["role"] == "assistant" for message in messages) - len(turns)
-    found: list[ChatMessage] = []
+    earlier = sum(message["role"] == "assistant" for message in messages) - len(turns)
+    chat: list[ChatMessage] = []
     call: ToolCall | None = None
     for message in messages:
         text = storable(message["content"])
         if message["role"] == "assistant":
-            turn = turns[-written] if written <= 0 and turns else None
-            written -= 1
-            call = _call(text, turn, form, f"call_{len(found)}")
+            turn = turns[-earlier] if earlier <= 0 and turns else None
+            earlier -= 1
+            call = _call(text, turn, call_format, f"call_{len(chat)}")
             reply = ChatMessageAssistant(content=text, tool_calls=[call] if call else None)
             reply.source = "generate" if turn or not turns else "input"
-            found.append(reply)
+            chat.append(reply)
         elif message["role"] == "system":
-            found.append(ChatMessageSystem(content=text))
+            chat.append(ChatMessageSystem(content=text))
         elif call and text.startswith(TOOL_OUTPUT):
             result = text.removeprefix(TOOL_OUTPUT).removeprefix("\n")
-            found.append(
+            chat.append(
                 ChatMessageTool(content=result, tool_call_id=call.id, function=call.function)
             )
         else:
-            found.append(ChatMessageUser(content=text))
-    return found
+            chat.append(ChatMessageUser(content=text))
+    return chat
 
 
-def _call(text: str, turn: RecordedTurn | None, form: str, name: str) -> ToolCall | None:
-    """The tool call of a reply: what was recorded, or what a reply that stood there before says."""
+def _call(text: str, turn: RecordedTurn | None, call_format: str, name: str) -> ToolCall | None:
+    """The tool call of a reply: the recorded one, or the one in the text of an earlier reply."""
     from inspect_ai.tool import ToolCall
 
     if turn is None:
-        said = CALL_FORMATS[form].read(text) if form in CALL_FORMATS else None
+        form = CALL_FORMATS.get(call_format)
+        call = form.read(text) if form else None
     else:
-        said = Call(turn.tool, turn.arguments or {}) if turn.tool else None
-    if not isinstance(said, Call):
+        call = Call(turn.tool, turn.arguments or {}) if turn.tool else None
+    if not isinstance(call, Call):
         return None
-    return ToolCall(id=name, function=said.name, arguments=_unicode(said.arguments))
+    return ToolCall(id=name, function=call.name, arguments=_unicode(call.arguments))
 
 
 def _unicode(arguments: dict[str, Any]) -> Any:
@@ -236,11 +241,15 @@ def _output(
 def _scores(row: Row) -> dict[str, Score]:
     from inspect_ai.scorer import Score
 
-    said = row.prediction
-    if said is None:
+    if row.prediction is None:
         return {}
-    label = Score(value=said, answer=said, metadata={"probabilities": row.probabilities})
+    label = Score(
+        value=row.prediction,
+        answer=row.prediction,
+        metadata={"probabilities": row.probabilities},
+    )
     if not row.persona:
         return {LABEL: label}
-    recognised = Score(value=CORRECT if said == row.persona else INCORRECT, answer=said)
+    mark = CORRECT if row.prediction == row.persona else INCORRECT
+    recognised = Score(value=mark, answer=row.prediction)
     return {RECOGNISED: recognised, LABEL: label}

@@ -1,20 +1,27 @@
-"""The report: one HTML page that needs nothing else, figures and tables as files."""
+"""The report: one HTML page that needs nothing else, with its figures and tables as files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charprobe_lite.models.errors import BadInput
+
 if TYPE_CHECKING:
     from charprobe_lite.eval.quant.findings import QuantStudy
     from charprobe_lite.eval.report.occlusion import Sentence
-    from charprobe_lite.eval.report.recorded import Recorded
+    from charprobe_lite.eval.report.study import ReportStudy
+    from charprobe_lite.eval.store.reader import Study
+
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Opens a bar of this name and length; calls of what it gives advance the bar by one."""
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """The files of a report."""
 
     page: Path
@@ -31,16 +38,45 @@ class Written:
 
 
 def write_report(
-    study: Recorded,
+    study: Path | Study,
+    folder: Path,
+    *,
+    occlusion: int | None = 0,
+    classifier: Path | None = None,
+    progress: ProgressBar | None = None,
+    quant_study: QuantStudy | None = None,
+) -> WrittenReport:
+    """Write page, figures and tables of a study into ``folder``.
+
+    ``occlusion`` is the number of samples whose sentences are shaded, None for all of them;
+    ``classifier`` the folder of the classifier that made the predictions, the kit's without one.
+    ``quant_study`` replaces the comparison of quant types over all of the study. Raises BadInput
+    for a study that cannot be reported, a folder that takes no files, and when the extra
+    ``report`` is missing. The same study gives the same bytes.
+    """
+    from charprobe_lite.eval.report.occlusion import occlude_study
+    from charprobe_lite.eval.report.study import report_study
+
+    source = report_study(study)
+    quants = quant_study or _quant_study(source)
+    sentences = {}
+    if occlusion != 0:
+        sentences = occlude_study(source, occlusion, classifier, progress)
+    try:
+        return write_files(source, folder, sentences, quants)
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); name another folder"
+        ) from None
+
+
+def write_files(
+    study: ReportStudy,
     folder: Path,
     shaded: Mapping[int, Sequence[Sentence]],
     quants: QuantStudy | None = None,
-) -> Written:
-    """Write page, figures and tables into ``folder``; the same study gives the same bytes.
-
-    ``shaded`` has the occluded sentences by row index, ``quants`` what a quantization study found.
-    Raises BadInput when the extra ``report`` is missing, OSError when the folder takes no files.
-    """
+) -> WrittenReport:
+    """Write the files of a report; ``shaded`` has the occluded sentences by row index."""
     from charprobe_lite.eval.quant.tables import quant_tables
     from charprobe_lite.eval.report import figures, quant_figures, tables
     from charprobe_lite.eval.report.estimates import find
@@ -63,4 +99,18 @@ def write_report(
     # a file name may hold bytes that no encoding has
     text = page(study, found, pictures, numbers, shaded, quants).encode("utf-8", "replace")
     target.write_bytes(text)
-    return Written(target, figure_files, table_files)
+    return WrittenReport(target, figure_files, table_files)
+
+
+def _quant_study(study: ReportStudy) -> QuantStudy | None:
+    """What the study says of quant types, with the margin that it was made for."""
+    from charprobe_lite.eval.quant.records import read_recordings, score_recordings
+    from charprobe_lite.eval.store.database import Store
+    from charprobe_lite.models.defaults import MARGIN
+
+    margin = study.provenance.get("margin", MARGIN)
+    if not isinstance(margin, float | int) or not 0 < margin <= 1:
+        raise BadInput(f"{study.path}: field margin: must be above 0, at most 1")
+    with Store(study.path, readonly=True) as store:
+        recordings = read_recordings(store)
+    return score_recordings(recordings, study.personas, margin, study.seed)

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.report.recorded import Recorded, checkpoint_label, most_trained
+from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
 from charprobe_lite.eval.scores.cells import CellScore, score_study
 from charprobe_lite.eval.scores.gap import CEILING, CONDITION_STEPS, Comparison, condition_chains
 from charprobe_lite.eval.scores.terminal import conclusion
@@ -115,7 +115,7 @@ class Findings:
     reliability: list[Reliability]
 
 
-def find(study: Recorded) -> Findings:
+def find(study: ReportStudy) -> Findings:
     """Every number that the figures, the tables and the page show."""
     seed = int(study.provenance.get("seed", 0))
     scores = score_study(study.rows, study.cells, study.personas, seed)
@@ -156,7 +156,7 @@ def cell_panels(scored: Sequence[tuple[Cell, CellScore]], several: bool) -> list
     return [Panel(title, bars) for title, bars in panels.items()]
 
 
-def persona_panels(study: Recorded, single: Sequence[CellScore]) -> list[Panel]:
+def persona_panels(study: ReportStudy, single: Sequence[CellScore]) -> list[Panel]:
     """One panel per base and stage: how often each persona is detected, in chat and as agent."""
     panels: dict[str, list[Bar]] = {}
     count = len(study.personas)
@@ -202,7 +202,7 @@ def _is_ceiling_of(cell: Cell, other: Cell) -> bool:
     return other.condition == CEILING and other.base == cell.base
 
 
-def confusions(study: Recorded) -> list[Confusion]:
+def confusions(study: ReportStudy) -> list[Confusion]:
     """Confusion matrices of the most trained stage of each base: the ladder, and the ceilings."""
     ladder = [cell for cell in study.cells if cell.condition in CONDITION_STEPS]
     ceilings = [cell for cell in study.cells if cell.condition == CEILING]
@@ -226,7 +226,7 @@ def confusions(study: Recorded) -> list[Confusion]:
     return found
 
 
-def reliability(study: Recorded) -> list[Reliability]:
+def reliability(study: ReportStudy) -> list[Reliability]:
     """Confidence against accuracy per base and condition, over the trained stages.
 
     Bins and error as in `score.calibration`, each bin's accuracy with Wilson's interval. The base

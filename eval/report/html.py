@@ -21,7 +21,7 @@ from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.tables import Table, readable
 from charprobe_lite.eval.report.estimates import Findings, published_file
 from charprobe_lite.eval.report.occlusion import Sentence
-from charprobe_lite.eval.report.recorded import Recorded
+from charprobe_lite.eval.report.study import ReportStudy
 
 QUANT = "quant-"
 
@@ -38,7 +38,7 @@ class Picture:
 
 
 def page(
-    study: Recorded,
+    study: ReportStudy,
     found: Findings,
     pictures: Sequence[Picture],
     tables: Sequence[Table],
@@ -79,7 +79,7 @@ def page(
     )
 
 
-def island(study: Recorded, shaded: Mapping[int, Sequence[Sentence]]) -> str:
+def island(study: ReportStudy, shaded: Mapping[int, Sequence[Sentence]]) -> str:
     """The samples as JSON that no HTML parser sees an end tag or a comment in."""
     places = {cell: number for number, cell in enumerate(study.cells)}
     samples = [
@@ -101,7 +101,7 @@ def island(study: Recorded, shaded: Mapping[int, Sequence[Sentence]]) -> str:
 
 
 def _sample(
-    study: Recorded,
+    study: ReportStudy,
     cell: int,
     row: Row,
     turns: Sequence[RecordedTurn],
@@ -139,7 +139,7 @@ def _is_call(turn: RecordedTurn) -> bool:
     return bool(call == {"name": turn.tool, "arguments": turn.arguments})
 
 
-def _asked(study: Recorded) -> dict[str, str]:
+def _asked(study: ReportStudy) -> dict[str, str]:
     """What the items ask, where the study was made with the shipped prompts and scenarios."""
     from charprobe_lite.eval.store.provenance import input_hashes
     from charprobe_lite.models.prompts import load_prompts

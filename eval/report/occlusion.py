@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from charprobe_lite.eval.report.recorded import Recorded
+from charprobe_lite.eval.store.reader import Study
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import kit_folder, sha256_file
 from charprobe_lite.runtime.classifier import Classifier
@@ -32,28 +33,32 @@ class Sentence:
     weight: float
 
 
-def occlude(classifier: Classifier, text: str, label: str) -> list[Sentence] | None:
-    """The sentences of ``text`` in order, together the whole text.
+def occlude_study(
+    study: Study,
+    limit: int | None,
+    classifier_folder: Path | None,
+    progress: Callable[[str, int], AbstractContextManager[Callable[[], None]]] | None = None,
+) -> dict[int, list[Sentence]]:
+    """The occluded sentences of ``limit`` rows (None for all) by row index.
 
-    A weight is the probability of ``label`` for the whole text minus that without the sentence:
-    above 0 the sentence speaks for the label, below 0 against it. None for a text of more than
-    100 sentences.
+    A text of more than 100 sentences is left out. Raises BadInput when the folder does not hold
+    the classifier that made the study's predictions.
     """
-    sentences = split(text)
-    if len(sentences) > MOST_SENTENCES:
-        return None
-    without = ["".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
-    whole, *rest = [p.probabilities[label] for p in classifier.classify([text, *without])]
-    return [Sentence(s, whole - left) for s, left in zip(sentences, rest, strict=True)]
+    classifier = study_classifier(study, classifier_folder)
+    numbers = occluded_rows(study, limit)
+    occlusions = {}
+    bar = progress("leaving out sentences", len(numbers)) if progress else nullcontext()
+    with bar as advance:
+        for number in numbers:
+            row = study.rows[number]
+            if sentences := occlude(classifier, row.text or "", row.prediction or ""):
+                occlusions[number] = sentences
+            if advance:
+                advance()
+    return occlusions
 
 
-def split(text: str) -> list[str]:
-    """Sentences with the space after them; joined they are the text again."""
-    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(ends) if a < b]
-
-
-def chosen(study: Recorded, limit: int | None) -> list[int]:
+def occluded_rows(study: Study, limit: int | None) -> list[int]:
     """Indices of the rows to occlude: ``limit`` of them in turn from every cell and persona."""
     groups: dict[tuple[object, str], list[int]] = defaultdict(list)
     for number, row in enumerate(study.rows):
@@ -63,34 +68,41 @@ def chosen(study: Recorded, limit: int | None) -> list[int]:
     return [number for _, number in sorted(ranked)][:limit]
 
 
-def occlusions(
-    study: Recorded, classifier: Classifier, rows: Sequence[int], advance: Callable[[], None]
-) -> dict[int, list[Sentence]]:
-    """The occluded sentences of the rows with these indices; too long texts are left out."""
-    found = {}
-    for number in rows:
-        row = study.rows[number]
-        sentences = occlude(classifier, row.text or "", row.prediction or "")
-        if sentences:
-            found[number] = sentences
-        advance()
-    return found
+def study_classifier(study: Study, folder: Path | None) -> Classifier:
+    """The classifier that made the study's predictions, recognised by its sha256.
 
-
-def study_classifier(study: Recorded, folder: Path | None) -> Classifier:
-    """The very classifier that made the study's predictions, found by its sha256.
-
-    ``folder`` is the kit's without one. Raises BadInput when no .onnx file there is the one.
+    ``folder`` is the kit's without one. Raises BadInput when no .onnx file there has that sha256.
     """
-    where = folder or kit_folder() / "classifier"
-    if not where.is_dir():
-        raise BadInput(f"--classifier {where}: no such folder")
+    source = folder or kit_folder() / "classifier"
+    if not source.is_dir():
+        raise BadInput(f"--classifier {source}: no such folder")
     digest = study.provenance.get("sha256 classifier")
-    for file in sorted(where.glob("*.onnx")):
+    for file in sorted(source.glob("*.onnx")):
         if sha256_file(file) == digest:
-            classifier = Classifier(where, file.name)
+            classifier = Classifier(source, file.name)
             if set(classifier.labels) >= {row.prediction for row in study.rows} - {None}:
                 return classifier
     raise BadInput(
-        f"{where}: is not the classifier of {study.path}; name its folder with --classifier"
+        f"{source}: is not the classifier of {study.path}; name its folder with --classifier"
     )
+
+
+def occlude(classifier: Classifier, text: str, label: str) -> list[Sentence] | None:
+    """The sentences of ``text`` in order; joined they are the text.
+
+    A weight is the probability of ``label`` for the full text minus that without the sentence:
+    above 0 the sentence speaks for the label, below 0 against it. None for a text of more than
+    100 sentences.
+    """
+    sentences = split(text)
+    if len(sentences) > MOST_SENTENCES:
+        return None
+    shorter = ["".join(sentences[:i] + sentences[i + 1 :]) for i in range(len(sentences))]
+    full, *rest = [p.probabilities[label] for p in classifier.classify([text, *shorter])]
+    return [Sentence(s, full - left) for s, left in zip(sentences, rest, strict=True)]
+
+
+def split(text: str) -> list[str]:
+    """Sentences with the space after them; joined they are the text again."""
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
+    return [text[a:b] for a, b in pairwise(ends) if a < b]

@@ -1,0 +1,52 @@
+"""One record per rollout: what JSON lines, CSV and parquet files hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.store.reader import Study
+
+COLUMNS = {
+    **dict.fromkeys(("base", "stage", "condition", "quant", "format", "grammar", "lora"), "string"),
+    **dict.fromkeys(("persona", "item", "cluster"), "string"),
+    "sample": "int64",
+    "seed": "int64",
+    "outcome": "string",
+    "forced": "bool",
+    "text": "string",
+    "prediction": "string",
+    "probs": "double list",
+    "label_order": "string list",
+    **dict.fromkeys(("steps", "prompt_tokens", "tokens"), "int64"),
+    "seconds": "double",
+    "ended": "string",
+}
+"""The columns of a record, in order, with their types; `score` reads them without options."""
+Record = dict[str, Any]
+
+
+def records(study: Study) -> list[Record]:
+    """One record per rollout, with the columns of ``COLUMNS``.
+
+    ``cluster`` is the prompt or scenario, ``probs`` the probabilities of the labels in
+    ``label_order``. A base-stage rollout, which all personas share, has the ``persona`` None; a
+    rollout without a text or without a label yet has None in their columns.
+    """
+    order = list(dict.fromkeys(label for row in study.rows for label in row.probabilities or {}))
+    return [_record(row, order) for row in study.rows]
+
+
+def _record(row: Row, order: list[str]) -> Record:
+    probabilities = row.probabilities
+    values = {
+        **asdict(row.cell),
+        **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
+        "persona": row.persona or None,
+        "cluster": cluster_of(row),
+        "probs": [probabilities.get(label, 0.0) for label in order] if probabilities else None,
+        "label_order": order or None,
+    }
+    return {name: values[name] for name in COLUMNS}
