@@ -58,41 +58,6 @@ def tensor_type(shape: tuple[int, ...], quant: str) -> QuantType:
     return kind if shape[-1] % block == 0 else QuantType.F16
 
 
-def quantize_rows(values: Array, kind: QuantType) -> NDArray[np.uint8]:
-    """Rows (n, width) as the bytes of ``kind``, computed by ggml outside Python's lock."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    if kind == QuantType.F32:
-        return values.reshape(-1).view(np.uint8)
-    width = values.shape[-1]
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    target = np.empty(values.size // block * size, np.uint8)
-    source, out = values.ctypes.data, target.ctypes.data
-    if kind == QuantType.F16:
-        _ggml().ggml_cpu_fp32_to_fp16(source, out, values.size)
-    elif kind == QuantType.BF16:
-        _ggml().ggml_cpu_fp32_to_bf16(source, out, values.size)
-    else:
-        rows = values.size // width
-        _ggml().ggml_quantize_chunk(int(kind), source, out, 0, rows, width, None)
-    return target
-
-
-@cache
-def _ggml() -> Any:
-    """ggml's functions, found through libllama, which links to it."""
-    from llama_cpp import llama_cpp
-
-    library = llama_cpp._lib
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
-    for name in ("ggml_cpu_fp32_to_fp16", "ggml_cpu_fp32_to_bf16"):
-        getattr(library, name).argtypes = [pointer, pointer, count]
-        getattr(library, name).restype = None
-    chunk = library.ggml_quantize_chunk
-    chunk.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
-    chunk.restype = ctypes.c_size_t
-    return library
-
-
 def quantize_file(
     source: Path,
     target: Path,
@@ -100,41 +65,11 @@ def quantize_file(
     imatrix: Mapping[str, Array] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Quantize a whole GGUF file with llama.cpp's quantizer, its mix of types included.
+    """Quantize a GGUF file with llama.cpp's quantizer, its mix of types included.
 
-    ``imatrix`` gives per tensor the mean square of its inputs, (in,). Raises BadInput when
-    llama.cpp refuses, when a type needs an importance matrix, or when the file is no model.
+    ``imatrix`` has per tensor the mean square of its inputs, (in,). Raises BadInput when llama.cpp
+    cannot quantize it, when a type needs an importance matrix, or when the file is no model.
     """
-    import llama_cpp
-
-    from charprobe_lite.convert.forward import silence
-    from charprobe_lite.models.gguf_header import weight_summary
-
     check_quant(quant, imatrix)
-    weight_summary(source)  # llama.cpp would abort the process on a file that is none
-    silence()
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = file_type(quant)
-    parameters.nthread = threads or os.cpu_count() or 1
-    parameters.allow_requantize = True
-    parameters.max_buf_size = QUANTIZER_BUFFER
-    entries = [
-        (name.encode(), np.ascontiguousarray(values, np.float32))
-        for name, values in (imatrix or {}).items()
-    ]
-    if entries:
-        parameters.imatrix = _imatrix_entries(entries)
-    if llama_cpp.llama_model_quantize(bytes(source), bytes(target), parameters) != 0:
-        raise BadInput(f"{source}: llama.cpp cannot quantize it to {quant}; is the disk full?")
-
-
-def _imatrix_entries(entries: list[tuple[bytes, Array]]) -> Any:
-    import llama_cpp
-
-    kind = llama_cpp.llama_cpp.llama_model_imatrix_data
-    array = (kind * (len(entries) + 1))()  # a last entry without a name ends the list
-    for slot, (name, values) in zip(array, entries, strict=False):
-        slot.name = name
-        slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        slot.size = values.size
-    return ctypes.cast(array, ctypes.POINTER(kind))
+    weight_summary(source)  # llama.cpp would abort the process on a file that is no model
+    quantize_gguf(source, target, file_type(quant), imatrix, threads)

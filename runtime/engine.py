@@ -1,7 +1,7 @@
 """The llama.cpp engine: one model, one context, many rollouts at once.
 
 The engine keeps one KV sequence per running rollout, decodes all of them in one batch, and
-prefills new prompts in the same batches. What a sequence holds is kept: a rollout's KV from turn
+prefills new prompts in the same batches. The cache of a sequence is kept: a rollout's from turn
 to turn, and the prompt prefix that it shares with the rollout before it. A prefix that several
 sequences need is computed in one of them and copied to the others. Text that a grammar leaves no
 choice about is appended without sampling.
@@ -16,39 +16,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
+from numpy.typing import NDArray
 
-from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.backend import (
-    BackendOptions,
-    Completion,
-    Finish,
-    Job,
-    Request,
-)
+from charprobe_lite.models import defaults
+from charprobe_lite.runtime.backend import BackendOptions, Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
-from charprobe_lite.runtime.llama import Model
-from charprobe_lite.runtime.native_log import native_log
+from charprobe_lite.runtime.llama import Context, Model, Segment
 from charprobe_lite.runtime.sampling import Sampler
 
-BATCH = 1024  # most tokens of one llama_decode: long prompts are cut, decoding goes on meanwhile
-WORTH_COPYING = 64  # tokens; a copy moves the whole of a sequence's cache
+WORTH_COPYING = 64  # tokens; a copy moves all of a sequence's cache
 
 
 @dataclass
 class _Slot:
     """One KV sequence and the rollout that runs in it.
 
-    ``cached`` are the tokens that the KV cache holds, ``pending`` those to evaluate next. While
-    ``donor`` is set, the slot waits for ``shared`` tokens of its prompt to be in that slot.
+    ``cache`` are the tokens in the KV cache, ``queue`` those to evaluate next. While ``donor`` is
+    set, the slot waits until that slot has computed the first ``prefix_length`` tokens of its
+    prompt. ``logits``, (vocabulary,), predict the next token once the queue is evaluated.
     """
 
     sequence: int
-    cached: list[int] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
+    cache: list[int] = field(default_factory=list)
+    queue: list[int] = field(default_factory=list)
     donor: _Slot | None = None
-    shared: int = 0
+    prefix_length: int = 0
     job: Job | None = None
     sampler: Sampler | None = None
     grammar: GrammarState | None = None
@@ -58,41 +51,43 @@ class _Slot:
     evaluated_tokens: int = 0
     tokens: int = 0
     appended_tokens: int = 0
-    started: float = 0.0
-    logits_row: int = -1
+    start: float = 0.0
+    logits: NDArray[np.float32] | None = None
 
     def release(self) -> None:
         """Forget the rollout; the KV cache stays for the next one."""
-        self.job = self.request = self.grammar = self.sampler = self.donor = None
-        self.pending, self.logits_row = [], -1
+        self.job = self.request = self.grammar = self.sampler = self.donor = self.logits = None
+        self.queue = []
 
 
 class Engine:
-    """A GGUF model in llama.cpp with ``parallel`` sequences and switchable LoRA adapters.
+    """A GGUF model in llama.cpp that runs up to ``parallel`` rollouts at once.
 
-    ``context`` is the number of tokens that one rollout may use; ``threads`` defaults to the
-    physical cores; ``gpu_layers`` is the number of layers on the GPU (-1 = all, 0 = none).
-    Raises BadInput when the file is no GGUF model that llama.cpp can load.
+    ``path`` is the GGUF file; ``context`` the number of tokens that one rollout may fill, prompt
+    and replies together; ``threads`` the number of threads, by default one per physical core;
+    ``gpu_layers`` the number of layers on the GPU (-1 = all, 0 = none). Replies are sampled at
+    ``temperature`` (0: the likeliest token) from the nucleus of probability ``top_p``. A context
+    manager, with a LoRA adapter that can be switched between rollouts. With one sequence, a
+    rollout's text depends on its seed alone; with several, logits differ in their last bits with
+    the batch. Raises BadInput when llama.cpp cannot load the file or has no room for the context.
     """
 
     def __init__(
         self,
         path: Path,
         *,
-        parallel: int = 8,
-        context: int = 2560,
+        parallel: int = defaults.PARALLEL,
+        context: int = defaults.CONTEXT,
         threads: int | None = None,
         gpu_layers: int = 0,
-        temperature: float = 0.7,
-        top_p: float = 0.95,
+        temperature: float = defaults.TEMPERATURE,
+        top_p: float = defaults.TOP_P,
     ) -> None:
         self.temperature, self.top_p = temperature, top_p
-        self.context = context
+        self.context_length = context
         self.model = Model(path, gpu_layers)
-        self._context = make_context(self.model, parallel, context, threads)
-        self._memory = llama.llama_get_memory(self._context)
+        self.context = Context(self.model, length=context, sequences=parallel, threads=threads)
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
-        self._batch = llama.llama_batch_init(BATCH, 0, 1)
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
 
@@ -111,11 +106,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
-        if self._context is None:
-            return
-        llama.llama_batch_free(self._batch)
-        llama.llama_free(self._context)
-        self._context = None
+        self.context.close()
         self.model.close()
 
     def __enter__(self) -> Engine:
@@ -134,15 +125,15 @@ class Engine:
             return
         if any(slot.job for slot in self._slots):
             raise RuntimeError("the adapter cannot change while rollouts are running")
-        self.model.apply_adapter(self._context, path)
+        self.context.use_adapters([path] if path else [])
         self.adapter = path
-        self.forget()
+        self.clear()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Empty the KV cache; only between rollouts."""
-        llama.llama_memory_clear(self._memory, True)
+        self.context.clear()
         for slot in self._slots:
-            slot.cached = []
+            slot.cache = []
 
     def check(self, requests: Iterable[Request]) -> None:
         """Raises BadInput when the chat template or a grammar of ``requests`` cannot be used."""
@@ -155,14 +146,14 @@ class Engine:
         """Run rollouts, at most ``parallel`` at once; yields (job, its return value) as they end.
 
         Jobs are drawn from the iterable as slots become free. Leaving the loop early drops the
-        rollouts that are still running. Raises BadInput when the model gives no numbers or a
-        batch cannot be evaluated.
+        rollouts that are still running. Raises BadInput when the model's logits are not numbers
+        or llama.cpp cannot evaluate a batch.
         """
-        waiting = iter(jobs)
+        queue = iter(jobs)
         try:
             while True:
                 for slot in self._slots:
-                    while slot.job is None and (job := next(waiting, None)) is not None:
+                    while slot.job is None and (job := next(queue, None)) is not None:
                         yield from self._begin(slot, job)
                 if not any(slot.job for slot in self._slots):
                     return
@@ -170,8 +161,8 @@ class Engine:
                 for slot in self._slots:
                     self._copy_prefix(slot)
                 for slot in self._slots:
-                    if slot.logits_row >= 0:
-                        yield from self._advance(slot)
+                    if slot.logits is not None:
+                        yield from self._advance(slot, slot.logits)
         finally:
             for slot in self._slots:
                 if slot.job is not None:
@@ -184,13 +175,13 @@ class Engine:
         if len(self._slots) == 1:
             # logits depend, in their last bits, on how much of the prompt was cached: with one
             # sequence every rollout starts cold, so that its text depends on its seed alone
-            self.forget()
-        yield from self._resume(slot, None)
+            self.clear()
+        yield from self._resume(slot, job, None)
 
-    def _resume(self, slot: _Slot, completion: Completion | None) -> Iterator[tuple[Job, Any]]:
+    def _resume(
+        self, slot: _Slot, job: Job, completion: Completion | None
+    ) -> Iterator[tuple[Job, Any]]:
         """Hand the completion to the rollout and take its next request, or its result."""
-        job = slot.job
-        assert job is not None
         while True:
             try:
                 request = next(job.rollout) if completion is None else job.rollout.send(completion)
@@ -201,104 +192,87 @@ class Engine:
             tokens = self.model.tokenize(self.model.render(request.messages))
             slot.request = request
             slot.grammar = self._grammars.begin(request.grammar) if request.grammar else None
-            forced = slot.grammar.take_forced() if slot.grammar else []
-            if tokens and len(tokens) + len(forced) + 1 < self.context:
-                self._admit(slot, tokens, forced)
+            forced_tokens = slot.grammar.take_forced() if slot.grammar else []
+            if tokens and len(tokens) + len(forced_tokens) + 1 < self.context_length:
+                self._begin_turn(slot, tokens, forced_tokens)
                 return
             completion = Completion("", "context", len(tokens), 0, 0, 0.0)
 
-    def _admit(self, slot: _Slot, tokens: list[int], forced: list[int]) -> None:
-        """Begin a turn: reuse what is known of its prompt and queue the rest."""
+    def _begin_turn(self, slot: _Slot, tokens: list[int], forced_tokens: list[int]) -> None:
+        """Reuse the part of the prompt that is in a cache and queue the rest."""
         slot.text, slot.tokens, slot.appended_tokens = bytearray(), 0, 0
-        slot.started = time.perf_counter()
+        slot.start = time.perf_counter()
         self._reuse_prefix(slot, tokens)
-        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.pending)
-        self._append_forced(slot, forced)
+        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.queue)
+        self._append_forced(slot, forced_tokens)
 
     def _reuse_prefix(self, slot: _Slot, tokens: list[int]) -> None:
-        """Keep the longest known prefix of the prompt, or wait for a longer one elsewhere."""
-        known = min(_common(slot.cached, tokens), len(tokens) - 1)  # one must give the logits
-        donor, shared = self._donor(slot, tokens)
-        if donor and shared >= known + WORTH_COPYING:
-            # what the slot holds will be replaced by the copy: nobody else may count on it
-            slot.cached, slot.pending = [], tokens[shared:]
-            slot.donor, slot.shared = donor, shared
+        """Keep the prompt's longest prefix in the slot's cache, or wait for a longer one."""
+        length = min(_common(slot.cache, tokens), len(tokens) - 1)  # one must give the logits
+        donor, donor_length = self._donor(slot, tokens)
+        if donor and donor_length >= length + WORTH_COPYING:
+            # the copy will replace the slot's cache: no other slot may count on it
+            slot.cache, slot.queue = [], tokens[donor_length:]
+            slot.donor, slot.prefix_length = donor, donor_length
             self._copy_prefix(slot)
             return
-        self._cut(slot, known)
-        slot.pending = tokens[len(slot.cached) :]
+        self._cut(slot, length)
+        slot.queue = tokens[len(slot.cache) :]
 
     def _donor(self, slot: _Slot, tokens: list[int]) -> tuple[_Slot | None, int]:
         """The other slot that has, or is computing, most of this prompt; and how much."""
-        best, shared = None, 0
+        donor, length = None, 0
         for other in self._slots:
             if other is slot or other.donor:
                 continue
-            common = _common(tokens, other.cached)
-            if common == len(other.cached):
-                common += _common(tokens[common:], other.pending)
-            if common > shared:
-                best, shared = other, common
-        return best, min(shared, len(tokens) - 1)
+            common = _common(tokens, other.cache)
+            if common == len(other.cache):
+                common += _common(tokens[common:], other.queue)
+            if common > length:
+                donor, length = other, common
+        return donor, min(length, len(tokens) - 1)
 
     def _copy_prefix(self, slot: _Slot) -> None:
         """Give a waiting slot its prefix as soon as its donor has computed it.
 
-        Asked after every batch: a donor keeps its prompt at least until then. llama.cpp copies a
-        sequence as a whole; what was not asked for is cut off again.
+        Called after every batch: a donor keeps its prompt at least until then. llama.cpp copies
+        entire sequences; the rest is cut off again.
         """
         donor = slot.donor
-        if donor is None or len(donor.cached) < slot.shared:
+        if donor is None or len(donor.cache) < slot.prefix_length:
             return
-        llama.llama_memory_seq_cp(self._memory, donor.sequence, slot.sequence, -1, -1)
-        prefix = donor.cached[: slot.shared]
-        slot.cached, slot.donor = list(donor.cached), None
-        self._cut(slot, slot.shared)
-        slot.pending = prefix[len(slot.cached) :] + slot.pending
+        self.context.copy(donor.sequence, slot.sequence)
+        prefix = donor.cache[: slot.prefix_length]
+        slot.cache, slot.donor = list(donor.cache), None
+        self._cut(slot, slot.prefix_length)
+        slot.queue = prefix[len(slot.cache) :] + slot.queue
 
     def _cut(self, slot: _Slot, length: int) -> None:
         """Keep the first ``length`` tokens of the slot's cache, or none where it cannot be cut."""
-        if not llama.llama_memory_seq_rm(self._memory, slot.sequence, length, -1):
-            # recurrent and sliding-window caches cannot always be cut: compute it anew
-            llama.llama_memory_seq_rm(self._memory, slot.sequence, -1, -1)
-            length = 0
-        slot.cached = slot.cached[:length]
+        slot.cache = slot.cache[: self.context.cut(slot.sequence, length)]
 
     def _decode(self) -> None:
-        """One llama_decode over every running sequence: its next tokens, or a piece of prompt."""
-        batch, count = self._batch, 0
-        running = [slot for slot in self._slots if slot.job and not slot.donor]
-        running.sort(key=lambda slot: len(slot.pending))  # decoding first, then short prompts
-        taken: list[tuple[_Slot, int]] = []
-        for slot in running:
-            slot.logits_row = -1
-            size = min(len(slot.pending), BATCH - count)
-            for offset in range(size):
-                batch.token[count] = slot.pending[offset]
-                batch.pos[count] = len(slot.cached) + offset
-                batch.n_seq_id[count] = 1
-                batch.seq_id[count][0] = slot.sequence
-                batch.logits[count] = offset == len(slot.pending) - 1
-                count += 1
-            if size and size == len(slot.pending):
-                slot.logits_row = count - 1
-            taken.append((slot, size))
-        batch.n_tokens = count
-        if llama.llama_decode(self._context, batch) != 0:
-            raise BadInput(
-                f"{self.model.path}: llama.cpp cannot evaluate a batch: {native_log.last_line()}; "
-                "lower --parallel or --context"
-            )
-        for slot, size in taken:
-            slot.cached += slot.pending[:size]
-            slot.pending = slot.pending[size:]
+        """One decode over every running sequence: its next tokens, or a piece of its prompt."""
+        slots = [slot for slot in self._slots if slot.job and not slot.donor]
+        slots.sort(key=lambda slot: len(slot.queue))  # decoding first, then short prompts
+        segments, room = [], self.context.batch_size
+        for slot in slots:
+            tokens = slot.queue[:room]
+            room -= len(tokens)
+            outputs = [False] * len(tokens)
+            if tokens and len(tokens) == len(slot.queue):
+                outputs[-1] = True
+            segments.append(Segment(slot.sequence, len(slot.cache), tokens, outputs))
+        rows = iter(self.context.decode(segments))
+        for slot, segment in zip(slots, segments, strict=True):
+            slot.cache += segment.tokens
+            slot.queue = slot.queue[len(segment.tokens) :]
+            slot.logits = next(rows) if any(segment.outputs) else None
 
-    def _advance(self, slot: _Slot) -> Iterator[tuple[Job, Any]]:
+    def _advance(self, slot: _Slot, logits: NDArray[np.float32]) -> Iterator[tuple[Job, Any]]:
         """Sample the slot's next token, and end its turn when the turn is over."""
         assert slot.sampler is not None
-        pointer = llama.llama_get_logits_ith(self._context, slot.logits_row)
-        slot.logits_row = -1
-        logits = np.ctypeslib.as_array(pointer, (self.model.vocabulary_size,))
+        slot.logits = None
         token = slot.sampler.sample(logits, slot.grammar.mask() if slot.grammar else None)
         if self.model.ends(token):
             yield from self._end_turn(slot, "stop")
@@ -311,12 +285,12 @@ class Engine:
             yield from self._end_turn(slot, finish)
 
     def _append(self, slot: _Slot, token: int) -> None:
-        slot.pending.append(token)
+        slot.queue.append(token)
         slot.text += self.model.piece(token)
         slot.tokens += 1
 
     def _append_forced(self, slot: _Slot, tokens: list[int]) -> None:
-        """Append what the grammar leaves no choice about."""
+        """Append the tokens that the grammar leaves no choice about."""
         for token in tokens:
             self._append(slot, token)
         slot.appended_tokens += len(tokens)
@@ -328,52 +302,23 @@ class Engine:
             return "stop"
         if slot.tokens >= slot.request.max_tokens:
             return "length"
-        if slot.prompt_tokens + slot.tokens >= self.context:
+        if slot.prompt_tokens + slot.tokens >= self.context_length:
             return "context"
         return None
 
     def _end_turn(self, slot: _Slot, finish: Finish) -> Iterator[tuple[Job, Any]]:
-        slot.pending = []
+        assert slot.job is not None
+        slot.queue = []
         completion = Completion(
             text=codecs.decode(bytes(slot.text), "utf-8", "replace"),
             finish=finish,
             prompt_tokens=slot.prompt_tokens,
             evaluated_tokens=slot.evaluated_tokens,
             tokens=slot.tokens,
-            seconds=time.perf_counter() - slot.started,
+            seconds=time.perf_counter() - slot.start,
             appended_tokens=slot.appended_tokens,
         )
-        yield from self._resume(slot, completion)
-
-
-def make_context(model: Model, parallel: int, context: int, threads: int | None) -> Any:
-    """A llama.cpp context of ``parallel`` sequences of ``context`` tokens, to be freed after use.
-
-    K and V are kept as F16, and flash attention is llama.cpp's choice. Raises BadInput.
-    """
-    params = llama.llama_context_default_params()
-    params.n_ctx = parallel * context
-    params.n_batch = BATCH
-    params.n_ubatch = 512
-    params.n_seq_max = parallel
-    # a cache of its own per sequence: in a unified one every token attends to all sequences'
-    # cells, masked, which cost a quarter of the rollouts per minute with 8 sequences
-    params.kv_unified = False
-    params.n_threads = params.n_threads_batch = threads or physical_cores()
-    handle = llama.llama_init_from_model(model.handle, params)
-    if not handle:
-        raise BadInput(
-            f"{model.path}: no context of {parallel} x {context} tokens: "
-            f"{native_log.last_line()}; lower --parallel"
-        )
-    return handle
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use, at least one."""
-    from joblib.externals.loky import cpu_count
-
-    return int(cpu_count(only_physical_cores=True))
+        yield from self._resume(slot, slot.job, completion)
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:

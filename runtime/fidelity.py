@@ -17,25 +17,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Message
-from charprobe_lite.runtime.engine import make_context
-from charprobe_lite.runtime.llama import Model
-from charprobe_lite.runtime.native_log import native_log
+from charprobe_lite.runtime.llama import Context, Model, Segment
 
-CHUNK = 256  # tokens of one llama_decode; it keeps a row of the vocabulary's size for each
+CHUNK = 256  # tokens of one decode, which keeps a row of the vocabulary's size for each
 ROWS = 16  # compared at once, in float64
 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """Token ids, (n,), and for each whether it counts, predicted from those before it.
+    """Token ids, (n,), and for each whether it is scored, predicted from those before it.
 
-    The first token has none before it and never counts.
+    The first token has none before it and is never scored.
     """
 
     tokens: list[int]
@@ -44,8 +42,9 @@ class TokenizedText:
 
 @dataclass(frozen=True)
 class FidelitySummary:
-    """Scored tokens in all: ``perplexity`` is exp(mean negative log-likelihood), KL divergences
-    are in nats (``kl_p99``: 99th percentile, interpolated), ``top1`` is a share in [0, 1]."""
+    """Figures over all scored tokens: ``perplexity`` is exp(mean negative log-likelihood), KL
+    divergences are in nats (``kl_p99``: 99th percentile, interpolated), ``top1`` in [0, 1] is the
+    share on whose likeliest token both models agree."""
 
     tokens: int
     perplexity: float
@@ -74,7 +73,7 @@ class Fidelity:
         """The usual figures over all tokens. Raises ValueError when there are none."""
         if not self.kl.size:
             raise ValueError("no token was scored")
-        means = [float(np.mean(each, dtype=np.float64)) for each in (self.nll, self.reference_nll)]
+        means = [float(np.mean(nll, dtype=np.float64)) for nll in (self.nll, self.reference_nll)]
         return FidelitySummary(
             tokens=self.kl.size,
             perplexity=float(np.exp(means[0])),
@@ -86,24 +85,23 @@ class Fidelity:
         )
 
 
-_NONE = np.zeros(0, np.float32)
-EMPTY = Fidelity(_NONE, _NONE, _NONE, np.zeros(0, np.bool_))
+EMPTY = Fidelity(*[np.zeros(0, np.float32)] * 3, np.zeros(0, np.bool_))
 
 
 def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
-    """Several texts' tokens one after the other."""
-    every = [EMPTY, *parts]
+    """The tokens of several texts one after the other."""
+    parts = [EMPTY, *parts]
     return Fidelity(
-        nll=np.concatenate([each.nll for each in every]),
-        reference_nll=np.concatenate([each.reference_nll for each in every]),
-        kl=np.concatenate([each.kl for each in every]),
-        same_top=np.concatenate([each.same_top for each in every]),
-        overflow=sum(each.overflow for each in every),
+        nll=np.concatenate([part.nll for part in parts]),
+        reference_nll=np.concatenate([part.reference_nll for part in parts]),
+        kl=np.concatenate([part.kl for part in parts]),
+        same_top=np.concatenate([part.same_top for part in parts]),
+        overflow=sum(part.overflow for part in parts),
     )
 
 
 class ModelComparison:
-    """A model beside its reference, both GGUF files with the same vocabulary; a context manager.
+    """A model and its reference, both GGUF files with the same vocabulary; a context manager.
 
     ``context`` is the number of tokens that a text may have, ``threads`` and ``gpu_layers`` are
     the engine's, as are the KV cache (F16) and attention. A file that is compared with itself,
@@ -116,28 +114,30 @@ class ModelComparison:
         reference: Path,
         model: Path,
         *,
-        context: int = 2560,
+        context: int = defaults.CONTEXT,
         threads: int | None = None,
         gpu_layers: int = 0,
     ) -> None:
-        self.context = context
+        self.context_length = context
         self.reference = Model(reference, gpu_layers)
-        same = reference.resolve() == model.resolve()
-        self.model = self.reference if same else Model(model, gpu_layers)
-        self._readers: list[_Reader] = []
-        found, wanted = self.model.vocabulary_size, self.reference.vocabulary_size
-        if found != wanted:
+        same_file = reference.resolve() == model.resolve()
+        self.model = self.reference if same_file else Model(model, gpu_layers)
+        self.contexts: list[Context] = []
+        size, reference_size = self.model.vocabulary_size, self.reference.vocabulary_size
+        if size != reference_size:
             self.close()
             raise BadInput(
-                f"{model}: has {found} tokens, {reference} has {wanted}; compare files of one model"
+                f"{model}: has {size} tokens, {reference} has {reference_size}; "
+                "compare files of one model"
             )
-        self._readers = [_Reader(each, context, threads) for each in (self.reference, self.model)]
+        self.contexts = [
+            Context(side, length=context, threads=threads) for side in (self.reference, self.model)
+        ]
 
     def close(self) -> None:
         """Free both models; the comparison cannot be used afterwards."""
-        for reader in self._readers:
-            reader.close()
-        self._readers = []
+        for context in self.contexts:
+            context.close()
         self.reference.close()
         self.model.close()
 
@@ -149,33 +149,33 @@ class ModelComparison:
 
     def use_adapters(self, reference: Path | None, model: Path | None) -> None:
         """Compare with these GGUF LoRAs on top of each, or with none. Raises BadInput."""
-        for reader, adapter in zip(self._readers, (reference, model), strict=True):
-            reader.model.apply_adapter(reader.handle, adapter)
+        for context, adapter in zip(self.contexts, (reference, model), strict=True):
+            context.use_adapters([adapter] if adapter else [])
 
     def compare(self, text: TokenizedText) -> Fidelity:
-        """Read a text with both models; what does not fit the context is left out, and counted.
+        """Read a text with both models; tokens that do not fit the context are only counted.
 
-        Raises BadInput when a model cannot read it or gives no numbers.
+        Raises BadInput when a model cannot read it or its logits are not numbers.
         """
-        tokens, scored = text.tokens[: self.context], text.scored[: self.context]
+        limit = self.context_length
+        tokens, scored = text.tokens[:limit], text.scored[:limit]
         last = max((i for i in range(1, len(tokens)) if scored[i]), default=0)
-        for reader in self._readers:
-            reader.forget()
-        parts = [replace(EMPTY, overflow=sum(text.scored[self.context :]))]
+        for context in self.contexts:
+            context.clear()
+        parts = [replace(EMPTY, overflow=sum(text.scored[limit:]))]
         for first in range(0, last, CHUNK):
             end = min(first + CHUNK, last)
-            outputs = scored[first + 1 : end + 1]
+            segment = Segment(0, first, tokens[first:end], scored[first + 1 : end + 1])
             targets = [tokens[i + 1] for i in range(first, end) if scored[i + 1]]
-            theirs, ours = (each.read(tokens[first:end], first, outputs) for each in self._readers)
-            parts += [
-                _compared(theirs[at : at + ROWS], ours[at : at + ROWS], targets[at : at + ROWS])
-                for at in range(0, len(targets), ROWS)
-            ]
-        found = concatenate(parts)
-        for side, nll in ((self.reference, found.reference_nll), (self.model, found.nll)):
+            reference, logits = (context.decode([segment]) for context in self.contexts)
+            for row in range(0, len(targets), ROWS):
+                rows = slice(row, row + ROWS)
+                parts.append(_fidelity(reference[rows], logits[rows], targets[rows]))
+        fidelity = concatenate(parts)
+        for side, nll in ((self.reference, fidelity.reference_nll), (self.model, fidelity.nll)):
             if not np.isfinite(nll).all():
                 raise BadInput(f"{side.path}: its logits are not numbers; the file is damaged")
-        return found
+        return fidelity
 
 
 def reply_texts(model: Model, messages: Sequence[Message]) -> list[TokenizedText]:
@@ -183,67 +183,30 @@ def reply_texts(model: Model, messages: Sequence[Message]) -> list[TokenizedText
 
     Each turn's prompt is rendered and tokenised like the engine's request for it, and the reply
     goes on from there. That is one text, and more where the chat template, or a merge of tokens,
-    writes an earlier turn otherwise once it is past. The end of a turn is not scored: a reply that
-    a grammar or its length ended has none. A study keeps a reply's text and not its tokens, so
-    what was sampled, or appended under a grammar, may have been cut into other tokens. Raises
-    BadInput when the template fails.
+    writes an earlier turn differently once it is past. The end of a turn is not scored: a reply
+    that a grammar or its length ended has none. A study keeps a reply's text and not its tokens,
+    so that sampled text, or text appended under a grammar, may have been cut into other tokens.
+    Raises BadInput when the template fails.
     """
     texts: list[TokenizedText] = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt = model.tokenize(model.render(messages[:index]))
-        reply = model.tokenize(message["content"], begins=False)
-        goes_on = texts and prompt[: len(texts[-1].tokens)] == texts[-1].tokens
-        known = texts.pop() if goes_on else TokenizedText([], [])
-        between = [False] * (len(prompt) - len(known.tokens))
-        texts.append(TokenizedText(prompt + reply, known.scored + between + [True] * len(reply)))
+        reply = model.tokenize(message["content"], add_bos=False)
+        continues = texts and prompt[: len(texts[-1].tokens)] == texts[-1].tokens
+        scored = texts.pop().scored if continues else []
+        scored = scored + [False] * (len(prompt) - len(scored)) + [True] * len(reply)
+        texts.append(TokenizedText(prompt + reply, scored))
     return texts
 
 
-class _Reader:
-    """A context of a model that reads one text at a time."""
-
-    def __init__(self, model: Model, context: int, threads: int | None) -> None:
-        self.model = model
-        self.handle = make_context(model, 1, context, threads)
-        self._batch = llama.llama_batch_init(CHUNK, 0, 1)
-
-    def close(self) -> None:
-        llama.llama_batch_free(self._batch)
-        llama.llama_free(self.handle)
-
-    def forget(self) -> None:
-        llama.llama_memory_clear(llama.llama_get_memory(self.handle), True)
-
-    def read(
-        self, tokens: Sequence[int], position: int, outputs: Sequence[bool]
-    ) -> NDArray[np.float32]:
-        """The text's next tokens, from ``position`` on: logits (number of outputs, vocabulary).
-
-        They are llama.cpp's memory, and change when the next tokens are read.
-        """
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for row, (token, output) in enumerate(zip(tokens, outputs, strict=True)):
-            batch.token[row], batch.pos[row], batch.logits[row] = token, position + row, output
-            batch.n_seq_id[row], batch.seq_id[row][0] = 1, 0
-        if llama.llama_decode(self.handle, batch) != 0:
-            raise BadInput(
-                f"{self.model.path}: llama.cpp cannot evaluate a batch: {native_log.last_line()}"
-            )
-        shape = (sum(outputs), self.model.vocabulary_size)
-        if not shape[0]:
-            return np.zeros(shape, np.float32)
-        return np.ctypeslib.as_array(llama.llama_get_logits(self.handle), shape)
-
-
-def _compared(
+def _fidelity(
     reference: NDArray[np.float32], logits: NDArray[np.float32], targets: Sequence[int]
 ) -> Fidelity:
-    """Logits (n, vocabulary) of both models, and the tokens that came."""
+    """Of both models' logits, (n, vocabulary), and the tokens that follow."""
     rows = np.arange(len(targets))
-    with np.errstate(invalid="ignore"):  # what is no number is refused when the text is read
+    with np.errstate(invalid="ignore"):  # logits that are not numbers are refused afterwards
         log_p, log_q = log_softmax(reference), log_softmax(logits)
     return Fidelity(
         nll=-log_q[rows, targets].astype(np.float32),

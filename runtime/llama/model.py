@@ -14,25 +14,27 @@ import llama_cpp as llama
 from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Message
-from charprobe_lite.runtime.native_log import native_log
+from charprobe_lite.runtime.llama import log
 
 
 class Model:
     """The weights, loaded once; ``gpu_layers`` of them on the GPU (-1 = all, 0 = none).
 
-    Raises BadInput when the file is no GGUF model that llama.cpp can load.
+    ``repack`` lets llama.cpp keep a second, faster copy of quantized weights. Raises BadInput when
+    the file is no GGUF model that llama.cpp can load.
     """
 
-    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, gpu_layers: int = 0, *, repack: bool = True) -> None:
         self.path = path
         _check_magic(path)
-        native_log.capture()
+        log.capture()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = repack
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            raise BadInput(f"{path}: llama.cpp cannot load this model: {native_log.last_line()}")
+            raise BadInput(f"{path}: llama.cpp cannot load this model: {log.last_line()}")
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}
@@ -46,7 +48,7 @@ class Model:
 
     @cached_property
     def chat_template(self) -> str:
-        """The template in the GGUF file. Raises BadInput when there is none."""
+        """The template in the GGUF file. Raises BadInput when it has none."""
         template = llama.llama_model_chat_template(self.handle, None)
         if not template:
             raise BadInput(f"{self.path}: field tokenizer.chat_template: missing; use a chat model")
@@ -62,13 +64,14 @@ class Model:
         except BadInput as error:
             raise BadInput(f"{self.path.name}: {error}") from None
 
-    def tokenize(self, text: str, *, begins: bool = True) -> list[int]:
-        """Token ids of a rendered prompt; special tokens in the text are recognised.
+    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+        """Token ids of a text; special tokens in it are recognised.
 
-        Text that goes on (not ``begins``) gets no token of the sequence's beginning.
+        ``add_bos`` puts the token of a sequence's beginning first, where the vocabulary asks for
+        it and the text does not begin with it.
         """
         data = text.encode("utf-8", "replace")
-        add_bos = begins and bool(llama.llama_vocab_get_add_bos(self.vocab))
+        add_bos = add_bos and bool(llama.llama_vocab_get_add_bos(self.vocab))
         if add_bos and self._bos and text.startswith(self._bos):
             add_bos = False
         room = len(data) + 8
@@ -80,10 +83,17 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""
-        found = self._pieces.get(token)
-        if found is None:
-            found = self._pieces[token] = self._piece(token)
-        return found
+        if token not in self._pieces:
+            room = 64
+            buffer = ctypes.create_string_buffer(room)
+            while (size := self._read_piece(token, buffer)) < 0:
+                buffer = ctypes.create_string_buffer(-size)
+            self._pieces[token] = buffer.raw[:size]
+        return self._pieces[token]
+
+    def _read_piece(self, token: int, buffer: Any) -> int:
+        """The piece's size; negative where the buffer is too small for it."""
+        return int(llama.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, True))
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a turn."""
@@ -104,25 +114,14 @@ class Model:
         if path not in self._adapters:
             if not path.is_file():
                 raise BadInput(f"{path}: no such adapter file")
-            native_log.clear()
+            log.capture()
             adapter = llama.llama_adapter_lora_init(self.handle, os.fsencode(path))
             if not adapter:
                 raise BadInput(
-                    f"{path}: not a LoRA adapter of {self.path.name}: {native_log.last_line()}"
+                    f"{path}: not a LoRA adapter of {self.path.name}: {log.last_line()}"
                 )
             self._adapters[path] = adapter
         return self._adapters[path]
-
-    def apply_adapter(self, context: Any, path: Path | None) -> None:
-        """Compute with this GGUF LoRA in a context of the model, or with none.
-
-        Raises BadInput when the file is no LoRA of this model.
-        """
-        chosen = [] if path is None else [self.adapter(path)]
-        handles = (llama.llama_adapter_lora_p_ctypes * max(1, len(chosen)))(*chosen)
-        scales = (ctypes.c_float * max(1, len(chosen)))(*[1.0] * len(chosen))
-        if llama.llama_set_adapters_lora(context, handles, len(chosen), scales) != 0:
-            raise BadInput(f"{path}: llama.cpp does not apply this adapter")
 
     @cached_property
     def _bos(self) -> str:
@@ -133,16 +132,7 @@ class Model:
         return self._special_text(llama.llama_vocab_eos(self.vocab))
 
     def _special_text(self, token: int) -> str:
-        return "" if token < 0 else self._piece(token).decode("utf-8", "replace")
-
-    def _piece(self, token: int) -> bytes:
-        room = 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            size = llama.llama_token_to_piece(self.vocab, token, buffer, room, 0, True)
-            if size >= 0:
-                return buffer.raw[:size]
-            room = -size
+        return "" if token < 0 else self.piece(token).decode("utf-8", "replace")
 
 
 def _check_magic(path: Path) -> None:

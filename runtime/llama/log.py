@@ -1,0 +1,32 @@
+"""llama.cpp's log, kept out of the terminal; its last error explains a refusal."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+
+import llama_cpp as llama
+
+WARNING, ERROR = 3, 4  # ggml_log_level; 5 continues a line, mostly with dots
+_lines: deque[str] = deque(maxlen=50)
+
+
+def capture() -> None:
+    """Collect warnings and errors of the process's llama.cpp from here on; drops earlier ones."""
+    _lines.clear()
+    llama.llama_log_set(_receive, ctypes.c_void_p(0))
+
+
+def last_line() -> str:
+    """The last collected line that speaks of an error, else the last line."""
+    lines = list(_lines)
+    return ([line for line in lines if "error" in line.casefold()] or lines or ["no reason given"])[
+        -1
+    ]
+
+
+@llama.llama_log_callback
+def _receive(level: int, text: bytes, _user_data: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level in (WARNING, ERROR) and line:
+        _lines.append(line)
