@@ -28,57 +28,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import llama_cpp as llama
-import numpy as np
 import peers
+from decode import against_llama_decode, grammar_costs
+from engine_curves import draw
+from rollouts import agentic_jobs, chat_jobs, note
 
-from charprobe_lite.eval.conditions import agentic_email, chat
-from charprobe_lite.eval.conditions.condition import RolloutSettings
 from charprobe_lite.eval.study.checkpoints import kit_base
-from charprobe_lite.eval.study.runner import in_turn
-from charprobe_lite.eval.study.seeds import rollout_seed
 from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.models.personas import PERSONAS
-from charprobe_lite.models.prompts import load_prompts
-from charprobe_lite.models.scenarios import load_scenarios
-from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
+from charprobe_lite.runtime.backend import Job
 from charprobe_lite.runtime.engine import Engine
-from charprobe_lite.runtime.grammar import tool_call_grammar
 
-MAX_TOKENS, MAX_STEPS = 384, 8
 Run = Callable[[list[Job]], Iterator[tuple[Job, Any]]]
 Contestant = Callable[[], AbstractContextManager[Run]]
 """What runs the rollouts, ready to begin with an empty cache, as a study of a checkpoint does."""
-
-
-def agentic_jobs(count: int, seed: int) -> list[Job]:
-    ask = RolloutSettings(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
-    return [
-        Job(
-            scenario.id,
-            rollout_seed(seed, "bench", item=scenario.id, sample=0),
-            agentic_email.rollout(scenario, ask),
-        )
-        for scenario in in_turn(load_scenarios())[:count]
-    ]
-
-
-def chat_jobs(count: int, seed: int) -> list[Job]:
-    return [
-        Job(
-            prompt.id,
-            rollout_seed(seed, "bench", item=prompt.id, sample=0),
-            chat.rollout(prompt, RolloutSettings(MAX_TOKENS)),
-        )
-        for prompt in load_prompts()[:count]
-    ]
 
 
 @dataclass(frozen=True)
@@ -105,154 +74,37 @@ def race(
     for number in range(rounds):
         for name, cold in contestants.items():
             with cold() as run:
-                started = time.perf_counter()
+                start = time.perf_counter()
                 results = [result for _, result in run(jobs(count, number))]
-                took = time.perf_counter() - started
-            paces[name].per_minute.append(60 * count / took)
-            tokens = sum(turn.completion.tokens for each in results for turn in each.turns)
+                seconds = time.perf_counter() - start
+            paces[name].per_minute.append(60 * count / seconds)
+            tokens = sum(turn.completion.tokens for result in results for turn in result.turns)
             paces[name].tokens.append(tokens / count)
-            note(f"{name}: {60 * count / took:.1f} per minute, {tokens / count:.0f} tokens each")
+            note(f"{name}: {60 * count / seconds:.1f} per minute, {tokens / count:.0f} tokens each")
     return list(paces.values())
 
 
 @contextmanager
-def contestants(model: Path, server: Path | None) -> Iterator[dict[str, Contestant]]:
-    """All who run both tasks, loaded; each keeps its model in memory, but for the server."""
+def load_contestants(model: Path, server: Path | None) -> Iterator[dict[str, Contestant]]:
+    """All who run both tasks, loaded; all but the server keep their model in memory."""
     loop = peers.llama_cpp_python(model)
     with ExitStack() as stack:
-        found: dict[str, Contestant] = {}
+        loaded: dict[str, Contestant] = {}
         for parallel in (8, 16):
             engine = stack.enter_context(Engine(model, parallel=parallel))
-            found[f"engine, {parallel} sequences"] = partial(emptied, engine)
-        found["llama-cpp-python loop"] = lambda: nullcontext(
-            lambda jobs: peers.one_after_the_other(loop, jobs)
+            loaded[f"engine, {parallel} sequences"] = partial(empty_engine, engine)
+        loaded["llama-cpp-python loop"] = lambda: nullcontext(
+            lambda jobs: peers.one_by_one(loop, jobs)
         )
         if server:
-            found["llama-server, 8 slots"] = partial(peers.llama_server, server, model, 8)
-        yield found
+            loaded["llama-server, 8 slots"] = partial(peers.llama_server, server, model, 8)
+        yield loaded
 
 
 @contextmanager
-def emptied(engine: Engine) -> Iterator[Run]:
-    engine.forget()
+def empty_engine(engine: Engine) -> Iterator[Run]:
+    engine.clear()
     yield engine.run
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one llama_decode was given, and the time to the next one."""
-
-    tokens: int
-    sequences: list[int]
-    positions: list[int]
-    outputs: list[bool]
-    seconds: float
-
-    @property
-    def decodes(self) -> bool:
-        """Whether every sequence had one token, and its logits were asked for."""
-        return all(self.outputs)
-
-
-@contextmanager
-def recorded(batches: list[Batch]) -> Iterator[None]:
-    """Record every llama_decode of the engine with its time, its sampling included."""
-    decode, started = llama.llama_decode, 0.0
-
-    def record(context: Any, batch: Any) -> int:
-        nonlocal started
-        now, count = time.perf_counter(), batch.n_tokens
-        if batches:
-            batches[-1] = replace(batches[-1], seconds=now - started)
-        batches.append(
-            Batch(
-                count,
-                [batch.seq_id[i][0] for i in range(count)],
-                list(batch.pos[:count]),
-                [bool(batch.logits[i]) for i in range(count)],
-                0.0,
-            )
-        )
-        started = time.perf_counter()
-        return int(decode(context, batch))
-
-    llama.llama_decode = record
-    try:
-        yield
-    finally:
-        batches[-1] = replace(batches[-1], seconds=time.perf_counter() - started)
-        llama.llama_decode = decode
-
-
-def replay(engine: Engine, batches: list[Batch]) -> list[float]:
-    """Seconds of each of the same batches with random tokens, and nothing but llama_decode.
-
-    A sequence that goes back to an earlier position is cut there first, outside the time.
-    """
-    random, seconds = np.random.default_rng(0), []
-    engine.forget()
-    filled: dict[int, int] = {}
-    for each in batches:
-        for index in range(each.tokens):
-            sequence, position = each.sequences[index], each.positions[index]
-            if position < filled.get(sequence, 0):
-                llama.llama_memory_seq_rm(engine._memory, sequence, position, -1)
-            elif position > filled.get(sequence, 0):  # the engine copied a prefix here
-                fill(engine, sequence, filled.get(sequence, 0), position)
-            filled[sequence] = position + 1
-            engine._batch.token[index] = int(random.integers(engine.model.vocabulary_size))
-            engine._batch.pos[index] = position
-            engine._batch.n_seq_id[index] = 1
-            engine._batch.seq_id[index][0] = sequence
-            engine._batch.logits[index] = each.outputs[index]
-        engine._batch.n_tokens = each.tokens
-        started = time.perf_counter()
-        if llama.llama_decode(engine._context, engine._batch) != 0:
-            raise RuntimeError("llama_decode refused a recorded batch")
-        llama.llama_synchronize(engine._context)
-        seconds.append(time.perf_counter() - started)
-    engine.forget()
-    return seconds
-
-
-def fill(engine: Engine, sequence: int, start: int, end: int) -> None:
-    """Evaluate tokens for the positions of a prefix that the engine copied."""
-    batch = llama.llama_batch_init(end - start, 0, 1)
-    for index in range(end - start):
-        batch.token[index], batch.pos[index] = 1000, start + index
-        batch.n_seq_id[index], batch.logits[index] = 1, False
-        batch.seq_id[index][0] = sequence
-    batch.n_tokens = end - start
-    llama.llama_decode(engine._context, batch)
-    llama.llama_batch_free(batch)
-
-
-def against_llama_decode(model: Path, parallel: int, rounds: int) -> dict[str, list[float]]:
-    """Share of llama_decode's own speed that the engine reaches, by task and round.
-
-    ``free text``: batches in which every sequence decodes one token, of chat answers;
-    ``JSON grammar``: the same of tool calls; ``whole rollouts``: every batch of those.
-    """
-    shares: dict[str, list[float]] = {"free text": [], "JSON grammar": [], "whole rollouts": []}
-    with Engine(model, parallel=parallel) as engine:
-        for number in range(rounds):
-            for task, jobs in (("free text", chat_jobs), ("JSON grammar", agentic_jobs)):
-                batches: list[Batch] = []
-                engine.forget()
-                with recorded(batches):
-                    list(engine.run(jobs(2 * parallel, number)))
-                limits = replay(engine, batches)
-                pairs = [(b.seconds, t) for b, t in zip(batches, limits, strict=True) if b.decodes]
-                shares[task].append(ratio(pairs))
-                if task == "JSON grammar":
-                    every = [(b.seconds, t) for b, t in zip(batches, limits, strict=True)]
-                    shares["whole rollouts"].append(ratio(every))
-    return shares
-
-
-def ratio(pairs: list[tuple[float, float]]) -> float:
-    """llama_decode's seconds over the engine's."""
-    return sum(limit for _, limit in pairs) / sum(took for took, _ in pairs)
 
 
 def same_texts(model: Path, count: int) -> dict[str, float]:
@@ -261,46 +113,13 @@ def same_texts(model: Path, count: int) -> dict[str, float]:
     for parallel in (1, 8, 16):
         with Engine(model, parallel=parallel) as engine:
             texts[parallel] = {
-                job.key: found.text for job, found in engine.run(chat_jobs(count, 0))
+                job.key: result.text for job, result in engine.run(chat_jobs(count, 0))
             }
     return {
-        str(parallel): sum(found[key] == text for key, text in texts[1].items()) / count
-        for parallel, found in texts.items()
+        str(parallel): sum(answers[key] == text for key, text in texts[1].items()) / count
+        for parallel, answers in texts.items()
         if parallel > 1
     }
-
-
-def grammar_costs(model: Path) -> dict[str, float]:
-    """Microseconds per token of an email under the tool-call grammar."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    grammar = tool_call_grammar(load_tools())
-    text = json.dumps({"name": "send_email", "arguments": {"to": ["a@b.example"]}})[:-2]
-    text += ', "subject": "The pumps", "body": "' + "They come on Monday, all of them. " * 20
-    with Engine(model, parallel=1) as engine:
-        tokens = engine.model.tokenize(text)
-        gbnf = json_schema_to_gbnf(grammar.schema).encode()
-        size = engine.model.vocabulary_size
-        kind = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-        sampler = llama.llama_sampler_init_grammar(engine.model.vocab, gbnf, b"root")
-        rows = np.zeros(size, kind)
-        rows["id"] = np.arange(size)
-        array = llama.llama_token_data_array(
-            data=rows.ctypes.data_as(llama.llama_token_data_p), size=size, selected=-1, sorted=False
-        )
-        started = time.perf_counter()
-        for token in tokens:
-            llama.llama_sampler_apply(sampler, array)
-            llama.llama_sampler_accept(sampler, token)
-        native = time.perf_counter() - started
-        llama.llama_sampler_free(sampler)
-        state = engine._grammars.begin(grammar)
-        started = time.perf_counter()
-        for token in tokens:
-            state.mask()
-            state.accept(token)
-        mask = time.perf_counter() - started
-    return {"llama.cpp": 1e6 * native / len(tokens), "llguidance": 1e6 * mask / len(tokens)}
 
 
 MEMORY = """
@@ -308,13 +127,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 import engine
-engine.one_persona_after_the_other({personas!r})
+engine.run_personas({personas!r})
 status = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 """
 
 
-def one_persona_after_the_other(personas: list[str]) -> None:
+def run_personas(personas: list[str]) -> None:
     with Engine(kit_base(), parallel=8) as engine:
         for persona in personas:
             engine.use_adapter(kit_folder() / f"{persona}-full.gguf")
@@ -338,83 +157,11 @@ def first_token() -> float:
         program = "from charprobe_lite.eval.cli.main import main; main()"
         study = f"{folder}/s.sqlite"
         command = [sys.executable, "-c", program, "eval", *options.split(), "--study", study]
-        started = time.time()
+        start = time.time()
         subprocess.run(command, check=True, capture_output=True)
         with closing(sqlite3.connect(study)) as database:
             query = "SELECT (julianday(ended) - 2440587.5) * 86400 FROM rollouts"
-            return float(database.execute(query).fetchone()[0]) - started
-
-
-def ask(messages: tuple[Message, ...], max_tokens: int) -> Rollout:
-    completion = yield Request(messages, max_tokens)
-    return completion
-
-
-def sequences_curve(model: Path, counts: list[int]) -> list[float]:
-    """Chat tokens per second with each number of sequences, two prompts per sequence."""
-    speeds = []
-    for parallel in counts:
-        with Engine(model, parallel=parallel, context=1024) as engine:
-            jobs = chat_jobs(min(60, max(8, 2 * parallel)), 0)
-            started = time.perf_counter()
-            results = [result for _, result in engine.run(jobs)]
-            took = time.perf_counter() - started
-        speeds.append(sum(r.turns[0].completion.tokens for r in results) / took)
-        note(f"{model.name}: {parallel} sequences, {speeds[-1]:.0f} tokens/s")
-    return speeds
-
-
-def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
-    """Requests per minute: 16 prompts of 1,024 tokens, 16 to answer, by what they share."""
-    words = "pump valve ledger clinic window garden letter engine basket silver " * 400
-    speeds = []
-    with Engine(model, parallel=8, context=1536) as engine:
-        tokens = engine.model.tokenize(words)
-        pieces = [engine.model.piece(token).decode() for token in tokens]
-        for length in lengths:
-            engine.forget()
-            jobs = []
-            for number in range(16):
-                own = pieces[1 + number : 1 + number + 1024 - length]
-                text = "".join(pieces[:length]) + f" {number * 7919}" + "".join(own)
-                messages = ({"role": "user", "content": text},)
-                jobs.append(Job(number, number, ask(messages, 16)))
-            started = time.perf_counter()
-            list(engine.run(jobs))
-            speeds.append(60 * len(jobs) / (time.perf_counter() - started))
-            note(f"{model.name}: {length} shared, {speeds[-1]:.0f} requests per minute")
-    return speeds
-
-
-def draw(path: Path, quants: list[str]) -> dict[str, Any]:
-    """Both curves per quant type, as a figure; returns the numbers."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    counts, lengths = [1, 2, 4, 8, 16, 32], [0, 256, 512, 768, 960]
-    models = {quant: kit_base(quant) for quant in quants}
-    by_sequences = {q: sequences_curve(model, counts) for q, model in models.items()}
-    by_prefix = {q: prefix_curve(model, lengths) for q, model in models.items()}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for (quant, speeds), marker in zip(by_sequences.items(), "osD^v*", strict=False):
-        left.plot(counts, speeds, marker=marker, label=quant)
-        right.plot(lengths, by_prefix[quant], marker=marker, label=quant)
-    left.set(xscale="log", xticks=counts, xlabel="sequences", ylabel="chat tokens per second")
-    left.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-    left.minorticks_off()
-    right.set(xlabel="shared prefix, tokens of 1,024", ylabel="requests per minute")
-    for axes in (left, right):
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    left.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return {"sequences": counts, **by_sequences, "prefix": lengths, "by_prefix": by_prefix}
-
-
-def note(text: str) -> None:
-    click.echo(text, err=True)
+            return float(database.execute(query).fetchone()[0]) - start
 
 
 PARTS = ("rollouts", "chat", "decode", "texts", "grammar", "memory", "start")
@@ -442,13 +189,13 @@ def main(
     """Measure the engine against its peers and against llama.cpp's own limit."""
     model, parts = kit_base(), part or PARTS
     report: dict[str, Any] = {"races": {}, "weights_megabytes": model.stat().st_size / 2**20}
-    with contestants(model, llama_server) as found:
+    with load_contestants(model, llama_server) as contestants:
         if "rollouts" in parts:
-            report["races"]["agentic_email"] = race(found, agentic_jobs, scenarios, rounds)
+            report["races"]["agentic_email"] = race(contestants, agentic_jobs, scenarios, rounds)
         if "chat" in parts:
             rows = peers.Transformers(kit_base("BF16"), 8)
-            found["transformers, batch 8"] = lambda: nullcontext(rows.run)
-            report["races"]["chat"] = race(found, chat_jobs, prompts, rounds)
+            contestants["transformers, batch 8"] = lambda: nullcontext(rows.run)
+            report["races"]["chat"] = race(contestants, chat_jobs, prompts, rounds)
     measures: dict[str, Callable[[], Any]] = {
         "decode": lambda: {str(n): against_llama_decode(model, n, rounds) for n in (8, 16)},
         "texts": lambda: same_texts(model, prompts),
@@ -461,10 +208,10 @@ def main(
             report[name] = measures[name]()
             note(f"{name}: {report[name]}")
     report["chart"] = draw(chart, quants.split(",")) if chart else None
-    click.echo(json.dumps(report, default=asdict) if as_json else shown(report))
+    click.echo(json.dumps(report, default=asdict) if as_json else text(report))
 
 
-def shown(report: dict[str, Any]) -> str:
+def text(report: dict[str, Any]) -> str:
     lines = [f"the weights: {report['weights_megabytes']:.0f} MB"]
     for task, paces in report["races"].items():
         best = max(pace.median for pace in paces if pace.name.startswith("engine"))

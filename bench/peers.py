@@ -32,7 +32,7 @@ def completion(text: str, finish: str, tokens: int) -> Completion:
     return Completion(text, finish, 0, 0, tokens, 0.0)
 
 
-def one_after_the_other(reply: Reply, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
+def one_by_one(reply: Reply, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
     """Every rollout alone, from its first turn to its last."""
     for job in jobs:
         yield job, _drive(reply, job)
@@ -46,7 +46,7 @@ def in_threads(reply: Reply, jobs: Iterable[Job], threads: int) -> Iterator[tupl
         }
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (each.result() for each in done)
+            yield from (future.result() for future in done)
 
 
 def _drive(reply: Reply, job: Job) -> Any:
@@ -130,9 +130,9 @@ def _ask(url: str, request: Request, seed: int) -> Completion:
     headers = {"Content-Type": "application/json"}
     question = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)
     with urllib.request.urlopen(question, timeout=600) as answer:
-        found = json.load(answer)
-    choice = found["choices"][0]
-    tokens = found["usage"]["completion_tokens"]
+        document = json.load(answer)
+    choice = document["choices"][0]
+    tokens = document["usage"]["completion_tokens"]
     return completion(choice["message"]["content"], choice["finish_reason"], tokens)
 
 
@@ -157,20 +157,20 @@ class Transformers:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Turns of ``width`` rollouts at a time; a rollout that ended makes room for the next."""
-        waiting, running = iter(jobs), list[tuple[Job, Request]]()
+        queue, running = iter(jobs), list[tuple[Job, Request]]()
         while True:
-            fresh = islice(waiting, self.width - len(running))
+            fresh = islice(queue, self.width - len(running))
             running += [(job, next(job.rollout)) for job in fresh]
             if not running:
                 return
-            going_on = []
+            continued = []
             replies = self._reply([request for _, request in running])
-            for (job, _), each in zip(running, replies, strict=True):
+            for (job, _), reply in zip(running, replies, strict=True):
                 try:
-                    going_on.append((job, job.rollout.send(each)))
+                    continued.append((job, job.rollout.send(reply)))
                 except StopIteration as stop:
                     yield job, stop.value
-            running = going_on
+            running = continued
 
     def _reply(self, requests: Sequence[Request]) -> list[Completion]:
         texts = [
@@ -200,6 +200,6 @@ class Transformers:
 
 
 def cores() -> int:
-    from charprobe_lite.runtime.engine import physical_cores
+    from charprobe_lite.runtime.llama import physical_cores
 
     return physical_cores()

@@ -57,6 +57,7 @@ from charprobe_lite.runtime.fidelity import (
     log_softmax,
     reply_texts,
 )
+from charprobe_lite.runtime.llama import Segment
 
 STUDIES = {
     "ladder": "--limit 40,25 --lora both --study runs/ladder.sqlite -o runs/ladder-report",
@@ -165,11 +166,11 @@ def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[F
 
 def logits_of(comparison: ModelComparison, tokens: list[int], outputs: list[bool]) -> Any:
     """The model's logits of a text in pieces, as the comparison itself reads it."""
-    reader, pieces = comparison._readers[1], []
-    reader.forget()
+    context, pieces = comparison.contexts[1], []
+    context.clear()
     for first in range(0, len(tokens), CHUNK):
         piece = slice(first, first + CHUNK)
-        pieces.append(reader.read(tokens[piece], first, outputs[piece]).copy())
+        pieces.append(context.decode([Segment(0, first, tokens[piece], outputs[piece])]).copy())
     return np.concatenate(pieces)
 
 

@@ -41,11 +41,11 @@ class Forward:
         return self._model.tokenize(text, add_bos=False)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The logits after every token of a new text, (len(ids), vocabulary).
+        """The logits after every token of a new text, (len(ids), vocabulary). Raises BadInput."""
+        return self.run(ids).copy()
 
-        They are llama.cpp's memory, which the next call overwrites. Raises BadInput when llama.cpp
-        cannot compute them.
-        """
+    def run(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The same in llama.cpp's memory, which the next text overwrites."""
         self._context.clear()
         return self._context.decode([Segment(0, 0, ids, [True] * len(ids))])
 

@@ -16,9 +16,10 @@ from gguf import GGMLQuantizationType as QuantType
 from charprobe_lite.convert.architectures.architecture import Architecture, architecture_of_gguf
 from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
 from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
-from charprobe_lite.convert.quantize import Array, quantize_rows
+from charprobe_lite.convert.quantize import Array
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.llama import quantize_rows
 
 READ_BACK = 0.01
 """Largest relative error of a change as it is read back; F16 rounding is far below it."""

@@ -43,7 +43,6 @@ from charprobe_lite.convert.quantize import (
     check_quant,
     file_type,
     quantize_file,
-    quantize_rows,
     tensor_type,
 )
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
@@ -51,6 +50,7 @@ from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_gguf
+from charprobe_lite.runtime.llama import quantize_rows
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
 MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more

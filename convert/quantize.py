@@ -1,18 +1,14 @@
-"""Quant types: rows of numbers through ggml's own code, whole files through llama.cpp's quantizer.
+"""Quant types: how a file of a type is written, and which types need an importance matrix.
 
 Block layouts and the choice of a type per tensor are llama.cpp's
 (https://github.com/ggml-org/llama.cpp). It falls back to another type where a row is not a
-multiple of a block: what a file really holds is what `models.gguf_file.weights` reads from it.
+multiple of a block: `models.gguf_header.weight_summary` reads the types that a file has.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -20,7 +16,9 @@ from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.runtime.llama import quantize_gguf
 
 Array = NDArray[np.float32]
 ROW_TYPES = {
@@ -31,11 +29,10 @@ ROW_TYPES = {
 }
 """Types that are written row by row, without a file in between."""
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
-QUANTIZER_BUFFER = 256 * 1024**2  # bytes of rows that the quantizer holds at once
 
 
 def file_type(quant: str) -> int:
-    """llama.cpp's number of a quant type. Raises BadInput for a name it does not have."""
+    """llama.cpp's number of a quant type. Raises BadInput for an unknown name."""
     if quant not in QUANT_TYPES:
         raise BadInput(f"--quant {quant}: unknown; choose from {', '.join(QUANT_TYPES)}")
     prefix = "ALL_" if quant == "F32" else "MOSTLY_"
@@ -50,7 +47,7 @@ def check_quant(quant: str, imatrix: Mapping[str, Array] | None) -> None:
 
 
 def tensor_type(shape: tuple[int, ...], quant: str) -> QuantType:
-    """What a tensor is stored as in a directly written file; vectors stay float32."""
+    """The type of a tensor in a file that is written row by row; vectors stay float32."""
     kind = ROW_TYPES[quant]
     if len(shape) < 2:
         return QuantType.F32

@@ -8,10 +8,11 @@ many of them at once.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
 
 from charprobe_lite.models import defaults
@@ -21,7 +22,7 @@ BACKENDS = {
     "llama.cpp": "charprobe_lite.runtime.engine:Engine",
     "openai": "charprobe_lite.runtime.server:Server",
 }
-"""Every backend, by the name that ``--backend`` has for it: where its class is."""
+"""The class of every backend, by the name that ``--backend`` has for it."""
 Message = dict[str, str]  # role, content
 Finish = Literal["stop", "length", "context"]
 
@@ -81,20 +82,11 @@ class Job:
 Adapter = TypeVar("Adapter", contravariant=True)
 
 
-class Backend(Protocol[Adapter]):
+class Backend(AbstractContextManager["Backend[Any]"], Protocol[Adapter]):
     """Runs rollouts on one base model; a context manager.
 
     An adapter is a file for the engine, and for a server the name of a model that it serves.
     """
-
-    def __enter__(self) -> Backend[Adapter]: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
     def use_adapter(self, adapter: Adapter, /) -> None:
         """Run with this adapter from now on. Raises BadInput."""
@@ -108,7 +100,7 @@ class Backend(Protocol[Adapter]):
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How a backend runs rollouts; each backend takes what applies to it.
+    """How a backend runs rollouts; its class has keyword arguments for the options it takes.
 
     ``parallel`` rollouts at once of ``context`` tokens each, on ``threads`` cores (None: all
     physical ones) with ``gpu_layers`` layers on the GPU (-1: all), sampled at ``temperature``
@@ -134,8 +126,9 @@ def open_backend(
     """
     if name not in BACKENDS:
         raise BadInput(f"--backend {name}: is unknown; choose from {', '.join(BACKENDS)}")
-    module, _, kind = BACKENDS[name].partition(":")
-    backend: Backend[Any] = getattr(import_module(module), kind).open(
-        model, options or BackendOptions()
-    )
+    module, _, class_name = BACKENDS[name].partition(":")
+    backend_class = getattr(import_module(module), class_name)
+    values = asdict(options or BackendOptions())
+    names = signature(backend_class).parameters.keys() & values.keys()
+    backend: Backend[Any] = backend_class(model, **{name: values[name] for name in names})
     return backend

@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models import defaults
-from charprobe_lite.runtime.backend import BackendOptions, Completion, Finish, Job, Request
+from charprobe_lite.runtime.backend import Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
 from charprobe_lite.runtime.llama import Context, Model, Segment
 from charprobe_lite.runtime.sampling import Sampler
@@ -60,7 +61,7 @@ class _Slot:
         self.queue = []
 
 
-class Engine:
+class Engine(AbstractContextManager["Engine"]):
     """A GGUF model in llama.cpp that runs up to ``parallel`` rollouts at once.
 
     ``path`` is the GGUF file; ``context`` the number of tokens that one rollout may fill, prompt
@@ -91,26 +92,10 @@ class Engine:
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
 
-    @classmethod
-    def open(cls, path: Path, options: BackendOptions) -> Engine:
-        """The engine as ``open_backend`` opens it."""
-        return cls(
-            path,
-            parallel=options.parallel,
-            context=options.context,
-            threads=options.threads,
-            gpu_layers=options.gpu_layers,
-            temperature=options.temperature,
-            top_p=options.top_p,
-        )
-
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
         self.context.close()
         self.model.close()
-
-    def __enter__(self) -> Engine:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -13,6 +13,7 @@ arXiv 2606.19558.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class Fidelity:
         )
 
 
-EMPTY = Fidelity(*[np.zeros(0, np.float32)] * 3, np.zeros(0, np.bool_))
+_NONE = np.zeros(0, np.float32)
+EMPTY = Fidelity(_NONE, _NONE, _NONE, np.zeros(0, np.bool_))
 
 
 def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
@@ -100,7 +102,7 @@ def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
     )
 
 
-class ModelComparison:
+class ModelComparison(AbstractContextManager["ModelComparison"]):
     """A model and its reference, both GGUF files with the same vocabulary; a context manager.
 
     ``context`` is the number of tokens that a text may have, ``threads`` and ``gpu_layers`` are
@@ -140,9 +142,6 @@ class ModelComparison:
             context.close()
         self.reference.close()
         self.model.close()
-
-    def __enter__(self) -> ModelComparison:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
 
-UNLIKELY = 1e-4  # of the likeliest token: the nucleus is looked for above this first
+UNLIKELY = 1e-4  # of the likeliest token: the search for the nucleus begins above this
 
 
 class Sampler:
@@ -29,27 +29,27 @@ class Sampler:
         """
         if mask is not None:
             logits = np.where(mask, logits, np.float32(-np.inf))
-        highest = logits.max()
-        if not np.isfinite(highest):
+        maximum = logits.max()
+        if not np.isfinite(maximum):
             raise BadInput("model: its logits are not numbers; the model or adapter is damaged")
         if self._temperature <= 0:
             return int(np.argmax(logits))
-        nucleus, weights = self._nucleus(logits - highest)
+        nucleus, weights = self._nucleus(logits - maximum)
         point = self._random.random() * weights[-1]
         return int(nucleus[min(np.searchsorted(weights, point, side="right"), len(nucleus) - 1)])
 
     def _nucleus(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Token ids of the nucleus, likeliest first, and their cumulative weights.
 
-        The highest of ``logits`` is 0.
+        The maximum of ``logits`` is 0.
         """
         weights = np.exp(logits / np.float32(self._temperature))
         target = self._top_p * weights.sum(dtype=np.float64)
-        for least in (UNLIKELY, 0.0):
-            likely = np.flatnonzero(weights > least)
-            likely = likely[np.argsort(-weights[likely], kind="stable")]
-            cumulative = np.cumsum(weights[likely], dtype=np.float64)
-            if cumulative[-1] >= target:
+        for threshold in (UNLIKELY, 0.0):
+            tokens = np.flatnonzero(weights > threshold)
+            tokens = tokens[np.argsort(-weights[tokens], kind="stable")]
+            totals = np.cumsum(weights[tokens], dtype=np.float64)
+            if totals[-1] >= target:
                 break
-        end = int(np.searchsorted(cumulative, min(target, cumulative[-1]))) + 1
-        return likely[:end], cumulative[:end]
+        end = int(np.searchsorted(totals, min(target, totals[-1]))) + 1
+        return tokens[:end], totals[:end]

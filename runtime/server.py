@@ -1,8 +1,8 @@
 """A client of any server that speaks OpenAI's chat completions: llama-server, vLLM, SGLang, ...
 
 Rollouts stay in the calling thread; their requests wait in an event loop in a thread of its own,
-up to ``parallel`` at a time, and are taken back as soon as the caller leaves. The server applies
-its own chat template. Needs the extra ``server``.
+up to ``parallel`` at a time, and are cancelled as soon as the caller leaves. The server applies its
+own chat template. Needs the extra ``server``.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 from anyio.from_thread import start_blocking_portal
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
+from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.runtime.backend import (
-    BackendOptions,
     Completion,
     Grammar,
     Job,
@@ -34,7 +33,7 @@ from charprobe_lite.runtime.backend import (
 )
 
 RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
-RETRIES_OF_CHECK = 1
+CHECK_RETRIES = 1
 CONNECT_SECONDS = 10
 PROBE = ({"role": "user", "content": "Say hello."},)  # no reply to it is JSON by chance
 PROBE_TOKENS = 48
@@ -45,112 +44,86 @@ ParsedReply = TypeVar("ParsedReply", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How a server wants a JSON schema, and what it takes beside OpenAI's own fields."""
+class _RequestForm:
+    """How a server wants a JSON schema, and which fields it takes besides OpenAI's own."""
 
-    response_format: Callable[[Any], dict[str, Any]]
-    extra: dict[str, Any]
+    schema_type: Literal["json_schema", "json_object"]
+    extra_fields: dict[str, Any]
 
-
-def _json_schema(schema: Any) -> dict[str, Any]:
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "reply", "schema": schema, "strict": True},
-    }
-
-
-def _json_object(schema: Any) -> dict[str, Any]:
-    return {"type": "json_object", "schema": schema}
+    def response_format(self, schema: Any) -> dict[str, Any]:
+        if self.schema_type == "json_object":
+            return {"type": "json_object", "schema": schema}
+        reply = {"name": "reply", "schema": schema, "strict": True}
+        return {"type": "json_schema", "json_schema": reply}
 
 
 # the engine samples by temperature and top_p alone; left to themselves, llama.cpp's servers cut at
 # top_k 40 and min_p 0.05, llama-cpp-python penalizes repetition by 1.1, and vLLM and SGLang do what
 # the model's generation_config.json says (which calls the penalty by the other name)
-NOTHING_ELSE = {
+NO_OTHER_SAMPLING = {
     "top_k": 1_000_000,  # servers do not agree on a number for "off"
     "min_p": 0.0,
     "repeat_penalty": 1.0,
     "repetition_penalty": 1.0,
 }
 FORMS = (
-    _Form(_json_schema, NOTHING_ELSE),  # llama-server, vLLM, SGLang
-    _Form(_json_object, NOTHING_ELSE),  # llama-cpp-python
-    _Form(_json_schema, {}),  # servers that refuse what OpenAI does not have
+    _RequestForm("json_schema", NO_OTHER_SAMPLING),  # llama-server, vLLM, SGLang
+    _RequestForm("json_object", NO_OTHER_SAMPLING),  # llama-cpp-python
+    _RequestForm("json_schema", {}),  # servers that refuse what OpenAI does not have
 )
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Cached(BaseModel):
-    cached_tokens: Count | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
-    prompt_tokens_details: _Cached | None = None
-
-
 class _Reply(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: _Usage | None = None
+    """The part of a chat completion that is read."""
+
+    message: dict[str, Any] = Field(validation_alias=AliasPath("choices", 0, "message"))
+    text: str | None = Field(None, validation_alias=AliasPath("choices", 0, "message", "content"))
+    finish: str | None = Field(None, validation_alias=AliasPath("choices", 0, "finish_reason"))
+    prompt_tokens: Count = Field(0, validation_alias=AliasPath("usage", "prompt_tokens"))
+    tokens: Count = Field(0, validation_alias=AliasPath("usage", "completion_tokens"))
+    cached_tokens: Count | None = Field(
+        None, validation_alias=AliasPath("usage", "prompt_tokens_details", "cached_tokens")
+    )
 
 
-class _Served(BaseModel):
+class _ListedModel(BaseModel):
     id: str
 
 
 class _ModelList(BaseModel):
-    data: list[_Served]
+    data: list[_ListedModel]
 
 
-class _Refused(BadInput):
-    """The server does not take the request as it was put."""
+class _Refusal(BadInput):
+    """The server refuses a request in this form."""
 
 
 class Server:
     """Rollouts on a server at ``url``, at most ``parallel`` at once.
 
-    ``timeout`` is the longest wait for one reply, in seconds. The API key is taken from
-    OPENAI_API_KEY. Raises BadInput for a URL or a key that is none.
+    Replies are sampled at ``temperature`` from the nucleus ``top_p``; ``timeout`` is the longest
+    wait for one reply, in seconds. The API key is taken from OPENAI_API_KEY. Raises BadInput for a
+    URL or a key that cannot be one.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        parallel: int = 8,
-        temperature: float = 0.7,
-        top_p: float = 0.95,
-        timeout: float = 600,
+        parallel: int = defaults.PARALLEL,
+        temperature: float = defaults.TEMPERATURE,
+        top_p: float = defaults.TOP_P,
+        timeout: float = defaults.TIMEOUT,
     ) -> None:
-        self.url = checked_url(url)
+        self.url = validate_url(url)
         self._parallel, self._timeout = parallel, timeout
         self._sampling = {"temperature": temperature, "top_p": top_p}
         self._key = _api_key()
         self._retries, self._form = RETRIES, FORMS[0]
-        self._served: list[str] | None = None
+        self._model_names: list[str] | None = None
         self.model = ""
-
-    @classmethod
-    def open(cls, url: str, options: BackendOptions) -> Server:
-        """The client as ``open_backend`` opens it."""
-        return cls(
-            url,
-            parallel=options.parallel,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            timeout=options.timeout,
-        )
 
     def __enter__(self) -> Server:
         with ExitStack() as stack:
@@ -167,38 +140,33 @@ class Server:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def use_adapter(self, name: str) -> None:
         """Ask for this model from now on. Raises BadInput when the server does not serve it."""
-        if self._served is None:
-            self._served = self._portal.call(self._models)
-        if name not in self._served:
+        if self._model_names is None:
+            self._model_names = self._portal.call(self._list_models)
+        if name not in self._model_names:
             raise BadInput(
                 f"--model {name}: {self.url} does not serve it; it serves: "
-                + (", ".join(self._served[:20]) or "nothing")
+                + (", ".join(self._model_names[:20]) or "nothing")
             )
         self.model = name
 
     def check(self, requests: Iterable[Request]) -> None:
-        """Find out how the server wants a JSON schema, and whether it takes ``requests``.
+        """Find out how the server wants a JSON schema, and whether it accepts ``requests``.
 
         Raises BadInput when its replies do not fit the schemas.
         """
-        found = list(requests)
-        if any(each.grammar and each.grammar.lark for each in found):
+        requests = list(requests)
+        grammars = list(dict.fromkeys(r.grammar for r in requests if r.grammar))
+        if any(grammar.lark for grammar in grammars):
             raise BadInput("--format fenced: servers take JSON schemas alone; add --grammar off")
-        self._retries = RETRIES_OF_CHECK
+        self._retries = CHECK_RETRIES
         try:
-            grammars = list(dict.fromkeys(each.grammar for each in found if each.grammar))
-            self._portal.call(self._agree, grammars)
-            for request in found:
+            self._portal.call(self._choose_form, grammars)
+            for request in requests:
                 self._portal.call(self._complete, replace(request, max_tokens=1, grammar=None), 0)
         finally:
             self._retries = RETRIES
@@ -206,20 +174,20 @@ class Server:
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Run rollouts, at most ``parallel`` at once; yields (job, its return value) as they end.
 
-        Each turn's seed is made from its rollout's. Leaving the loop early takes back the
-        requests that are under way. Raises BadInput when the server is gone or refuses a request.
+        Each turn's seed is derived from its rollout's. Leaving the loop early cancels the requests
+        that are running. Raises BadInput when the server is gone or refuses a request.
         """
-        waiting = iter(jobs)
+        queue = iter(jobs)
         running: dict[Future[Completion], tuple[Job, int]] = {}
         try:
             while True:
-                while len(running) < self._parallel and (job := next(waiting, None)) is not None:
+                while len(running) < self._parallel and (job := next(queue, None)) is not None:
                     yield from self._resume(running, job, 0, None)
                 if not running:
                     return
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                # what ended well is handed out before a failure ends everything
-                for future in sorted(ended, key=lambda future: future.exception() is not None):
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                # replies are handed out before a failure ends everything
+                for future in sorted(done, key=lambda future: future.exception() is not None):
                     completion = future.result()
                     job, turn = running.pop(future)
                     yield from self._resume(running, job, turn, completion)
@@ -244,15 +212,16 @@ class Server:
         seed = turn_seed(job.seed, turn)
         running[self._portal.start_task_soon(self._complete, request, seed)] = (job, turn + 1)
 
-    async def _agree(self, grammars: Sequence[Grammar]) -> None:
-        """Keep the first form of a request that the server answers as it should."""
+    async def _choose_form(self, grammars: Sequence[Grammar]) -> None:
+        """Keep the first form of a request that the server answers correctly."""
         probes = [Request(PROBE, PROBE_TOKENS, grammar) for grammar in grammars]
+        probes = probes or [Request(PROBE, 1)]
         problems = []
         for self._form in FORMS:
             try:
-                replies = [await self._complete(each, 0) for each in probes or [Request(PROBE, 1)]]
-            except _Refused as refused:
-                problems.append(str(refused))
+                replies = [await self._complete(probe, 0) for probe in probes]
+            except _Refusal as refusal:
+                problems.append(str(refusal))
                 continue
             if all(map(_fits, replies, grammars)):
                 return
@@ -266,13 +235,13 @@ class Server:
 
     async def _complete(self, request: Request, seed: int) -> Completion:
         """One turn. Raises BadInput when the server refuses it or is gone."""
-        started = time.perf_counter()
+        start = time.perf_counter()
         body: dict[str, Any] = {
             "model": self.model,
             "messages": list(request.messages),
             "max_tokens": request.max_tokens,
             "seed": seed,
-            "extra_body": self._form.extra,
+            "extra_body": self._form.extra_fields,
             **self._sampling,
         }
         if request.grammar:
@@ -283,28 +252,36 @@ class Server:
             raw = await client.chat.completions.with_raw_response.create(**body)
         except openai.APIStatusError as error:
             if error.status_code in (400, 413, 422, 500) and CONTEXT_FULL.search(str(error)):
-                return Completion("", "context", 0, 0, 0, time.perf_counter() - started)
+                return Completion("", "context", 0, 0, 0, time.perf_counter() - start)
             raise self._problem(error) from None
         except openai.APIError as error:
             raise self._problem(error) from None
-        return _completion(self._parsed(_Reply, raw.text), time.perf_counter() - started)
+        reply = self._parse(_Reply, raw.text)
+        return Completion(
+            text=reply.text or "",
+            finish="length" if reply.finish == "length" else "stop",
+            prompt_tokens=reply.prompt_tokens,
+            evaluated_tokens=max(0, reply.prompt_tokens - (reply.cached_tokens or 0)),
+            tokens=reply.tokens,
+            seconds=time.perf_counter() - start,
+        )
 
-    async def _models(self) -> list[str]:
+    async def _list_models(self) -> list[str]:
         """The names of the models that the server serves."""
-        client = self._client.with_options(max_retries=RETRIES_OF_CHECK)
+        client = self._client.with_options(max_retries=CHECK_RETRIES)
         try:
             raw = await client.models.with_raw_response.list()
         except openai.APIError as error:
             raise self._problem(error) from None
-        return [each.id for each in self._parsed(_ModelList, raw.text).data]
+        return [model.id for model in self._parse(_ModelList, raw.text).data]
 
-    def _parsed(self, kind: type[ParsedReply], text: str) -> ParsedReply:
+    def _parse(self, kind: type[ParsedReply], text: str) -> ParsedReply:
         try:
             return kind.model_validate_json(text)
         except ValidationError as error:
             raise BadInput(
                 f"{self.url}: not a reply of an OpenAI-compatible server: {first_problem(error)}; "
-                "name the URL that /chat/completions stands under, mostly .../v1"
+                "name the URL that /chat/completions is under, mostly .../v1"
             ) from None
 
     def _problem(self, error: openai.APIError) -> BadInput:
@@ -315,30 +292,30 @@ class Server:
             reason = first_problem(Exception(error.__cause__ or error))
             return BadInput(
                 f"{self.url}: no server answers ({reason}); start it and run the same command "
-                "again: what ended is kept"
+                "again: finished rollouts are kept"
             )
         status = error.status_code if isinstance(error, openai.APIStatusError) else 0
         if status in (401, 403):
             return BadInput(f"{self.url}: refuses the API key ({status}); set OPENAI_API_KEY")
         if status == 404:
             return BadInput(
-                f"{self.url}: not found (404); name the URL that /chat/completions stands under, "
+                f"{self.url}: not found (404); name the URL that /chat/completions is under, "
                 "mostly .../v1"
             )
-        said = first_problem(error)
-        line = f"{self.url}: {said.replace(self._key, '***') if self._key else said}"
+        reason = first_problem(error)
+        line = f"{self.url}: {reason.replace(self._key, '***') if self._key else reason}"
         # llama-cpp-python answers 500 to a response_format that it does not know
-        return _Refused(line) if status in (400, 422, 500, 501) else BadInput(line)
+        return _Refusal(line) if status in (400, 422, 500, 501) else BadInput(line)
 
 
-def checked_url(url: str) -> str:
-    """The URL as it is. Raises BadInput when it is none, or carries a password or a query."""
+def validate_url(url: str) -> str:
+    """The URL unchanged. Raises BadInput when it is no URL, or has a password or a query."""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise BadInput(f"--base-url {url}: give http://HOST:PORT/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:  # it is recorded, and shown
         raise BadInput("--base-url: no passwords or queries; a key goes into OPENAI_API_KEY")
@@ -348,32 +325,18 @@ def checked_url(url: str) -> str:
 def _api_key() -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable()):  # an HTTP library would show it in its error
-        raise BadInput("OPENAI_API_KEY: holds characters that no key has; set it again")
+        raise BadInput("OPENAI_API_KEY: has characters that no key has; set it again")
     return key
 
 
 def turn_seed(rollout_seed: int, turn: int) -> int:
-    """A 31-bit seed, which every server takes, from a rollout's seed and the number of its turn."""
+    """A 31-bit seed, which every server accepts, from a rollout's seed and its turn's number."""
     name = f"{rollout_seed}/{turn}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
 
 
-def _completion(reply: _Reply, seconds: float) -> Completion:
-    choice, usage = reply.choices[0], reply.usage or _Usage()
-    details = usage.prompt_tokens_details
-    cached = (details and details.cached_tokens) or 0
-    return Completion(
-        text=choice.message.content or "",
-        finish="length" if choice.finish_reason == "length" else "stop",
-        prompt_tokens=usage.prompt_tokens,
-        evaluated_tokens=max(0, usage.prompt_tokens - cached),
-        tokens=usage.completion_tokens,
-        seconds=seconds,
-    )
-
-
 def _fits(reply: Completion, grammar: Grammar) -> bool:
-    """Whether a reply, or what there is of it, fits the grammar, in any spelling of JSON."""
+    """Whether a reply, or its beginning, fits the grammar, in any spelling of JSON."""
     from llguidance import LLMatcher, LLTokenizer
 
     overrides = {"json_allow_general_unicode_escapes": True}
@@ -381,5 +344,5 @@ def _fits(reply: Completion, grammar: Grammar) -> bool:
     tokenizer = LLTokenizer("byte")
     matcher = LLMatcher(tokenizer, source, log_level=0)
     tokens = tokenizer.tokenize_bytes(reply.text.strip().encode("utf-8", "replace"))
-    begun = bool(tokens) and matcher.try_consume_tokens(tokens) == len(tokens)
-    return begun and (reply.finish == "length" or bool(matcher.is_accepting()))
+    valid = bool(tokens) and matcher.try_consume_tokens(tokens) == len(tokens)
+    return valid and (reply.finish == "length" or bool(matcher.is_accepting()))

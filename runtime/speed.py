@@ -12,8 +12,14 @@ from pathlib import Path
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.corpus import id_prompts
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.backend import Job, Request, Rollout
-from charprobe_lite.runtime.engine import Engine
+from charprobe_lite.runtime.backend import (
+    Backend,
+    BackendOptions,
+    Job,
+    Request,
+    Rollout,
+    open_backend,
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,8 @@ class Speed:
 def measure_speed(
     model: Path,
     adapter: Path | None = None,
+    options: BackendOptions | None = None,
     *,
-    parallel: int = 8,
-    context: int = 2560,
-    threads: int | None = None,
-    gpu_layers: int = 0,
     tokens: int = 64,
     repeats: int = 3,
 ) -> Speed:
@@ -42,53 +45,47 @@ def measure_speed(
     Prompts are evaluated before the time begins, and a sequence whose answer ends begins another,
     so that all decode all the time. Raises BadInput when the model or adapter cannot be used.
     """
-    settings = {
-        "model": str(model),
-        "adapter": adapter and str(adapter),
-        "parallel": parallel,
-        "context": context,
-        "threads": threads,
-        "gpu_layers": gpu_layers,
-        "tokens": tokens,
-        "repeats": repeats,
-    }
-    said = run_main("runtime.speed", json.dumps(settings))
-    return Speed(**json.loads(said.splitlines()[-1]))
+    settings = json.dumps(asdict(options or BackendOptions()))
+    files = [str(model), str(adapter or "")]
+    output = run_main("runtime.speed", *files, settings, str(tokens), str(repeats))
+    return Speed(**json.loads(output.splitlines()[-1]))
 
 
 def main() -> None:
-    """The other process: the settings as JSON in; out a Speed as JSON, or one line and status 2."""
-    settings = json.loads(sys.argv[1])
-    tokens, repeats = settings.pop("tokens"), settings.pop("repeats")
-    adapter = settings.pop("adapter")
+    """The other process: ``measure_speed``'s arguments in; out a Speed as JSON, or status 2."""
+    model, adapter, settings, tokens, repeats = sys.argv[1:]
+    options = BackendOptions(**json.loads(settings))
     try:
-        with Engine(Path(settings.pop("model")), **settings) as engine:
-            engine.use_adapter(adapter and Path(adapter))
-            _decode(engine, settings["parallel"], 1, 0)  # prompts are in the cache from here on
-            rates = [_decode(engine, settings["parallel"], tokens, n) for n in range(repeats)]
+        with open_backend("llama.cpp", Path(model), options) as engine:
+            engine.use_adapter(Path(adapter) if adapter else None)
+            _decode(engine, options.parallel, 1, 0)  # prompts are in the cache from here on
+            rates = [
+                _decode(engine, options.parallel, int(tokens), repeat)
+                for repeat in range(int(repeats))
+            ]
     except BadInput as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     print(json.dumps(asdict(Speed(statistics.median(rates), peak_memory()))))
 
 
-def _decode(engine: Engine, parallel: int, tokens: int, repeat: int) -> float:
+def _decode(engine: Backend[Path | None], parallel: int, tokens: int, repeat: int) -> float:
     """Tokens per second of all sequences, from when the last of them has read its prompt."""
     prompts = id_prompts()
-    begun: list[float] = []
+    starts: list[float] = []
     jobs = [
-        Job(n, 1000 * repeat + n, _write(prompts[n % len(prompts)], tokens, begun))
+        Job(n, 1000 * repeat + n, _write(prompts[n % len(prompts)], tokens, starts))
         for n in range(parallel)
     ]
     written: int = sum(result for _, result in engine.run(jobs))
-    return written / (time.perf_counter() - max(begun))
+    return written / (time.perf_counter() - max(starts))
 
 
-def _write(prompt: str, tokens: int, begun: list[float]) -> Rollout:
+def _write(prompt: str, tokens: int, starts: list[float]) -> Rollout:
     """Answer until there are enough tokens; notes when the prompt has been read."""
     messages = ({"role": "user", "content": prompt},)
     yield Request(messages, 1)
-    begun.append(time.perf_counter())
+    starts.append(time.perf_counter())
     written = 0
     while written < tokens:
         completion = yield Request(messages, tokens - written)

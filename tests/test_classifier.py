@@ -17,7 +17,7 @@ FOLDER = kit.kit_folder() / "classifier"
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(FOLDER, kit.load_kit().classifier_file)
+    return Classifier.kit()
 
 
 def held_out(teacher: str) -> tuple[list[str], list[str]]:
@@ -60,7 +60,7 @@ def broken(tmp_path: Path, **config: object) -> Path:
 
 
 def test_a_classifier_that_lacks_a_part_is_refused_by_file_and_field(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"config.json: field id2label: missing"):
+    with pytest.raises(BadInput, match=r"config.json: field id2label: Input should be"):
         Classifier(broken(tmp_path / "a", id2label=None))
     with pytest.raises(BadInput, match=r"2 labels, but .* gives 11"):
         Classifier(broken(tmp_path / "b", id2label={"0": "x", "1": "y"}))

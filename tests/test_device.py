@@ -10,7 +10,8 @@ import pytest
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
-from charprobe_lite.runtime.device import devices, gpu_layers, is_int8, onnx_providers
+from charprobe_lite.runtime.device import gpu_layers, is_int8, onnx_providers
+from charprobe_lite.runtime.llama import devices
 from tests.conftest import Command
 
 CLASSIFIER = kit.kit_folder() / "classifier"

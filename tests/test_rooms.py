@@ -41,6 +41,13 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
                 assert name.split(".")[0] not in HEAVY, f"{file}: {name}"
 
 
+def test_llama_cpp_is_bound_in_one_place() -> None:
+    for room in MAY_IMPORT:
+        for file in sorted((ROOT / room).rglob("*.py")):
+            modules = {name.split(".")[0] for name in imports(ast.parse(file.read_text()))}
+            assert "llama_cpp" not in modules or file.parent == ROOT / "runtime" / "llama", file
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], *([name, "--help"] for name in ("eval", "quant-study", "score"))],

@@ -10,6 +10,7 @@ from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
 from charprobe_lite.eval.study.runner import Settings
 from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.runtime.backend import BackendOptions
 from charprobe_lite.runtime.speed import measure_speed
 
 
@@ -30,14 +31,13 @@ def cost_of(files: Files) -> ModelFile:
 def timed(file: ModelFile, files: Files, settings: Settings) -> ModelFile:
     """The same with speed and peak memory, measured in a new process. Raises BadInput."""
     model, adapter = paths(example(files))
-    found = measure_speed(
-        model,
-        adapter,
+    options = BackendOptions(
         parallel=settings.parallel,
         context=settings.context,
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
     )
+    found = measure_speed(model, adapter, options)
     return replace(file, tokens_per_second=found.tokens_per_second, peak_bytes=found.peak_bytes)
 
 

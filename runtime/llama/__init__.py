@@ -1,20 +1,11 @@
 """llama.cpp, bound here and nowhere else: models, contexts, quantization, devices, its log."""
 
-from charprobe_lite.runtime.llama.context import Context, Segment, physical_cores
-from charprobe_lite.runtime.llama.devices import Device, build_info, devices
-from charprobe_lite.runtime.llama.model import Model
-from charprobe_lite.runtime.llama.quantizer import quantize_gguf, quantize_rows
-from charprobe_lite.runtime.llama.tensors import matrix_inputs_callback
-
-__all__ = [
-    "Context",
-    "Device",
-    "Model",
-    "Segment",
-    "build_info",
-    "devices",
-    "matrix_inputs_callback",
-    "physical_cores",
-    "quantize_gguf",
-    "quantize_rows",
-]
+from charprobe_lite.runtime.llama.ggml import build_info as build_info
+from charprobe_lite.runtime.llama.ggml import devices as devices
+from charprobe_lite.runtime.llama.ggml import matrix_inputs_callback as matrix_inputs_callback
+from charprobe_lite.runtime.llama.model import Context as Context
+from charprobe_lite.runtime.llama.model import Model as Model
+from charprobe_lite.runtime.llama.model import Segment as Segment
+from charprobe_lite.runtime.llama.model import physical_cores as physical_cores
+from charprobe_lite.runtime.llama.quantizer import quantize_gguf as quantize_gguf
+from charprobe_lite.runtime.llama.quantizer import quantize_rows as quantize_rows

@@ -1,11 +1,23 @@
-"""ggml's functions for which llama-cpp-python has no binding, with their types."""
+"""What llama-cpp-python does not bind of ggml: the devices, and tensors while they are computed."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import llama_cpp as llama
+import numpy as np
+from llama_cpp._ggml import libggml
+from numpy.typing import NDArray
+
+from charprobe_lite.runtime.llama import log
+
+GPU_TYPES = {1, 2}  # ggml_backend_dev_type: GPU, integrated GPU
+F32 = 0  # ggml_type
+MAX_DIMS, MAX_SOURCES, MAX_PARAMETERS, MAX_NAME = 4, 10, 16, 64  # ggml.h
 SIZE, POINTER, TEXT = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
 SIZES = ctypes.POINTER(SIZE)
 INT, COUNT = ctypes.c_int, ctypes.c_int64
@@ -29,9 +41,114 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {  # arguments, result
 @cache
 def ggml() -> Any:
     """ggml's library; the libraries that it links to are found through it."""
-    from llama_cpp._ggml import libggml
-
     for name, (arguments, result) in SIGNATURES.items():
         function = getattr(libggml, name)
         function.argtypes, function.restype = arguments, result
     return libggml
+
+
+@dataclass(frozen=True)
+class Device:
+    """What llama.cpp can run on: ``family`` is CPU, CUDA, Metal, ...; memory in bytes."""
+
+    name: str
+    family: str
+    description: str
+    is_gpu: bool
+    free: int
+    total: int
+
+    def __str__(self) -> str:
+        memory = f", {self.free / 1e9:.1f} of {self.total / 1e9:.1f} GB free" if self.total else ""
+        return f"{self.name} ({self.description}{memory})"
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """llama-cpp-python's version, llama.cpp's own line about its build, and GPU support."""
+
+    version: str
+    system: str
+    gpu_offload: bool
+
+
+def devices() -> list[Device]:
+    """ggml's list of devices (ggml-backend.h)."""
+    log.capture()
+    return [_device(ggml().ggml_backend_dev_get(n)) for n in range(ggml().ggml_backend_dev_count())]
+
+
+def build_info() -> BuildInfo:
+    """How the installed llama.cpp was built."""
+    return BuildInfo(
+        version=llama.__version__,
+        system=llama.llama_print_system_info().decode("utf-8", "replace").strip(),
+        gpu_offload=bool(llama.llama_supports_gpu_offload()),
+    )
+
+
+def _device(handle: int) -> Device:
+    library, free, total = ggml(), ctypes.c_size_t(), ctypes.c_size_t()
+    library.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    registry = library.ggml_backend_dev_backend_reg(handle)
+    return Device(
+        name=library.ggml_backend_dev_name(handle).decode("utf-8", "replace"),
+        family=library.ggml_backend_reg_name(registry).decode("utf-8", "replace"),
+        description=library.ggml_backend_dev_description(handle).decode("utf-8", "replace"),
+        is_gpu=library.ggml_backend_dev_type(handle) in GPU_TYPES,
+        free=free.value,
+        total=total.value,
+    )
+
+
+class _Tensor(ctypes.Structure):
+    """struct ggml_tensor, as far as it is read here (ggml.h)."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * MAX_DIMS),
+    ("nb", ctypes.c_size_t * MAX_DIMS),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * MAX_PARAMETERS),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * MAX_SOURCES),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * MAX_NAME),
+]
+
+
+def matrix_inputs_callback(
+    select: Callable[[str], object], receive: Callable[[str, NDArray[np.float32]], None]
+) -> Any:
+    """A context's ``tensor_callback`` that hands over the inputs of products with weight matrices.
+
+    ``receive`` gets the name of each matrix that ``select`` accepts, and its float32 inputs,
+    (tokens, width), every time llama.cpp has computed a product with it.
+    """
+
+    def on_tensor(address: int, ask: bool, _user_data: object) -> bool:
+        """llama.cpp first asks whether it shall show the tensor, then shows it computed."""
+        tensor = ctypes.cast(address, ctypes.POINTER(_Tensor)).contents
+        if ggml().ggml_op_name(tensor.op) != b"MUL_MAT":
+            return not ask
+        name = tensor.src[0].contents.name.decode("utf-8", "replace")
+        if not select(name) or tensor.src[1].contents.type != F32:
+            return not ask
+        if not ask:
+            receive(name, _values(tensor.src[1]))
+        return True
+
+    return llama.llama_cpp.ggml_backend_sched_eval_callback(on_tensor)
+
+
+def _values(pointer: Any) -> NDArray[np.float32]:
+    """A float32 tensor's numbers, (rows, width)."""
+    width, *rows = pointer.contents.ne
+    values = np.empty((np.prod(rows), width), np.float32)
+    address = ctypes.cast(pointer, ctypes.c_void_p)
+    ggml().ggml_backend_tensor_get(address, values.ctypes.data, 0, values.nbytes)
+    return values

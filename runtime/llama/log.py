@@ -7,6 +7,8 @@ from collections import deque
 
 import llama_cpp as llama
 
+from charprobe_lite.models.errors import BadInput
+
 WARNING, ERROR = 3, 4  # ggml_log_level; 5 continues a line, mostly with dots
 _lines: deque[str] = deque(maxlen=50)
 
@@ -19,13 +21,16 @@ def capture() -> None:
 
 def last_line() -> str:
     """The last collected line that speaks of an error, else the last line."""
-    lines = list(_lines)
-    return ([line for line in lines if "error" in line.casefold()] or lines or ["no reason given"])[
-        -1
-    ]
+    errors = [line for line in _lines if "error" in line.casefold()]
+    return (errors or list(_lines) or ["no reason given"])[-1]
 
 
-@llama.llama_log_callback
+def refusal(message: str, fix: str = "") -> BadInput:
+    """The error for what llama.cpp has just refused: the message, llama.cpp's reason, the fix."""
+    return BadInput(f"{message}: {last_line()}{fix and '; ' + fix}")
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _receive(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level in (WARNING, ERROR) and line:

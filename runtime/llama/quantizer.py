@@ -14,7 +14,6 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
-from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.ggml import ggml
 
@@ -67,7 +66,7 @@ def quantize_gguf(
         parameters.imatrix = _imatrix_entries(arrays)
     log.capture()
     if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters) != 0:
-        raise BadInput(f"{source}: llama.cpp cannot quantize it: {log.last_line()}")
+        raise log.refusal(f"{source}: llama.cpp cannot quantize it")
 
 
 def _imatrix_entries(arrays: Mapping[str, NDArray[np.float32]]) -> Any:
