@@ -121,7 +121,7 @@ def grammar_costs(model: Path) -> dict[str, float]:
     text += ', "subject": "The pumps", "body": "' + "They come on Monday, all of them. " * 20
     with Engine(model, parallel=1) as engine:
         tokens = engine.model.tokenize(text)
-        gbnf = json_schema_to_gbnf(grammar.schema).encode()
+        gbnf = json_schema_to_gbnf(grammar.source).encode()
         size = engine.model.vocabulary_size
         kind = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         sampler = llama.llama_sampler_init_grammar(engine.model.vocab, gbnf, b"root")

@@ -208,10 +208,10 @@ def main(
             report[name] = measures[name]()
             note(f"{name}: {report[name]}")
     report["chart"] = draw(chart, quants.split(",")) if chart else None
-    click.echo(json.dumps(report, default=asdict) if as_json else text(report))
+    click.echo(json.dumps(report, default=asdict) if as_json else report_text(report))
 
 
-def text(report: dict[str, Any]) -> str:
+def report_text(report: dict[str, Any]) -> str:
     lines = [f"the weights: {report['weights_megabytes']:.0f} MB"]
     for task, paces in report["races"].items():
         best = max(pace.median for pace in paces if pace.name.startswith("engine"))

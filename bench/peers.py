@@ -68,7 +68,7 @@ def llama_cpp_python(model: Path) -> Reply:
     def reply(request: Request, seed: int) -> Completion:
         grammar = None
         if request.grammar:
-            grammar = LlamaGrammar.from_json_schema(request.grammar.schema, verbose=False)
+            grammar = LlamaGrammar.from_json_schema(request.grammar.source, verbose=False)
         answer: Any = llama.create_chat_completion(
             messages=list(request.messages),  # type: ignore[arg-type]
             max_tokens=request.max_tokens,
@@ -124,7 +124,7 @@ def _ask(url: str, request: Request, seed: int) -> Completion:
         **SAMPLING,
     }
     if request.grammar:
-        schema = json.loads(request.grammar.schema)
+        schema = json.loads(request.grammar.source)
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}

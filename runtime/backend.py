@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from charprobe_lite.models import defaults
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, suggestion
 
 BACKENDS = {
     "llama.cpp": "charprobe_lite.runtime.engine:Engine",
@@ -29,13 +29,11 @@ Finish = Literal["stop", "length", "context"]
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a reply must be: one JSON value that fits ``schema``, the text of a JSON schema.
+    """A JSON schema that the reply's one JSON value must fit, or a grammar in llguidance's lark
+    notation that the entire reply must fit."""
 
-    Where ``lark`` is given, the whole reply must fit that grammar, in llguidance's notation.
-    """
-
-    schema: str = ""
-    lark: str = ""
+    source: str
+    notation: Literal["json_schema", "lark"] = "json_schema"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Backend(AbstractContextManager["Backend[Any]"], Protocol[Adapter]):
         """Run with this adapter from now on. Raises BadInput."""
 
     def check(self, requests: Iterable[Request]) -> None:
-        """Refuse, with BadInput, what could not be run, before anything is."""
+        """Raise BadInput for requests that could not be run, before any rollout begins."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Run rollouts; yields (job, its return value) as they end."""
@@ -125,7 +123,7 @@ def open_backend(
     unknown name, and like the backend's own constructor.
     """
     if name not in BACKENDS:
-        raise BadInput(f"--backend {name}: is unknown; choose from {', '.join(BACKENDS)}")
+        raise BadInput(f"--backend {name}: unknown; {suggestion(name, list(BACKENDS))}")
     module, _, class_name = BACKENDS[name].partition(":")
     backend_class = getattr(import_module(module), class_name)
     values = asdict(options or BackendOptions())

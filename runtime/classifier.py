@@ -16,7 +16,7 @@ from charprobe_lite.models.files import read_text
 from charprobe_lite.models.kit import kit_folder, load_kit
 from charprobe_lite.runtime.device import is_int8, onnx_providers
 
-MAX_TOKENS = 8192  # ModernBERT's own limit; smaller ones come from the classifier's config
+MAX_TOKENS = 8192  # ModernBERT's limit; smaller ones come from the classifier's config
 BATCH_TOKENS = 4096  # of one run, padding included
 
 

@@ -1,4 +1,4 @@
-"""Which device llama.cpp and ONNX Runtime use, and what they were built with."""
+"""Which device llama.cpp and ONNX Runtime use, and how they are built."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from charprobe_lite.models.errors import BadInput
 
 CPU_PROVIDER = "CPUExecutionProvider"
-FAMILIES = {"cuda": {"CUDA"}, "metal": {"Metal", "MTL"}}  # ggml's names of what it was built with
+FAMILIES = {"cuda": {"CUDA"}, "metal": {"Metal", "MTL"}}  # ggml's names of its builds
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "metal": "CoreMLExecutionProvider"}
-# pip keeps what it built: without --no-cache-dir it would put the CPU build back
+# pip caches its builds: without --no-cache-dir it would put the CPU build back
 REBUILD = (
     'CMAKE_ARGS="-DGGML_{}=on" pip install --force-reinstall --no-deps --no-cache-dir '
     "--no-binary llama-cpp-python llama-cpp-python=={}"
@@ -60,7 +60,7 @@ def is_int8(model: Path) -> bool:
     try:
         with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return data.find(b"DynamicQuantizeLinear") >= 0
-    except (OSError, ValueError):  # loading it will say what is wrong
+    except (OSError, ValueError):  # loading it will give the reason
         return False
 
 

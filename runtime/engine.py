@@ -308,7 +308,5 @@ class Engine(AbstractContextManager["Engine"]):
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common prefix."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

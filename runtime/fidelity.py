@@ -147,7 +147,7 @@ class ModelComparison(AbstractContextManager["ModelComparison"]):
         self.close()
 
     def use_adapters(self, reference: Path | None, model: Path | None) -> None:
-        """Compare with these GGUF LoRAs on top of each, or with none. Raises BadInput."""
+        """Put a GGUF LoRA, or none, on the reference and on the model. Raises BadInput."""
         for context, adapter in zip(self.contexts, (reference, model), strict=True):
             context.use_adapters([adapter] if adapter else [])
 
@@ -224,7 +224,7 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def kl_divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """KL(p || q) in nats per position, (positions,), over the whole vocabulary.
+    """KL(p || q) in nats per position, (positions,), over the entire vocabulary.
 
     Source: Kullback and Leibler 1951, doi 10.1214/aoms/1177729694.
     """

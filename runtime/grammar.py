@@ -43,7 +43,7 @@ def tool_call_grammar(
 ) -> Grammar:
     """Admits one call of one of ``tools``, written as ``form`` has it.
 
-    In the fenced format a ```` ```final ```` block may stand in its place, if ``may_end``. Raises
+    In the fenced format the reply may be a ```` ```final ```` block instead, if ``may_end``. Raises
     BadInput when a tool's schema cannot be turned into a grammar.
     """
     registry = json.dumps([[tool.name, tool.parameters] for tool in tools])
@@ -64,20 +64,20 @@ def _tool_call_grammar(registry: str, form: CallFormat, may_end: bool) -> Gramma
     grammar = Grammar(json.dumps({"anyOf": calls}))
     if form.fenced:
         schema = json.dumps({"anyOf": calls, "x-guidance": SPELLING})
-        grammar = Grammar(lark=(FENCED if may_end else FENCED_CALL).format(schema=schema))
+        grammar = Grammar((FENCED if may_end else FENCED_CALL).format(schema=schema), "lark")
     if problem := LLMatcher.validate_grammar(_source(grammar)):
         raise BadInput(f"tool registry: no grammar for a schema: {first_problem(problem)}")
     return grammar
 
 
 def _source(grammar: Grammar) -> str:
-    if grammar.lark:
-        return str(LLMatcher.grammar_from_lark(grammar.lark))
-    return str(LLMatcher.grammar_from_json_schema(grammar.schema, overrides=SPELLING))
+    if grammar.notation == "lark":
+        return str(LLMatcher.grammar_from_lark(grammar.source))
+    return str(LLMatcher.grammar_from_json_schema(grammar.source, overrides=SPELLING))
 
 
 class Grammars:
-    """The grammars of one vocabulary, each compiled once.
+    """Compiles the grammars of one vocabulary, once each.
 
     ``vocab`` is llama.cpp's and must outlive this object; ``end_tokens`` end a turn, the first
     of them is the model's own end of sequence.
@@ -89,7 +89,7 @@ class Grammars:
         self._compiled: dict[Grammar, LLMatcher] = {}
 
     def begin(self, grammar: Grammar) -> GrammarState:
-        """The grammar at the beginning of a turn. Raises BadInput when it does not compile."""
+        """The grammar at a turn's beginning. Raises BadInput when it does not compile."""
         if self._tokenizer is None:  # a quarter of a second per 49,000 tokens
             with warnings.catch_warnings():  # it asks llama.cpp by names that were replaced
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -103,7 +103,7 @@ class Grammars:
 
 
 class GrammarState:
-    """Where one turn stands in its grammar."""
+    """How far a turn has come in its grammar."""
 
     def __init__(self, matcher: LLMatcher, vocabulary_size: int) -> None:
         self._matcher, self._size = matcher, vocabulary_size
@@ -126,8 +126,8 @@ class GrammarState:
     def take_forced(self) -> list[int]:
         """Move on over the tokens that the grammar leaves no choice about, and return them.
 
-        They are the tokenizer's own spelling of the only text that can follow, without a last
-        token that could grow together with what comes after it.
+        They are the tokenizer's spelling of the only text that can follow, without a last token
+        that could merge with the text after it.
         """
         forced = list(self._matcher.compute_ff_tokens())
         if forced and self._matcher.try_consume_tokens(forced) != len(forced):

@@ -1,4 +1,4 @@
-"""Temperature and nucleus sampling with a generator of its own per rollout."""
+"""Temperature and nucleus sampling with one random generator per rollout."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class Server:
         """
         requests = list(requests)
         grammars = list(dict.fromkeys(r.grammar for r in requests if r.grammar))
-        if any(grammar.lark for grammar in grammars):
+        if any(grammar.notation == "lark" for grammar in grammars):
             raise BadInput("--format fenced: servers take JSON schemas alone; add --grammar off")
         self._retries = CHECK_RETRIES
         try:
@@ -245,7 +245,7 @@ class Server:
             **self._sampling,
         }
         if request.grammar:
-            schema = json.loads(request.grammar.schema)
+            schema = json.loads(request.grammar.source)
             body["response_format"] = self._form.response_format(schema)
         client = self._client.with_options(max_retries=self._retries)
         try:
@@ -340,7 +340,7 @@ def _fits(reply: Completion, grammar: Grammar) -> bool:
     from llguidance import LLMatcher, LLTokenizer
 
     overrides = {"json_allow_general_unicode_escapes": True}
-    source = LLMatcher.grammar_from_json_schema(grammar.schema, overrides=overrides)
+    source = LLMatcher.grammar_from_json_schema(grammar.source, overrides=overrides)
     tokenizer = LLTokenizer("byte")
     matcher = LLMatcher(tokenizer, source, log_level=0)
     tokens = tokenizer.tokenize_bytes(reply.text.strip().encode("utf-8", "replace"))

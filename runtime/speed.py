@@ -6,20 +6,15 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.corpus import id_prompts
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.backend import (
-    Backend,
-    BackendOptions,
-    Job,
-    Request,
-    Rollout,
-    open_backend,
-)
+from charprobe_lite.runtime.backend import BackendOptions, Job, Request, Rollout, open_backend
 
 
 @dataclass(frozen=True)
@@ -58,18 +53,16 @@ def main() -> None:
     try:
         with open_backend("llama.cpp", Path(model), options) as engine:
             engine.use_adapter(Path(adapter) if adapter else None)
-            _decode(engine, options.parallel, 1, 0)  # prompts are in the cache from here on
-            rates = [
-                _decode(engine, options.parallel, int(tokens), repeat)
-                for repeat in range(int(repeats))
-            ]
+            _decode(engine.run, options.parallel, 1, 0)  # prompts are in the cache from here on
+            numbers = range(int(repeats))
+            rates = [_decode(engine.run, options.parallel, int(tokens), n) for n in numbers]
     except BadInput as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     print(json.dumps(asdict(Speed(statistics.median(rates), peak_memory()))))
 
 
-def _decode(engine: Backend[Path | None], parallel: int, tokens: int, repeat: int) -> float:
+def _decode(run: Callable[[list[Job]], Any], parallel: int, tokens: int, repeat: int) -> float:
     """Tokens per second of all sequences, from when the last of them has read its prompt."""
     prompts = id_prompts()
     starts: list[float] = []
@@ -77,12 +70,12 @@ def _decode(engine: Backend[Path | None], parallel: int, tokens: int, repeat: in
         Job(n, 1000 * repeat + n, _write(prompts[n % len(prompts)], tokens, starts))
         for n in range(parallel)
     ]
-    written: int = sum(result for _, result in engine.run(jobs))
+    written: int = sum(result for _, result in run(jobs))
     return written / (time.perf_counter() - max(starts))
 
 
 def _write(prompt: str, tokens: int, starts: list[float]) -> Rollout:
-    """Answer until there are enough tokens; notes when the prompt has been read."""
+    """Answer until it has enough tokens; notes in ``starts`` when the prompt is evaluated."""
     messages = ({"role": "user", "content": prompt},)
     yield Request(messages, 1)
     starts.append(time.perf_counter())
@@ -97,7 +90,7 @@ def _write(prompt: str, tokens: int, starts: list[float]) -> Rollout:
 
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes."""
-    if sys.platform == "linux":  # ru_maxrss would begin with what the parent held
+    if sys.platform == "linux":  # ru_maxrss would begin with the parent's memory
         status = Path("/proc/self/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What llama-cpp-python does not bind of ggml: the devices, and tensors while they are computed."""
+"""The parts of ggml that llama-cpp-python does not bind: devices, tensors under computation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {  # arguments, result
 
 @cache
 def ggml() -> Any:
-    """ggml's library; the libraries that it links to are found through it."""
+    """ggml's library, through which the libraries that it links to are found."""
     for name, (arguments, result) in SIGNATURES.items():
         function = getattr(libggml, name)
         function.argtypes, function.restype = arguments, result

@@ -26,7 +26,7 @@ def last_line() -> str:
 
 
 def refusal(message: str, fix: str = "") -> BadInput:
-    """The error for what llama.cpp has just refused: the message, llama.cpp's reason, the fix."""
+    """The error after llama.cpp refused: the message, llama.cpp's last line, the fix."""
     return BadInput(f"{message}: {last_line()}{fix and '; ' + fix}")
 
 

@@ -78,8 +78,7 @@ class Model:
         """
         data = text.encode("utf-8", "replace")
         add_bos = add_bos and bool(llama.llama_vocab_get_add_bos(self.vocab))
-        if add_bos and self._bos and text.startswith(self._bos):
-            add_bos = False
+        add_bos = add_bos and not (self._bos and text.startswith(self._bos))
         room = len(data) + 8
         tokens = (llama.llama_token * room)()
         count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, add_bos, True)
@@ -220,7 +219,7 @@ class Context:
         llama.llama_memory_clear(self._memory, True)
 
     def copy(self, source: int, target: int) -> None:
-        """Make the sequence ``target`` what ``source`` is."""
+        """Copy the sequence ``source`` to ``target``."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def cut(self, sequence: int, length: int) -> int:

@@ -1,4 +1,4 @@
-"""Quantization: rows of numbers through ggml's own code, files through llama.cpp's quantizer."""
+"""Quantization: rows of numbers through ggml's code, files through llama.cpp's quantizer."""
 
 from __future__ import annotations
 
