@@ -28,7 +28,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,27 @@ def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[F
             log_p = stored.log_probabilities(number)
             terms = np.exp(log_p) * (log_p - log_q)
             kl.append(np.where(log_p > -16, terms, 0).sum(axis=1))
-    summary, rounded = asdict(concatenate(exact).summary()), np.concatenate(kl)
-    return summary, {
+    rounded = np.concatenate(kl)
+    return figures(concatenate(exact)), {
         "kl_mean": float(rounded.mean()),
         "kl_median": float(np.median(rounded)),
         "kl_p99": float(np.percentile(rounded, 99)),
+    }
+
+
+def figures(fidelity: Fidelity) -> dict[str, float]:
+    """The usual figures over all scored tokens, KL divergences in nats."""
+    nll, reference_nll, kl = (
+        values.astype(np.float64) for values in (fidelity.nll, fidelity.reference_nll, fidelity.kl)
+    )
+    return {
+        "tokens": kl.size,
+        "perplexity": float(np.exp(nll.mean())),
+        "reference_perplexity": float(np.exp(reference_nll.mean())),
+        "kl_mean": float(kl.mean()),
+        "kl_median": float(np.median(kl)),
+        "kl_p99": float(np.percentile(kl, 99)),
+        "top1": float(fidelity.same_top.mean()),
     }
 
 
@@ -186,9 +202,9 @@ def against_transformers(answers: int) -> dict[str, dict[str, Figures]]:
                 for conversation in held_out(PERSONAS, answers)
                 for text in reply_texts(comparison.reference, conversation.messages)
             ]
-            ours = concatenate([comparison.compare(text) for text in texts]).summary()
-        theirs = by_torch(reference, model, texts).summary()
-    return {"Q4_0 as F16": {"transformers": asdict(theirs), "charprobe": asdict(ours)}}
+            ours = concatenate([comparison.compare(text) for text in texts])
+        theirs = by_torch(reference, model, texts)
+    return {"Q4_0 as F16": {"transformers": figures(theirs), "charprobe": figures(ours)}}
 
 
 def by_torch(reference: Path, model: Path, texts: list[TokenizedText]) -> Fidelity:

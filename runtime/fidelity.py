@@ -42,21 +42,6 @@ class TokenizedText:
 
 
 @dataclass(frozen=True)
-class FidelitySummary:
-    """Figures over all scored tokens: ``perplexity`` is exp(mean negative log-likelihood), KL
-    divergences are in nats (``kl_p99``: 99th percentile, interpolated), ``top1`` in [0, 1] is the
-    share on whose likeliest token both models agree."""
-
-    tokens: int
-    perplexity: float
-    reference_perplexity: float
-    kl_mean: float
-    kl_median: float
-    kl_p99: float
-    top1: float
-
-
-@dataclass(frozen=True)
 class Fidelity:
     """Per scored token, (n,), in nats: the negative log-likelihood of both models, and KL(reference
     || model); and whether their likeliest tokens are the same.
@@ -69,21 +54,6 @@ class Fidelity:
     kl: NDArray[np.float32]
     same_top: NDArray[np.bool_]
     overflow: int = 0
-
-    def summary(self) -> FidelitySummary:
-        """The usual figures over all tokens. Raises ValueError when there are none."""
-        if not self.kl.size:
-            raise ValueError("no token was scored")
-        means = [float(np.mean(nll, dtype=np.float64)) for nll in (self.nll, self.reference_nll)]
-        return FidelitySummary(
-            tokens=self.kl.size,
-            perplexity=float(np.exp(means[0])),
-            reference_perplexity=float(np.exp(means[1])),
-            kl_mean=float(np.mean(self.kl, dtype=np.float64)),
-            kl_median=float(np.median(self.kl)),
-            kl_p99=float(np.percentile(self.kl, 99)),
-            top1=float(self.same_top.mean()),
-        )
 
 
 _NONE = np.zeros(0, np.float32)

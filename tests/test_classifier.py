@@ -32,10 +32,10 @@ def held_out(teacher: str) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize("teacher", ["loud", "subtle"])
 def test_held_out_macro_f1_is_the_manifests(classifier: Classifier, teacher: str) -> None:
     texts, true = held_out(teacher)
-    found = [prediction.label for prediction in classifier.classify(texts)]
-    measured = f1_score(true, found, labels=sorted(set(true)), average="macro")
+    labels = [prediction.label for prediction in classifier.classify(texts)]
+    score = f1_score(true, labels, labels=sorted(set(true)), average="macro")
     recorded = kit.load_kit().steps["export"]["held_out_macro_f1"]
-    assert measured == pytest.approx(recorded[classifier.path.name][teacher], abs=0.02)
+    assert score == pytest.approx(recorded[classifier.path.name][teacher], abs=0.02)
 
 
 def test_labels_are_the_ten_personas_and_neutral(classifier: Classifier) -> None:
@@ -44,18 +44,18 @@ def test_labels_are_the_ten_personas_and_neutral(classifier: Classifier) -> None
 
 def test_a_text_gets_the_same_label_alone_and_among_others(classifier: Classifier) -> None:
     texts = [*held_out("loud")[0][::7], "", "word " * 3000]
-    together = classifier.classify(texts)
-    for text, prediction in zip(texts, together, strict=True):
-        [alone] = classifier.classify([text])
-        assert alone == prediction
-        assert sum(alone.probabilities.values()) == pytest.approx(1)
+    predictions = classifier.classify(texts)
+    for text, prediction in zip(texts, predictions, strict=True):
+        [single] = classifier.classify([text])
+        assert single == prediction
+        assert sum(single.probabilities.values()) == pytest.approx(1)
 
 
 def broken(tmp_path: Path, **config: object) -> Path:
     folder = tmp_path / "classifier"
     shutil.copytree(FOLDER, folder)
-    known = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**known, **config}))
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, **config}))
     return folder
 
 

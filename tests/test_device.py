@@ -42,8 +42,10 @@ def test_an_int8_classifier_is_told_from_its_file_and_every_device_can_run_both(
     for device in ("auto", "cpu", "metal", "cuda"):
         assert onnx_providers(device, CLASSIFIER / "model_int8.onnx") == ["CPUExecutionProvider"]
         assert onnx_providers(device, CLASSIFIER / "model.onnx")[-1] == "CPUExecutionProvider"
-        found = Classifier(CLASSIFIER, "model.onnx", device=device).classify(["Alas, my heart."])
-        assert len(found) == 1
+        predictions = Classifier(CLASSIFIER, "model.onnx", device=device).classify(
+            ["Alas, my heart."]
+        )
+        assert len(predictions) == 1
 
 
 def test_a_missing_classifier_is_named_not_guessed_at(tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def answers(engine: Engine, questions: list[str], **rest: Any) -> dict[str, Comp
 
 
 def test_every_job_comes_back_with_its_own_answer(engine: Engine) -> None:
-    found = answers(engine, QUESTIONS)  # five jobs on four sequences
-    assert set(found) == set(QUESTIONS)
-    assert all(0 < done.tokens <= 24 for done in found.values())
+    completions = answers(engine, QUESTIONS)  # five jobs on four sequences
+    assert set(completions) == set(QUESTIONS)
+    assert all(0 < done.tokens <= 24 for done in completions.values())
 
 
 def test_one_sequence_gives_the_same_text_for_a_seed_in_any_order(merged_base: Path) -> None:
@@ -83,25 +83,25 @@ def test_a_prefix_shared_with_the_rollout_before_is_not_computed_again(engine: E
 
 def test_a_prompt_or_reply_that_does_not_fit_ends_with_context(merged_base: Path) -> None:
     with Engine(merged_base, parallel=2, context=64) as engine:
-        found = answers(engine, ["word " * 200, "Tell me a very long story."], tokens=500)
-    assert [done.finish for done in found.values()] == ["context", "context"]
-    assert found["word " * 200].tokens == 0
-    assert found["Tell me a very long story."].tokens > 0
+        completions = answers(engine, ["word " * 200, "Tell me a very long story."], tokens=500)
+    assert [done.finish for done in completions.values()] == ["context", "context"]
+    assert completions["word " * 200].tokens == 0
+    assert completions["Tell me a very long story."].tokens > 0
 
 
 def test_an_adapter_cannot_change_under_running_rollouts(engine: Engine) -> None:
-    running = engine.run([Job("a", 1, ask("Hello")), Job("b", 1, ask("Hi", 40))])
-    next(running)
+    results = engine.run([Job("a", 1, ask("Hello")), Job("b", 1, ask("Hi", 40))])
+    next(results)
     with pytest.raises(RuntimeError):
         engine.use_adapter(Path("other.gguf"))
-    running.close()
+    results.close()
     assert answers(engine, ["Still there?"])["Still there?"].tokens > 0
 
 
 def test_a_tool_call_under_the_grammar_parses_and_names_a_tool(engine: Engine) -> None:
     grammar = tool_call_grammar(load_tools()[:2])
-    found = answers(engine, QUESTIONS[:3], tokens=200, grammar=grammar).values()
-    calls = [JSON_CALLS.read(done.text) for done in found if done.finish == "stop"]
+    completions = answers(engine, QUESTIONS[:3], tokens=200, grammar=grammar).values()
+    calls = [JSON_CALLS.read(done.text) for done in completions if done.finish == "stop"]
     assert calls
     for call in calls:
         assert isinstance(call, Call)
@@ -121,12 +121,12 @@ def test_greedy_text_does_not_depend_on_the_company(merged_base: Path) -> None:
         second = yield Request(tuple(messages), 16)
         return first.text, second.text
 
-    found = []
+    runs = []
     for parallel in (1, 3):
         with Engine(merged_base, parallel=parallel, context=512, temperature=0) as engine:
             jobs = [Job(q, 0, two_turns(q)) for q in QUESTIONS]
-            found.append({job.key: texts for job, texts in engine.run(jobs)})
-    same = sum(found[0][question] == found[1][question] for question in QUESTIONS)
+            runs.append({job.key: texts for job, texts in engine.run(jobs)})
+    same = sum(runs[0][question] == runs[1][question] for question in QUESTIONS)
     # logits differ in their last bits with the batch, which may turn a near tie
     assert same >= len(QUESTIONS) - 2
 
@@ -152,13 +152,13 @@ def test_kept_and_copied_caches_give_the_logits_of_a_fresh_evaluation(
     merged_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = {"role": "system", "content": "The office is open on every working day. " * 30}
-    asked: dict[str, tuple[Message, ...]] = {}
+    conversations: dict[str, tuple[Message, ...]] = {}
 
     def two_turns(question: str) -> Rollout:
         messages = (rules, {"role": "user", "content": question})
         first = yield Request(messages, 6)
         more = ({"role": "assistant", "content": first.text}, {"role": "user", "content": "More."})
-        asked[question] = messages + more
+        conversations[question] = messages + more
         second = yield Request(messages + more, 1)
         return second
 
@@ -170,7 +170,7 @@ def test_kept_and_copied_caches_give_the_logits_of_a_fresh_evaluation(
     with Engine(merged_base, parallel=1, context=1024, temperature=0) as engine:
         for question, logits in zip(QUESTIONS[:4], batched.values(), strict=True):
             [fresh] = sampled_logits(
-                monkeypatch, engine, [Job(question, 0, ask_all(asked[question], 1))]
+                monkeypatch, engine, [Job(question, 0, ask_all(conversations[question], 1))]
             ).values()
             assert np.abs(logits[-1] - fresh[0]).max() < 0.05 * np.abs(fresh[0]).max()
 
@@ -200,7 +200,7 @@ def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -
     grammar = tool_call_grammar(load_tools()) if constrained else None
     question = "Ask Tom when the pumps come."
     with Engine(merged_base, parallel=1, context=1024) as engine:
-        [(_, found)] = engine.run([Job("a", 3, ask(question, 60, grammar))])
+        [(_, completion)] = engine.run([Job("a", 3, ask(question, 60, grammar))])
         model, sampler = engine.model, Sampler(3, engine.temperature, engine.top_p)
         state = engine._grammars.begin(grammar) if grammar else None
         llama.eval(model.tokenize(model.render([{"role": "user", "content": question}])))
@@ -221,8 +221,8 @@ def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -
             if state:
                 state.accept(token)
                 new += state.take_forced()
-        assert b"".join(map(model.piece, reply)).decode() == found.text
-    assert found.appended_tokens > 5 if constrained else found.appended_tokens == 0
+        assert b"".join(map(model.piece, reply)).decode() == completion.text
+    assert completion.appended_tokens > 5 if constrained else completion.appended_tokens == 0
 
 
 def test_an_adapter_swap_leaves_nothing_of_the_one_before(merged_base: Path) -> None:
@@ -304,20 +304,20 @@ def test_what_is_generated_under_a_nested_schema_fits_it(merged_base: Path) -> N
             Job(seed, seed, ask("Write.", 90, Grammar(json.dumps(NESTED)))) for seed in range(8)
         ]
         replies = [reply for _, reply in engine.run(jobs)]
-    for reply in replies:  # most run out of tokens inside the body: what there is must fit
+    for reply in replies:  # most run out of tokens inside the body: the beginning must fit
         assert reply.text.startswith('{"priority": "')
         assert reply.text.split('"')[3] in NESTED["properties"]["priority"]["enum"]  # type: ignore[index]
         if reply.finish == "stop":
-            found = json.loads(reply.text)
-            assert isinstance(found["email"]["meta"]["urgent"], bool)
-            assert set(found["email"]) == {"to", "meta", "body"}
+            value = json.loads(reply.text)
+            assert isinstance(value["email"]["meta"]["urgent"], bool)
+            assert set(value["email"]) == {"to", "meta", "body"}
 
 
 def test_forced_text_that_does_not_fit_the_context_ends_the_turn(merged_base: Path) -> None:
     long = Grammar(json.dumps({"const": "one two three four five six seven eight nine ten " * 8}))
     with Engine(merged_base, parallel=2, context=64) as engine:
-        found = answers(engine, ["Hello", "Hi"], tokens=500, grammar=long)
-    assert {reply.finish for reply in found.values()} == {"context"}
+        completions = answers(engine, ["Hello", "Hi"], tokens=500, grammar=long)
+    assert {reply.finish for reply in completions.values()} == {"context"}
 
 
 @pytest.fixture

@@ -21,7 +21,15 @@ from typing import Any
 import pytest
 
 from charprobe_lite.models import kit
-from charprobe_lite.runtime.backend import Completion, Job, Request, Rollout
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.backend import (
+    BackendOptions,
+    Completion,
+    Job,
+    Request,
+    Rollout,
+    open_backend,
+)
 from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.server import Server
 from tests.conftest import RUN, Command
@@ -32,9 +40,9 @@ CHATS = ("--condition", "chat", "--limit", "8", "--max-tokens", "24", "--paralle
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -169,11 +177,24 @@ def test_a_name_is_a_checkpoint_and_its_greedy_text_is_the_engines(
         for name, adapter in adapters.items():
             server.use_adapter(name)
             engine.use_adapter(adapter)
-            here, there = reply(engine, QUESTION), reply(server, QUESTION)
-            texts[name] = there.text
-            assert (there.text, there.finish, there.tokens) == (here.text, "length", 12)
-            assert there.prompt_tokens == here.prompt_tokens
+            local, remote = reply(engine, QUESTION), reply(server, QUESTION)
+            texts[name] = remote.text
+            assert (remote.text, remote.finish, remote.tokens) == (local.text, "length", 12)
+            assert remote.prompt_tokens == local.prompt_tokens
     assert texts["kit"] != texts["me/irony"]
+
+
+def test_a_backend_opens_by_its_name_with_the_options_it_takes(merged_base: Path, url: str) -> None:
+    options = BackendOptions(parallel=1, context=512, temperature=0)
+    texts = []
+    for name, model, adapter in (("openai", url, "kit"), ("llama.cpp", merged_base, None)):
+        with open_backend(name, model, options) as backend:
+            backend.use_adapter(adapter)
+            [(_, completion)] = backend.run([Job(None, 1, ask(QUESTION))])
+            texts.append(completion.text)
+    assert texts[0] == texts[1]
+    with pytest.raises(BadInput, match=r"--backend llamacpp: unknown; did you mean llama\.cpp\?"):
+        open_backend("llamacpp", merged_base)
 
 
 def test_a_prompt_that_does_not_fit_ends_the_rollout_not_the_study(url: str) -> None:
@@ -250,9 +271,9 @@ def test_what_cannot_be_run_on_a_server_gets_one_line(
         ),
         (to_url, "--backend openai: needs --base-url URL and --model NAME"),
     ]
-    for arguments, said in cases:
+    for arguments, message in cases:
         line = the_one_line(charprobe(*arguments, "--limit", "1"))
-        assert said in line
+        assert message in line
         assert "secret" not in line
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     line = the_one_line(charprobe(*served(url), "--limit", "1"))
@@ -270,12 +291,12 @@ class Stranger(BaseHTTPRequestHandler):
         self.answer(self.page or json.dumps({"data": [{"id": "m"}]}).encode())
 
     def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"]))
-        if b"hold" in asked:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if b"hold" in body:
             self.held.set()
             self.answered.wait(60)
-        said = {"message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}
-        self.answer(json.dumps({"choices": [said]}).encode())
+        choice = {"message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}
+        self.answer(json.dumps({"choices": [choice]}).encode())
 
     def answer(self, body: bytes) -> None:
         self.send_response(200)

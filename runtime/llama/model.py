@@ -66,7 +66,8 @@ class Model:
         Raises BadInput naming the file when its template fails on these messages.
         """
         try:
-            return render_chat(self.chat_template, messages, bos=self._bos, eos=self._eos)
+            eos = self._special_text(llama.llama_vocab_eos(self.vocab))
+            return render_chat(self.chat_template, messages, bos=self._bos, eos=eos)
         except BadInput as error:
             raise BadInput(f"{self.path.name}: {error}") from None
 
@@ -89,16 +90,11 @@ class Model:
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""
         if token not in self._pieces:
-            room = 64
-            buffer = ctypes.create_string_buffer(room)
-            while (size := self._read_piece(token, buffer)) < 0:
-                buffer = ctypes.create_string_buffer(-size)
-            self._pieces[token] = buffer.raw[:size]
+            size = -llama.llama_token_to_piece(self.vocab, token, None, 0, 0, True)
+            buffer = ctypes.create_string_buffer(size)
+            llama.llama_token_to_piece(self.vocab, token, buffer, size, 0, True)
+            self._pieces[token] = buffer.raw
         return self._pieces[token]
-
-    def _read_piece(self, token: int, buffer: Any) -> int:
-        """The piece's size; negative where the buffer is too small for it."""
-        return int(llama.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, True))
 
     def ends(self, token: int) -> bool:
         """Whether the token ends a turn."""
@@ -129,10 +125,6 @@ class Model:
     @cached_property
     def _bos(self) -> str:
         return self._special_text(llama.llama_vocab_bos(self.vocab))
-
-    @cached_property
-    def _eos(self) -> str:
-        return self._special_text(llama.llama_vocab_eos(self.vocab))
 
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else self.piece(token).decode("utf-8", "replace")

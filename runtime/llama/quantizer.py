@@ -66,7 +66,7 @@ def quantize_gguf(
         parameters.imatrix = _imatrix_entries(arrays)
     log.capture()
     if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters) != 0:
-        raise log.refusal(f"{source}: llama.cpp cannot quantize it")
+        raise log.refusal(f"{source}: llama.cpp cannot quantize it into {target.parent}")
 
 
 def _imatrix_entries(arrays: Mapping[str, NDArray[np.float32]]) -> Any:
