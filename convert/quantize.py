@@ -21,12 +21,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.llama import quantize_gguf
 
 Array = NDArray[np.float32]
-ROW_TYPES = {
-    "F32": QuantType.F32,
-    "F16": QuantType.F16,
-    "BF16": QuantType.BF16,
-    "Q8_0": QuantType.Q8_0,
-}
+ROW_TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 """Types that are written row by row, without a file in between."""
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
 
