@@ -1,0 +1,164 @@
+"""Single rollouts: prompts and scenarios, one of them run on an engine, turn by turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from charprobe_lite.eval.cells import RecordedTurn
+from charprobe_lite.eval.conditions import condition_names, load_condition
+from charprobe_lite.eval.conditions.condition import Condition, Inputs, Item, RolloutSettings
+from charprobe_lite.eval.conditions.outcome import Outcome, Result
+from charprobe_lite.models.call_formats import CALL_FORMATS
+from charprobe_lite.models.catalogue import STAGES
+from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
+from charprobe_lite.models.errors import BadInput, spelled, suggestion
+from charprobe_lite.models.prompts import Prompt, load_prompts, prompt_file
+from charprobe_lite.models.published_scenarios import (
+    AnyScenario,
+    StubScenario,
+    load_any_scenarios,
+)
+from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
+from charprobe_lite.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class RolloutRecord:
+    """One finished rollout.
+
+    ``text`` is the answer or the body of the email, None where the rollout ended without one;
+    ``forced`` marks an email that the grammar demanded on the last step. ``turns`` has each reply
+    with the tool call in it and the output of the tool; ``messages`` the conversation as the
+    model saw it (role and content), its last reply included.
+    """
+
+    condition: str
+    item: str
+    seed: int
+    outcome: Outcome
+    text: str | None
+    forced: bool
+    turns: list[RecordedTurn]
+    messages: list[Message]
+
+
+@spelled("argument")
+def prompts(path: str | Path | None = None) -> list[Prompt]:
+    """Prompts for chat conditions: the shipped ones, or those of a file.
+
+    ``path`` is a text file with one prompt per line, JSON lines or parquet in the layout of
+    Pure-Dove, or "pure-dove", which fetches that data set. Raises BadInput for a file that cannot
+    be used.
+    """
+    return load_prompts(prompt_file(None if path is None else str(path)))
+
+
+@spelled("argument")
+def scenarios(path: str | Path | None = None) -> list[AnyScenario]:
+    """Office tasks for email conditions: the shipped ones, or those of a file or folder.
+
+    ``path`` holds scenarios of this project (JSON lines) or of the published study (YAML). Raises
+    BadInput for a file that cannot be used.
+    """
+    return load_any_scenarios(None if path is None else Path(path))
+
+
+@spelled("argument")
+def rollout(
+    engine: Engine,
+    condition: str,
+    item: Item | str,
+    *,
+    seed: int = 0,
+    persona: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+    steps: int = MAX_STEPS,
+    format: str = "json",
+    grammar: bool = True,
+) -> RolloutRecord:
+    """Run one item of a condition, alone on the engine; the same seed gives the same rollout.
+
+    ``item`` is a scenario or a prompt (a plain text is one too); `break_character` adds its first
+    suffix to a prompt. ``persona`` is only for `prompted_email`, which describes it to the model.
+    ``max_tokens`` limits each reply, ``steps`` the replies of an agent; ``format`` and ``grammar``
+    say how an agent writes tool calls. Do not call it while the engine runs other rollouts.
+    Raises BadInput for an unknown name, and for an item that the condition does not take.
+    """
+    record = _condition(condition, persona)
+    if format not in CALL_FORMATS:
+        raise BadInput(f"--format {format}: is unknown; {suggestion(format, [*CALL_FORMATS])}")
+    item = _item(condition, record, Prompt("prompt", item) if isinstance(item, str) else item)
+    if isinstance(item, StubScenario):
+        item.refuse_other_formats(CALL_FORMATS[format])
+    settings = RolloutSettings(
+        max_tokens,
+        steps,
+        load_tools(),
+        persona=persona,
+        format=format,
+        grammar="on" if grammar else "off",
+    )
+    requests: list[Request] = []
+    engine.clear()  # logits depend, in their last bits, on the cached part of the prompt
+    job = Job(item.id, seed, _recording(record.rollout(item, settings), requests))
+    [(_, result)] = engine.run([job])
+    return _record(condition, item.id, seed, result, requests)
+
+
+def _condition(name: str, persona: str | None) -> Condition:
+    names = condition_names()
+    if name not in names:
+        raise BadInput(f"--condition {name}: is unknown; {suggestion(name, names)}")
+    condition = load_condition(name)
+    if condition.stages and not set(condition.stages) & set(STAGES):
+        raise BadInput(f"--condition {name}: runs no model")
+    if condition.stages and persona not in condition.personas:
+        names = tuple(condition.personas)
+        raise BadInput(f"--persona {persona}: {name} describes one of {', '.join(names)}")
+    return condition
+
+
+def _item(name: str, condition: Condition, item: Item) -> Item:
+    is_prompt = isinstance(item, Prompt)
+    inputs = Inputs([item], [], prompt_limit=1) if isinstance(item, Prompt) else Inputs([], [item])
+    items = condition.items(inputs)
+    if not items:
+        kind = "a prompt" if is_prompt else "this kind of scenario"
+        raise BadInput(f"--item {item.id}: {name} does not take {kind}")
+    return items[0]
+
+
+def _recording(rollout: Rollout, requests: list[Request]) -> Rollout:
+    """The same rollout; ``requests`` gets each of its requests."""
+    try:
+        request = next(rollout)
+        while True:
+            requests.append(request)
+            request = rollout.send((yield request))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        rollout.close()
+
+
+def _record(
+    condition: str, item: str, seed: int, result: Result, requests: list[Request]
+) -> RolloutRecord:
+    turns = [
+        RecordedTurn(
+            turn.completion.text,
+            turn.completion.finish,
+            turn.tool,
+            turn.arguments,
+            turn.output,
+            turn.completion.tokens,
+        )
+        for turn in result.turns
+    ]
+    messages: list[Message] = [*requests[-1].messages]
+    messages.append({"role": "assistant", "content": turns[-1].text})
+    return RolloutRecord(
+        condition, item, seed, result.outcome, result.text, result.forced, turns, messages
+    )
