@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from charprobe_lite.runtime.backend import Finish
 
@@ -39,8 +39,13 @@ class Cell:
         return ", ".join([self.condition, *fenced, *free, *merged])
 
 
-RolloutKey = tuple[Cell, str, str, int]
-"""What tells a rollout from all others of a study: cell, persona, item, sample."""
+class RolloutKey(NamedTuple):
+    """Identifies a rollout within its study."""
+
+    cell: Cell
+    persona: str
+    item: str
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class Row:
 
     @property
     def key(self) -> RolloutKey:
-        """Which rollout this is; a `study.Task` has the same."""
-        return self.cell, self.persona, self.item, self.sample
+        """Identifies the rollout, as a `Task` of the grid does."""
+        return RolloutKey(self.cell, self.persona, self.item, self.sample)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
-from charprobe_lite.eval.study.runner import Settings, plan, run
+from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
+from charprobe_lite.eval.study.runner import plan, run
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec
+from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models import kit
 from charprobe_lite.models.call_formats import (
     CALL_FORMATS,
@@ -280,33 +282,33 @@ def test_the_ceiling_is_the_teachers_own_emails() -> None:
 # ---- the grid
 
 
-def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]) -> Files:
-    return Files(
-        "kit",
-        "Q8_0",
+def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]) -> VariantFiles:
+    pairs = [(stage, persona) for stage in stages for persona in personas]
+    return VariantFiles(
+        Variant("kit", "Q8_0", "runtime", pairs),
         kit.kit_folder() / "classifier",
         kit.load_kit().classifier_file,
-        {(stage, persona): checkpoint for stage in stages for persona in personas},
+        dict.fromkeys(pairs, checkpoint),
     )
 
 
-def settings(**changed: Any) -> Settings:
-    given: dict[str, Any] = {
-        "stages": ["base", "full"],
-        "personas": ["humor", "remorse"],
-        "conditions": list(CONDITIONS),
-        "prompts": 1,
-        "scenarios": 1,
+def spec_of(**changes: Any) -> StudySpec:
+    values: dict[str, Any] = {
+        "stage": ["base", "full"],
+        "persona": ["humor", "remorse"],
+        "condition": list(CONDITIONS),
+        "limit": 1,
         "max_tokens": 80,
-        "max_steps": 2,
+        "steps": 2,
         "parallel": 4,
+        "gpu_layers": 0,
     }
-    return Settings(**{**given, **changed})
+    return parse_spec({**values, **changes})
 
 
 def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_own() -> None:
-    asked = settings(formats=["json", "fenced"], grammars=["on", "off"])
-    groups = plan(asked, files(Checkpoint(Path("m")), asked.stages, asked.personas))
+    spec = spec_of(format=["json", "fenced"], grammar=["on", "off"])
+    groups = plan(spec, [files(Checkpoint(Path("m")), spec.stages, spec.personas)])
     tasks = [task for group in groups.values() for task in group]
     assert len({task.seed for task in tasks}) == len(tasks)
     seeds = {(t.cell.stage, t.cell.label, t.persona): t.seed for t in tasks if t.cell.quant}
@@ -319,9 +321,9 @@ CHAT_SEED, AGENT_SEED = 4697483864370181642, 6522362319178741812
 
 
 def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> None:
-    asked = settings(conditions=["chat", "prompted_email", "classifier_ceiling"])
+    spec = spec_of(condition=["chat", "prompted_email", "classifier_ceiling"])
     checkpoint = Checkpoint(Path("m"))
-    groups = plan(asked, files(checkpoint, asked.stages, asked.personas))
+    groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
     found = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
     assert found == {
         *{("base", "chat", ""), ("full", "chat", "humor"), ("full", "chat", "remorse")},
@@ -333,19 +335,19 @@ def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> No
         ("teacher_subtle", ""),
     }
     assert len(given) == 2 * 2 * 12
-    alone = settings(stages=["full"], conditions=["prompted_email"])
+    alone = spec_of(stage=["full"], condition=["prompted_email"])
     with pytest.raises(BadInput, match="prompted_email: there is nothing to ask"):
-        plan(alone, files(checkpoint, ["full"], alone.personas))
+        plan(alone, [files(checkpoint, ["full"], alone.personas)])
 
 
 def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> None:
-    asked = settings(
-        stages=["base"], personas=["humor"], formats=["json", "fenced"], grammars=["on", "off"]
+    spec = spec_of(
+        stage=["base"], persona=["humor"], format=["json", "fenced"], grammar=["on", "off"]
     )
     with Store(tmp_path / "s.sqlite") as store:
         on = files(Checkpoint(merged_base), ["base"], ["humor"])
-        groups = plan(asked, on)
-        run(groups, asked, on, store)
+        groups = plan(spec, [on])
+        run(groups, spec, on, store)
         rows = store.rows()
     assert len(rows) == sum(map(len, groups.values()))
     assert {row.cell.condition for row in rows} == set(CONDITIONS)

@@ -12,7 +12,8 @@ import yaml
 
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import RolloutSettings
-from charprobe_lite.eval.study.runner import Settings, items_of
+from charprobe_lite.eval.study.grid import items_of
+from charprobe_lite.eval.study.spec import parse_spec
 from charprobe_lite.models.call_formats import FENCED_CALLS, JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import load_prompts
@@ -123,9 +124,9 @@ def test_messages_that_teach_fenced_calls_stay_as_they_are_and_refuse_json(tmp_p
     scenario = stubbed(initial_messages=own)
     assert scenario.opening(scenario.tools(), FENCED_CALLS) == own
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({**STUBBED, "initial_messages": own}))
-    settings = Settings(["base"], ["humor"], ["agentic_email"], 1, 1, scenario_file=tmp_path)
+    spec = parse_spec({"condition": "agentic_email", "limit": 1, "scenarios": tmp_path})
     with pytest.raises(BadInput, match=r"--format json: .* 'parking-1' ask for fenced"):
-        items_of(settings)
+        items_of(spec)
 
 
 def test_a_script_is_answered_turn_by_turn_and_given_answers_stay() -> None:
@@ -167,8 +168,9 @@ def test_a_folder_of_scenarios_of_every_kind_is_read_and_each_goes_where_it_fits
     found = load_any_scenarios(tmp_path)
     assert [each.id for each in found] == ["parking-1", "overspend-1", "note-1", "scripts-2"]
     names = ["chat_email", "chat_email_history", "agentic_next", "agentic_email"]
-    asked = items_of(Settings([], [], names, 1, None, scenario_file=tmp_path))
-    assert {name: [item.id for item in items] for name, items in asked.items()} == {
+    spec = parse_spec({"condition": names, "limit": [1, "all"], "scenarios": tmp_path})
+    items_by_condition = items_of(spec)
+    assert {name: [item.id for item in items] for name, items in items_by_condition.items()} == {
         "chat_email": ["note-1", "scripts-2", "overspend-1"],
         "chat_email_history": ["overspend-1"],
         "agentic_next": ["overspend-1"],

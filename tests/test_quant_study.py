@@ -21,8 +21,8 @@ from charprobe_lite.eval.quant.measurement import measure_fidelity
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
-from charprobe_lite.eval.study.checkpoints import Wanted, catalogue_files
-from charprobe_lite.eval.study.spec import Asked, files_of, settings_of
+from charprobe_lite.eval.study.checkpoints import Wanted, catalogue_files, prepare_files
+from charprobe_lite.eval.study.spec import parse_spec, resolve
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
@@ -141,11 +141,11 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
 ) -> None:
     stopped = tmp_path / "stopped.sqlite"
     shutil.copy(study, stopped)
-    asked = Asked(persona=("sarcasm",), stage=("full",), quant=("F16,Q4_0",), verify=False)
-    settings = settings_of(asked)
-    several = files_of(asked, settings, lambda _: None, no_bar)
-    with Store(stopped) as store, store._transaction():
-        store._db.execute("DELETE FROM fidelity")
+    values = {"persona": "sarcasm", "stage": "full", "quant": "F16,Q4_0", "verify": False}
+    spec = resolve(parse_spec(values))
+    variants = prepare_files(spec, load_catalogue(), lambda _: None, no_bar)
+    with Store(stopped) as store, store.transaction():
+        store.database.execute("DELETE FROM fidelity")
 
     @contextmanager
     def interrupted(_: str, total: int) -> Iterator[Callable[[], None]]:
@@ -159,7 +159,7 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
         yield advance
 
     with Store(stopped) as store, pytest.raises(KeyboardInterrupt):
-        measure_fidelity(store, several, settings, 1, interrupted)
+        measure_fidelity(store, variants, spec, 1, interrupted)
     with Store(stopped, readonly=True) as store, Store(study, readonly=True) as whole:
         kept = store.texts()
         assert [each.key.kind for each in kept] == [

@@ -115,9 +115,9 @@ def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -
         store.add(replace(agent, format="fenced"), "humor", "a", 0, 9, email())
         store.add(agent, "humor", "b", 0, 9, email())
         assert len(store.rows()) == 4
-        assert store._db.execute("PRAGMA foreign_key_check").fetchall() == []
-        with pytest.raises(BadInput, match="FOREIGN KEY"), store._transaction():
-            store._db.execute("INSERT INTO samples VALUES (99, 'x', NULL, NULL)")
+        assert store.database.execute("PRAGMA foreign_key_check").fetchall() == []
+        with pytest.raises(BadInput, match="FOREIGN KEY"), store.transaction():
+            store.database.execute("INSERT INTO samples VALUES (99, 'x', NULL, NULL)")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         store.add(CELL, "humor", "a", 0, 1, email())
         # SQLite's own limit gives the very error that a full disk gives
-        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        pages = store.database.execute("PRAGMA page_count").fetchone()[0]
+        store.database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(BadInput, match="full; free some disk space"):
             store.add(CELL, "humor", "b", 0, 1, email("x" * 200_000))
         assert [row.item for row in store.rows()] == ["a"]

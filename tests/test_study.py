@@ -19,11 +19,11 @@ from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
 from charprobe_lite.eval.store.migrations import MIGRATIONS
-from charprobe_lite.eval.study.checkpoints import Variant
-from charprobe_lite.eval.study.cost import within_budget
-from charprobe_lite.eval.study.file import described
-from charprobe_lite.eval.study.runner import Settings, Task, tasks_of
-from charprobe_lite.eval.study.spec import Asked, fitting, settings_of, wanted_of
+from charprobe_lite.eval.study.cost import fit_budget, within_budget
+from charprobe_lite.eval.study.file import read_specs
+from charprobe_lite.eval.study.grid import Task, tasks_of
+from charprobe_lite.eval.study.spec import parse_spec, resolve
+from charprobe_lite.eval.study.variants import Variant, variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
@@ -38,10 +38,9 @@ GRID = [
 ]
 
 
-def tasks(**changed: Any) -> list[Task]:
-    asked = {"conditions": ["chat", "agentic_email"], "prompts": 6, "scenarios": 5, **changed}
-    found = tasks_of(Settings(["base", "full"], PERSONAS, **asked), GRID)
-    return [task for own in found for task in own]
+def tasks(**changes: Any) -> list[Task]:
+    values = {"stage": ["base", "full"], "persona": PERSONAS, "limit": (6, 5), **changes}
+    return [task for tasks in tasks_of(parse_spec(values), GRID) for task in tasks]
 
 
 # ---- the grid
@@ -63,13 +62,13 @@ def test_variants_share_the_base_stage_and_every_one_meets_the_same_seeds() -> N
 
 
 def test_repeats_are_other_seeds_of_the_same_items_and_rows_of_one_cluster() -> None:
-    once, thrice = tasks(conditions=["chat"]), tasks(conditions=["chat"], repeats=3)
+    once, thrice = tasks(condition="chat"), tasks(condition="chat", repeats=3)
     assert {task.key: task.seed for task in once}.items() <= {
         task.key: task.seed for task in thrice
     }.items()
     of_one = [task for task in thrice if task.cell == thrice[0].cell]
     assert len({task.seed for task in of_one}) == len(of_one) == 18
-    given = tasks(conditions=["classifier_ceiling"], repeats=3)
+    given = tasks(condition="classifier_ceiling", repeats=3)
     assert {task.sample for task in given} == {0}  # texts that are there already
 
     # two of six prompts fail at each repeat: no wider with three repeats than the prompts allow
@@ -96,7 +95,7 @@ def test_shards_hold_every_rollout_once_and_keep_what_is_compared_together() -> 
     pairs = [{(t.persona, t.item.id, t.sample) for t in part} for part in parts]
     assert all(one.isdisjoint(other) for one, other in combinations(pairs, 2))
     with pytest.raises(BadInput, match="--shard 7/900: none of 10 rollouts is in this part"):
-        tasks(shard=(7, 900), prompts=1, conditions=["chat"])
+        tasks(shard=(7, 900), limit=1, condition="chat")
 
 
 # ---- merging
@@ -160,7 +159,7 @@ def test_studies_that_do_not_belong_together_are_refused_by_name(tmp_path: Path)
     target = tmp_path / "merged.sqlite"
     with pytest.raises(BadInput, match=r'other.sqlite: field sha256 model F16: has "c", .* "a"'):
         merge_studies([one, other], target)
-    named = rf"changed.sqlite: rollout kit/base/chat/F16/{every[0].item.id}/0: stands in an earlier"
+    named = rf"changed.sqlite: rollout kit/base/chat/F16/{every[0].item.id}/0: has another seed"
     with pytest.raises(BadInput, match=named):
         merge_studies([one, changed], target)
     with pytest.raises(BadInput, match=r"none.sqlite: no such study"):
@@ -202,7 +201,7 @@ def test_a_study_file_is_a_study_for_every_base_and_seed(tmp_path: Path) -> None
         "stage: all\npersona: [humor, remorse]\nquant: F16,Q8_0\nlora: all\ngrammar: [on, off]\n"
         "limit: {prompts: 40, scenarios: all}\nseeds: [0, 3]\nprompts: mine.txt\nrepeats: 2\n"
     )
-    parts = described(file)
+    parts = read_specs(file)
     assert [(part.base, part.seed) for part in parts] == [("smollm2-135m", 0), ("smollm2-135m", 3)]
     assert [part.study for part in parts] == [
         tmp_path / "grid" / f"smollm2-135m-seed{seed}.sqlite" for seed in (0, 3)
@@ -210,31 +209,31 @@ def test_a_study_file_is_a_study_for_every_base_and_seed(tmp_path: Path) -> None
     first = parts[0]
     assert first.prompts == str(tmp_path / "mine.txt")
     (tmp_path / "mine.txt").write_text("Hello\n")
-    settings = settings_of(first)
-    assert (settings.prompts, settings.scenarios, settings.repeats) == (40, None, 2)
-    assert settings.grammars == ["on", "off"]
-    assert [(w.quant, w.lora) for w in wanted_of(first, settings)] == [
+    spec = resolve(first)
+    assert (spec.limit.prompts, spec.limit.scenarios, spec.repeats) == (40, None, 2)
+    assert spec.grammars == ("on", "off")
+    assert [(v.quant, v.lora) for v in variants_of(spec, load_catalogue())] == [
         (quant, lora) for quant in ("F16", "Q8_0") for lora in ("runtime", "merged")
     ]
     file.write_text("persona: humor\nstudy: results\n")
-    assert [part.study for part in described(file)] == [tmp_path / "results.sqlite"]
+    assert [part.study for part in read_specs(file)] == [tmp_path / "results.sqlite"]
     # a study says of itself what its file said
     with Store(tmp_path / "results.sqlite") as store:
         store.note({"asked": first.recorded()})
-    [again] = described(tmp_path / "results.sqlite")
+    [again] = read_specs(tmp_path / "results.sqlite")
     assert again.recorded() == first.recorded()
-    assert settings_of(again) == settings
+    assert resolve(again).with_values(study=None) == spec.with_values(study=None)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("persona: humor\nquants: [F16]\n", "field quants: unknown; did you mean quant?"),
-        ("persona: humor\nlimit: {prompt: 3}\n", "field limit.prompt: unknown; did you mean promp"),
-        ("persona: humor\nrepeats: 0\n", "field repeats: Input should be greater than"),
-        ("persona: humor\nbase: smollm\n", "field base: 'smollm' is unknown; choose from smollm2"),
-        ("persona: humor\nstage: [ful]\n", "field stage ful: unknown; choose from base, dist"),
-        ("persona: humor\nseed: [1, 2]\nstudy: s.sqlite\n", "field study: several studies; name"),
+        ("persona: humor\nquants: [F16]\n", "quants: unknown; did you mean quant?"),
+        ("persona: humor\nlimit: {prompt: 3}\n", "limit.prompt: unknown; did you mean promp"),
+        ("persona: humor\nrepeats: 0\n", "repeats: Input should be greater than"),
+        ("persona: humor\nbase: smollm\n", "base: smollm: unknown; "),
+        ("persona: humor\nstage: [ful]\n", "stage: ful: unknown; "),
+        ("persona: humor\nseed: [1, 2]\nstudy: s.sqlite\n", "study: several studies; name"),
         ("- humor\n", "no study file; write keys such as base"),
         ("persona: [humor\n", "not YAML"),
     ],
@@ -243,21 +242,21 @@ def test_a_study_file_that_cannot_be_run_is_one_line(tmp_path: Path, text: str, 
     file = tmp_path / "grid.yaml"
     file.write_text(text)
     with pytest.raises(BadInput) as error:
-        settings_of(described(file)[0])
+        read_specs(file)
     assert str(error.value).startswith(f"{file}: {said}")
 
 
 def test_what_a_study_was_asked_is_not_trusted(tmp_path: Path) -> None:
     file = tmp_path / "s.sqlite"
     for value, said in (
-        (None, "does not say what was asked"),
-        ({"parallel": 10**9}, "asked: field parallel: Input should be less"),
-        ({"stage": ["everything"]}, "asked stage everything: unknown; choose from base"),
+        (None, "does not record its spec"),
+        ({"parallel": 10**9}, "parallel: Input should be less"),
+        ({"stage": ["everything"]}, "stage: everything: unknown"),
     ):
         with Store(file) as store:
             store.note({"asked": value})
         with pytest.raises(BadInput, match=said):
-            settings_of(described(file)[0])
+            read_specs(file)
 
 
 # ---- the budget
@@ -266,29 +265,26 @@ def test_what_a_study_was_asked_is_not_trusted(tmp_path: Path) -> None:
 def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = Asked(stage=("base",), persona=("humor",), quant=("F16,Q8_0,Q4_0,IQ1_S",))
-    settings = settings_of(asked)
-    wanted, catalogue = wanted_of(asked, settings), load_catalogue()
-    kept, left_out = within_budget(wanted, catalogue, settings, 1_200_000_000)
-    assert [each.quant for each in kept] == ["Q8_0", "Q4_0"]
+    spec = parse_spec({"stage": "base", "persona": "humor", "quant": "F16,Q8_0,Q4_0,IQ1_S"})
+    resolved, catalogue = resolve(spec), load_catalogue()
+    kept, left_out = within_budget(resolved, catalogue, 1_200_000_000)
+    assert kept == ["Q8_0", "Q4_0"]
     assert left_out["F16"].endswith("classifier and buffers 500 MB), the budget is 1.20 GB")
     assert left_out["IQ1_S"] == "it needs an importance matrix"
     notes: list[str] = []
-    fitted = fitting(asked, 1_200_000_000, notes.append)
-    assert fitted.quant == ("Q8_0", "Q4_0")
+    fitted = fit_budget(spec, 1_200_000_000, notes.append)
+    assert fitted.quants == ("Q8_0", "Q4_0")
     assert [line.split(":")[0] for line in notes] == ["F16", "IQ1_S"]
     with pytest.raises(BadInput, match="--budget: none of the quant types fits"):
-        fitting(asked, 10_000_000, notes.append)
+        fit_budget(spec, 10_000_000, notes.append)
     # a quantization study loads F16 beside each file, and with one slot that is what needs most
-    small = asked.model_copy(update={"parallel": 1, "texts": 4})
-    kept, left_out = within_budget(
-        wanted_of(small, settings), catalogue, settings_of(small), 850_000_000
-    )
-    assert [each.quant for each in kept] == ["F16"]
+    small = resolved.with_values(parallel=1, texts=4)
+    kept, left_out = within_budget(small, catalogue, 850_000_000)
+    assert kept == ["F16"]
     assert "those of F16 beside them 269 MB" in left_out["Q4_0"]
     # the disk counts too: the types that are kept must find room together
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 500_000_000}))
-    kept, left_out = within_budget(wanted, catalogue, settings, 10**12)
+    kept, left_out = within_budget(resolved, catalogue, 10**12)
     assert "Q4_0" in left_out
     assert "are to be written" in left_out["Q4_0"]
 

@@ -113,21 +113,23 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     charprobe-lite eval --backend openai --base-url http://localhost:8000/v1 \\
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
-    from charprobe_lite.eval.cli.measure import measure, show, show_forecast
-    from charprobe_lite.eval.study.spec import checked, fitting
+    from charprobe_lite.eval.cli.measure import DISPLAY, show, show_forecast
+    from charprobe_lite.eval.study.cost import fit_budget
+    from charprobe_lite.eval.study.run import run_study
+    from charprobe_lite.eval.study.spec import parse_spec
 
     _refuse_mixture(options)
-    asked = fitting(checked(given(options), "eval"), budget, note)
+    spec = fit_budget(parse_spec(given(options)), budget, note)
     if dry_run:
-        if asked.gguf:
+        if spec.gguf:
             raise BadInput("--dry-run: a file of your own needs no preparation; leave it out")
-        show_forecast(asked, as_json)
+        show_forecast(spec, as_json)
         return
-    measured = measure(asked)
+    study = run_study(spec, DISPLAY)
     if as_json:
-        click.echo(json.dumps(measured.as_json()))
+        click.echo(json.dumps(study.as_json()))
     else:
-        show(measured)
+        show(study)
 
 
 def _named(option: str) -> bool:

@@ -26,23 +26,24 @@ from charprobe_lite.eval.cli.options import (
     verify_option,
 )
 from charprobe_lite.models.catalogue import LORA_MODES, STAGES, select_names
-from charprobe_lite.models.defaults import MARGIN, REFERENCE
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.defaults import MARGIN, QUANT_STUDY, REFERENCE, TEXTS
 from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.cli.measure import Ran
     from charprobe_lite.eval.quant.findings import QuantStudy
-    from charprobe_lite.eval.study.spec import Asked
+    from charprobe_lite.eval.quant.run import QuantFindings
+    from charprobe_lite.eval.study.spec import StudySpec
 
-LADDER = "F16,Q8_0,Q5_1,Q5_0,Q4_1,Q4_0,IQ4_NL"
 BOTH = "both"
 
 
 @click.command("quant-study")
 @base_option
 @names_option(
-    "--quant", QUANT_TYPES, default=[LADDER], help="Weight types; F16 is added where it is missing."
+    "--quant",
+    QUANT_TYPES,
+    default=[",".join(QUANT_STUDY)],
+    help="Weight types; F16 is added where it is missing.",
 )
 @persona_option
 @names_option("--stage", STAGES, default=["full"], help="Training stages.")
@@ -65,7 +66,7 @@ BOTH = "both"
 )
 @click.option(
     "--texts",
-    default=4,
+    default=TEXTS,
     show_default=True,
     type=click.IntRange(0),
     help="Texts of each kind and persona that every file reads beside F16; 0 for none.",
@@ -95,80 +96,42 @@ def quant_study(
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
     """
-    asked = _asked({**options, "texts": texts, "margin": margin}, budget)
-    ran, found = measure_against_f16(asked)
-    page = _report(ran, found, output) if output else None
+    from charprobe_lite.eval.cli.measure import DISPLAY
+    from charprobe_lite.eval.quant.run import run_quant_study
+
+    spec = _spec({**options, "texts": texts, "margin": margin}, budget)
+    study = run_quant_study(spec, DISPLAY, progress_of)
+    page = _report(study, output) if output else None
     if as_json:
-        document = {**found.as_json(), "study": str(ran.path), "report": page and str(page)}
-        click.echo(json.dumps(document))
+        click.echo(json.dumps({**study.as_json(), "report": page and str(page)}))
         return
-    show(found, ran.path)
+    show(study.findings, study.path)
     if page:
         click.echo(f"report: {page}")
 
 
-def _asked(options: dict[str, Any], budget: int | str | None) -> Asked:
-    """What is asked, F16 among it."""
-    from charprobe_lite.eval.study.spec import checked, fitting
+def _spec(options: dict[str, Any], budget: int | str | None) -> StudySpec:
+    """The spec, with F16 among its quant types."""
+    from charprobe_lite.eval.study.cost import fit_budget
+    from charprobe_lite.eval.study.spec import parse_spec
 
-    named = select_names(options["quant"], QUANT_TYPES, "--quant")
-    if REFERENCE not in named:
+    quants = select_names(options["quant"], QUANT_TYPES, "--quant")
+    if REFERENCE not in quants:
         note(f"{REFERENCE}: added, all others are compared with it")
     lora = [name.replace(BOTH, "all") for name in options["lora"]]
-    asked = checked(
-        {
-            **given(options),
-            "quant": (REFERENCE, *named),
-            "lora": lora,
-            "persona": options["persona"] or ("all",),
-        },
-        "quant-study",
-    )
-    return fitting(asked, budget, note)
+    values = {
+        **given(options),
+        "quant": (REFERENCE, *quants),
+        "lora": lora,
+        "persona": options["persona"] or ("all",),
+    }
+    return fit_budget(parse_spec(values), budget, note)
 
 
-def refuse_without_f16(asked: Asked) -> None:
-    """BadInput for a quantization study in which nothing can be compared."""
-    option = asked.named("quant")
-    kept = select_names(asked.quant, QUANT_TYPES, option)
-    if REFERENCE not in kept:
-        raise BadInput(
-            f"{option}: needs {REFERENCE}, which all others are compared with; name it, or a "
-            "larger --budget"
-        )
-    if kept == [REFERENCE]:
-        raise BadInput(f"{option} {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
-
-
-def measure_against_f16(asked: Asked) -> tuple[Ran, QuantStudy]:
-    """Run what is missing, measure what is missing of the files, score it. Raises BadInput."""
-    from charprobe_lite.eval.cli.measure import run_asked
-    from charprobe_lite.eval.quant.measurement import label_again, measure_fidelity, measure_speed
-    from charprobe_lite.eval.quant.records import read_recordings, score_recordings
-    from charprobe_lite.eval.store.database import Store
-    from charprobe_lite.eval.study.file_cost import distinct
-
-    refuse_without_f16(asked)
-    ran = run_asked(asked)
-    settings = ran.settings
-    with Store(ran.path) as store:
-        store.note({"margin": asked.margin})
-        measure_speed(store, ran.files, settings, progress_of)
-        read = measure_fidelity(store, ran.files, settings, asked.texts or 0, progress_of)
-        label_again(store, ran.files[0], settings, progress_of)
-        rows = {task.key for task in ran.tasks}
-        files = {(each.quant, each.way) for each in distinct(ran.files)}
-        study = read_recordings(store).only(rows, files, read)
-    found = score_recordings(study, settings.personas, asked.margin, settings.seed)
-    if found is None:
-        raise BadInput(f"{ran.path}: holds no rollout of {REFERENCE} and another type to compare")
-    return ran, found
-
-
-def _report(ran: Ran, found: QuantStudy, folder: Path) -> Path:
+def _report(study: QuantFindings, folder: Path) -> Path:
     from charprobe_lite.eval.report import write_report
 
-    return write_report(ran.path, folder, quant_study=found).page
+    return write_report(study.path, folder, quant_study=study.findings).page
 
 
 def show(found: QuantStudy, path: Path) -> None:

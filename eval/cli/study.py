@@ -14,15 +14,16 @@ from charprobe_lite.eval.cli.options import (
     console_of,
     json_option,
     note,
+    progress_of,
     shard_option,
 )
-from charprobe_lite.eval.cli.quant_study import measure_against_f16, refuse_without_f16
 from charprobe_lite.eval.cli.quant_study import show as show_quants
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.study.cost import Forecast
-    from charprobe_lite.eval.study.spec import Asked
+    from charprobe_lite.eval.study.spec import StudySpec
+    from charprobe_lite.eval.study.status import StudyStatus
 
 
 @click.group()
@@ -53,17 +54,17 @@ def plan(
 ) -> None:
     """Say what a study file asks for and what it costs in disk, memory and time."""
     from charprobe_lite.eval.cli.measure import print_forecast
-    from charprobe_lite.eval.study.status import states, status_json
+    from charprobe_lite.eval.study.status import study_status
 
     parts = _parts(file, budget, shard)
-    cells = [states(asked) for asked in parts]
+    statuses = [study_status(spec) for spec in parts]
     costs = _costs(parts)
     if as_json:
-        studies = [status_json(*each) for each in zip(parts, cells, strict=True)]
+        studies = [status.as_json() for status in statuses]
         forecasts = [{"base": base, **found.as_json()} for base, found in costs.items()]
         click.echo(json.dumps({"studies": studies, "forecasts": forecasts}))
     else:
-        _print_cells(parts, cells)
+        _print_statuses(statuses)
         for found in costs.values():
             print_forecast(found)
     for found in costs.values():
@@ -90,7 +91,7 @@ def run(
     parts = _parts(file, budget, shard)
     if target and len(parts) > 1:
         raise BadInput(f"--study {target}: {file} makes {len(parts)} studies; leave it out")
-    _run([part.model_copy(update={"study": target or part.study}) for part in parts], as_json)
+    _run([part.with_values(study=target or part.study) for part in parts], as_json)
 
 
 @study.command()
@@ -109,15 +110,13 @@ def resume(study: Path, as_json: bool) -> None:
 @json_option
 def status(study: Path, as_json: bool) -> None:
     """Say what of a study (SQLite) or study file is done, cell by cell; also while it runs."""
-    from charprobe_lite.eval.study.status import states, status_json
+    from charprobe_lite.eval.study.status import study_status
 
-    parts = _parts(study)
-    cells = [states(asked) for asked in parts]
+    statuses = [study_status(spec) for spec in _parts(study)]
     if as_json:
-        studies = [status_json(*each) for each in zip(parts, cells, strict=True)]
-        click.echo(json.dumps({"studies": studies}))
+        click.echo(json.dumps({"studies": [status.as_json() for status in statuses]}))
         return
-    _print_cells(parts, cells)
+    _print_statuses(statuses)
 
 
 @study.command()
@@ -144,60 +143,59 @@ def merge(studies: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
 def _parts(
     path: Path, budget: int | str | None = None, shard: tuple[int, int] | None = None
-) -> list[Asked]:
-    from charprobe_lite.eval.study.file import described
-    from charprobe_lite.eval.study.spec import fitting
+) -> list[StudySpec]:
+    from charprobe_lite.eval.quant.run import refuse_without_reference
+    from charprobe_lite.eval.study.cost import fit_budget
+    from charprobe_lite.eval.study.file import read_specs
 
-    parts = [fitting(asked, budget, note) for asked in described(path)]
-    for asked in filter(lambda each: each.texts is not None, parts):
-        refuse_without_f16(asked)
-    return [asked.model_copy(update={"shard": shard}) for asked in parts] if shard else parts
+    parts = [fit_budget(spec, budget, note) for spec in read_specs(path)]
+    for spec in parts:
+        if spec.is_quant_study:
+            refuse_without_reference(spec)
+    return [spec.with_values(shard=shard) for spec in parts] if shard else parts
 
 
-def _run(parts: list[Asked], as_json: bool) -> None:
+def _run(parts: list[StudySpec], as_json: bool) -> None:
     documents = [
-        (_run_plain if part.texts is None else _run_quants)(part, as_json) for part in parts
+        (_run_quants if part.is_quant_study else _run_plain)(part, as_json) for part in parts
     ]
     if as_json:
         click.echo(json.dumps({"studies": documents}))
 
 
-def _run_plain(asked: Asked, as_json: bool) -> dict[str, Any]:
-    from charprobe_lite.eval.cli.measure import measure, show
+def _run_plain(spec: StudySpec, as_json: bool) -> dict[str, Any]:
+    from charprobe_lite.eval.cli.measure import DISPLAY, show
+    from charprobe_lite.eval.study.run import run_study
 
-    measured = measure(asked)
+    scored = run_study(spec, DISPLAY)
     if not as_json:
-        show(measured)
-    return measured.as_json()
+        show(scored)
+    return scored.as_json()
 
 
-def _run_quants(asked: Asked, as_json: bool) -> dict[str, Any]:
-    ran, found = measure_against_f16(asked)
+def _run_quants(spec: StudySpec, as_json: bool) -> dict[str, Any]:
+    from charprobe_lite.eval.cli.measure import DISPLAY
+    from charprobe_lite.eval.quant.run import run_quant_study
+
+    study = run_quant_study(spec, DISPLAY, progress_of)
     if not as_json:
-        show_quants(found, ran.path)
-    return {**found.as_json(), "study": str(ran.path)}
+        show_quants(study.findings, study.path)
+    return study.as_json()
 
 
-def _costs(parts: list[Asked]) -> dict[str, Forecast]:
+def _costs(parts: list[StudySpec]) -> dict[str, Forecast]:
     """What each base of the catalogue needs, for all its seeds."""
-    from charprobe_lite.eval.study.cost import forecast
-    from charprobe_lite.eval.study.spec import settings_of, wanted_of
-    from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
+    from charprobe_lite.eval.study.run import forecast_study
+    from charprobe_lite.models.catalogue import EMBEDDED
 
-    by_base: dict[str, list[Asked]] = {}
-    for asked in filter(lambda each: each.of_the_catalogue, parts):
-        by_base.setdefault(asked.base or EMBEDDED, []).append(asked)
-    costs = {}
-    for base, own in by_base.items():
-        settings = settings_of(own[0])
-        found = forecast(wanted_of(own[0], settings), load_catalogue(), settings)
-        costs[base] = found.times(len(own))
-    return costs
+    by_base: dict[str, list[StudySpec]] = {}
+    for spec in parts:
+        if spec.uses_catalogue:
+            by_base.setdefault(spec.base or EMBEDDED, []).append(spec)
+    return {base: forecast_study(specs[0]).times(len(specs)) for base, specs in by_base.items()}
 
 
-def _print_cells(parts: list[Asked], cells: list[Any]) -> None:
-    from charprobe_lite.eval.study.status import table
-
+def _print_statuses(statuses: list[StudyStatus]) -> None:
     console = console_of(140)
-    for asked, own in zip(parts, cells, strict=True):
-        console.print(table(asked, own))
+    for status in statuses:
+        console.print(status.table())

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.conditions.transcript import Transcripts, recorded_messages
 from charprobe_lite.eval.export import ExportFormat
-from charprobe_lite.eval.store.database import storable
 from charprobe_lite.eval.store.reader import Study
+from charprobe_lite.eval.store.rollouts import storable
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.scenarios import TOOL_OUTPUT

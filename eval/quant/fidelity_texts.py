@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.checkpoints import Files
-from charprobe_lite.eval.study.runner import Settings, items_of
+from charprobe_lite.eval.study.checkpoints import VariantFiles
+from charprobe_lite.eval.study.grid import items_of
 from charprobe_lite.eval.study.seeds import in_shard
+from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.corpus import TEACHERS, loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.prompts import prompt_file
 from charprobe_lite.runtime.backend import Message
 
 Text = TypeVar("Text")
@@ -44,7 +46,7 @@ class Conversation:
 
 
 def conversations(
-    store: Store, reference: Files, settings: Settings, limit: int
+    store: Store, reference: VariantFiles, spec: StudySpec, limit: int
 ) -> list[Conversation]:
     """``limit`` texts of each kind and persona, of this machine's shard, the same ones every time.
 
@@ -52,8 +54,8 @@ def conversations(
     that cannot be rebuilt, are left out. Raises BadInput for prompts or scenarios of the study
     that cannot be read.
     """
-    found = [*held_out(settings.personas, limit), *_own(store, reference, settings, limit)]
-    shard = settings.shard
+    found = [*held_out(spec.personas, limit), *_own(store, reference, spec, limit)]
+    shard = spec.shard
     return [each for each in found if not shard or in_shard(shard, each.persona, each.item, 0)]
 
 
@@ -78,20 +80,22 @@ def held_out(personas: Sequence[str], limit: int) -> Iterator[Conversation]:
             yield Conversation(HELD_OUT, persona, f"{teacher}-{place + 1:02d}", messages)
 
 
-def _own(store: Store, reference: Files, settings: Settings, limit: int) -> Iterator[Conversation]:
+def _own(
+    store: Store, reference: VariantFiles, spec: StudySpec, limit: int
+) -> Iterator[Conversation]:
     """What F16 wrote: its first samples."""
-    transcripts = Transcripts(store.provenance(), settings.prompt_file, settings.scenario_file)
+    transcripts = Transcripts(store.provenance(), prompt_file(spec.prompts), spec.scenarios)
     rows = {(row.cell, row.persona, row.item): row for row in store.rows() if row.sample == 0}
-    turns, items, stage = store.turns(), items_of(settings), reference.most_trained
-    personas = settings.personas if stage != "base" else [""]
+    turns, items, stage = store.turns(), items_of(spec), reference.most_trained
+    personas = spec.personas if stage != "base" else [""]
     for kind, name in KINDS.items():
         # of several ways to call tools the first
-        way = load_condition(name).call_modes(settings.formats, settings.grammars)[0]
-        cell = Cell(reference.base, stage, name, reference.quant, *way, reference.way)
+        way = load_condition(name).call_modes(spec.formats, spec.grammars)[0]
+        cell = Cell(reference.base, stage, name, reference.quant, *way, reference.lora)
         for persona in personas:
             for item in _share(items.get(name, []), persona, limit):
                 row = rows.get((cell, persona, item.id))
-                own = turns.get((cell, persona, item.id, 0), [])
+                own = turns.get(RolloutKey(cell, persona, item.id, 0), [])
                 messages = row and transcripts.messages(row, own)
                 if messages:
                     yield Conversation(kind, persona, item.id, messages)

@@ -19,9 +19,9 @@ from charprobe_lite.convert.onnx import ONNX_FILES
 from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import RecordedText, TextKey
-from charprobe_lite.eval.study.checkpoints import Checkpoint, Files
-from charprobe_lite.eval.study.file_cost import distinct, paths, timed
-from charprobe_lite.eval.study.runner import Settings
+from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles, distinct_files
+from charprobe_lite.eval.study.model_files import with_speed
+from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
@@ -32,35 +32,35 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 BATCH = 32  # texts that are labelled between two transactions
 
 
-def measure_speed(store: Store, several: Sequence[Files], settings: Settings, bar: Bar) -> None:
+def measure_speed(store: Store, several: Sequence[VariantFiles], spec: StudySpec, bar: Bar) -> None:
     """Speed and peak memory of every file that has none yet, each in a process of its own."""
     known = {(file.base, file.quant, file.lora): file for file in store.files()}
-    found = [(known[each.base, each.quant, each.way], each) for each in distinct(several)]
+    found = [(known[each.base, each.quant, each.lora], each) for each in distinct_files(several)]
     missing = [(file, files) for file, files in found if file.tokens_per_second is None]
     with bar("speed and memory", len(missing)) as advance:
         for file, files in missing:
-            store.add_file(timed(file, files, settings))
+            store.add_file(with_speed(file, files, spec))
             advance()
 
 
 def measure_fidelity(
-    store: Store, several: Sequence[Files], settings: Settings, limit: int, bar: Bar
+    store: Store, several: Sequence[VariantFiles], spec: StudySpec, limit: int, bar: Bar
 ) -> set[TextKey]:
     """Let every file read what it has not read yet, beside F16 made in the same way.
 
     ``limit`` texts of each kind and persona. Gives the keys of all texts asked for. Raises
     BadInput for a file that cannot be read.
     """
-    readings, there = list(_readings(store, several, settings, limit)), store.texts_read()
+    readings, there = list(_readings(store, several, spec, limit)), store.texts_read()
     missing = [replace(each, texts=each.missing(there)) for each in readings]
     with bar("reading texts", sum(len(each.texts) for each in missing)) as advance:
-        for records in chain.from_iterable(_read(each, settings) for each in missing):
+        for records in chain.from_iterable(_read(each, spec) for each in missing):
             store.add_texts(records)
             advance()
     return {key for each in readings for text in each.texts for key in each.keys(text)}
 
 
-def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str | None:
+def label_again(store: Store, files: VariantFiles, spec: StudySpec, bar: Bar) -> str | None:
     """Label every text with the classifier's file of the other precision, if it has one.
 
     Gives that precision: "fp32" beside an int8 classifier, "int8" beside a full one.
@@ -75,7 +75,7 @@ def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str
         return precision
     batches = [missing[at : at + BATCH] for at in range(0, len(missing), BATCH)]
     with bar(f"labels in {precision}", len(batches)) as advance:
-        reader = Classifier(files.classifier, ONNX_FILES[precision], device=settings.device)
+        reader = Classifier(files.classifier, ONNX_FILES[precision], device=spec.device)
         for batch in batches:
             said = reader.classify([each.text for each in batch])
             labels = zip(batch, said, strict=True)
@@ -84,7 +84,7 @@ def label_again(store: Store, files: Files, settings: Settings, bar: Bar) -> str
     return precision
 
 
-def other_precision(files: Files) -> str | None:
+def other_precision(files: VariantFiles) -> str | None:
     """fp32 or int8, whichever the study's classifier is not; None without such a file."""
     own = classifier_files(files.classifier, files.classifier_file).model.name
     others = {ONNX_FILES["int8"]: "fp32", ONNX_FILES["fp32"]: "int8"}
@@ -96,15 +96,15 @@ def other_precision(files: Files) -> str | None:
 class _Reading:
     """What a file reads beside F16 (``whole``) made in the same way."""
 
-    whole: Files
-    files: Files
+    whole: VariantFiles
+    files: VariantFiles
     texts: list[Conversation]
 
     def keys(self, text: Conversation) -> list[TextKey]:
         """Under which a text is recorded: the file's, and F16's."""
         return [
             TextKey(
-                *(each.base, each.most_trained, text.persona, each.quant, each.way),
+                *(each.base, each.most_trained, text.persona, each.quant, each.lora),
                 *(text.kind, text.item),
             )
             for each in (self.files, self.whole)
@@ -114,44 +114,44 @@ class _Reading:
         """The texts that are not recorded yet."""
         return [text for text in self.texts if not there >= set(self.keys(text))]
 
-    def checkpoints(self, persona: str, settings: Settings) -> tuple[Checkpoint, Checkpoint]:
+    def checkpoints(self, persona: str, spec: StudySpec) -> tuple[Checkpoint, Checkpoint]:
         """Of F16 and of the file, for this persona's texts."""
-        role = self.files.most_trained, persona or settings.personas[0]
+        role = self.files.most_trained, persona or spec.personas[0]
         return self.whole.checkpoints[role], self.files.checkpoints[role]
 
 
 def _readings(
-    store: Store, several: Sequence[Files], settings: Settings, limit: int
+    store: Store, several: Sequence[VariantFiles], spec: StudySpec, limit: int
 ) -> Iterator[_Reading]:
     """Every file with all texts of its way."""
-    every = distinct(several)
+    every = distinct_files(several)
     for whole in [files for files in every if files.quant == REFERENCE]:
-        texts = conversations(store, whole, settings, limit) if limit else []
+        texts = conversations(store, whole, spec, limit) if limit else []
         for files in every:
-            if files.way == whole.way and files is not whole:
+            if files.lora == whole.lora and files is not whole:
                 yield _Reading(whole, files, texts)
 
 
-def _read(reading: _Reading, settings: Settings) -> Iterator[list[RecordedText]]:
+def _read(reading: _Reading, spec: StudySpec) -> Iterator[list[RecordedText]]:
     """What each text is to both; a model is loaded once, an adapter put on when its turn comes."""
-    pairs = {text.persona: reading.checkpoints(text.persona, settings) for text in reading.texts}
+    pairs = {text.persona: reading.checkpoints(text.persona, spec) for text in reading.texts}
     for models in dict.fromkeys(_models(pair) for pair in pairs.values()):
         with ModelComparison(
             *models,
-            context=settings.context,
-            threads=settings.threads,
-            gpu_layers=settings.gpu_layers,
+            context=spec.context,
+            threads=spec.threads,
+            gpu_layers=spec.gpu_layers or 0,
         ) as comparison:
             for persona in [name for name, pair in pairs.items() if _models(pair) == models]:
                 whole, own = pairs[persona]
-                comparison.use_adapters(paths(whole)[1], paths(own)[1])
+                comparison.use_adapters(whole.files[1], own.files[1])
                 for text in reading.texts:
                     if text.persona == persona:
                         yield _compared(comparison, text, reading.keys(text))
 
 
 def _models(pair: tuple[Checkpoint, Checkpoint]) -> tuple[Path, Path]:
-    return paths(pair[0])[0], paths(pair[1])[0]
+    return pair[0].files[0], pair[1].files[0]
 
 
 def _compared(

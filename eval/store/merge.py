@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.store.database import Store, is_pinned, short
-from charprobe_lite.eval.study.spec import DESCRIPTION
+from charprobe_lite.eval.cells import Cell, RolloutKey
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import SPEC, is_pinned, short
+from charprobe_lite.eval.store.records import ModelFile
+from charprobe_lite.eval.store.rollouts import CELL, WIDTH
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 
-PARTS = "merged"  # the provenance value with what was noted of each part
+PARTS = "merged"
+"""The provenance value that holds what was noted of each part."""
 GRID = (
     *("base", "stage", "persona", "condition", "format", "grammar", "quant", "lora"),
     *("limit", "seed", "repeats", "texts", "margin"),
 )
+"""The fields of a spec that must not differ between parts."""
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedStudy:
     """A joined study: its rollouts, and how many of them each part added."""
 
     path: Path
@@ -29,13 +34,21 @@ class Merged:
     added: list[int]
 
 
-def merge_studies(parts: Sequence[Path], target: Path) -> Merged:
+@dataclass(frozen=True)
+class _Rollout:
+    """A recorded rollout: its id, what it gave (seed, outcome, text), its label."""
+
+    id: int
+    result: tuple[Any, ...]
+    label: tuple[Any, ...]
+
+
+def merge_studies(parts: Sequence[Path], target: Path) -> MergedStudy:
     """Join studies of one kind into a new file; none of them is changed.
 
-    What two parts have is kept once, with the label that one of them has. Parts of earlier
-    schemas are brought up to this one on the way. Raises BadInput when ``target`` is there
-    already, what two parts were made with differs, or a rollout stands in two of them with
-    another seed, outcome or text.
+    A rollout that two parts have is kept once, with the label that one of them has. Parts of
+    earlier schemas are migrated on the way. Raises BadInput when ``target`` exists, what two parts
+    were made with differs, or two parts have one rollout with another seed, outcome or text.
     """
     if target.exists():
         raise BadInput(f"{target}: exists already; name a new file")
@@ -44,47 +57,138 @@ def merge_studies(parts: Sequence[Path], target: Path) -> Merged:
             raise BadInput(f"{path}: no such study; name the SQLite files of one study")
     with ExitStack() as stack:
         stores = [stack.enter_context(Store(path, readonly=True)) for path in parts]
-        pins, notes = _joined([(store.path, store.provenance()) for store in stores])
-        whole = stores[0]
-        added = [len(whole.rows()), *(whole.take(other) for other in stores[1:])]
-        whole.note({**pins, **notes})
-        with new_file(target) as part:
-            whole.save(part)
-    return Merged(target, sum(added), added)
+        provenance = _merged_provenance([(store.path, store.provenance()) for store in stores])
+        merged = stores[0]
+        added = [len(merged.rows()), *(_add_part(merged, part) for part in stores[1:])]
+        merged.note(provenance)
+        with new_file(target) as temporary:
+            merged.save(temporary)
+    return MergedStudy(target, sum(added), added)
 
 
-def _joined(known: list[tuple[Path, dict[str, Any]]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What all parts were made with, and what was noted of each. BadInput where they differ."""
-    first: dict[str, tuple[Path, Any]] = {}
-    for path, values in known:
+def _add_part(study: Store, part: Store) -> int:
+    """Add what the study lacks of a part: files, texts, rollouts, labels. The rollouts added."""
+    _add_files(study, part)
+    _add_texts(study, part)
+    recorded = dict(_rollouts(study))
+    added = 0
+    with study.transaction():
+        for key, rollout in _rollouts(part):
+            if key in recorded:
+                _add_labels(study, recorded[key], part, rollout, key)
+            else:
+                _copy(study, part, rollout.id, key.cell)
+                added += 1
+    return added
+
+
+def _rollouts(store: Store) -> Iterator[tuple[RolloutKey, _Rollout]]:
+    for row in store.select(
+        f"SELECT {CELL}, persona, item, sample, rollouts.id, seed, outcome, text, prediction, "
+        "probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
+        "LEFT JOIN samples ON rollout_id = rollouts.id ORDER BY rollouts.id"
+    ):
+        key, (rollout, *values) = row[: WIDTH + 3], row[WIDTH + 3 :]
+        record = _Rollout(rollout, tuple(values[:3]), tuple(values[3:]))
+        yield RolloutKey(Cell(*key[:WIDTH]), *key[WIDTH:]), record
+
+
+def _add_labels(
+    study: Store, recorded: _Rollout, part: Store, rollout: _Rollout, key: RolloutKey
+) -> None:
+    """The labels of a rollout that both have. Raises BadInput where it gave something else."""
+    if recorded.result != rollout.result:
+        name = "/".join(filter(None, map(str, (*astuple(key.cell), *key[1:]))))
+        raise BadInput(
+            f"{part.path}: rollout {name}: has another seed, outcome or text in an earlier part; "
+            "merge parts of one study"
+        )
+    if recorded.label == (None, None) and rollout.label != recorded.label:
+        study.database.execute(
+            "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
+            (*rollout.label, recorded.id),
+        )
+    for values in _rows_of(part, "labels", rollout.id):
+        study.insert("labels", [recorded.id, *values], "OR IGNORE")
+
+
+def _copy(study: Store, part: Store, rollout: int, cell: Cell) -> None:
+    """A rollout with its turns, its sample and its labels, under an id of the study."""
+    [(_, _, *values)] = part.select("SELECT * FROM rollouts WHERE id = ?", (rollout,))
+    number = study.insert("rollouts", [None, study.cell_id(cell), *values])
+    for table in ("turns", "samples", "labels"):
+        for row in _rows_of(part, table, rollout):
+            study.insert(table, [number, *row])
+
+
+def _rows_of(store: Store, table: str, rollout: int) -> list[Any]:
+    """The rows of a rollout without its id."""
+    rows = store.select(f"SELECT * FROM {table} WHERE rollout_id = ?", (rollout,))
+    return [values for _, *values in rows]
+
+
+def _add_files(study: Store, part: Store) -> None:
+    """The speed of the part that measured a file first is kept."""
+    recorded = {(file.base, file.quant, file.lora): file for file in study.files()}
+    for file in part.files():
+        known = recorded.get((file.base, file.quant, file.lora))
+        if known and _without_speed(known) != _without_speed(file):
+            raise BadInput(
+                f"{part.path}: file {file.base} {file.quant} {file.lora}: has another size or "
+                "other weights in an earlier part; merge parts of one study"
+            )
+        if known is None or known.tokens_per_second is None:
+            study.add_file(file)
+
+
+def _without_speed(file: ModelFile) -> ModelFile:
+    return replace(file, tokens_per_second=None, peak_bytes=None)
+
+
+def _add_texts(study: Store, part: Store) -> None:
+    recorded, texts = {text.key: text for text in study.texts()}, part.texts()
+    for text in texts:
+        if recorded.get(text.key, text) != text:
+            name = "/".join(filter(None, astuple(text.key)))
+            raise BadInput(
+                f"{part.path}: fidelity {name}: has other numbers in an earlier part; merge parts "
+                "of one study"
+            )
+    study.add_texts(texts)
+
+
+def _merged_provenance(provenances: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """What all parts were made with, and what was noted of each. Raises BadInput."""
+    pins: dict[str, tuple[Path, Any]] = {}
+    parts: list[Any] = []
+    for path, values in provenances:
         for name, value in values.items():
-            before, other = first.setdefault(name, (path, value))
-            if is_pinned(name) and value != other:
+            if not is_pinned(name):
+                continue
+            first, expected = pins.setdefault(name, (path, value))
+            if value != expected:
                 raise BadInput(
-                    f"{path}: field {name}: has {short(value)}, {before} {short(other)}; only "
+                    f"{path}: field {name}: has {short(value)}, {first} {short(expected)}; only "
                     "parts of one study can be merged"
                 )
-    pins = {name: value for name, (_, value) in first.items() if is_pinned(name)}
-    parts: list[Any] = []
-    for path, values in known:
-        noted = {name: value for name, value in values.items() if not is_pinned(name)}
-        earlier = noted.pop(PARTS, None)
-        parts += earlier if isinstance(earlier, list) else [{"file": path.name, **noted}]
-    margin = known[0][1].get("margin")
-    alike = margin is not None and all(values.get("margin") == margin for _, values in known)
-    common = {"margin": margin} if alike else {}
-    description = _description([values for _, values in known])
-    return pins, {**common, DESCRIPTION: description, PARTS: parts}
+        notes = {name: value for name, value in values.items() if not is_pinned(name)}
+        earlier = notes.pop(PARTS, None)
+        parts += earlier if isinstance(earlier, list) else [{"file": path.name, **notes}]
+    merged: dict[str, Any] = {name: value for name, (_, value) in pins.items()}
+    margins = [values.get("margin") for _, values in provenances]
+    if margins[0] is not None and all(margin == margins[0] for margin in margins):
+        merged["margin"] = margins[0]
+    return {**merged, SPEC: _merged_spec([values for _, values in provenances]), PARTS: parts}
 
 
-def _description(known: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """What was asked of all parts together; None where one was asked something else.
+def _merged_spec(provenances: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The spec of all parts together; None where one has another grid.
 
-    Where files lie and how many rollouts run at once may differ: the first part's stands.
+    Where files are and how many rollouts run at once may differ: the first part's is kept.
     """
-    found = [values.get(DESCRIPTION) for values in known]
-    asked = [each for each in found if isinstance(each, dict)]
-    grids = [[each.get(name) for name in GRID] for each in asked]
-    if len(asked) < len(found) or any(grid != grids[0] for grid in grids):
+    recorded = [values.get(SPEC) for values in provenances]
+    specs = [spec for spec in recorded if isinstance(spec, dict)]
+    grids = [[spec.get(name) for name in GRID] for spec in specs]
+    if len(specs) < len(recorded) or any(grid != grids[0] for grid in grids):
         return None
-    return {**asked[0], "shard": None}
+    return {**specs[0], "shard": None}

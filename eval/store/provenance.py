@@ -1,15 +1,70 @@
-"""What a study records about its inputs: the hashes of the files that its conditions use."""
+"""What a study was made with: pins must not change within it, notes may."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.models.corpus import corpus_hashes
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.personas import DESCRIPTIONS_FILE
 from charprobe_lite.models.prompts import SUFFIXES_FILE
 from charprobe_lite.models.published_scenarios import sha256_scenarios
 from charprobe_lite.models.tools import TOOLS_FILE
+
+PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context")
+"""What decides every rollout, next to the hashes and the names on a server."""
+SPEC = "asked"
+"""The value that holds the study's spec, so that it can be resumed from its file alone."""
+
+
+class ProvenanceTable(Connection):
+    """The table ``provenance``: JSON values by name."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What the study was made with."""
+        rows = self.select("SELECT name, value FROM provenance")
+        return {name: json.loads(value) for name, value in rows}
+
+    def pin(self, values: Mapping[str, Any]) -> None:
+        """Record what must not change within a study, or check it against what was recorded.
+
+        A study without a rollout yet is bound to nothing. Raises BadInput naming the first value
+        that differs.
+        """
+        bound = self.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
+        known = self.provenance() if bound else {}
+        for name, value in values.items():
+            if name in known and known[name] != value:
+                raise BadInput(
+                    f"{self.path}: field {name}: the study has {short(known[name])}, this run "
+                    f"{short(value)}; choose another --study"
+                )
+        self.note({name: value for name, value in values.items() if name not in known})
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Record facts that may change from run to run; the last run's stay."""
+        with self.transaction():
+            self.database.executemany(
+                "INSERT INTO provenance VALUES (?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [(name, json.dumps(value)) for name, value in values.items()],
+            )
+
+
+def is_pinned(name: str) -> bool:
+    """Whether a provenance value must be the same for all rollouts of a study."""
+    return name in PINNED or name.startswith(("sha256 ", "served "))
+
+
+def short(value: Any) -> str:
+    """A provenance value for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def input_hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.convert.cached import model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
-from charprobe_lite.eval.study.checkpoints import MERGED, Wanted, below
+from charprobe_lite.eval.study.grid import tasks_of
 from charprobe_lite.eval.study.progress import duration
-from charprobe_lite.eval.study.runner import Settings
+from charprobe_lite.eval.study.spec import StudySpec, resolve
+from charprobe_lite.eval.study.variants import (
+    CheckpointNeed,
+    ModelNeed,
+    Variant,
+    checkpoint_needs,
+    variants_of,
+)
 from charprobe_lite.models.cache import cache_folder
-from charprobe_lite.models.catalogue import Catalogue
-from charprobe_lite.models.catalogue_schema import Base, Source
+from charprobe_lite.models.catalogue import Catalogue, load_catalogue
+from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
+from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.hub import cache_root, downloaded_bytes, local_path
 from charprobe_lite.models.size_estimates import (
@@ -108,100 +116,100 @@ class Forecast:
             )
 
 
-def forecast(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings) -> Forecast:
-    """What a study on a base of the catalogue needs, which all of ``several`` are variants of.
-
-    Raises BadInput for a grid that is none.
-    """
-    for wanted in several:
-        if wanted.quant in IMATRIX_TYPES:
+def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue) -> Forecast:
+    """What a resolved spec on a base of the catalogue needs. Raises BadInput for an empty grid."""
+    for variant in variants:
+        if variant.quant in IMATRIX_TYPES:
             raise BadInput(
-                f"--quant {wanted.quant}: needs an importance matrix; make the file with convert "
+                f"--quant {variant.quant}: needs an importance matrix; make the file with convert "
                 "imatrix and convert quantize, and name it with --gguf"
             )
-    base = catalogue.base(several[0].base)
-    lines = [line for wanted in several for line in _downloads(wanted, catalogue)]
-    made = [(wanted.quant, line) for wanted in several for line in _models(wanted, catalogue)]
-    to_make = {line.what: quant for quant, line in made if line.disk}
+    base = catalogue.base(variants[0].base)
+    needs = [need for variant in variants for need in checkpoint_needs(spec, variant, catalogue)]
+    models = {_model_label(need.model): need.model for need in needs}
+    lines = {label: _model_line(label, model, spec.verify) for label, model in models.items()}
+    to_make = [models[label].quant for label, line in lines.items() if line.disk]
     cores = os.cpu_count() or 1
-    rollouts = _rollouts(several, catalogue, settings)
-    memory = [sum(_memory_parts(base, wanted, settings).values()) for wanted in several]
+    rollouts = sum(task.cell.quant != "" for tasks in tasks_of(spec, variants) for task in tasks)
     return Forecast(
-        needed=_each_once([*lines, *(line for _, line in made)]),
-        temporary=file_bytes(base, "F16") if set(to_make.values()) - set(ROW_TYPES) else 0,
-        memory=round(max(memory)) if base.shape else None,
+        needed=[*_source_lines(spec, base, needs, catalogue), *lines.values()],
+        temporary=file_bytes(base, "F16") if set(to_make) - set(ROW_TYPES) else 0,
+        memory=max(_memory(base, each, spec).total for each in variants) if base.shape else None,
         rollouts=rollouts,
         preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
         running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
-        checks_memory=settings.gpu_layers == 0,
+        checks_memory=spec.gpu_layers == 0,
     )
 
 
 def within_budget(
-    several: Sequence[Wanted], catalogue: Catalogue, settings: Settings, memory: int | None = None
-) -> tuple[list[Wanted], dict[str, str]]:
-    """Those whose quant type fits, in the order asked, and why each other type does not.
+    spec: StudySpec, catalogue: Catalogue, memory: int | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The quant types of a resolved spec that fit, in their order, and why each other does not.
 
     ``memory`` is in bytes; without, it is what the machine has, unless a GPU holds the model. The
-    files of all types that are kept must find room on the disk together.
+    files of all types that are kept must fit on the disk together.
     """
-    limit, whose = memory, "the budget is"
-    if limit is None and settings.gpu_layers == 0:
-        limit, whose = installed_memory(), "this machine has"
-    kept: list[Wanted] = []
+    limit, owner = memory, "the budget is"
+    if limit is None and spec.gpu_layers == 0:
+        limit, owner = installed_memory(), "this machine has"
+    kept: list[str] = []
     left_out = {}
-    for quant in dict.fromkeys(wanted.quant for wanted in several):
-        own = [wanted for wanted in several if wanted.quant == quant]
-        parts = _memory_parts(catalogue.base(own[0].base), own[0], settings)
-        needed = sum(parts.values())
+    for quant in spec.quants:
+        candidate = spec.with_values(quants=(*kept, quant))
+        variants = variants_of(candidate, catalogue)
+        needed = _memory(catalogue.base(variants[0].base), variants[-1], spec)
         if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
-        elif limit is not None and needed > limit:
-            # two digits: the two may be close
-            named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
-            sizes = f"{needed / 1e9:.2f} GB of memory ({named}), {whose} {limit / 1e9:.2f} GB"
-            left_out[quant] = sizes
-        elif full := forecast([*kept, *own], catalogue, settings).over_disk():
+        elif limit is not None and needed.total > limit:
+            left_out[quant] = (  # two digits: the two may be close
+                f"{needed.total / 1e9:.2f} GB of memory ({needed}), {owner} {limit / 1e9:.2f} GB"
+            )
+        elif full := forecast(candidate, variants, catalogue).over_disk():
             left_out[quant] = full
         else:
-            kept += own
+            kept.append(quant)
     return kept, left_out
 
 
-def _each_once(lines: Sequence[Line]) -> list[Line]:
-    """What several variants need, with what one of them writes for it."""
-    found: dict[str, Line] = {}
-    for line in lines:
-        if line.what not in found or line.disk > found[line.what].disk:
-            found[line.what] = line
-    return list(found.values())
+def fit_budget(spec: StudySpec, budget: int | str | None, note: Callable[[str], None]) -> StudySpec:
+    """The spec with the quant types that fit ``budget``: bytes of memory, or "machine".
+
+    What is left out is noted, with the reason. Raises BadInput when nothing fits.
+    """
+    if budget is None:
+        return spec
+    if not spec.uses_catalogue:
+        raise BadInput("--budget: chooses quant types of a base of the catalogue")
+    memory = budget if isinstance(budget, int) else None
+    kept, left_out = within_budget(resolve(spec), load_catalogue(), memory)
+    for quant, reason in left_out.items():
+        note(f"{quant}: left out, {reason}")
+    if not kept:
+        raise BadInput("--budget: none of the quant types fits; add smaller ones")
+    return spec.with_values(quants=tuple(kept))
 
 
-def _models(wanted: Wanted, catalogue: Catalogue) -> list[Line]:
-    """The model files: the base's, and with merged adapters one for every other checkpoint."""
-    models = dict.fromkeys(
-        pair if wanted.lora == MERGED and pair[0] != "base" else ("base", "")
-        for pair in wanted.grid(catalogue)
-    )
-    return [_model_line(wanted, catalogue, *pair) for pair in models]
-
-
-def _downloads(wanted: Wanted, catalogue: Catalogue) -> Iterator[Line]:
-    base, grid = catalogue.base(wanted.base), wanted.grid(catalogue)
-    if grid:
-        yield _source_line(f"base {base.name}", base, base)
-    for stage, persona in grid:
-        entry = catalogue.adapter(wanted.base, stage, persona)
-        if stage == "base" or wanted.adapter or entry is None:
+def _source_lines(
+    spec: StudySpec, base: Base, needs: Sequence[CheckpointNeed], catalogue: Catalogue
+) -> list[Line]:
+    """What is fetched: the base, adapters (and their GGUF files), the classifier."""
+    lines: dict[str, Line] = {}
+    if needs:
+        lines["base"] = _source_line(f"base {base.name}", base, base)
+    for need in needs:
+        entry = need.adapter or need.model.adapters[-1] if need.stage != "base" else None
+        if not isinstance(entry, AdapterEntry):
             continue
-        line = _source_line(f"adapter {stage} {persona}", entry, base)
-        if wanted.lora != MERGED and entry.repository and base.shape and entry.rank:
-            converted = 2 * adapter_parameters(base.shape, entry.rank)
-            line = Line(line.what, line.action, line.download, converted)
-        yield line
-    classifier = catalogue.classifier(wanted.base)
-    if classifier and not wanted.classifier:
-        yield _source_line("classifier", classifier, base)
+        line = _source_line(f"adapter {need.stage} {need.persona}", entry, base)
+        if need.adapter and entry.repository and base.shape and entry.rank:
+            line = replace(line, disk=2 * adapter_parameters(base.shape, entry.rank))
+        if line.what not in lines or line.disk > lines[line.what].disk:
+            lines[line.what] = line
+    classifier = catalogue.classifier(base.name)
+    if classifier and not spec.classifier:
+        lines["classifier"] = _source_line("classifier", classifier, base)
+    return list(lines.values())
 
 
 def _source_line(what: str, source: Source, base: Base) -> Line:
@@ -211,38 +219,42 @@ def _source_line(what: str, source: Source, base: Base) -> Line:
     return Line(f"{what} ({source.source})", "fetch", size, 0)
 
 
-def _model_line(wanted: Wanted, catalogue: Catalogue, stage: str, persona: str) -> Line:
-    """The model file of a checkpoint: in the cache already, or to be made."""
-    base = catalogue.base(wanted.base)
-    name = " ".join(["model", wanted.quant, stage, persona]).strip()
-    source = local_path(base)
-    entry = catalogue.adapter(wanted.base, stage, persona)
-    adapter = wanted.adapter or (local_path(entry) if entry else None)
-    if source and (stage == "base" or adapter):
-        adapters = [*below(base), *([adapter] if adapter and stage != "base" else [])]
-        stem = wanted.base if stage == "base" else f"{wanted.base}-{stage}-{persona}"
-        if model_file(stem, source, adapters, wanted.quant, wanted.verify).is_file():
-            return Line(name, "here", 0, 0)
-    return Line(name, "convert", 0, file_bytes(base, wanted.quant))
+def _model_label(model: ModelNeed) -> str:
+    return " ".join(filter(None, ["model", model.quant, model.stage or "base", model.persona]))
 
 
-def _memory_parts(base: Base, wanted: Wanted, settings: Settings) -> dict[str, float]:
-    """Bytes of memory when most is needed, and of what; without a shape there is no KV cache."""
-    weights, buffers = file_bytes(base, wanted.quant), {"classifier and buffers": BUFFERS}
-    cache = kv_bytes(base.shape, settings.context, settings.parallel) if base.shape else 0
-    running = {"weights": weights, "KV cache": cache, **buffers}
-    if not wanted.beside:
-        return running
-    beside = {f"those of {wanted.beside} beside them": file_bytes(base, wanted.beside)}
-    return max(running, {"weights": weights, **beside, **buffers}, key=lambda n: sum(n.values()))
+def _model_line(label: str, model: ModelNeed, verify: bool) -> Line:
+    """A model file: in the cache already, or to be made."""
+    source = local_path(model.base)
+    adapters = [each if isinstance(each, Path) else local_path(each) for each in model.adapters]
+    if source and None not in adapters:
+        paths = [path for path in adapters if path]
+        if model_file(model.name, source, paths, model.quant, verify).is_file():
+            return Line(label, "here", 0, 0)
+    return Line(label, "convert", 0, file_bytes(model.base, model.quant))
 
 
-def _rollouts(several: Sequence[Wanted], catalogue: Catalogue, settings: Settings) -> int:
-    """Rollouts of the whole grid on a checkpoint."""
-    from charprobe_lite.eval.study.runner import tasks_of
+class _Memory(dict[str, float]):
+    """Bytes of memory by what needs them."""
 
-    found = tasks_of(settings, [wanted.variant(catalogue) for wanted in several])
-    return sum(1 for tasks in found for task in tasks if task.cell.quant)
+    @property
+    def total(self) -> int:
+        return round(sum(self.values()))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {_size(size)}" for name, size in self.items())
+
+
+def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
+    """Memory when most is needed; without a shape the KV cache is unknown."""
+    weights, buffers = file_bytes(base, variant.quant), {"classifier and buffers": BUFFERS}
+    cache = kv_bytes(base.shape, spec.context, spec.parallel) if base.shape else 0
+    rollouts = _Memory({"weights": weights, "KV cache": cache, **buffers})
+    if not spec.texts or variant.quant == REFERENCE:
+        return rollouts
+    reference = {f"those of {REFERENCE} beside them": file_bytes(base, REFERENCE)}
+    fidelity = _Memory({"weights": weights, **reference, **buffers})
+    return max(rollouts, fidelity, key=lambda memory: memory.total)
 
 
 def installed_memory() -> int | None:

@@ -1,105 +1,94 @@
 """Study files: YAML that describes any grid of bases, stages, personas, quant types and conditions.
 
-One base with one seed is one study (SQLite file); several bases or seeds are a folder with a study
-for each, as the classifier and every rollout's seed hang on them.
+Its keys are the fields of `StudySpec`; ``base`` and ``seed`` may list several, also as ``bases``
+and ``seeds``. One base with one seed is one study (SQLite file); several are a folder with a study
+for each, as the classifier and every rollout's seed depend on them.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from typing import Any
 
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.spec import DESCRIPTION, Asked, Grid, Names, checked
-from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.eval.store.provenance import SPEC
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
+from charprobe_lite.models.catalogue import EMBEDDED
+from charprobe_lite.models.errors import BadInput, spelled
 from charprobe_lite.models.files import read_records
 
 SUFFIXES = (".yaml", ".yml")
 STUDY = ".sqlite"
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Seeds = Annotated[
-    tuple[Seed, ...],
-    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
-    Field(min_length=1, max_length=1000),
-]
+MOST_SEEDS = 1000
+LISTS = {"base": "bases", "seed": "seeds"}
+OF_OPTIONS = ("gguf", "adapter", "backend", "base_url", "model", "timeout", "shard")
+"""Fields that describe one checkpoint or one machine, not a grid."""
 
 
-class StudyFile(Grid):
-    """A grid with all its bases and seeds. ``study``: where it is recorded, from the file's folder.
+def read_specs(path: Path) -> list[StudySpec]:
+    """The specs of a study file (YAML), or the one that a study (SQLite) records.
 
-    The keys are those of `Grid` and these three; base and seed may also be written in the plural.
+    Raises BadInput with the file, the key and the fix.
     """
-
-    base: Names = Field(default=(EMBEDDED,), validation_alias=AliasChoices("base", "bases"))
-    seed: Seeds = Field(default=(0,), validation_alias=AliasChoices("seed", "seeds"))
-    study: Path | None = None
-
-    def parts(self, file: Path) -> list[Asked]:
-        """What is asked for each base and seed. Raises BadInput for a base that is unknown."""
-        catalogue = load_catalogue()
-        bases = list(dict.fromkeys(self.base))
-        for base in bases:
-            if base not in catalogue.bases:
-                known = ", ".join(catalogue.bases)
-                raise BadInput(f"{file}: field base: {base!r} is unknown; choose from {known}")
-        shared = {name: getattr(self, name) for name in Grid.model_fields}
-        one = Asked(**shared, origin=f"{file}: field ")
-        placed = one.from_folder(file.parent)
-        pairs = list(product(bases, dict.fromkeys(self.seed)))
-        root = file.parent / (self.study or file.stem)
-        if len(pairs) > 1 and root.suffix == STUDY:
-            raise BadInput(f"{file}: field study: several studies; name a folder")
-        studies = [root / f"{base}-seed{seed}{STUDY}" for base, seed in pairs]
-        studies = studies if len(pairs) > 1 else [_as_study(root)]
-        return [
-            one.model_copy(update={**placed, "base": base, "seed": seed, "study": study})
-            for (base, seed), study in zip(pairs, studies, strict=True)
-        ]
-
-
-def read_study_file(path: Path) -> StudyFile:
-    """A study file. Raises BadInput with the file, the field and the mend."""
-    records = read_records(path, "study file")
-    record = records[0][1] if len(records) == 1 else None
-    if not isinstance(record, dict):
-        raise BadInput(f"{path}: no study file; write keys such as base, stage, persona, condition")
-    try:
-        return StudyFile.model_validate(record)
-    except ValidationError as error:
-        raise BadInput(f"{path}: {_problem(error)}") from None
-
-
-def described(path: Path) -> list[Asked]:
-    """What a study file asks for, or what a study says that it was asked. Raises BadInput."""
     if path.suffix in SUFFIXES:
-        return read_study_file(path).parts(path)
+        return read_study_file(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such study; name a study ({STUDY}) or a study file (.yaml)")
     with Store(path, readonly=True) as store:
-        known = store.provenance().get(DESCRIPTION)
-    if not isinstance(known, dict):
+        recorded = store.provenance().get(SPEC)
+    if not isinstance(recorded, dict):
         raise BadInput(
-            f"{path}: does not say what was asked; give its study file, or the command again"
+            f"{path}: does not record its spec; give its study file, or the command again"
         )
-    return [checked({**known, "study": path, "origin": f"{path}: asked "}, f"{path}: asked")]
+    with spelled("key", f"{path}: {SPEC}"):
+        spec = parse_spec({**recorded, "study": path})
+        resolve(spec)
+        return [spec]
 
 
-def _as_study(path: Path) -> Path:
-    return path if path.suffix == STUDY else path.with_name(f"{path.name}{STUDY}")
+def read_study_file(path: Path) -> list[StudySpec]:
+    """The spec of each base and seed of a study file."""
+    records = read_records(path, "study file")
+    record = records[0][1] if len(records) == 1 else None
+    if not isinstance(record, dict) or not all(isinstance(key, str) for key in record):
+        raise BadInput(f"{path}: no study file; write keys such as base, stage, persona, condition")
+    with spelled("key", str(path)):
+        for key in OF_OPTIONS:
+            if key in record:
+                raise BadInput(f"--{key}: is an option of eval, not a key of a study file")
+        bases = _values(record, "base", EMBEDDED)
+        seeds = _values(record, "seed", 0)
+        if len(seeds) > MOST_SEEDS:
+            raise BadInput(f"--seed: {len(seeds)} seeds; at most {MOST_SEEDS}")
+        values = {key: record[key] for key in record if key not in {*LISTS, *LISTS.values()}}
+        specs = [
+            parse_spec({**values, "base": base, "seed": seed})
+            for base, seed in product(bases, seeds)
+        ]
+        for spec in specs:
+            resolve(spec)
+        return _with_study(specs, path)
 
 
-def _problem(error: ValidationError) -> str:
-    """The first problem; a key that does not exist with the one that it nearly is."""
-    problem: Any = error.errors(include_url=False)[0]
-    if problem["type"] != "extra_forbidden":
-        return first_problem(error)
-    field = ".".join(map(str, problem["loc"]))
-    known = ["prompts", "scenarios"] if "." in field else [*StudyFile.model_fields]
-    near = get_close_matches(str(problem["loc"][-1]), known, 1)
-    mend = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    return f"field {field}: unknown; {mend}"
+def _values(record: dict[str, Any], key: str, default: Any) -> list[Any]:
+    """The values of a key that may list several, each once."""
+    value = record.get(key, record.get(LISTS[key], default))
+    values = value if isinstance(value, list) else [value]
+    return [each for number, each in enumerate(values) if each not in values[:number]]
+
+
+def _with_study(specs: list[StudySpec], path: Path) -> list[StudySpec]:
+    """Each with its study file; relative paths are taken from the study file's folder."""
+    root = path.parent / (specs[0].study or path.stem)
+    if len(specs) == 1:
+        study = root if root.suffix == STUDY else root.with_name(f"{root.name}{STUDY}")
+        return [specs[0].relative_to(path.parent).with_values(study=study)]
+    if root.suffix == STUDY:
+        raise BadInput("--study: several studies; name a folder")
+    return [
+        spec.relative_to(path.parent).with_values(
+            study=root / f"{spec.base}-seed{spec.seed}{STUDY}"
+        )
+        for spec in specs
+    ]

@@ -1,24 +1,29 @@
-"""How far a study is: what each cell asks, what of it is there, what is missing."""
+"""How far a study is: the rollouts of each cell that have ended and that are missing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.runner import Task, tasks_of
-from charprobe_lite.eval.study.spec import Asked, settings_of, variants_of
+from charprobe_lite.eval.study.grid import Task, tasks_of
+from charprobe_lite.eval.study.spec import StudySpec, resolve
+from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+COUNTS = ("total", "done", "missing", "unlabelled")
+
 
 @dataclass(frozen=True)
-class CellState:
-    """Rollouts of a cell that are asked for, that have ended, and texts without a label."""
+class CellStatus:
+    """Rollouts of a cell in all and that have ended, and texts without a label."""
 
     cell: Cell
     total: int
@@ -31,7 +36,7 @@ class CellState:
         return self.total - self.done
 
     def as_json(self) -> dict[str, Any]:
-        """The state as ``--json`` prints it."""
+        """The status as ``--json`` prints it."""
         return {
             **asdict(self.cell),
             "rollouts": self.total,
@@ -41,61 +46,65 @@ class CellState:
         }
 
 
-def states(asked: Asked) -> list[CellState]:
-    """The state of every cell of the grid, of this machine's shard. Raises BadInput."""
-    settings = settings_of(asked)
-    found = tasks_of(settings, variants_of(asked, settings, load_catalogue()))
-    tasks = [task for own in found for task in own]
-    done, waiting = _recorded(asked, tasks)
-    number = Counter(task.cell for task in tasks)
-    return [CellState(cell, n, done[cell], waiting[cell]) for cell, n in number.items()]
+@dataclass(frozen=True)
+class StudyStatus:
+    """The status of every cell of a study, of this machine's shard."""
+
+    spec: StudySpec
+    cells: list[CellStatus]
+
+    def as_json(self) -> dict[str, Any]:
+        """The study as ``study status --json`` prints it."""
+        return {
+            "study": str(self.spec.study),
+            "base": self.cells[0].cell.base,
+            "seed": self.spec.seed,
+            "shard": self.spec.shard,
+            "rollouts": sum(cell.total for cell in self.cells),
+            "done": sum(cell.done for cell in self.cells),
+            "missing": sum(cell.missing for cell in self.cells),
+            "cells": [cell.as_json() for cell in self.cells],
+        }
+
+    def table(self) -> Table:
+        """The cells, and their sums."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=str(self.spec.study), title_justify="left", box=box.SIMPLE_HEAD)
+        for name in ("stage", "condition", "quant"):
+            table.add_column(name, no_wrap=True)
+        for name in ("rollouts", *COUNTS[1:]):
+            table.add_column(name, justify="right", no_wrap=True)
+        for status in self.cells:
+            counts = (str(getattr(status, name)) for name in COUNTS)
+            table.add_row(status.cell.stage, status.cell.label, status.cell.quant or "-", *counts)
+        table.add_section()
+        sums = (str(sum(getattr(status, name) for status in self.cells)) for name in COUNTS)
+        table.add_row("all", "", "", *sums)
+        return table
 
 
-def _recorded(asked: Asked, tasks: list[Task]) -> tuple[Counter[Cell], Counter[Cell]]:
+def study_status(spec: StudySpec) -> StudyStatus:
+    """The status of the study that a spec describes; its file need not exist. Raises BadInput."""
+    resolved = resolve(spec)
+    variants = variants_of(resolved, load_catalogue())
+    tasks = list(chain.from_iterable(tasks_of(resolved, variants)))
+    totals = Counter(task.cell for task in tasks)
+    done, unlabelled = _recorded(spec.study, tasks)
+    cells = [CellStatus(cell, n, done[cell], unlabelled[cell]) for cell, n in totals.items()]
+    return StudyStatus(spec, cells)
+
+
+def _recorded(path: Path | None, tasks: list[Task]) -> tuple[Counter[Cell], Counter[Cell]]:
     """Rollouts of ``tasks`` that the study has, and its texts without a label, by cell."""
-    if asked.study is None or not asked.study.is_file():
+    if path is None or not path.is_file():
         return Counter(), Counter()
-    with Store(asked.study, readonly=True) as store:
+    with Store(path, readonly=True) as store:
         pairs = dict.fromkeys((task.cell, task.persona) for task in tasks)
-        there = {pair: store.done(*pair) for pair in pairs}
-        waiting = Counter(sample.cell for sample in store.unclassified())
+        ended = {pair: store.done(*pair) for pair in pairs}
+        unlabelled = Counter(sample.cell for sample in store.unclassified())
     done = Counter(
-        task.cell for task in tasks if (task.item.id, task.sample) in there[task.cell, task.persona]
+        task.cell for task in tasks if (task.item.id, task.sample) in ended[task.cell, task.persona]
     )
-    return done, waiting
-
-
-def status_json(asked: Asked, cells: list[CellState]) -> dict[str, Any]:
-    """A study as ``study status --json`` prints it."""
-    return {
-        "study": str(asked.study),
-        "base": cells[0].cell.base,
-        "seed": asked.seed,
-        "shard": asked.shard,
-        "rollouts": sum(state.total for state in cells),
-        "done": sum(state.done for state in cells),
-        "missing": sum(state.missing for state in cells),
-        "cells": [state.as_json() for state in cells],
-    }
-
-
-def table(asked: Asked, cells: list[CellState]) -> Table:
-    """The cells with what is done and missing, and their sum."""
-    from rich import box
-    from rich.table import Table
-
-    found = Table(title=str(asked.study), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "condition", "quant"):
-        found.add_column(name, no_wrap=True)
-    for name in ("rollouts", "done", "missing", "unlabelled"):
-        found.add_column(name, justify="right", no_wrap=True)
-    for state in cells:
-        cell = state.cell
-        numbers = (state.total, state.done, state.missing, state.unlabelled)
-        names = (cell.stage, cell.label, cell.quant or "-")
-        found.add_row(*names, *map(str, numbers))
-    fields = ("total", "done", "missing", "unlabelled")
-    sums = [str(sum(getattr(state, name) for state in cells)) for name in fields]
-    found.add_section()
-    found.add_row("all", "", "", *sums)
-    return found
+    return done, unlabelled

@@ -1,0 +1,194 @@
+"""The tables of rollouts: cells, rollouts, turns, samples, labels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
+from charprobe_lite.eval.store.connection import Connection
+from charprobe_lite.eval.store.records import Unlabelled
+
+if TYPE_CHECKING:
+    from charprobe_lite.eval.conditions.outcome import Result
+
+WIDTH = len(fields(Cell))
+CELL = ", ".join(field.name for field in fields(Cell))
+"""The columns of a cell, in SQL, as many as ``WIDTH``."""
+MARKS = ", ".join("?" * WIDTH)
+
+
+class RolloutTables(Connection):
+    """What was recorded of rollouts, and the labels of their texts."""
+
+    def done(self, cell: Cell, persona: str) -> set[tuple[str, int]]:
+        """(item, sample) of the rollouts that have ended."""
+        rows = self.select(
+            "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
+            f"({CELL}, persona) = ({MARKS}, ?)",
+            (*astuple(cell), persona),
+        )
+        return set(rows)
+
+    def add(
+        self, cell: Cell, persona: str, item: str, sample: int, seed: int, result: Result
+    ) -> int:
+        """Record a finished rollout with its turns and its text, in one transaction; its id."""
+        turns = result.turns
+        totals = [
+            sum(getattr(turn.completion, name) for turn in turns)
+            for name in ("prompt_tokens", "evaluated_tokens", "tokens", "seconds")
+        ]
+        with self.transaction():
+            rollout = self.database.execute(
+                "INSERT INTO rollouts (cell_id, persona, item, sample, seed, outcome, forced, "
+                "steps, prompt_tokens, evaluated_tokens, tokens, seconds) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self.cell_id(cell),
+                    *(persona, item, sample, seed, result.outcome, result.forced, len(turns)),
+                    *totals,
+                ),
+            ).lastrowid
+            assert rollout is not None  # an INSERT has made a row
+            self.database.executemany(
+                "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_turn_row(rollout, step, turn) for step, turn in enumerate(turns, 1)],
+            )
+            if result.text is not None:
+                self.database.execute(
+                    "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
+                    (rollout, storable(result.text)),
+                )
+        return rollout
+
+    def unclassified(self) -> list[Unlabelled]:
+        """The samples without a prediction, the oldest first."""
+        return self._samples("prediction IS NULL")
+
+    def classify(self, predictions: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
+        """Record (rollout id, label, probabilities)."""
+        with self.transaction():
+            self.database.executemany(
+                "UPDATE samples SET prediction = ?, probabilities = ? WHERE rollout_id = ?",
+                [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
+            )
+
+    def predictions(self) -> dict[Cell, Counter[tuple[str, str | None]]]:
+        """How many samples of each cell have which (persona, prediction); None is none yet."""
+        found: dict[Cell, Counter[tuple[str, str | None]]] = {}
+        for row in self.select(
+            f"SELECT {CELL}, persona, prediction, count(*) "
+            "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
+        ):
+            persona, prediction, number = row[WIDTH:]
+            found.setdefault(Cell(*row[:WIDTH]), Counter())[persona, prediction] = number
+        return found
+
+    def rows(self) -> list[Row]:
+        """Every finished rollout, in a fixed order."""
+        found = self.select(
+            f"SELECT {CELL}, persona, item, sample, seed, outcome, forced, "
+            "text, prediction, probabilities, steps, prompt_tokens, tokens, seconds, ended "
+            "FROM rollouts JOIN cells ON cells.id = cell_id "
+            "LEFT JOIN samples ON rollout_id = rollouts.id "
+            "ORDER BY base, quant, condition, format, grammar, stage, lora, persona, item, "
+            "sample"
+        )
+        return [_row(row) for row in found]
+
+    def turns(self) -> dict[RolloutKey, list[RecordedTurn]]:
+        """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
+        found: dict[RolloutKey, list[RecordedTurn]] = {}
+        for row in self.select(
+            f"SELECT {CELL}, persona, item, sample, text, finish, tool, arguments, output, "
+            "turns.tokens FROM turns "
+            "JOIN rollouts ON rollouts.id = rollout_id "
+            "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
+        ):
+            text, finish, tool, arguments, output, tokens = row[WIDTH + 3 :]
+            called = json.loads(arguments) if arguments else None
+            turn = RecordedTurn(text, finish, tool, called, output, tokens)
+            key = RolloutKey(Cell(*row[:WIDTH]), *row[WIDTH : WIDTH + 3])
+            found.setdefault(key, []).append(turn)
+        return found
+
+    def to_relabel(self, precision: str) -> list[Unlabelled]:
+        """The classified samples that have no label of the classifier in this precision."""
+        return self._samples(
+            "prediction IS NOT NULL AND NOT EXISTS (SELECT 1 FROM labels WHERE "
+            "labels.rollout_id = samples.rollout_id AND precision = ?)",
+            (precision,),
+        )
+
+    def relabel(self, precision: str, labels: Sequence[tuple[int, str]]) -> None:
+        """Record (rollout id, label) of the classifier in this precision."""
+        with self.transaction():
+            for rollout, label in labels:
+                self.insert("labels", [rollout, precision, label], "OR REPLACE")
+
+    def labels(self, precision: str) -> dict[RolloutKey, str]:
+        """Those labels, by (cell, persona, item, sample)."""
+        found = self.select(
+            f"SELECT {CELL}, persona, item, sample, prediction FROM labels "
+            "JOIN rollouts ON rollouts.id = rollout_id JOIN cells ON cells.id = cell_id "
+            "WHERE precision = ?",
+            (precision,),
+        )
+        return {RolloutKey(Cell(*row[:WIDTH]), *row[WIDTH:-1]): row[-1] for row in found}
+
+    def _samples(self, which: str, values: Sequence[Any] = ()) -> list[Unlabelled]:
+        found = self.select(
+            f"SELECT {CELL}, samples.rollout_id, persona, text "
+            "FROM samples JOIN rollouts ON rollouts.id = samples.rollout_id "
+            f"JOIN cells ON cells.id = cell_id WHERE {which} ORDER BY samples.rollout_id",
+            values,
+        )
+        return [Unlabelled(row[WIDTH], Cell(*row[:WIDTH]), *row[WIDTH + 1 :]) for row in found]
+
+    def cell_id(self, cell: Cell) -> int:
+        key = astuple(cell)
+        self.database.execute(f"INSERT OR IGNORE INTO cells ({CELL}) VALUES ({MARKS})", key)
+        found = self.database.execute(f"SELECT id FROM cells WHERE ({CELL}) = ({MARKS})", key)
+        return int(found.fetchone()[0])
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    named, own = values[:WIDTH], values[WIDTH:]
+    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = own[:9]
+    steps, prompt_tokens, tokens, seconds, ended = own[9:]
+    return Row(
+        cell=Cell(*named),
+        persona=persona,
+        item=item,
+        sample=sample,
+        seed=seed,
+        outcome=outcome,
+        forced=bool(forced),
+        text=text,
+        prediction=prediction,
+        probabilities=json.loads(probabilities) if probabilities else None,
+        steps=steps,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        seconds=seconds,
+        ended=ended,
+    )
+
+
+def _turn_row(rollout: int, step: int, turn: Any) -> tuple[Any, ...]:
+    done = turn.completion
+    arguments = None if turn.arguments is None else json.dumps(turn.arguments)
+    counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)
+    texts = (storable(done.text), done.finish, turn.tool, arguments)
+    output = None if turn.output is None else storable(turn.output)
+    return (rollout, step, *texts, output, *counts)
+
+
+def storable(text: str) -> str:
+    """Text without lone surrogates (a model can write them in JSON), which SQLite refuses."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,130 @@
+"""The grid of a study: every rollout that its spec names, cell by cell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from charprobe_lite.eval.cells import Cell, RolloutKey
+from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions.condition import Inputs, Item
+from charprobe_lite.eval.study.seeds import in_shard, rollout_seed
+from charprobe_lite.eval.study.spec import StudySpec
+from charprobe_lite.eval.study.variants import Variant
+from charprobe_lite.models.call_formats import CALL_FORMATS
+from charprobe_lite.models.catalogue import STAGES
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.prompts import load_prompts, prompt_file
+from charprobe_lite.models.published_scenarios import (
+    AnyScenario,
+    StubScenario,
+    load_any_scenarios,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One rollout of the grid.
+
+    The persona is "" in the base stage, whose rollouts all personas share; controls name it there
+    too. ``checkpoint`` is the (stage, persona) that the rollout runs on.
+    """
+
+    cell: Cell
+    persona: str
+    item: Item
+    seed: int
+    sample: int
+    checkpoint: tuple[str, str]
+
+    @property
+    def key(self) -> RolloutKey:
+        """Identifies the rollout within its study."""
+        return RolloutKey(self.cell, self.persona, self.item.id, self.sample)
+
+
+def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
+    """The rollouts of each variant that belong to this machine's shard.
+
+    A rollout that two variants share (the base stage, whichever way adapters are applied) belongs
+    to the first. Raises BadInput when the prompt or scenario file cannot be used, or the grid is
+    empty.
+    """
+    items = items_of(spec)
+    grid: dict[RolloutKey, tuple[Variant, Task]] = {}
+    for variant in variants:
+        for cell, persona in cells_of(spec, variant):
+            for task in _cell_tasks(spec, cell, persona, items[cell.condition]):
+                grid.setdefault(task.key, (variant, task))
+    if not grid:
+        raise BadInput(
+            f"--condition {','.join(spec.conditions)}: there is nothing to ask with these "
+            "stages, personas and scenarios; add --stage base for controls, or other conditions"
+        )
+    pairs = list(grid.values())
+    if shard := spec.shard:
+        pairs = [(variant, task) for variant, task in pairs if in_shard(shard, *task.key[1:])]
+        if not pairs:
+            raise BadInput(
+                f"--shard {shard[0]}/{shard[1]}: none of {len(grid)} rollouts is in this part; "
+                "use fewer parts"
+            )
+    return [[task for owner, task in pairs if owner is variant] for variant in variants]
+
+
+def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str]]:
+    """(cell, persona) of every checkpoint and condition of a variant."""
+    for name in spec.conditions:
+        rules = load_condition(name)
+        ways = rules.call_modes(spec.formats, spec.grammars)
+        for stage, way in product(rules.stages or spec.stages, ways):
+            trains = stage in STAGES
+            if trains and stage not in spec.stages:
+                continue
+            quant, lora = (variant.quant, variant.lora) if trains else ("", "")
+            cell = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
+            for persona in spec.personas if stage != "base" or rules.stages else [""]:
+                # not every persona is published in every stage, or known to every control
+                if rules.stages and persona not in rules.personas:
+                    continue
+                if not trains or (stage, persona or spec.personas[0]) in variant.pairs:
+                    yield cell, persona
+
+
+def items_of(spec: StudySpec) -> dict[str, list[Item]]:
+    """The prompts or scenarios of each condition. Raises BadInput like ``tasks_of``."""
+    inputs = Inputs(
+        prompts=load_prompts(prompt_file(spec.prompts)),
+        scenarios=by_family(load_any_scenarios(spec.scenarios)),
+        prompt_limit=spec.limit.prompts,
+        scenario_limit=spec.limit.scenarios,
+    )
+    items = {name: list(load_condition(name).items(inputs)) for name in spec.conditions}
+    for name, form in product(spec.conditions, spec.formats):
+        for item in items[name]:
+            if isinstance(item, StubScenario):
+                item.refuse_other_formats(CALL_FORMATS[form])
+    return items
+
+
+def by_family(scenarios: Sequence[AnyScenario]) -> list[AnyScenario]:
+    """Scenarios in rotation over the families, so that any first n cover as many as possible."""
+    counts: Counter[str] = Counter()
+    ranks = {}
+    for position, scenario in enumerate(scenarios):
+        counts[scenario.family] += 1
+        ranks[scenario.id] = (counts[scenario.family] if scenario.family else 0, position)
+    return sorted(scenarios, key=lambda scenario: ranks[scenario.id])
+
+
+def _cell_tasks(spec: StudySpec, cell: Cell, persona: str, items: Sequence[Item]) -> Iterator[Task]:
+    """Every item, ``repeats`` times; a text that no model writes is always the same."""
+    names = [cell.base, cell.stage, cell.condition, persona]
+    if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
+        names += [cell.format, cell.grammar]
+    checkpoint = (cell.stage, persona or spec.personas[0])
+    for item, sample in product(items, range(spec.repeats if cell.quant else 1)):
+        seed = rollout_seed(spec.seed, *names, item=item.id, sample=sample)
+        yield Task(cell, persona, item, seed, sample, checkpoint)

@@ -1,0 +1,72 @@
+"""Labels texts while rollouts go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.records import Unlabelled
+from charprobe_lite.eval.study.progress import Progress
+from charprobe_lite.runtime.classifier import Classifier, Prediction
+
+
+class Labelling:
+    """Labels texts in a thread of its own; records the labels in the store's thread.
+
+    The queue and the label counts are kept here: the store is read once, at the start. Leaving
+    the context waits until every text is labelled; leaving it by an exception, only for those
+    that the classifier is reading.
+    """
+
+    def __init__(self, store: Store, classifier: Classifier, progress: Progress) -> None:
+        self._store, self._classifier, self._progress = store, classifier, progress
+        self._pool = ThreadPoolExecutor(1)
+        self._queue, self._counts = store.unclassified(), store.predictions()
+        self._batch: list[Unlabelled] = []
+        self._predictions: Future[list[Prediction]] | None = None
+
+    def __enter__(self) -> Labelling:
+        self.poll()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._pool:
+            while self._predictions and kind is None:
+                self._record()
+                self.poll()
+            if self._predictions and not self._predictions.exception():
+                self._record()
+
+    def add(self, sample: Unlabelled) -> None:
+        """Queue a text that has just been recorded."""
+        self._queue.append(sample)
+        self._counts.setdefault(sample.cell, Counter())[sample.persona, None] += 1
+
+    def poll(self) -> None:
+        """Record the labels that are ready, and begin with the texts that are queued."""
+        if self._predictions and self._predictions.done():
+            self._record()
+        if self._predictions is None and self._queue:
+            self._batch, self._queue = self._queue, []
+            texts = [sample.text for sample in self._batch]
+            self._predictions = self._pool.submit(self._classifier.classify, texts)
+
+    def report(self) -> None:
+        """Tell the progress display how many labels each cell has."""
+        # a copy: a live table reads it from a thread of its own
+        counts = {cell: Counter(predictions) for cell, predictions in self._counts.items()}
+        self._progress.labelled(counts)
+
+    def _record(self) -> None:
+        assert self._predictions is not None
+        predictions, self._predictions = self._predictions.result(), None
+        pairs = list(zip(self._batch, predictions, strict=True))
+        self._store.classify([(each.rollout, p.label, p.probabilities) for each, p in pairs])
+        for sample, prediction in pairs:
+            counts = self._counts[sample.cell]
+            counts[sample.persona, prediction.label] += 1
+            counts[sample.persona, None] -= 1
+            if not counts[sample.persona, None]:
+                del counts[sample.persona, None]
+        self.report()

@@ -1,0 +1,157 @@
+"""A study from its spec to its scores: what ``eval`` and ``run_study`` do."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.convert.cached import Bar, Note
+from charprobe_lite.eval.scores.cells import Scores, score_study
+from charprobe_lite.eval.scores.gap import comparison_json
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import SPEC, input_hashes
+from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, prepare_files
+from charprobe_lite.eval.study.cost import Forecast, forecast
+from charprobe_lite.eval.study.grid import Task
+from charprobe_lite.eval.study.model_files import model_file
+from charprobe_lite.eval.study.progress import Progress
+from charprobe_lite.eval.study.runner import plan, run
+from charprobe_lite.eval.study.spec import StudySpec, resolve
+from charprobe_lite.eval.study.variants import variants_of
+from charprobe_lite.models.catalogue import load_catalogue
+from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
+from charprobe_lite.models.prompts import prompt_file
+
+PACKAGES = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a run tells its user about itself: notes, a bar per conversion, progress of rollouts."""
+
+    note: Note
+    bar: Bar
+    progress: Callable[[Sequence[str]], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study whose rollouts have all ended: its resolved spec, its files, its tasks."""
+
+    path: Path
+    spec: StudySpec
+    files: list[VariantFiles]
+    tasks: list[Task]
+
+
+@dataclass(frozen=True)
+class ScoredStudy:
+    """A study with its scores, and what its model files hold, by quant type."""
+
+    path: Path
+    scores: Scores
+    weights: dict[str, WeightSummary]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that ``eval --json`` prints; ``weights`` are those of the first type."""
+        weights = {quant: asdict(summary) for quant, summary in self.weights.items()}
+        return {
+            "cells": [score.as_json() for score in self.scores.by_cell],
+            "per_persona": [score.as_json() for score in self.scores.by_persona],
+            **comparison_json(self.scores.comparison),
+            "weights": next(iter(weights.values()), None),
+            "quants": weights,
+            "study": str(self.path),
+        }
+
+
+def run_study(spec: StudySpec, display: Display) -> ScoredStudy:
+    """Run what is missing of a study, and score its cells. Raises BadInput."""
+    finished = run_rollouts(spec, display)
+    with Store(finished.path, readonly=True) as store:
+        scores = _scores(store, finished.tasks, finished.spec)
+    weights: dict[str, WeightSummary] = {}
+    for files in finished.files:
+        if files.models and files.quant not in weights:
+            weights[files.quant] = weight_summary(files.models[0])
+    return ScoredStudy(finished.path, scores, weights)
+
+
+def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
+    """Run what is missing of a study, and record what its files hold. Raises BadInput."""
+    resolved = resolve(spec)
+    variants = prepare_files(resolved, load_catalogue(), display.note, display.bar)
+    path = study_path(spec, variants[0].base)
+    groups = plan(resolved, variants)
+    tasks = list(chain.from_iterable(groups.values()))
+    for name in skipped_conditions(resolved, tasks):
+        display.note(f"{name}: left out, nothing to ask with these options")
+    with Store(path) as store:
+        store.pin(_pins(resolved, variants))
+        store.note(_facts(spec, resolved))
+        for files in distinct_files(variants):
+            store.add_file(model_file(files))
+        with display.progress(resolved.personas) as progress:
+            run(groups, resolved, variants[0], store, progress)
+    return StudyRun(path, resolved, variants, tasks)
+
+
+def forecast_study(spec: StudySpec) -> Forecast:
+    """What a study would fetch, make and cost. Raises BadInput for an empty grid."""
+    resolved, catalogue = resolve(spec), load_catalogue()
+    return forecast(resolved, variants_of(resolved, catalogue), catalogue)
+
+
+def study_path(spec: StudySpec, base: str) -> Path:
+    """The study's file, by default named after the base and the seed."""
+    return spec.study or Path("runs") / f"{base}-seed{spec.seed}.sqlite"
+
+
+def skipped_conditions(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
+    """The conditions that do not fit the stages, personas and inputs of the spec."""
+    names = {task.cell.condition for task in tasks}
+    return [name for name in spec.conditions if name not in names]
+
+
+def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
+    """What must not differ between two runs of one study."""
+    inputs = input_hashes(prompt_file(spec.prompts), spec.scenarios)
+    return {
+        "seed": spec.seed,
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "max_tokens": spec.max_tokens,
+        "max_steps": spec.steps,
+        **({} if spec.is_served else {"context": spec.context}),
+        **{f"served {role}": name for each in variants for role, name in each.served.items()},
+        **{f"sha256 {name}": digest for name, digest in inputs.items()},
+        **{f"sha256 {role}": d for each in variants for role, d in each.hashes().items()},
+    }
+
+
+def _facts(spec: StudySpec, resolved: StudySpec) -> dict[str, Any]:
+    """What may differ: the machine, the versions, and the spec itself."""
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "arguments": sys.argv[1:],
+        "parallel": resolved.parallel,
+        "gpu_layers": resolved.gpu_layers,
+        SPEC: spec.recorded(),
+    }
+
+
+def _scores(store: Store, tasks: Sequence[Task], spec: StudySpec) -> Scores:
+    """Scores of the spec's cells over its rollouts: a study may hold others too."""
+    keys = {task.key for task in tasks}
+    rows = [row for row in store.rows() if row.key in keys]
+    cells = list(dict.fromkeys(task.cell for task in tasks))
+    return score_study(rows, cells, spec.personas, spec.seed)

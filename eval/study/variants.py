@@ -1,0 +1,163 @@
+"""The variants of a study (quant type x way to apply adapters), and the files that each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path, PurePosixPath
+
+from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
+from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import EMBEDDED, Catalogue
+from charprobe_lite.models.catalogue_schema import AdapterEntry, Base
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import weight_summary
+
+RUNTIME, MERGED = "runtime", "merged"
+SERVED = "served"
+"""The quant type of what a server runs: the server does not tell it."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One quant type of a base with one way to apply adapters.
+
+    ``pairs`` are the (stage, persona) that have a checkpoint. ``lora`` is "" where no adapter is
+    applied: on a server, and for a model file that is itself the checkpoint.
+    """
+
+    base: str
+    quant: str
+    lora: str
+    pairs: Collection[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ModelNeed:
+    """A model file: the base with ``adapters`` merged in, as a quant type.
+
+    ``name`` is the stem of its name in the cache, ``stage`` and ``persona`` None where all
+    checkpoints share it. An adapter is a file of the user's or the kit's, or a catalogue entry.
+    """
+
+    name: str
+    base: Base
+    adapters: tuple[AdapterEntry | Path, ...]
+    quant: str
+    stage: str | None = None
+    persona: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointNeed:
+    """What one checkpoint runs on: a model file, and an adapter on top of it or None."""
+
+    stage: str
+    persona: str
+    model: ModelNeed
+    adapter: AdapterEntry | Path | None
+
+
+def variants_of(spec: StudySpec, catalogue: Catalogue) -> list[Variant]:
+    """The variants of a resolved spec; nothing is fetched or made. Raises BadInput."""
+    if spec.is_served:
+        return [_served_variant(spec)]
+    if spec.gguf:
+        return [_own_variant(spec, spec.gguf)]
+    base = spec.base or EMBEDDED
+    pairs = _catalogue_pairs(spec, base, catalogue)
+    return [
+        Variant(base, quant, lora, pairs) for quant, lora in product(spec.quants, spec.lora_modes)
+    ]
+
+
+def checkpoint_needs(
+    spec: StudySpec, variant: Variant, catalogue: Catalogue
+) -> Iterator[CheckpointNeed]:
+    """The files that each checkpoint of a catalogue variant needs."""
+    base, shared = catalogue.base(variant.base), tuple(merged_below(variant.base))
+    for stage, persona in variant.pairs:
+        adapter: AdapterEntry | Path | None = None
+        if stage != "base":
+            adapter = spec.adapter or catalogue.adapter(variant.base, stage, persona)
+        if adapter and variant.lora == MERGED:
+            name = checkpoint_name(variant.base, stage, persona)
+            model = ModelNeed(name, base, (*shared, adapter), variant.quant, stage, persona)
+            yield CheckpointNeed(stage, persona, model, None)
+        else:
+            model = ModelNeed(variant.base, base, shared, variant.quant)
+            yield CheckpointNeed(stage, persona, model, adapter)
+
+
+def checkpoint_name(base: str, stage: str, persona: str) -> str:
+    """The stem of what the cache holds for a checkpoint."""
+    return f"{base}-{stage}-{persona}"
+
+
+def merged_below(base: str) -> list[Path]:
+    """The adapters that every stage has merged in: the kit's base needs its tool use."""
+    return [kit.kit_folder() / kit.TOOL_USE] if base == EMBEDDED else []
+
+
+def _catalogue_pairs(spec: StudySpec, base: str, catalogue: Catalogue) -> list[tuple[str, str]]:
+    """Raises BadInput for a persona without any adapter."""
+    _refuse_shared_adapter(spec)
+    pairs = [
+        (stage, persona)
+        for stage, persona in product(spec.stages, spec.personas)
+        if stage == "base" or spec.adapter or catalogue.adapter(base, stage, persona)
+    ]
+    trained = [stage for stage in spec.stages if stage != "base"]
+    for persona in spec.personas if trained else ():
+        if not any((stage, persona) in pairs for stage in trained):
+            raise BadInput(
+                f"--persona {persona}: {base} has no adapter for it in stage "
+                f"{', '.join(trained)}; see charprobe-lite models list"
+            )
+    return pairs
+
+
+def _own_variant(spec: StudySpec, model: Path) -> Variant:
+    """A user's GGUF model. Raises BadInput when it would have to be several checkpoints."""
+    if MERGED in spec.lora_modes:
+        raise BadInput(
+            "--lora merged: make the merged file first (convert merge) and name it with --gguf"
+        )
+    _refuse_shared_adapter(spec)
+    if not spec.adapter and not _is_one_checkpoint(spec):
+        raise BadInput(
+            f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
+            "or add --adapter"
+        )
+    pairs = list(product(spec.stages, spec.personas))
+    lora = RUNTIME if spec.adapter else ""
+    return Variant(spec.base or model.stem, weight_summary(model).name, lora, pairs)
+
+
+def _served_variant(spec: StudySpec) -> Variant:
+    """Models on a server. Raises BadInput for a checkpoint without a name."""
+    names = served_names(spec.models)
+    if ANY_CHECKPOINT in names and not _is_one_checkpoint(spec):
+        raise BadInput(
+            f"--model {names[ANY_CHECKPOINT]}: is one checkpoint; name one --stage and one "
+            "--persona, or give --model base=NAME --model STAGE/PERSONA=NAME"
+        )
+    first = names.get(("base", "")) or next(iter(names.values()))
+    # a name on a server may be a path or a repository: its last part names the base
+    pairs = list(product(spec.stages, spec.personas))
+    return Variant(spec.base or PurePosixPath(first).name, SERVED, "", pairs)
+
+
+def _is_one_checkpoint(spec: StudySpec) -> bool:
+    """Whether a grid has at most one checkpoint; all personas share the base."""
+    stages: Sequence[str] = spec.stages
+    return stages in ((), ("base",)) or (len(stages) == 1 and len(spec.personas) == 1)
+
+
+def _refuse_shared_adapter(spec: StudySpec) -> None:
+    trained = [stage for stage in spec.stages if stage != "base"]
+    if spec.adapter and (len(trained) != 1 or len(spec.personas) != 1):
+        raise BadInput(
+            f"--adapter {spec.adapter}: is one checkpoint; name one --persona, one --stage"
+        )
