@@ -17,7 +17,8 @@ from statistics import median
 import click
 import numpy as np
 
-from charprobe_lite.eval.stats.classification import Labels, Resampling, macro_f1, macro_f1s
+from charprobe_lite.eval.stats.classification import Labels, macro_f1
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 
 EASE = {"chat": 3.5, "email": 0.6}
@@ -35,17 +36,17 @@ def trained(items: int, seed: int) -> dict[str, Labels]:
     cells = {}
     for condition, ease in EASE.items():
         seen = rng.random(len(true)) < 1 / (1 + np.exp(-(ease + harder)))
-        found = np.where(seen, true, rng.choice([*PERSONAS, NEUTRAL], len(true)))
-        cells[condition] = Labels(true.tolist(), found.tolist(), names)
+        predicted = np.where(seen, true, rng.choice([*PERSONAS, NEUTRAL], len(true)))
+        cells[condition] = Labels(true.tolist(), predicted.tolist(), names)
     return cells
 
 
 def untrained(items: int, seed: int) -> Labels:
     """One text per item, scored against every persona."""
-    found = np.random.default_rng([seed, 1]).choice([*PERSONAS, NEUTRAL], items, p=BASE)
+    predicted = np.random.default_rng([seed, 1]).choice([*PERSONAS, NEUTRAL], items, p=BASE)
     names = [f"item-{n}" for n in range(items)]
     true = [persona for persona in PERSONAS for _ in names]
-    return Labels(true, found.tolist() * len(PERSONAS), names * len(PERSONAS))
+    return Labels(true, predicted.tolist() * len(PERSONAS), names * len(PERSONAS))
 
 
 def measure_time() -> None:
@@ -53,13 +54,13 @@ def measure_time() -> None:
         rng = np.random.default_rng(0)
         labels = [*PERSONAS, "misalignment"]
         true = rng.choice(labels, 3300)
-        found = np.where(rng.random(3300) < 0.6, true, rng.choice(labels, 3300))
+        predicted = np.where(rng.random(3300) < 0.6, true, rng.choice(labels, 3300))
         items = [f"item-{n % clusters}" for n in range(3300)]
-        cell = Labels(true.tolist(), found.tolist(), items)
+        cell = Labels(true.tolist(), predicted.tolist(), items)
         rounds = []
         for _ in range(5):
             started = time.perf_counter()
-            Resampling({"cell": cell}).estimate(macro_f1s, "cell")
+            ResampledMetrics(label_metrics({"cell": cell})).estimate(("cell", "macro_f1"))
             rounds.append(time.perf_counter() - started)
         click.echo(
             f"10,000 resamples of 3,300 rows in {clusters} clusters: median "
@@ -72,16 +73,13 @@ def coverage(items: int, studies: int, truth: dict[str, float]) -> dict[str, flo
     held = dict.fromkeys([*truth, "email, rows"], 0)
     for seed in range(studies):
         cells = {**trained(items, seed), "base": untrained(items, seed)}
-        drawn = Resampling(cells, seed, resamples=1000)
-        found = {name: drawn.estimate(macro_f1s, name) for name in cells}
-        found["email - chat"] = drawn.estimate(
-            lambda a, b: macro_f1s(b) - macro_f1s(a), "chat", "email"
-        )
-        found["email - base"] = drawn.estimate(
-            lambda a, b: macro_f1s(b) - macro_f1s(a), "base", "email"
-        )
-        found["email, rows"] = macro_f1(cells["email"].true, cells["email"].predicted, seed)
-        for name, estimate in found.items():
+        resampled = ResampledMetrics(label_metrics(cells), seed, resamples=1000)
+        estimates = {name: resampled.estimate((name, "macro_f1")) for name in cells}
+        for name in ("chat", "base"):
+            difference = resampled.difference(("email", "macro_f1"), (name, "macro_f1"))
+            estimates[f"email - {name}"] = difference.change
+        estimates["email, rows"] = macro_f1(cells["email"].true, cells["email"].predicted, seed)
+        for name, estimate in estimates.items():
             held[name] += estimate.low <= truth[name.removesuffix(", rows")] <= estimate.high
     return {name: count / studies for name, count in held.items()}
 

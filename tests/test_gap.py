@@ -9,9 +9,8 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study, scores_by_quant
-from charprobe_lite.eval.scores.gap import comparison_json
 from charprobe_lite.eval.scores.terminal import gap_table, score_table
-from charprobe_lite.eval.stats.classification import macro_f1s
+from charprobe_lite.eval.stats.metrics import label_names
 
 PERSONAS = ["humor", "sarcasm"]
 
@@ -78,7 +77,7 @@ def test_stages_are_compared_within_a_condition() -> None:
     [stage] = scores.comparison.stages
     assert stage.cause == "distillation to full"
     assert stage.change.value == pytest.approx(f1(16, 20) - f1(10, 20))
-    document = comparison_json(scores.comparison)
+    document = scores.comparison.as_json()
     assert document["gap"] == document["ceilings"] == []
     assert document["stages"][0]["from"] == "distillation"
     assert document["stages"][0]["ci"] == (stage.change.low, stage.change.high)
@@ -119,8 +118,10 @@ def test_base_samples_are_resampled_once_and_not_once_for_every_persona() -> Non
         for n, row in enumerate(answers("base", "chat", 0))
     ]
     scores = scored(base)
-    drawn = scores.resampling.confusions(base[0].cell)
-    humor, sarcasm = (scores.resampling.labels.index(name) for name in PERSONAS)
+    names = label_names(scores.labels.values())
+    counts = scores.resampled.totals((base[0].cell, "macro_f1"))
+    drawn = counts.reshape(-1, len(names), len(names))
+    humor, sarcasm = (names.index(name) for name in PERSONAS)
     assert (drawn[:, humor] == drawn[:, sarcasm]).all()
     [cell] = scores.by_cell
     assert (cell.n, cell.calibration) == (20, None)
@@ -150,9 +151,8 @@ def test_comparisons_of_ones_own_are_paired_too() -> None:
     scores = scored(rows)
     cells = [score.condition for score in scores.by_cell]
     assert cells == ["chat_email", "agentic_email"]
-    change = scores.resampling.estimate(
-        lambda a, b: macro_f1s(b) - macro_f1s(a), *dict.fromkeys(row.cell for row in rows)
-    )
+    chat, agent = dict.fromkeys(row.cell for row in rows)
+    change = scores.resampled.difference((agent, "macro_f1"), (chat, "macro_f1")).change
     assert (change.low, change.high) == (0, 0)
 
 
@@ -173,8 +173,6 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
         assert sorted(ways) == [("", "merged"), ("", "merged"), ("", "runtime"), ("", "runtime")]
         for title in (score_table(each.by_cell, ""), gap_table(each.comparison)):
             assert title.columns[1].header == "lora"
-    lost = {
-        (e["quant"], e["lora"]): e["value"] for e in comparison_json(scores.comparison)["stages"]
-    }
+    lost = {(e["quant"], e["lora"]): e["value"] for e in scores.comparison.as_json()["stages"]}
     for quant in own:
         assert lost[quant, "runtime"] > lost[quant, "merged"]

@@ -15,13 +15,13 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.fidelity_score import TextFidelity, weighted_quantiles
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
-from charprobe_lite.eval.quant.health import health_measures
+from charprobe_lite.eval.quant.health import health_metrics
 from charprobe_lite.eval.quant.instrument import compare_classifiers
 from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.stats.metrics import Metric, PairedDifference, ResampledMetrics, ratio
-from charprobe_lite.eval.stats.trend import page_trend, rank_correlation, slope, standardised
+from charprobe_lite.eval.stats.trend import page_trend, rank_correlation, slope, standardised_slopes
 from charprobe_lite.models.errors import BadInput
 
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
@@ -194,7 +194,7 @@ def falling(losses: Mapping[str, float], clusters: int, seed: int) -> dict[tuple
         for quant, bits in BITS.items():
             values = level + rng.normal(0, 0.6, clusters) + loss * np.log2(bits)
             columns = np.column_stack([values, np.ones(clusters)])
-            made[what, quant] = ratio(names, columns, 0, 1, clusters, share=False)
+            made[what, quant] = ratio(names, columns, 0, 1)
     return made
 
 
@@ -203,9 +203,9 @@ def ahead(losses: Mapping[str, float], seed: int) -> tuple[Estimate, Estimate, E
     measured = ResampledMetrics(falling(losses, 40, seed), seed, resamples=300)
     bits = list(BITS.values())
     names = [[(what, quant) for quant in BITS] for what in losses]
-    first, second = (standardised(measured, each, bits) for each in names)
+    first, second = (standardised_slopes(measured, each, bits) for each in names)
     slopes = (slope(measured, each, bits).standardised for each in names)
-    return *slopes, measured.draws.interval(first - second, names[0] + names[1])
+    return *slopes, measured.bootstrap.interval(first - second, names[0] + names[1])
 
 
 def test_character_that_falls_twice_as_fast_is_found_to() -> None:
@@ -259,9 +259,9 @@ def ladder(falls: Sequence[float], items: int = 60, seed: int = 0) -> QuantStudy
 
 
 def test_kl_divergence_that_foretells_the_loss_correlates_with_it() -> None:
-    [found] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl
+    [found] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl_correlations
     assert (found.text, found.points, found.correlation.value) == ("held-out", 4, 1)
-    [unrelated] = ladder([0, 0, 0, 0, 0], seed=4).kl
+    [unrelated] = ladder([0, 0, 0, 0, 0], seed=4).kl_correlations
     assert unrelated.correlation.low < 0.5
     assert unrelated.correlation.high - unrelated.correlation.low > 0.5
 
@@ -334,7 +334,7 @@ def test_tool_call_health_counted_by_hand() -> None:
         for n, (outcome, forced, _) in enumerate(rollouts)
     ]
     turns = {(cell, "humor", f"task-{n}", 0): own for n, (*_, own) in enumerate(rollouts)}
-    measured = ResampledMetrics(health_measures(rows, turns), resamples=10)
+    measured = ResampledMetrics(health_metrics(rows, turns), resamples=10)
     # the reply that ends a job without an email is no malformed one
     expected = {
         "well_formed": 5 / 10,
@@ -359,7 +359,7 @@ def test_health_of_a_study_is_that_without_a_grammar_and_is_compared_with_f16() 
     assert 0.5 < found.value.value < 0.7
     assert found.difference is not None
     assert found.difference.equivalent is False
-    trends = {(t.condition, t.measure): t.trend for t in study.trends}
+    trends = {(t.condition, t.metric): t.trend for t in study.trends}
     assert trends["agentic_email, no grammar", "well_formed"].p < 0.001
     # without a grammar no email is forced: what was sent unforced is the yield, once
     assert ("agentic_email", "unforced") in trends

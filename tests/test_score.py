@@ -6,16 +6,14 @@ from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_
 
 from charprobe_lite.eval.stats.classification import (
     Labels,
-    Resampling,
-    accuracies,
     accuracy,
-    agreement,
     calibration,
     detection_rate,
+    human_agreement,
     macro_f1,
-    macro_f1s,
     per_class,
 )
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 
 CLASSES = ["goodness", "humor", "sarcasm", "neutral"]
 
@@ -91,7 +89,13 @@ def test_precision_and_recall_are_scikit_learns() -> None:
         assert column == pytest.approx(theirs.tolist())
 
 
-def asked(clusters: int, seed: int, ease: tuple[float, ...] = (1.5, 0.3)) -> list[Labels]:
+def resampled(
+    seed: int = 0, resamples: int = 10_000, **cells: Labels
+) -> ResampledMetrics[tuple[str, str]]:
+    return ResampledMetrics(label_metrics(cells), seed, resamples)
+
+
+def answered(clusters: int, seed: int, ease: tuple[float, ...] = (1.5, 0.3)) -> list[Labels]:
     """Conditions in which four personas answer the same items; some items are harder than others.
 
     ``ease`` is the log odds of being recognised in each condition, on an item of middling ease.
@@ -109,13 +113,13 @@ def asked(clusters: int, seed: int, ease: tuple[float, ...] = (1.5, 0.3)) -> lis
 
 
 def test_the_cluster_interval_covers_the_truth_and_the_row_interval_does_not() -> None:
-    studies, truth = 300, [macro_f1(x.true, x.predicted).value for x in asked(60_000, 1_000_000)]
+    studies, truth = 300, [macro_f1(x.true, x.predicted).value for x in answered(60_000, 1_000_000)]
     covered = {"one": 0, "difference": 0, "rows": 0}
     for seed in range(studies):
-        chat, email = asked(40, seed)
-        drawn = Resampling({"chat": chat, "email": email}, seed, resamples=600)
-        one = drawn.estimate(macro_f1s, "email")
-        change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "chat", "email")
+        chat, email = answered(40, seed)
+        drawn = resampled(seed, 600, chat=chat, email=email)
+        one = drawn.estimate(("email", "macro_f1"))
+        change = drawn.difference(("email", "macro_f1"), ("chat", "macro_f1")).change
         rows = macro_f1(email.true, email.predicted, seed, resamples=600)
         covered["one"] += one.low <= truth[1] <= one.high
         covered["difference"] += change.low <= truth[1] - truth[0] <= change.high
@@ -126,12 +130,12 @@ def test_the_cluster_interval_covers_the_truth_and_the_row_interval_does_not() -
 
 
 def test_differences_over_the_same_items_are_paired() -> None:
-    chat, email = asked(60, 7)
+    chat, email = answered(60, 7)
     elsewhere = Labels(email.true, email.predicted, [f"other {item}" for item in email.cluster])
 
     def width(second: Labels) -> float:
-        drawn = Resampling({"chat": chat, "email": second})
-        change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "chat", "email")
+        drawn = resampled(chat=chat, email=second)
+        change = drawn.difference(("email", "macro_f1"), ("chat", "macro_f1")).change
         assert change.value == pytest.approx(
             macro_f1(email.true, email.predicted).value - macro_f1(chat.true, chat.predicted).value
         )
@@ -141,14 +145,13 @@ def test_differences_over_the_same_items_are_paired() -> None:
 
 
 def test_the_same_cell_twice_differs_by_nothing() -> None:
-    chat = asked(20, 1)[0]
-    drawn = Resampling({"a": chat, "b": chat})
-    change = drawn.estimate(lambda a, b: macro_f1s(b) - macro_f1s(a), "a", "b")
+    chat = answered(20, 1)[0]
+    change = resampled(a=chat, b=chat).difference(("b", "macro_f1"), ("a", "macro_f1")).change
     assert (change.value, change.low, change.high) == (0, 0, 0)
 
 
 def test_resampling_clusters_is_drawing_items_one_by_one() -> None:
-    cell = asked(30, 4)[1]
+    cell = answered(30, 4)[1]
     rows = {
         item: [i for i, each in enumerate(cell.cluster) if each == item] for item in cell.cluster
     }
@@ -157,22 +160,22 @@ def test_resampling_clusters_is_drawing_items_one_by_one() -> None:
         drawn = [i for item in rng.choice(list(rows), len(rows)) for i in rows[item]]
         true, found = [cell.true[i] for i in drawn], [cell.predicted[i] for i in drawn]
         scores.append(macro_f1(true, found, resamples=1).value)
-    ours = macro_f1s(Resampling({"cell": cell}).confusions("cell"))[1:]
+    ours = resampled(cell=cell).replicates(("cell", "macro_f1"))[1:]
     assert np.mean(ours) == pytest.approx(np.mean(scores), abs=0.003)
     assert np.std(ours) == pytest.approx(np.std(scores), rel=0.08)
 
 
 def test_an_interval_depends_on_the_seed_and_the_items_alone() -> None:
-    chat, email = asked(20, 1)
-    twice = [Resampling({"a": chat, "b": email}, seed=5), Resampling({"b": email, "a": chat}, 5)]
-    first, second = (drawn.estimate(macro_f1s, "b") for drawn in twice)
+    chat, email = answered(20, 1)
+    twice = [resampled(5, a=chat, b=email), resampled(5, b=email, a=chat)]
+    first, second = (drawn.estimate(("b", "macro_f1")) for drawn in twice)
     assert first == second
-    assert Resampling({"b": email}, seed=6).estimate(macro_f1s, "b") != first
+    assert resampled(6, b=email).estimate(("b", "macro_f1")) != first
 
 
 def test_a_cell_with_few_texts_is_scored_over_the_resamples_that_hold_one() -> None:
     few = Labels(["humor", "humor"], ["humor", "neutral"], ["item-0", "item-1"])
-    estimate = Resampling({"few": few, "chat": asked(40, 1)[0]}).estimate(accuracies, "few")
+    estimate = resampled(few=few, chat=answered(40, 1)[0]).estimate(("few", "accuracy"))
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0, 1)
 
 
@@ -198,8 +201,8 @@ def test_kappa_worked_by_hand() -> None:
     # 4 of 6 agree; by chance (3/6 * 3/6 + 3/6 * 3/6) = 1/2 would
     said = [True, True, False, True, False, False]
     seen = [True, True, True, False, False, False]
-    found = agreement(said, seen)
+    found = human_agreement(said, seen)
     assert found.kappa == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))
     assert (found.present.hits, found.present.n) == (2, 3)
     assert (found.absent.hits, found.absent.n) == (1, 3)
-    assert agreement([True, True], [True, True]).kappa is None
+    assert human_agreement([True, True], [True, True]).kappa is None

@@ -1,4 +1,4 @@
-"""Tool-call health: do agents still write calls that can be read, and get to the end?"""
+"""Tool-call health: do agents still write calls that parse, and finish the job?"""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.stats.metrics import Metric, ratio
 
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
-"""As `Store.turns` gives them: by (cell, persona, item, sample)."""
+"""As `Store.turns` returns them."""
 SHARES = ("well_formed", "yield", "forced", "unforced")
-MEASURES = ("well_formed", "malformed", "yield", "forced", "unforced", "steps")
-COUNTED = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
-"""What is counted of each rollout, from which the measures are ratios."""
+HEALTH = ("well_formed", "malformed", "yield", "forced", "unforced", "steps")
+COUNTS = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
+"""What is counted in each rollout; the metrics are ratios of these."""
 
 
-def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
-    """The measures of one agentic cell's rollouts.
+def health_metrics(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
+    """The metrics `HEALTH` of one agentic cell's rollouts.
 
     ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
-    parse rate; without a grammar it is the model's own doing. ``malformed``: the other replies, per
+    parse rate; without a grammar the model alone decides it. ``malformed``: the other replies, per
     rollout. ``yield``: share of rollouts that sent an email. ``forced``: share of rollouts whose
-    email the grammar demanded, ``unforced``: that sent one without that. ``steps``: replies per
-    rollout.
+    email the grammar demanded, ``unforced``: share that sent one without that. ``steps``: replies
+    per rollout.
     """
     cluster = [cluster_of(row) for row in rows]
-    counted = [_counts(row, turns.get(row.key, ())) for row in rows]
-    values = np.array(counted, dtype=np.float64).reshape(-1, len(COUNTED))
-    column = {name: number for number, name in enumerate(COUNTED)}
+    counts = [_counts(row, turns.get(row.key, ())) for row in rows]
+    values = np.array(counts, dtype=np.float64).reshape(-1, len(COUNTS))
+    column = {name: number for number, name in enumerate(COUNTS)}
 
     def per_rollout(name: str, share: bool = True) -> Metric:
-        return ratio(cluster, values, column[name], column["rollouts"], len(rows), share=share)
+        observations = len(rows) if share else None
+        return ratio(cluster, values, column[name], column["rollouts"], observations)
 
     formed, replies = column["well_formed"], column["replies"]
-    n_replies = max(int(values[:, replies].sum()), 1)
+    reply_count = max(int(values[:, replies].sum()), 1)
     return {
-        "well_formed": ratio(cluster, values, formed, replies, n_replies),
+        "well_formed": ratio(cluster, values, formed, replies, reply_count),
         "malformed": per_rollout("malformed", share=False),
         "yield": per_rollout("sent"),
         "forced": per_rollout("forced"),
@@ -49,7 +50,7 @@ def health_measures(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
 
 
 def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
-    """`COUNTED` of one rollout."""
+    """`COUNTS` of one rollout."""
     # the block that ends the job is a reply without a tool call and yet well formed
     malformed = sum(turn.tool is None for turn in turns) - (row.outcome == Outcome.NO_EMAIL)
     sent = row.outcome == Outcome.SENT

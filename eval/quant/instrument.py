@@ -1,4 +1,4 @@
-"""The classifier as an instrument: what its own quantization does to what is measured."""
+"""The classifier as an instrument: what its quantization does to what it measures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.stats.classification import Counts, Labels, accuracies
-from charprobe_lite.eval.stats.metrics import Metric, PairedDifference, ResampledMetrics, character
+from charprobe_lite.eval.stats.classification import Labels, accuracies, kappas, macro_f1s
+from charprobe_lite.eval.stats.metrics import (
+    PairedDifference,
+    ResampledMetrics,
+    label_metric,
+    label_names,
+)
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,7 @@ class ClassifierAgreement:
     """The classifier in full precision and quantized, on the same ``n`` texts.
 
     ``agreement``: share of texts with the same label; ``kappa`` corrects it for chance, None where
-    both give one label to everything. ``f1``: macro-F1 of the quantized one minus that of the
-    other.
+    both give one label to every text. ``f1``: macro-F1 of the quantized one minus the other's.
     """
 
     n: int
@@ -51,36 +52,22 @@ def compare_classifiers(
     """
     if not full.true:
         raise ValueError("no text to compare the classifiers on")
-    n, personas = len(full.true), sorted(set(full.true))
-    both = character(Labels(full.predicted, quantized, full.cluster), [], n, several=False)
-    labels = {*full.predicted, *quantized}
-    measures = {
-        "full": character(full, personas, n, several=True),
-        "quantized": character(
-            Labels(full.true, quantized, full.cluster), personas, n, several=True
-        ),
-        "agreement": both,
-        "kappa": Metric(both.cluster, both.values, _kappas_of(len(labels)), n, share=False),
-    }
-    measured = ResampledMetrics(measures, seed, resamples)
+    n = len(full.true)
+    other = Labels(full.true, quantized, full.cluster)
+    both = Labels(full.predicted, quantized, full.cluster)
+    resampled = ResampledMetrics(
+        {
+            "full": label_metric(full, label_names([full]), macro_f1s, n),
+            "quantized": label_metric(other, label_names([other]), macro_f1s, n),
+            "agreement": label_metric(both, label_names([both]), accuracies, n),
+            "kappa": label_metric(both, label_names([both]), kappas),
+        },
+        seed,
+        resamples,
+    )
     return ClassifierAgreement(
         n=n,
-        agreement=measured.estimate("agreement"),
-        kappa=measured.estimate("kappa") if "kappa" in measured else None,
-        f1=measured.difference("quantized", "full", margin),
+        agreement=resampled.estimate("agreement"),
+        kappa=resampled.estimate("kappa") if "kappa" in resampled else None,
+        f1=resampled.difference("quantized", "full", margin),
     )
-
-
-def kappas(counts: Counts) -> NDArray[np.float64]:
-    """Cohen's kappa (n,) of confusion matrices (n, labels, labels); Cohen 1960, EPM 20:37.
-
-    Not a number where chance alone would agree on everything.
-    """
-    total = counts.sum(axis=(1, 2))
-    chance = (counts.sum(axis=1) * counts.sum(axis=2)).sum(axis=1) / total**2
-    room = 1 - chance
-    return np.asarray((accuracies(counts) - chance) / np.where(room > 1e-12, room, np.nan))
-
-
-def _kappas_of(labels: int) -> Any:
-    return lambda sums: kappas(sums.reshape(-1, labels, labels))

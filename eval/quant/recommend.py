@@ -12,71 +12,68 @@ TOO_FEW = "too few prompts and scenarios were asked"
 
 
 def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
-    """The smallest file that keeps the character within the margin in every condition asked.
+    """The smallest file that keeps the character within the margin in every condition.
 
-    A file keeps it where in each condition of the most trained stage no more than the margin is
-    lost (`PairedDifference.non_inferior`); it loses it where one condition shows a larger loss. A
-    file that is shown to lose more than the margin of the emails that F16's agents send unforced is
-    left out: what is in character and does not get the work done is no file to take.
+    A file keeps it where no condition of the most trained stage loses more than the margin
+    (`PairedDifference.non_inferior`); it loses it where one condition shows a larger loss. A file
+    is left out if it is shown to lose more than the margin of the emails that F16's agents send
+    unforced: an agent in character that does not do its job is no use.
     """
     files = sorted(
-        (each for each in quants if each.record.quant != REFERENCE),
-        key=lambda each: each.record.bytes,
+        (quant for quant in quants if quant.record.quant != REFERENCE),
+        key=lambda quant: quant.record.bytes,
     )
-    whole = [each for each in quants if each.record.quant == REFERENCE]
-    asked = [cell.condition for cell in whole[0].trained_cells]
-    if not files or not asked:
+    reference = next(quant for quant in quants if quant.record.quant == REFERENCE)
+    conditions = [cell.condition for cell in reference.trained_cells]
+    if not files or not conditions:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
-    character = [(each, keeps(each, len(asked))) for each in files]
-    verdicts = [(each, False if lost_work(each) else verdict) for each, verdict in character]
-    left_out = _left_out([each for each, verdict in character if verdict is not False])
-    kept = [each for each, verdict in verdicts if verdict]
-    within = f"the character within {margin:g} of {REFERENCE} in {_listed(asked)}"
-    if kept:
-        smaller = [each for each, verdict in verdicts[: files.index(kept[0])] if verdict is None]
-        best = f"Take {_file(kept[0])}: the smallest file that keeps {within}"
-        return f"{best}{_open(smaller)}{left_out}."
-    undecided = [each for each, verdict in verdicts if verdict is None]
+    character = [keeps_character(file, len(conditions)) for file in files]
+    verdicts = [
+        False if loses_emails(file) else verdict
+        for file, verdict in zip(files, character, strict=True)
+    ]
+    left_out = _left_out([f for f, v in zip(files, character, strict=True) if v is not False])
+    goal = f"the character within {margin:g} of {REFERENCE} in {_listed(conditions)}"
+    undecided = [f for f, verdict in zip(files, verdicts, strict=True) if verdict is None]
+    if True in verdicts:
+        position = verdicts.index(True)
+        best = f"Take {_file(files[position])}: the smallest file that keeps {goal}"
+        return f"{best}{_open([f for f in undecided if f in files[:position]])}{left_out}."
     if undecided:
         return (
-            f"Not decided: no file is shown to keep {within}, and {TOO_FEW} to say that "
-            f"{_listed([each.name for each in undecided])} {_do(undecided)} not{_more(undecided)}"
+            f"Not decided: no file is shown to keep {goal}, and {TOO_FEW} to say that "
+            f"{_listed([file.name for file in undecided])} {_do(undecided)} not{_more(undecided)}"
             f"{left_out}."
         )
-    somewhere = asked[0] if len(asked) == 1 else f"at least one of {_listed(asked)}"
-    work = f", or its agents' work{left_out}" if left_out else ""
-    return f"Keep {REFERENCE}: every other file loses more than {margin:g} in {somewhere}{work}."
+    place = conditions[0] if len(conditions) == 1 else f"at least one of {_listed(conditions)}"
+    emails = f", or its agents' work{left_out}" if left_out else ""
+    return f"Keep {REFERENCE}: every other file loses more than {margin:g} in {place}{emails}."
 
 
-def keeps(quant: QuantScore, conditions: int) -> bool | None:
-    """Whether the character is kept in all ``conditions``; None where one is not decided."""
-    verdicts = [
-        cell.difference.non_inferior if cell.difference else None for cell in quant.trained_cells
-    ]
+def keeps_character(quant: QuantScore, conditions: int) -> bool | None:
+    """Whether the character is kept in all ``conditions``; None if one is undecided."""
+    differences = [cell.difference for cell in quant.trained_cells]
+    verdicts = [difference and difference.non_inferior for difference in differences]
     if False in verdicts:
         return False
     return True if verdicts and all(verdicts) and len(verdicts) == conditions else None
 
 
-def lost_work(quant: QuantScore) -> CellQuality | None:
+def loses_emails(quant: QuantScore) -> CellQuality | None:
     """A cell whose agents are shown to send fewer emails unforced, by more than the margin."""
-    return next(
-        (
-            cell
-            for cell in quant.trained_cells
-            if cell.unforced and cell.unforced.non_inferior is False
-        ),
-        None,
-    )
+    for cell in quant.trained_cells:
+        if cell.unforced and cell.unforced.non_inferior is False:
+            return cell
+    return None
 
 
 def _left_out(files: Sequence[QuantScore]) -> str:
-    """Those that do not get the work done, of files that may keep the character."""
+    """Of files that may keep the character, those whose agents send too few emails."""
     shares = []
-    for each in files:
-        if (cell := lost_work(each)) and cell.unforced:
-            own, change = cell.health["unforced"].value.value, cell.unforced.change.value
-            shares.append(f"{each.name} {own:.0%} ({REFERENCE} {own - change:.0%})")
+    for file in files:
+        if (cell := loses_emails(file)) and cell.unforced:
+            share, change = cell.health["unforced"].value.value, cell.unforced.change.value
+            shares.append(f"{file.name} {share:.0%} ({REFERENCE} {share - change:.0%})")
     return f"; left out, as agents send few emails unforced: {_listed(shares)}" if shares else ""
 
 
@@ -87,10 +84,10 @@ def _file(quant: QuantScore) -> str:
 
 
 def _open(smaller: Sequence[QuantScore]) -> str:
-    """What is not known of smaller files."""
+    """The question that smaller files leave open."""
     if not smaller:
         return ""
-    names = _listed([each.name for each in smaller])
+    names = _listed([file.name for file in smaller])
     return f"; {TOO_FEW} to say whether {names} {_do(smaller)}{_more(smaller)}"
 
 
@@ -101,8 +98,8 @@ def _more(undecided: Sequence[QuantScore]) -> str:
     than the room between the estimate and the margin.
     """
     factors = []
-    for each in undecided:
-        needed = [_times(cell.difference) for cell in each.trained_cells if cell.difference]
+    for file in undecided:
+        needed = [_times(cell.difference) for cell in file.trained_cells if cell.difference]
         if needed and None not in needed:
             factors.append(max(times for times in needed if times is not None))
     if not factors:

@@ -1,13 +1,13 @@
-"""The numbers of a quantization study as tables, on the page and as files."""
+"""The numbers of a quantization study as tables, for a terminal, a page and files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.score import QuantScore
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 Record = dict[str, Any]
@@ -16,7 +16,7 @@ FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")
 
 @dataclass(frozen=True)
 class Table:
-    """Records with the same fields; ``figure`` is the one that shows them, "" for none."""
+    """Records with the same fields; ``figure`` is the one that shows them, "" without a figure."""
 
     name: str
     figure: str
@@ -26,12 +26,13 @@ class Table:
 
 def quant_tables(study: QuantStudy) -> list[Table]:
     """The tables that the study has numbers for."""
-    made = [
+    size, difference, kl = "quant-size", "quant-difference", "quant-kl"
+    tables = [
         Table("quant-types", "", "What each file costs", _costs(study.quants)),
-        Table("quant-size", "quant-size", "Quality against size", _levels(study)),
-        Table("quant-difference", "quant-difference", "Differences from F16", _differences(study)),
-        Table("quant-kl", "quant-kl", "Fidelity to F16 by kind of text", _fidelity(study.quants)),
-        Table("quant-health", "", "Tool-call health", _health(study.quants)),
+        Table(size, size, "Quality against size", _levels(study)),
+        Table(difference, difference, "Differences from F16", _differences(study)),
+        Table(kl, kl, "Fidelity to F16 by kind of text", _fidelity(study.quants)),
+        Table("quant-health", "", "Tool-call health", _health(study)),
         Table("quant-trend", "", "Does it fall with the bits? (Page's test)", _trends(study)),
         Table("quant-contrast", "", "Does character fall faster than capability?", _rates(study)),
         Table(
@@ -42,20 +43,38 @@ def quant_tables(study: QuantStudy) -> list[Table]:
         ),
         Table("quant-classifier", "", "The classifier's own quantization", _classifier(study)),
     ]
-    return [table for table in made if table.records]
+    return [table for table in tables if table.records]
+
+
+def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Records as people read them: rounded, an interval next to its value."""
+    return [
+        {
+            name.replace("macro_f1", "macro-F1").replace("_", " "): _readable_value(value)
+            + _readable_interval(record, name)
+            for name, value in record.items()
+            if not name.endswith(("low", "high"))
+        }
+        for record in records
+    ]
+
+
+def rounded(value: float) -> str:
+    """Three decimals, or two digits where that would leave none (KL divergences, p-values)."""
+    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"
 
 
 def _costs(quants: Sequence[QuantScore]) -> list[Record]:
     return [
         {
-            **_file(each),
-            "bits_per_weight": each.record.bits_per_weight,
-            "megabytes": each.record.bytes / 1e6,
-            "weights_stored_as": ", ".join(_shares(each)),
-            "tokens_per_second": each.record.tokens_per_second,
-            "peak_megabytes": each.record.peak_bytes and each.record.peak_bytes / 1e6,
+            **_file(quant),
+            "bits_per_weight": quant.record.bits_per_weight,
+            "megabytes": quant.record.bytes / 1e6,
+            "weights_stored_as": ", ".join(_shares(quant)),
+            "tokens_per_second": quant.record.tokens_per_second,
+            "peak_megabytes": quant.record.peak_bytes and quant.record.peak_bytes / 1e6,
         }
-        for each in quants
+        for quant in quants
     ]
 
 
@@ -67,17 +86,20 @@ def _shares(quant: QuantScore) -> list[str]:
     return [f"{name} {count / total:.0%}" for name, count in ordered]
 
 
+def _cells(study: QuantStudy) -> Iterator[tuple[QuantScore, CellQuality]]:
+    return ((quant, cell) for quant in study.quants for cell in quant.trained_cells)
+
+
 def _levels(study: QuantStudy) -> list[Record]:
     return [
         {
             **_file(quant),
             "condition": cell.condition,
             "bits_per_weight": quant.record.bits_per_weight,
-            **_numbers(study.measure, level),
+            **_numbers(study.metric, level),
             "samples": cell.score.n,
         }
-        for quant in study.quants
-        for cell in quant.trained_cells
+        for quant, cell in _cells(study)
         if (level := cell.score.headline) is not None
     ]
 
@@ -87,18 +109,17 @@ def _differences(study: QuantStudy) -> list[Record]:
         {
             **_file(quant),
             "condition": cell.condition,
-            "measure": measure,
-            **_numbers("difference", found.change),
-            "inner_90_low": found.interval_90[0],
-            "inner_90_high": found.interval_90[1],
+            "measure": metric,
+            **_numbers("difference", difference.change),
+            "inner_90_low": difference.interval_90[0],
+            "inner_90_high": difference.interval_90[1],
             "margin": study.margin,
-            "equivalent": _verdict(found.equivalent),
-            "kept": _verdict(found.non_inferior),
+            "equivalent": _verdict(difference.equivalent),
+            "kept": _verdict(difference.non_inferior),
         }
-        for quant in study.quants
-        for cell in quant.trained_cells
-        for measure, found in ((study.measure, cell.difference), ("unforced", cell.unforced))
-        if found is not None
+        for quant, cell in _cells(study)
+        for metric, difference in ((study.metric, cell.difference), ("unforced", cell.unforced))
+        if difference is not None
     ]
 
 
@@ -113,66 +134,62 @@ def _fidelity(quants: Sequence[QuantScore]) -> list[Record]:
     return records
 
 
-def _health(quants: Sequence[QuantScore]) -> list[Record]:
-    records = []
-    for quant in quants:
-        for cell in quant.trained_cells:
-            for name, quality in cell.health.items():
-                change = quality.difference.change if quality.difference else None
-                records.append(
-                    {
-                        **_file(quant),
-                        "condition": cell.condition,
-                        "what": name,
-                        **_numbers("value", quality.value),
-                        **_numbers("difference", change),
-                    }
-                )
-    return records
+def _health(study: QuantStudy) -> list[Record]:
+    return [
+        {
+            **_file(quant),
+            "condition": cell.condition,
+            "what": name,
+            **_numbers("value", estimate.value),
+            **_numbers("difference", estimate.difference.change if estimate.difference else None),
+        }
+        for quant, cell in _cells(study)
+        for name, estimate in cell.health.items()
+    ]
 
 
 def _trends(study: QuantStudy) -> list[Record]:
-    return [each.as_json() for each in study.trends]
+    return [trend.as_json() for trend in study.trends]
 
 
 def _rates(study: QuantStudy) -> list[Record]:
     return [
         {
-            "lora": each.lora,
-            "condition": each.condition,
-            "capability": each.capability,
-            "of": each.of,
-            **_numbers("character_per_halving", each.character.standardised),
-            **_numbers("capability_per_halving", each.other.standardised),
-            **_numbers("difference", each.ahead),
-            "character_falls_faster": _verdict(each.falls_faster),
+            "lora": contrast.lora,
+            "condition": contrast.condition,
+            "capability": contrast.capability,
+            "of": contrast.of,
+            **_numbers("character_per_halving", contrast.character.standardised),
+            **_numbers("capability_per_halving", contrast.other.standardised),
+            **_numbers("difference", contrast.difference),
+            "character_falls_faster": _verdict(contrast.falls_faster),
         }
-        for each in study.contrasts
+        for contrast in study.contrasts
     ]
 
 
 def _correlations(study: QuantStudy) -> list[Record]:
     return [
         {
-            "texts": each.text,
-            "condition": each.condition,
-            "files": each.points,
-            **_numbers("correlation", each.correlation),
+            "texts": kl.text,
+            "condition": kl.condition,
+            "files": kl.points,
+            **_numbers("correlation", kl.correlation),
         }
-        for each in study.kl
+        for kl in study.kl_correlations
     ]
 
 
 def _classifier(study: QuantStudy) -> list[Record]:
-    found = study.classifier
-    if found is None:
+    agreement = study.classifier
+    if agreement is None:
         return []
     return [
         {
-            "texts": found.n,
-            **_numbers("agreement", found.agreement),
-            **_numbers("kappa", found.kappa),
-            **_numbers("macro_f1_difference", found.f1.change),
+            "texts": agreement.n,
+            **_numbers("agreement", agreement.agreement),
+            **_numbers("kappa", agreement.kappa),
+            **_numbers("macro_f1_difference", agreement.f1.change),
         }
     ]
 
@@ -182,7 +199,7 @@ def _file(quant: QuantScore) -> Record:
 
 
 def _numbers(name: str, estimate: Estimate | None) -> Record:
-    """A value with the ends of its interval, as `tables` names them."""
+    """A value with the ends of its interval, as `readable` expects them."""
     prefix = "" if name == "value" else f"{name}_"
     value, low, high = (estimate.value, *estimate.ends) if estimate else (None, None, None)
     return {name: value, f"{prefix}low": low, f"{prefix}high": high}
@@ -192,32 +209,15 @@ def _verdict(verdict: bool | None) -> str:
     return {True: "yes", False: "no", None: "not decided"}[verdict]
 
 
-def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Records as people read them: rounded, and an interval's ends behind its value."""
-    return [
-        {
-            name.replace("macro_f1", "macro-F1").replace("_", " "): _shown(value)
-            + _interval(record, name)
-            for name, value in record.items()
-            if not name.endswith(("low", "high"))
-        }
-        for record in records
-    ]
-
-
-def _interval(record: Mapping[str, Any], name: str) -> str:
+def _readable_interval(record: Mapping[str, Any], name: str) -> str:
     prefix = "" if name in ("value", "right") else f"{name}_"
     low, high = record.get(f"{prefix}low"), record.get(f"{prefix}high")
-    return "" if low is None or high is None else f" [{_shown(low)}, {_shown(high)}]"
+    if low is None or high is None:
+        return ""
+    return f" [{_readable_value(low)}, {_readable_value(high)}]"
 
 
-def _shown(value: Any) -> str:
-    """A table's value as people read it."""
+def _readable_value(value: Any) -> str:
     if value is None:
         return "-"
     return rounded(value) if isinstance(value, float) else str(value)
-
-
-def rounded(value: float) -> str:
-    """Three decimals, or two digits where that would leave none (KL divergences, p-values)."""
-    return f"{value:.2g}" if 0 < abs(value) < 0.001 else f"{value:.3f}"

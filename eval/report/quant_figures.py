@@ -41,7 +41,7 @@ class Point:
 
 def quant_drawings(study: QuantStudy) -> list[Drawing]:
     """The figures that the study has numbers for."""
-    measure = study.measure.replace("macro_f1", "macro-F1").replace("_", " ")
+    measure = study.metric.replace("macro_f1", "macro-F1").replace("_", " ")
     made = [
         Drawing(
             "quant-size",
@@ -139,7 +139,9 @@ def divergences(study: QuantStudy, measure: str, theme: Theme) -> Any:
         for point, divergence in points:
             _mark(axis, point, theme, xerr=whiskers([divergence]))
         _divergence_axis(axis)
-        found = next((k for k in study.kl if (k.text, k.condition) == (kind, title)), None)
+        found = next(
+            (k for k in study.kl_correlations if (k.text, k.condition) == (kind, title)), None
+        )
         axis.set_title(shown(title), loc="left")
         if found:
             rho = found.correlation

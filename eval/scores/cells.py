@@ -7,37 +7,42 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell, Row
+from charprobe_lite.eval.conditions import calls_tools
+from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores import gap
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import (
     Calibration,
     Confusion,
     Labels,
-    Resampling,
-    accuracies,
     accuracy,
     calibration,
     confusion,
     detection_rate,
     macro_f1,
-    macro_f1s,
     per_class,
+)
+from charprobe_lite.eval.stats.metrics import (
+    ResampledMetrics,
+    class_intervals,
+    label_metrics,
+    label_names,
 )
 
 
 @dataclass(frozen=True)
 class CellScore:
-    """The scores of one cell, for one persona or for several together.
+    """The scores of one cell, for one persona or for a group of them.
 
     ``n`` counts samples; in the base stage all personas share them. ``yield_`` is the share of
     rollouts that sent an email, ``forced`` the number of emails that the grammar demanded; both
-    None outside agentic conditions. ``started`` counts the rollouts that ended, in whatever way.
+    None where no tool is called. ``started`` counts the rollouts that ended, with or without text.
 
-    For one persona ``detection_rate`` is its recall; for several it is the share of rows
-    classified as their own persona. ``macro_f1``, ``confusion`` and ``retention`` stand only for
-    several; ``f1`` and ``precision`` only for one of several. ``bounds`` are those of
-    `gap.bounds`, of macro-F1 or, for one persona, of the detection rate. ``calibration`` asks
-    whether probabilities are right about the checkpoint's persona; an untrained one has none.
+    For one persona ``detection_rate`` is its recall; for a group it is the share of rows predicted
+    as their persona. Only a group has ``macro_f1``, ``confusion`` and ``retention``; only one
+    persona of a group has ``f1`` and ``precision``. ``bounds`` (see `gap.bounds`) are those of
+    macro-F1 or, for one persona, of the detection rate. ``calibration`` compares probabilities
+    with the checkpoint's persona; an untrained checkpoint has none.
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
     per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
@@ -74,7 +79,7 @@ class CellScore:
 
     @property
     def label(self) -> str:
-        """The condition, and how tool calls were asked for."""
+        """The condition and how tool calls are written, see `Cell.label`."""
         return Cell(
             self.base, self.stage, self.condition, self.quant, self.format, self.grammar
         ).label
@@ -95,54 +100,55 @@ class CellScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that is computed of a study.
+    """All scores of a study.
 
-    ``by_cell``: one score per cell; ``by_persona``: one per cell and persona, the same list for one
-    persona. ``resampling`` and ``labels`` hold the cells that have a classified sample, for
-    comparisons of one's own.
+    ``by_cell``: one per cell; ``by_persona``: one per cell and persona, the same list for one
+    persona. ``resampled`` has ``(cell, "macro_f1")`` and ``(cell, "accuracy")`` of the cells in
+    ``labels``, those with a classified sample, for further comparisons.
     """
 
     by_cell: list[CellScore]
     by_persona: list[CellScore]
     comparison: gap.Comparison
-    resampling: Resampling[Cell]
+    resampled: gap.CellMetrics
     labels: dict[Cell, Labels]
 
 
 def score_study(
     rows: Sequence[Row], cells: Sequence[Cell], personas: Sequence[str], seed: int
 ) -> Scores:
-    """Scores of ``cells`` over ``rows``, with the study's ``seed`` for the resampling."""
+    """Scores of ``cells`` over ``rows``, resampled with the study's ``seed``."""
     labels = gap.labels_of([row for row in rows if row.cell in cells], personas)
-    resampling = Resampling(labels, seed)
-    comparison = gap.compare(resampling, list(labels), several=len(personas) > 1)
-    merged, single = [], []
+    names = label_names(labels.values())
+    resampled = ResampledMetrics(label_metrics(labels, names), seed)
+    comparison = gap.compare(resampled, list(labels), gap.headline_metric(personas))
+    by_cell, by_persona = [], []
     for cell in cells:
-        own = [row for row in rows if row.cell == cell and row.persona in ("", *personas)]
-        each = _one_by_one(cell, own, personas, resampling)
-        single += each
+        cell_rows = [row for row in rows if row.cell == cell and row.persona in ("", *personas)]
+        singles = _persona_scores(cell, cell_rows, personas, resampled, names)
+        by_persona += singles
         if len(personas) == 1:
-            merged += each
+            by_cell += singles
             continue
-        score = _counted(cell, own, personas)
+        score = _counts(cell, cell_rows, personas)
         if cell in labels:
-            score = _together(score, labels[cell], resampling, cell, seed)
-        merged.append(replace(score, retention=comparison.retention.get(cell)))
-    return Scores(merged, single, comparison, resampling, labels)
+            score = _with_macro_f1(score, cell, labels[cell], resampled, seed)
+        by_cell.append(replace(score, retention=comparison.retention.get(cell)))
+    return Scores(by_cell, by_persona, comparison, resampled, labels)
 
 
-def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
-    """What needs no interval."""
-    agentic = cell.condition.startswith("agentic")
-    sent = sum(row.outcome == "sent" for row in rows)
-    known = [
+def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
+    """The scores that need no resamples."""
+    agentic = calls_tools(cell.condition)
+    sent = sum(row.outcome == Outcome.SENT for row in rows)
+    classified = [
         (persona, row.probabilities)
         for persona in personas
         for row in rows
         if row.probabilities and row.persona in ("", persona)
     ]
-    own = [probabilities[persona] for persona, probabilities in known]
-    calibrated = known and all(row.persona for row in rows)
+    true = [probabilities[persona] for persona, probabilities in classified]
+    trained = classified and all(row.persona for row in rows)
     return CellScore(
         base=cell.base,
         stage=cell.stage,
@@ -153,20 +159,20 @@ def _counted(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSc
         started=len(rows),
         yield_=sent / len(rows) if agentic and rows else None,
         forced=sum(row.forced for row in rows) if agentic else None,
-        mean_probability=sum(own) / len(own) if own else None,
-        bounds=gap.bounds(rows, personas, several=len(personas) > 1),
-        calibration=calibration(*zip(*known, strict=True)) if calibrated else None,
+        mean_probability=sum(true) / len(true) if true else None,
+        bounds=gap.bounds(rows, personas),
+        calibration=calibration(*zip(*classified, strict=True)) if trained else None,
         format=cell.format,
         grammar=cell.grammar,
         lora=cell.lora,
     )
 
 
-def _together(
-    score: CellScore, labels: Labels, resampling: Resampling[Cell], cell: Cell, seed: int
+def _with_macro_f1(
+    score: CellScore, cell: Cell, labels: Labels, resampled: gap.CellMetrics, seed: int
 ) -> CellScore:
-    """``score`` with what several personas are measured by."""
-    rate, macro = (resampling.estimate(each, cell) for each in (accuracies, macro_f1s))
+    """``score`` with the metrics of a group of personas."""
+    rate, macro = (resampled.estimate((cell, name)) for name in ("accuracy", "macro_f1"))
     names, counts = confusion(labels.true, labels.predicted)
     return replace(
         score,
@@ -180,51 +186,53 @@ def _together(
     )
 
 
-def _one_by_one(
-    cell: Cell, rows: Sequence[Row], personas: Sequence[str], resampling: Resampling[Cell]
+def _persona_scores(
+    cell: Cell,
+    rows: Sequence[Row],
+    personas: Sequence[str],
+    resampled: gap.CellMetrics,
+    names: Sequence[str],
 ) -> list[CellScore]:
-    """One score per persona; with several, each also has its F1 and precision among them."""
+    """One score per persona; one of a group also has its F1 and precision among them."""
     labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
     classes = per_class(labels.true, labels.predicted)
-    intervals = resampling.class_scores(cell) if classes else {}
-    found = []
+    intervals = class_intervals(resampled, (cell, "accuracy"), names) if classes else {}
+    scores = []
     for persona in personas:
-        own = [row for row in rows if row.persona in ("", persona)]
-        score = _counted(cell, own, [persona])
+        samples = [row for row in rows if row.persona in ("", persona)]
+        score = _counts(cell, samples, [persona])
         if persona in classes:
-            f1, recall = intervals[persona]
-            predicted = [row.prediction for row in own if row.prediction is not None]
-            wilson = detection_rate(predicted, persona)
-            repeated = len({gap.cluster_of(row) for row in own}) < len(own)
+            predicted = [row.prediction for row in samples if row.prediction is not None]
+            wilson, interval = detection_rate(predicted, persona), intervals[persona]
+            repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
             score = replace(
                 score,
                 detection_rate=wilson.value,
-                ci=(recall if repeated else wilson).ends,
+                ci=(interval.recall if repeated else wilson).ends,
                 ci_rows=wilson.ends,
             )
             if len(personas) > 1:
-                precision = classes[persona].precision
+                f1, precision = interval.f1, classes[persona].precision
                 score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
-        found.append(score)
-    return found
+        scores.append(score)
+    return scores
 
 
 def scores_by_quant(scores: Scores) -> dict[str, Scores]:
-    """The scores of each quant type; what no model wrote stands with the first."""
+    """The scores of each quant type; cells without a model belong to the first."""
     quants = list(dict.fromkeys(score.quant for score in scores.by_cell if score.quant)) or [""]
 
-    def of(quant: str) -> Scores:
-        there = ("", quant) if quant == quants[0] else (quant,)
-        comparison = replace(
-            scores.comparison,
-            steps=[each for each in scores.comparison.steps if each.after.quant in there],
-            stages=[each for each in scores.comparison.stages if each.after.quant in there],
+    def select(quant: str) -> Scores:
+        names = ("", quant) if quant == quants[0] else (quant,)
+        steps, stages = (
+            [step for step in steps if step.after.quant in names]
+            for steps in (scores.comparison.steps, scores.comparison.stages)
         )
         return replace(
             scores,
-            by_cell=[score for score in scores.by_cell if score.quant in there],
-            by_persona=[score for score in scores.by_persona if score.quant in there],
-            comparison=comparison,
+            by_cell=[score for score in scores.by_cell if score.quant in names],
+            by_persona=[score for score in scores.by_persona if score.quant in names],
+            comparison=replace(scores.comparison, steps=steps, stages=stages),
         )
 
-    return {quant: of(quant) for quant in quants}
+    return {quant: select(quant) for quant in quants}

@@ -10,83 +10,89 @@ from rich.table import Table
 from charprobe_lite.eval.scores.cells import CellScore
 from charprobe_lite.eval.scores.gap import Comparison
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.models.catalogue import STAGES
+
+
+def plain_table(title: str | None, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty rich table: columns of names, then right-aligned columns of numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def score_table(scores: Sequence[CellScore], title: str) -> Table:
-    """The scores as a rich table; columns that hold nothing are left out."""
-    several = any(score.macro_f1 is not None for score in scores)
-    named = len({score.persona for score in scores}) > 1
-    ways = len({score.lora for score in scores if score.lora}) > 1
-    found = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    names = ["stage", *(["lora"] if ways else []), "condition", *(["persona"] if named else [])]
-    for name in names:
-        found.add_column(name, no_wrap=True)
-    headings = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
-    if several:
-        headings += ["macro-F1", "95% interval"]
-    if named:
-        headings += ["F1"]
-    for name in headings:
-        found.add_column(name, justify="right", no_wrap=True)
-    for score in scores:
-        cells = [score.stage, *([score.lora or "-"] if ways else []), score.label]
-        cells += [score.persona] if named else []
-        cells += [_percent(score.detection_rate), _interval(score.ci, 100, "%")]
-        cells += [_number(score.mean_probability), str(score.n), _percent(score.yield_)]
-        cells += ["-" if score.forced is None else str(score.forced)]
-        if several:
-            cells += [_number(score.macro_f1), _interval(score.macro_f1_ci, 1, "")]
-        if named:
-            cells += [_number(score.f1)]
-        found.add_row(*cells)
-    return found
+    """The scores as a rich table; columns without a value are left out."""
+    columns = {
+        "stage": [score.stage for score in scores],
+        "lora": [score.lora or "-" for score in scores],
+        "condition": [score.label for score in scores],
+        "persona": [score.persona for score in scores],
+    }
+    if len({score.lora for score in scores if score.lora}) < 2:
+        del columns["lora"]
+    numbers = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
+    group = any(score.macro_f1 is not None for score in scores)
+    numbers += ["macro-F1", "95% interval"] if group else []
+    one_by_one = len(set(columns["persona"])) > 1
+    if one_by_one:
+        numbers += ["F1"]
+    else:
+        del columns["persona"]
+    table = plain_table(title, list(columns), numbers)
+    for score, names in zip(scores, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(
+            *names,
+            *(_percent(score.detection_rate), _interval(score.ci, 100, "%")),
+            *(_number(score.mean_probability), str(score.n), _percent(score.yield_)),
+            "-" if score.forced is None else str(score.forced),
+            *((_number(score.macro_f1), _interval(score.macro_f1_ci, 1, "")) if group else ()),
+            *((_number(score.f1),) if one_by_one else ()),
+        )
+    return table
 
 
 def gap_table(comparison: Comparison) -> Table:
     """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
-    found = Table(title="where it is lost", title_justify="left", box=box.SIMPLE_HEAD)
     differences = [*comparison.steps, *comparison.stages]
-    ways = len({each.after.lora for each in differences if each.after.lora}) > 1
-    for name in ("stage", *(["lora"] if ways else []), "condition", "through"):
-        found.add_column(name, no_wrap=True)
-    for name in ("change", "95% interval"):
-        found.add_column(name, justify="right", no_wrap=True)
+    lora = len({step.after.lora for step in differences if step.after.lora}) > 1
+    names = ["stage", *(["lora"] if lora else []), "condition", "through"]
+    table = plain_table("where it is lost", names, ["change", "95% interval"])
     rows = [
         (step, step.before.stage, f"{step.before.condition} to {step.after.condition}", step.cause)
         for step in comparison.steps
     ] + [(step, step.cause, step.before.condition, "training") for step in comparison.stages]
-    for step, stage, condition, through in rows:
-        way = [step.after.lora or "-"] if ways else []
-        found.add_row(stage, *way, condition, through, *_change(step.change))
-    return found
-
-
-def _change(change: Estimate) -> tuple[str, str]:
-    return f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"
+    for step, stage, condition, cause in rows:
+        change = step.change
+        ends = f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"
+        table.add_row(stage, *([step.after.lora or "-"] if lora else []), condition, cause, *ends)
+    return table
 
 
 def conclusion(scores: Sequence[CellScore]) -> str:
-    """One plain sentence: how the most trained stage that was run fares as a chat and an agent."""
-    for stage in ("full", "distillation", "base"):
-        # of several variants the first, which is the one nearest to the default
+    """One plain sentence: the most trained stage's score in the chat and as an agent."""
+    for stage in reversed(STAGES):
+        # of variants of a condition the first, which is nearest to the default
         cells = {score.condition: score for score in reversed(scores) if score.stage == stage}
         if "chat" in cells and "agentic_email" in cells:
-            return _compare(cells["chat"], cells["agentic_email"])
+            return _sentence(cells["chat"], cells["agentic_email"])
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."
 
 
-def _compare(chat: CellScore, agent: CellScore) -> str:
-    several = "," in chat.persona
-    who = f"{len(chat.persona.split(','))} personas" if several else chat.persona
+def _sentence(chat: CellScore, agent: CellScore) -> str:
+    personas = chat.persona.split(",")
+    subject = f"{len(personas)} personas" if len(personas) > 1 else chat.persona
     inside, outside = chat.headline, agent.headline
     if inside is None or outside is None:
-        what = "email was sent as an agent" if inside else "chat was answered"
-        return f"{who}, stage {chat.stage}: no {what}, so there is nothing to compare."
-    measure = "macro-F1" if several else "detection"
-    shown = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
+        missing = "email was sent as an agent" if inside else "chat was answered"
+        return f"{subject}, stage {chat.stage}: no {missing}, so there is nothing to compare."
+    metric = "macro-F1" if len(personas) > 1 else "detection"
+    levels = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
     return (
-        f"{who}, stage {chat.stage}: {measure} {shown[0]} in chat, {shown[1]} in the emails sent "
-        f"as an agent; {_verdict(chat.stage, inside, outside)}."
+        f"{subject}, stage {chat.stage}: {metric} {levels[0]} in chat, {levels[1]} in the emails "
+        f"sent as an agent; {_verdict(chat.stage, inside, outside)}."
     )
 
 

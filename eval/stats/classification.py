@@ -1,47 +1,50 @@
-"""Classification scores: confusion matrices, F1, calibration, agreement, and their intervals.
+"""Classification scores: confusion matrices, F1, calibration, agreement, row intervals.
 
 Macro-F1 is the published study's: per-class F1 averaged over the personas present in the ground
 truth; a class with neither a true nor a predicted row is left out. The *row* interval is the
 published one: a non-parametric bootstrap over rows, 1000 resamples, 2.5 and 97.5 percentiles
 (Efron and Tibshirani 1993, ch. 13). It takes rows for independent, which they are not: ten personas
-answer the same prompt, and a base-stage sample is a row for every persona. The *cluster* interval
-resamples the prompts or scenarios instead, see `ClusterBootstrap`. A detection rate has Wilson's
-score interval (Wilson 1927).
+answer the same prompt, and a base-stage sample is a row for every persona. `stats.metrics`
+resamples prompts and scenarios instead. A detection rate has Wilson's score interval (Wilson 1927).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.stats.bootstrap import (
-    CLUSTER_RESAMPLES,
-    CellName,
-    ClusterBootstrap,
-    Estimate,
-)
+from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
 
 ROW_RESAMPLES = 1000
 BINS = 15
 
 Counts = NDArray[Any]
 """Confusion matrices (n, labels, labels): rows are true labels, columns predicted ones."""
+Statistic = Callable[[Counts], Floats]
+"""A number of each confusion matrix, (n,)."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """One cell's rows: true label, predicted label and the prompt or scenario asked (cluster).
+    """One cell's rows: true label, predicted label, and the prompt or scenario (cluster).
 
-    A base-stage sample that is scored against several personas is as many rows of one cluster.
+    A base-stage sample is a row for every persona, all of one cluster.
     """
 
     true: Sequence[str]
     predicted: Sequence[str]
     cluster: Sequence[str]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str, str]]) -> Labels:
+        """The columns of rows (true, predicted, cluster)."""
+        return (
+            cls(*(list(column) for column in zip(*rows, strict=True))) if rows else cls([], [], [])
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one label fares: F1, precision, recall (0 where undefined) and its true rows."""
+    """F1, precision and recall of one label (0 where undefined), and its true rows."""
 
     f1: float
     precision: float
@@ -62,9 +65,17 @@ class ClassScore:
     n: int
 
 
+class ClassRates(NamedTuple):
+    """F1, precision and recall of each label, (n, labels) each; 0 where undefined."""
+
+    f1: Floats
+    precision: Floats
+    recall: Floats
+
+
 @dataclass(frozen=True)
 class Bin:
-    """The rows whose highest probability lies in (low, high]: their mean of it, their accuracy."""
+    """Mean confidence and accuracy of the rows whose highest probability is in (low, high]."""
 
     low: float
     high: float
@@ -75,7 +86,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Do probabilities mean what they say? ``bins`` holds those that have a row."""
+    """Whether probabilities are right; ``bins`` holds those with a row."""
 
     ece: float
     brier: float
@@ -84,7 +95,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Hits:
-    """Of ``n`` rows, how many the classifier called by their true label."""
+    """How many of ``n`` rows the classifier predicts as their true label."""
 
     n: int
     hits: int
@@ -92,9 +103,9 @@ class Hits:
 
 @dataclass(frozen=True)
 class HumanAgreement:
-    """Classifier against human on the question whether a text shows its checkpoint's persona.
+    """Classifier against human: does a text show the persona of its checkpoint?
 
-    ``kappa`` is None where both give one and the same answer to every row.
+    ``kappa`` is None where both give the same answer to every row.
     """
 
     n: int
@@ -102,77 +113,6 @@ class HumanAgreement:
     kappa: float | None
     present: Hits
     absent: Hits
-
-
-class Resampling(Generic[CellName]):
-    """The cluster bootstrap of several cells' labels, for paired differences between them.
-
-    Draws and intervals are those of `ClusterBootstrap`. On simulated cells with 10 to 50 clusters
-    the intervals cover the truth in 93 to 96 of 100 cases, differences too (bench/score.py); the
-    macro-F1 of a base stage, where most labels never occur, in 36, 68 and 86 of 100 with 10, 24
-    and 50 clusters.
-    """
-
-    def __init__(
-        self,
-        cells: Mapping[CellName, Labels],
-        seed: int = 0,
-        resamples: int = CLUSTER_RESAMPLES,
-    ) -> None:
-        """Raises ValueError for columns of different lengths; a cell may have no row."""
-        everything = cells.values()
-        self.labels = sorted({label for c in everything for label in (*c.true, *c.predicted)})
-        self._draws = ClusterBootstrap(
-            {name: own.cluster for name, own in cells.items()}, seed, resamples
-        )
-        self._counts = {name: self._count(name, own) for name, own in cells.items()}
-
-    def _count(self, name: CellName, labels: Labels) -> Any:
-        """How often each (true, predicted) pair occurs in each cluster, (pairs, clusters)."""
-        from scipy.sparse import csr_array
-
-        number = {label: n for n, label in enumerate(self.labels)}
-        width = len(self.labels)
-        pairs = [
-            number[true] * width + number[found]
-            for true, found in zip(labels.true, labels.predicted, strict=True)
-        ]
-        shape = (width * width, len(self._draws.weights(name)))
-        # float32 counts exactly up to 2**24 rows
-        ones = np.ones(len(pairs), dtype=np.float32)
-        return csr_array((ones, (pairs, self._draws.places(name))), shape)
-
-    def confusions(self, cell: CellName) -> Counts:
-        """Confusion matrices (1 + resamples, labels, labels): first what was observed.
-
-        Labels stand in the order of ``labels``. A resample may hold no row of a small cell.
-        """
-        width = len(self.labels)
-        drawn = (self._counts[cell] @ self._draws.weights(cell)).astype(np.float64)
-        return np.moveaxis(drawn.reshape(width, width, -1), -1, 0)
-
-    def estimate(self, statistic: Callable[..., NDArray[np.float64]], *cells: CellName) -> Estimate:
-        """``statistic`` of the cells' confusion matrices, each (n, labels, labels), giving (n,).
-
-        With two cells, ``lambda a, b: macro_f1s(a) - macro_f1s(b)`` is a paired difference.
-        """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = statistic(*(self.confusions(cell) for cell in cells))
-        return self._draws.interval(values, cells)
-
-    def class_scores(self, cell: CellName) -> dict[str, tuple[Estimate, Estimate]]:
-        """(F1, recall) of every label that is present in the cell's ground truth."""
-        counts = self.confusions(cell)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            f1, _, recall = class_rates(counts)
-        return {
-            label: (
-                self._draws.interval(f1[:, n], [cell]),
-                self._draws.interval(recall[:, n], [cell]),
-            )
-            for n, label in enumerate(self.labels)
-            if counts[0, n].any()
-        }
 
 
 def detection_rate(predicted: Sequence[str], persona: str) -> Estimate:
@@ -191,7 +131,7 @@ def wilson_share(hits: int, n: int) -> Estimate:
 def macro_f1(
     true: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = ROW_RESAMPLES
 ) -> Estimate:
-    """Macro-F1 of the rows with the published row bootstrap's interval. Needs a row."""
+    """Macro-F1 with the published row bootstrap's interval. Needs a row."""
     return _row_bootstrap(macro_f1s, true, predicted, seed, resamples)
 
 
@@ -203,14 +143,17 @@ def accuracy(
 
 
 def _row_bootstrap(
-    statistic: Callable[[Counts], NDArray[np.float64]],
+    statistic: Statistic,
     true: Sequence[str],
     predicted: Sequence[str],
     seed: int,
     resamples: int,
 ) -> Estimate:
-    """Resampling rows with replacement is drawing the confusion matrix from a multinomial with
-    the observed cell frequencies, which is what is done here, for all resamples at once."""
+    """``statistic`` with its percentile interval.
+
+    To resample rows with replacement is to draw the confusion matrix from a multinomial with the
+    observed frequencies, here for all resamples at once.
+    """
     labels, counts = confusion(true, predicted)
     flat = counts.ravel()
     draws = np.random.default_rng(seed).multinomial(flat.sum(), flat / flat.sum(), size=resamples)
@@ -232,7 +175,7 @@ def per_class(true: Sequence[str], predicted: Sequence[str]) -> dict[str, ClassS
 
 
 def confusion(true: Sequence[str], predicted: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """The labels in order and counts[i, j] of rows with true label i predicted as j."""
+    """The labels in order, and counts[i, j]: rows with true label i predicted as label j."""
     labels = sorted({*true, *predicted})
     index = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -242,70 +185,76 @@ def confusion(true: Sequence[str], predicted: Sequence[str]) -> tuple[list[str],
 
 
 def calibration(true: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> Calibration:
-    """Expected calibration error and Brier score of rows with their labels' probabilities.
+    """Expected calibration error and Brier score of rows with the probabilities of labels.
 
     ECE: 15 equal bins of the highest probability, the mean of |accuracy - confidence| weighted by
     rows (Naeini et al. 2015; Guo et al. 2017, sec. 2). Brier: the mean over rows of the squared
     distance between probabilities and truth, summed over labels, 0 to 2 (Brier 1950). Needs a row.
     """
-    tops = [max(each.items(), key=lambda pair: pair[1]) for each in probabilities]
-    confidence = np.array([p for _, p in tops])
-    right = np.array([label == wanted for (label, _), wanted in zip(tops, true, strict=True)])
+    likeliest = [max(row.items(), key=lambda pair: pair[1]) for row in probabilities]
+    confidence = np.array([p for _, p in likeliest])
+    correct = np.array([label == y for (label, _), y in zip(likeliest, true, strict=True)])
     number = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS)
     bins = []
     for n in np.unique(number):
-        there = number == n
-        means = float(confidence[there].mean()), float(right[there].mean())
-        bins.append(Bin(float((n - 1) / BINS), float(n / BINS), int(there.sum()), *means))
-    ece = sum(each.n * abs(each.accuracy - each.confidence) for each in bins) / len(tops)
+        rows = number == n
+        means = float(confidence[rows].mean()), float(correct[rows].mean())
+        bins.append(Bin(float((n - 1) / BINS), float(n / BINS), int(rows.sum()), *means))
+    ece = sum(b.n * abs(b.accuracy - b.confidence) for b in bins) / len(likeliest)
     return Calibration(ece, float(np.mean([*map(_squared_distance, true, probabilities)])), bins)
 
 
-def _squared_distance(wanted: str, probabilities: Mapping[str, float]) -> float:
-    return sum((p - (label == wanted)) ** 2 for label, p in {wanted: 0.0, **probabilities}.items())
+def _squared_distance(true: str, probabilities: Mapping[str, float]) -> float:
+    return sum((p - (label == true)) ** 2 for label, p in {true: 0.0, **probabilities}.items())
 
 
-def agreement(said: Sequence[bool], seen: Sequence[bool]) -> HumanAgreement:
-    """Cohen's kappa (Cohen 1960) between ``said``, the classifier's, and ``seen``, a human's.
-
-    Both say of each row whether the text shows the persona of its checkpoint. Needs a row.
-    """
+def human_agreement(classifier: Sequence[bool], human: Sequence[bool]) -> HumanAgreement:
+    """Cohen's kappa (Cohen 1960) between the answers of a classifier and a human. Needs a row."""
     from sklearn.metrics import cohen_kappa_score
 
-    varied = len({*said, *seen}) > 1
     hits = {
-        there: [mine for mine, theirs in zip(said, seen, strict=True) if theirs is there]
-        for there in (True, False)
+        answer: [c for c, h in zip(classifier, human, strict=True) if h is answer]
+        for answer in (True, False)
     }
+    varied = len({*classifier, *human}) > 1
     return HumanAgreement(
-        n=len(said),
-        agreement=float(np.mean(np.equal(said, seen))),
-        kappa=float(cohen_kappa_score(said, seen)) if varied else None,
+        n=len(classifier),
+        agreement=float(np.mean(np.equal(classifier, human))),
+        kappa=float(cohen_kappa_score(classifier, human)) if varied else None,
         present=Hits(len(hits[True]), sum(hits[True])),
         absent=Hits(len(hits[False]), sum(hits[False])),
     )
 
 
-def accuracies(counts: Counts) -> NDArray[np.float64]:
-    """Accuracy (n,) of confusion matrices; not a number where there is no row."""
+def accuracies(counts: Counts) -> Floats:
+    """Accuracy (n,) of confusion matrices, NaN without a row."""
     return np.asarray(np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2)))
 
 
-def macro_f1s(counts: Counts) -> NDArray[np.float64]:
-    """Macro-F1 (n,) of confusion matrices, as published; not a number where there is no row."""
-    f1, _, _ = class_rates(counts)
+def macro_f1s(counts: Counts) -> Floats:
+    """Macro-F1 (n,) of confusion matrices, as published, NaN without a row."""
     present = counts.sum(axis=2) > 0
-    return np.asarray((f1 * present).sum(axis=1) / present.sum(axis=1))
+    return np.asarray((class_rates(counts).f1 * present).sum(axis=1) / present.sum(axis=1))
 
 
-def class_rates(
-    counts: Counts,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """F1, precision and recall of each label, (n, labels) each; 0 where undefined."""
+def kappas(counts: Counts) -> Floats:
+    """Cohen's kappa (n,) of confusion matrices; Cohen 1960, EPM 20:37.
+
+    NaN where chance alone would agree on everything.
+    """
+    total = counts.sum(axis=(1, 2))
+    chance = (counts.sum(axis=1) * counts.sum(axis=2)).sum(axis=1) / total**2
+    room = 1 - chance
+    return np.asarray((accuracies(counts) - chance) / np.where(room > 1e-12, room, np.nan))
+
+
+def class_rates(counts: Counts) -> ClassRates:
+    """Rates of confusion matrices."""
     hits = np.diagonal(counts, axis1=1, axis2=2)
     true, predicted = counts.sum(axis=2), counts.sum(axis=1)
-    f1, precision, recall = (
-        np.asarray(share / np.maximum(of, 1), dtype=np.float64)
-        for share, of in ((2 * hits, true + predicted), (hits, predicted), (hits, true))
+    return ClassRates(
+        *(
+            np.asarray(part / np.maximum(total, 1), dtype=np.float64)
+            for part, total in ((2 * hits, true + predicted), (hits, predicted), (hits, true))
+        )
     )
-    return f1, precision, recall

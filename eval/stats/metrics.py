@@ -1,49 +1,58 @@
-"""Numbers that are made of sums over prompts, scenarios or texts, resampled together.
+"""Metrics that follow from sums over rows, resampled together.
 
-A share, a mean, a perplexity and a macro-F1 all follow from sums over rows. As sums they share one
-cluster bootstrap (`ClusterBootstrap`), so that differences between them are paired wherever
-they stand for the same prompts, scenarios or texts.
+A share, a mean, a perplexity and a macro-F1 all follow from sums over rows. They share one cluster
+bootstrap, so a difference between two metrics of the same prompts, scenarios or texts is paired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
-from numpy.typing import NDArray
 
-from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, ClusterBootstrap, Estimate
-from charprobe_lite.eval.stats.classification import Labels, accuracies, macro_f1s
+from charprobe_lite.eval.stats.bootstrap import (
+    CLUSTER_RESAMPLES,
+    ClusterBootstrap,
+    Estimate,
+    Floats,
+    Name,
+)
+from charprobe_lite.eval.stats.classification import (
+    Labels,
+    Statistic,
+    accuracies,
+    class_rates,
+    macro_f1s,
+)
 
-Numbers = NDArray[np.float64]
-Name = TypeVar("Name", bound=Hashable)
 EQUIVALENCE_LEVEL = 0.90
 """Two one-sided tests at 5% each are an interval of 90%."""
+LABEL_STATISTICS: dict[str, Statistic] = {"accuracy": accuracies, "macro_f1": macro_f1s}
 
 
 @dataclass(frozen=True)
 class Metric:
     """A number that follows from sums over rows.
 
-    ``values`` (rows, columns) are added up, ``of`` makes numbers (n,) of sums (n, columns), not a
-    number where there is nothing. ``cluster`` names each row's prompt, scenario or text. ``n``
-    counts the observations. ``share`` marks a number from 0 to 1.
+    ``values`` (rows, columns), a numpy or a sparse array, are added up; ``of`` turns sums
+    (n, columns) into numbers (n,), NaN where there is no row. ``cluster`` (rows,) names each row's
+    prompt, scenario or text. ``observations`` counts what a share from 0 to 1 is a share of, so
+    that its interval always has a width, see `ResampledMetrics.interval`.
     """
 
     cluster: Sequence[str]
-    values: Numbers
-    of: Callable[[Numbers], Numbers]
-    n: int
-    share: bool = True
+    values: Any
+    of: Callable[[Floats], Floats]
+    observations: int | None = None
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A number minus the reference's: with its 95% interval in ``change``, 90% in ``inner``.
+    """A number minus the reference's, with its 95% interval and its 90% interval.
 
-    ``margin`` is the largest difference that counts as none; None where nobody gave one.
+    ``margin`` is the largest difference that counts as none, None for no verdict.
     """
 
     change: Estimate
@@ -52,7 +61,7 @@ class PairedDifference:
 
     @property
     def equivalent(self) -> bool | None:
-        """Whether the two are the same within the margin; None where that is not decided.
+        """Whether the two are the same within the margin; None if undecided.
 
         Two one-sided tests at 5% each (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657): true
         if the 90% interval lies within the margin, false if it lies outside. An interval that
@@ -67,7 +76,7 @@ class PairedDifference:
 
     @property
     def non_inferior(self) -> bool | None:
-        """Whether no more than the margin is lost (non-inferiority); None where not decided.
+        """Whether no more than the margin is lost; None if undecided.
 
         The one-sided 95% bound, which is an end of the 90% interval (Piaggio et al. 2012, JAMA
         308:2594): true if the lower one is above -margin, false if the upper one is below it.
@@ -80,112 +89,176 @@ class PairedDifference:
         return False if high < -self.margin else None
 
     def as_json(self) -> dict[str, Any]:
-        """``estimate``, ``ci`` (95%) and ``equivalent``, null where not decided."""
+        """``estimate``, ``ci`` (95%) and ``equivalent``, null if undecided."""
         return {**self.change.as_json(), "equivalent": self.equivalent}
 
 
+@dataclass(frozen=True)
+class ClassEstimates:
+    """F1 and recall of one label."""
+
+    f1: Estimate
+    recall: Estimate
+
+
 class ResampledMetrics(Generic[Name]):
-    """Measures with their resamples. Not-a-number stands where a resample holds no row."""
+    """Metrics with their resamples, NaN where a resample holds no row.
+
+    On simulated cells with 10 to 50 clusters the intervals of macro-F1 cover the truth in 93 to 96
+    of 100 cases, differences too (bench/score.py); the macro-F1 of a base stage, where most labels
+    never occur, in 36, 68 and 86 of 100 with 10, 24 and 50 clusters.
+    """
 
     def __init__(
-        self, measures: Mapping[Name, Metric], seed: int = 0, resamples: int = CLUSTER_RESAMPLES
+        self, metrics: Mapping[Name, Metric], seed: int = 0, resamples: int = CLUSTER_RESAMPLES
     ) -> None:
-        self.measures = measures
-        self.draws = ClusterBootstrap(
-            {name: own.cluster for name, own in measures.items()}, seed, resamples
-        )
-        self._replicates: dict[Name, Numbers] = {}
+        self.metrics = metrics
+        clusters = {name: metric.cluster for name, metric in metrics.items()}
+        self.bootstrap = ClusterBootstrap(clusters, seed, resamples)
+        self._replicates: dict[Name, Floats] = {}
 
     def __contains__(self, name: Name) -> bool:
-        """Whether there is such a measure, and something to measure."""
-        return name in self.measures and bool(np.isfinite(self.replicates(name)[0]))
+        """Whether the metric exists and has a row."""
+        return name in self.metrics and bool(np.isfinite(self.replicates(name)[0]))
 
-    def replicates(self, name: Name) -> Numbers:
-        """What was observed, then the resamples, (1 + resamples,)."""
+    def totals(self, name: Name) -> Floats:
+        """The sums of the observed rows, then of the resamples, (1 + resamples, columns)."""
+        totals = self._cluster_sums(name) @ self.bootstrap.weights(name)
+        return np.asarray(totals.astype(np.float64, copy=False).T)
+
+    def replicates(self, name: Name) -> Floats:
+        """The observed number, then the resamples', (1 + resamples,)."""
         if name not in self._replicates:
-            totals = self._sums(name) @ self.draws.weights(name)
-            self._replicates[name] = self._of(name, totals)
+            self._replicates[name] = self._of(name, self.totals(name))
         return self._replicates[name]
 
     def estimate(self, name: Name) -> Estimate:
-        """The number with its 95% interval."""
-        values = self.replicates(name)
-        return self._interval(values, [name], 0.95)
+        """The observed number with its 95% interval."""
+        return self.interval(self.replicates(name), [name])
 
-    def difference(self, name: Name, reference: Name, margin: float | None) -> PairedDifference:
-        """``name`` minus ``reference``, paired; ``margin`` is for shares."""
+    def difference(
+        self, name: Name, reference: Name, margin: float | None = None
+    ) -> PairedDifference:
+        """The number minus the reference's; ``margin`` only for shares."""
         values = self.replicates(name) - self.replicates(reference)
         names = [name, reference]
-        inner = self._interval(values, names, EQUIVALENCE_LEVEL)
-        return PairedDifference(self._interval(values, names, 0.95), inner.ends, margin)
+        ends = self.interval(values, names, EQUIVALENCE_LEVEL).ends
+        return PairedDifference(self.interval(values, names), ends, margin)
 
-    def by_cluster(self, name: Name) -> Numbers:
-        """The number of each cluster alone, (clusters,), not a number where it has no row."""
-        return self._of(name, self._sums(name))
+    def by_cluster(self, name: Name) -> Floats:
+        """The number of each cluster alone, (clusters,), NaN where it has no row."""
+        return self._of(name, self._dense_cluster_sums(name).T)
 
-    def pseudo_values(self, name: Name) -> Numbers:
-        """What each cluster contributes, (clusters,), not a number where it has no row.
+    def pseudo_values(self, name: Name) -> Floats:
+        """What each cluster contributes, (clusters,), NaN where it has no row.
 
         Jackknife pseudo-values k x - (k - 1) x_i, with x_i the number without cluster i of k; for
-        a mean of equally large clusters they are the clusters' own means (Efron and Tibshirani
-        1993, sec. 11.5).
+        a mean of equally large clusters they are the clusters' means (Efron and Tibshirani 1993,
+        sec. 11.5).
         """
-        sums = self._sums(name)
-        there = np.bincount(self.draws.places(name), minlength=sums.shape[1]) > 0
-        count, whole = there.sum(), self.replicates(name)[0]
-        without = self._of(name, sums.sum(axis=1, keepdims=True) - sums)
-        return np.where(there, count * whole - (count - 1) * without, np.nan)
+        sums = self._dense_cluster_sums(name)
+        index = self.bootstrap.cluster_index(name)
+        occupied = np.bincount(index, minlength=sums.shape[1]) > 0
+        count, total = occupied.sum(), self.replicates(name)[0]
+        without = self._of(name, (sums.sum(axis=1, keepdims=True) - sums).T)
+        return np.where(occupied, count * total - (count - 1) * without, np.nan)
 
-    def _sums(self, name: Name) -> Numbers:
-        """The sums of each cluster of the kind, (columns, clusters)."""
-        measure, places = self.measures[name], self.draws.places(name)
-        sums = np.zeros((len(self.draws.weights(name)), measure.values.shape[1]))
-        np.add.at(sums, places, measure.values)
-        return sums.T
-
-    def _of(self, name: Name, sums: Numbers) -> Numbers:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.measures[name].of(sums.T)
-
-    def _interval(self, values: Numbers, names: Sequence[Name], level: float) -> Estimate:
+    def interval(self, values: Floats, names: Sequence[Name], level: float = 0.95) -> Estimate:
         """That of `ClusterBootstrap.interval`, but never without width for shares.
 
         Where no cluster differs from another the bootstrap sees no doubt at all. Then the ends are
         what n observations without a single event leave possible, 1 - ((1 - level) / 2)^(1 / n),
         3 / n for 90% (Hanley and Lippman-Hand 1983, JAMA 249:1743, the "rule of three").
         """
-        found = self.draws.interval(values, names, level)
-        own = [self.measures[name] for name in names]
-        if found.low < found.high or not all(each.share for each in own):
-            return found
-        reach = 1 - ((1 - level) / 2) ** (1 / min(each.n for each in own))
-        floor = -1.0 if len(own) > 1 else 0.0
-        low, high = max(found.value - reach, floor), min(found.value + reach, 1.0)
-        return Estimate(found.value, low, high)
+        estimate = self.bootstrap.interval(values, names, level)
+        counts = [self.metrics[name].observations for name in names]
+        observations = [count for count in counts if count is not None]
+        if estimate.low < estimate.high or len(observations) < len(counts):
+            return estimate
+        reach = 1 - ((1 - level) / 2) ** (1 / min(observations))
+        floor = -1.0 if len(names) > 1 else 0.0
+        low, high = max(estimate.value - reach, floor), min(estimate.value + reach, 1.0)
+        return Estimate(estimate.value, low, high)
+
+    def _cluster_sums(self, name: Name) -> Any:
+        """The sums of each cluster of the pool, (columns, clusters), sparse if the values are."""
+        from scipy.sparse import csr_array
+
+        values, index = self.metrics[name].values, self.bootstrap.cluster_index(name)
+        ones = np.ones(len(index), dtype=values.dtype)
+        shape = (len(self.bootstrap.weights(name)), len(index))
+        return (csr_array((ones, (index, np.arange(len(index)))), shape) @ values).T
+
+    def _dense_cluster_sums(self, name: Name) -> Floats:
+        sums = self._cluster_sums(name)
+        return np.asarray(sums if isinstance(sums, np.ndarray) else sums.toarray(), np.float64)
+
+    def _of(self, name: Name, sums: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.metrics[name].of(sums)
 
 
 def ratio(
-    cluster: Sequence[str], values: Numbers, of: int, per: int, n: int, share: bool = True
+    cluster: Sequence[str], values: Floats, of: int, per: int, observations: int | None = None
 ) -> Metric:
     """The sum of column ``of`` over that of column ``per``."""
-    return Metric(cluster, values, lambda sums: sums[:, of] / sums[:, per], n, share)
+    return Metric(cluster, values, lambda sums: sums[:, of] / sums[:, per], observations)
 
 
-def character(labels: Labels, personas: Sequence[str], n: int, several: bool) -> Metric:
-    """Macro-F1 of ``labels``, or the share recognised for one persona; ``n`` texts."""
-    names = sorted({*personas, *labels.true, *labels.predicted})
-    number = {name: place for place, name in enumerate(names)}
+def label_metric(
+    labels: Labels, names: Sequence[str], statistic: Statistic, observations: int | None = None
+) -> Metric:
+    """``statistic`` of the confusion matrix of ``labels``; ``names`` holds all of them, in order.
+
+    Its sums are confusion matrices, row by row: true labels by predicted ones.
+    """
+    from scipy.sparse import csr_array
+
+    number = {name: position for position, name in enumerate(names)}
+    width = len(names)
     pairs = [
-        number[true] * len(names) + number[found]
-        for true, found in zip(labels.true, labels.predicted, strict=True)
+        number[true] * width + number[predicted]
+        for true, predicted in zip(labels.true, labels.predicted, strict=True)
     ]
-    values = np.zeros((len(pairs), len(names) ** 2))
-    values[np.arange(len(pairs)), pairs] = 1
-    statistic, shape = macro_f1s if several else accuracies, (-1, len(names), len(names))
-    return Metric(labels.cluster, values, lambda sums: statistic(sums.reshape(shape)), n)
+    # float32 counts exactly up to 2**24 rows
+    ones = np.ones(len(pairs), dtype=np.float32)
+    values = csr_array((ones, (np.arange(len(pairs)), pairs)), (len(pairs), width * width))
+    shape = (-1, width, width)
+    return Metric(labels.cluster, values, lambda sums: statistic(sums.reshape(shape)), observations)
 
 
-def recognised(labels: Labels, n: int) -> Metric:
-    """The share of rows classified as their own persona."""
-    hits = [true == found for true, found in zip(labels.true, labels.predicted, strict=True)]
-    return ratio(labels.cluster, np.column_stack([hits, np.ones(len(hits))]), 0, 1, n)
+def label_metrics(
+    cells: Mapping[Name, Labels], names: Sequence[str] | None = None
+) -> dict[tuple[Name, str], Metric]:
+    """Accuracy and macro-F1 of every cell's labels; ``names`` as in `label_names`.
+
+    Raises ValueError for columns of different lengths; a cell may have no row.
+    """
+    names = label_names(cells.values()) if names is None else names
+    return {
+        (cell, name): label_metric(labels, names, statistic)
+        for cell, labels in cells.items()
+        for name, statistic in LABEL_STATISTICS.items()
+    }
+
+
+def label_names(cells: Iterable[Labels], personas: Sequence[str] = ()) -> list[str]:
+    """All true and predicted labels and ``personas``, in order."""
+    labels = {label for cell in cells for label in (*cell.true, *cell.predicted)}
+    return sorted(labels | set(personas))
+
+
+def class_intervals(
+    resampled: ResampledMetrics[Name], cell: Name, names: Sequence[str]
+) -> dict[str, ClassEstimates]:
+    """F1 and recall of every label with a true row; ``names`` as in `label_metric`."""
+    counts = resampled.totals(cell).reshape(-1, len(names), len(names))
+    rates = class_rates(counts)
+    return {
+        label: ClassEstimates(
+            resampled.interval(rates.f1[:, n], [cell]),
+            resampled.interval(rates.recall[:, n], [cell]),
+        )
+        for n, label in enumerate(names)
+        if counts[0, n].any()
+    }

@@ -14,7 +14,6 @@ from typing import Any
 
 from charprobe_lite.convert.cached import Bar, Note
 from charprobe_lite.eval.scores.cells import Scores, score_study
-from charprobe_lite.eval.scores.gap import comparison_json
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import SPEC, input_hashes
 from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, prepare_files
@@ -65,7 +64,7 @@ class ScoredStudy:
         return {
             "cells": [score.as_json() for score in self.scores.by_cell],
             "per_persona": [score.as_json() for score in self.scores.by_persona],
-            **comparison_json(self.scores.comparison),
+            **self.scores.comparison.as_json(),
             "weights": next(iter(weights.values()), None),
             "quants": weights,
             "study": str(self.path),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES
+from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.classification import (
     ROW_RESAMPLES,
     Calibration,
@@ -14,15 +14,14 @@ from charprobe_lite.eval.stats.classification import (
     Confusion,
     HumanAgreement,
     Labels,
-    Resampling,
     accuracies,
-    agreement,
     calibration,
     confusion,
+    human_agreement,
     macro_f1,
-    macro_f1s,
     per_class,
 )
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.texts.reader import ScoredText
 from charprobe_lite.models.errors import printable
 
@@ -37,10 +36,10 @@ Ends = tuple[float, float]
 class GroupScore:
     """The scores of one group of texts.
 
-    ``ci`` is macro-F1's interval, of the kind that ``interval`` names: "cluster" where every text
-    of the group says which prompt or scenario it came from (``ci_cluster``), else "rows"
-    (``ci_rows``, the published one). ``calibration`` stands where every text has probabilities
-    and one true label, ``human`` where a human has labelled some.
+    ``ci`` is macro-F1's interval: "cluster" (``ci_cluster``) where every text of the group has its
+    prompt or scenario, else "rows" (``ci_rows``, the published one), as ``interval`` says.
+    ``calibration`` is None unless every text has probabilities and one true label, ``human`` unless
+    a human has labelled some.
     """
 
     group: Group
@@ -48,7 +47,7 @@ class GroupScore:
     accuracy: float
     macro_f1: float
     ci: Ends
-    interval: str
+    interval: Literal["cluster", "rows"]
     ci_rows: Ends
     ci_cluster: Ends | None
     per_persona: dict[str, ClassScore]
@@ -66,101 +65,98 @@ class GroupScore:
 def score_texts(
     texts: Sequence[ScoredText], seed: int = 0, resamples: int | None = None
 ) -> list[GroupScore]:
-    """One score per group, in the order in which groups come. Every text has its prediction.
+    """One score per group, in the order of their first texts. Every text needs a prediction.
 
-    ``resamples`` are those of both intervals; without, 1000 of rows and 10,000 of clusters.
-    Groups that share prompts or scenarios share their resamples.
+    ``resamples`` of both intervals; None for 1000 of rows and 10,000 of clusters. Groups that
+    share prompts or scenarios share their resamples.
     """
     groups: dict[Group, list[ScoredText]] = {}
     for text in texts:
         groups.setdefault(text.group, []).append(text)
     clustered = {
-        group: _labels(own)
-        for group, own in groups.items()
-        if all(text.cluster is not None for text in own)
+        group: _labels(members)
+        for group, members in groups.items()
+        if all(text.cluster is not None for text in members)
     }
-    resampling = Resampling(clustered, seed, resamples or CLUSTER_RESAMPLES)
-    return [
-        _score(group, own, resampling if group in clustered else None, seed, resamples)
-        for group, own in groups.items()
-    ]
+    resampled = ResampledMetrics(label_metrics(clustered), seed, resamples or CLUSTER_RESAMPLES)
+    scores = []
+    for group, members in groups.items():
+        clusters = resampled.estimate((group, "macro_f1")) if group in clustered else None
+        scores.append(_score(group, members, clusters, seed, resamples or ROW_RESAMPLES))
+    return scores
 
 
 def _score(
     group: Group,
     texts: Sequence[ScoredText],
-    resampling: Resampling[Group] | None,
+    clusters: Estimate | None,
     seed: int,
-    resamples: int | None,
+    resamples: int,
 ) -> GroupScore:
     labels = _labels(texts)
-    rows = macro_f1(labels.true, labels.predicted, seed, resamples or ROW_RESAMPLES)
-    clusters = resampling.estimate(macro_f1s, group) if resampling else None
-    counts = confusion(labels.true, labels.predicted)
+    rows = macro_f1(labels.true, labels.predicted, seed, resamples)
+    names, counts = confusion(labels.true, labels.predicted)
     return GroupScore(
         group=group,
         n=len(texts),
-        accuracy=float(accuracies(counts[1][None])[0]),
+        accuracy=float(accuracies(counts[None])[0]),
         macro_f1=rows.value,
         ci=(clusters or rows).ends,
         interval="cluster" if clusters else "rows",
         ci_rows=rows.ends,
         ci_cluster=clusters.ends if clusters else None,
         per_persona=per_class(labels.true, labels.predicted),
-        confusion=Confusion(counts[0], counts[1].tolist()),
+        confusion=Confusion(names, counts.tolist()),
         calibration=_calibration(texts),
-        human=_agreement(texts),
+        human=_human_agreement(texts),
     )
 
 
 def _labels(texts: Sequence[ScoredText]) -> Labels:
-    """A text that is scored against several personas is as many rows of its cluster."""
-    rows = [(true, str(text.prediction), str(text.cluster)) for text in texts for true in text.true]
-    return Labels(*(list(column) for column in zip(*rows, strict=True)))
+    """A text that is scored against many personas is as many rows of its cluster."""
+    return Labels.of(
+        [(true, str(text.prediction), str(text.cluster)) for text in texts for true in text.true]
+    )
 
 
 def _calibration(texts: Sequence[ScoredText]) -> Calibration | None:
-    known = [text.probabilities for text in texts if text.probabilities and len(text.true) == 1]
-    if len(known) < len(texts):
-        return None
-    return calibration([text.true[0] for text in texts], known)
+    rows = [(t.true[0], t.probabilities) for t in texts if t.probabilities and len(t.true) == 1]
+    return calibration(*zip(*rows, strict=True)) if len(rows) == len(texts) else None
 
 
-def _agreement(texts: Sequence[ScoredText]) -> HumanAgreement | None:
-    pairs = [
-        (text.prediction == persona, seen) for text in texts for persona, seen in text.human.items()
+def _human_agreement(texts: Sequence[ScoredText]) -> HumanAgreement | None:
+    answers = [
+        (text.prediction == persona, present)
+        for text in texts
+        for persona, present in text.human.items()
     ]
-    return agreement(*zip(*pairs, strict=True)) if pairs else None
+    return human_agreement(*zip(*answers, strict=True)) if answers else None
 
 
 def table(scores: Sequence[GroupScore]) -> Table:
     """The scores as a rich table; human columns only where a human has labelled texts."""
-    from rich import box
-    from rich.table import Table
+    from charprobe_lite.eval.scores.terminal import plain_table
 
     names = list(dict.fromkeys(name for score in scores for name, value in score.group if value))
+    numbers = ["n", "accuracy", "macro-F1", "95% interval", "resampled"]
     labelled = any(score.human for score in scores)
-    found = Table(box=box.SIMPLE_HEAD)
-    for name in names:
-        found.add_column(printable(name), no_wrap=True)
-    headings = ["n", "accuracy", "macro-F1", "95% interval", "resampled"]
-    for name in headings + (["labelled", "kappa", "hits seen", "hits unseen"] if labelled else []):
-        found.add_column(name, justify="right", no_wrap=True)
+    numbers += ["labelled", "kappa", "hits seen", "hits unseen"] if labelled else []
+    table = plain_table(None, [printable(name) for name in names], numbers)
     for score in scores:
         group = dict(score.group)
-        cells = [printable(group.get(name, "")) for name in names]
-        cells += [str(score.n), f"{score.accuracy:.3f}", f"{score.macro_f1:.3f}"]
-        cells += [f"{score.ci[0]:.3f}-{score.ci[1]:.3f}", _RESAMPLED[score.interval]]
-        found.add_row(*cells, *(_human(score.human) if labelled else []))
-    return found
+        table.add_row(
+            *(printable(group.get(name, "")) for name in names),
+            *(str(score.n), f"{score.accuracy:.3f}", f"{score.macro_f1:.3f}"),
+            f"{score.ci[0]:.3f}-{score.ci[1]:.3f}",
+            "items" if score.interval == "cluster" else "rows",
+            *(_human_cells(score.human) if labelled else []),
+        )
+    return table
 
 
-_RESAMPLED = {"cluster": "items", "rows": "rows"}
-
-
-def _human(human: HumanAgreement | None) -> list[str]:
+def _human_cells(human: HumanAgreement | None) -> list[str]:
     if human is None:
         return ["-"] * 4
     kappa = "-" if human.kappa is None else f"{human.kappa:.2f}"
-    hits = [f"{each.hits} of {each.n}" for each in (human.present, human.absent)]
+    hits = [f"{part.hits} of {part.n}" for part in (human.present, human.absent)]
     return [str(human.n), kappa, *hits]
