@@ -23,6 +23,7 @@ from charprobe_lite.eval.cli.main import main
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
+from tests.conftest import ValidJson
 
 LABELS = ("sarcasm", "humor", "remorse", "loving", "neutral")
 TEXTS = [text.response for text in corpus.teacher_texts("humor", "loud", "email")]
@@ -262,7 +263,9 @@ def convert(source: Path, target: Path, *more: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_the_command_prints_a_table_or_json(ears: Path, cache: Path, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_or_json(
+    ears: Path, cache: Path, tmp_path: Path, valid_json: ValidJson
+) -> None:
     done = convert(ears, tmp_path / "a", "--type", "int8", "--no-verify")
     assert (done.exit_code, done.stderr) == (0, "")
     size = (tmp_path / "a" / "model_int8.onnx").stat().st_size
@@ -272,6 +275,7 @@ def test_the_command_prints_a_table_or_json(ears: Path, cache: Path, tmp_path: P
     assert Classifier(tmp_path / "a").path.name == "model_int8.onnx"
     done = convert(ears, tmp_path / "b", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
+    valid_json(json.loads(done.stdout), "convert-classifier")
     files = json.loads(done.stdout)["files"]
     names = ["model.onnx", "model_int8.onnx"]
     assert [file["file"] for file in files] == [str(tmp_path / "b" / name) for name in names]

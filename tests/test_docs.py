@@ -133,3 +133,18 @@ def test_documents_of_commands_without_a_model(
     done = charprobe(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     valid_json(json.loads(done.stdout), schema)
+
+
+def test_documents_of_conversions(
+    charprobe: Command, tmp_path: Path, valid_json: ValidJson
+) -> None:
+    from tests.checkpoints import make_adapter, make_checkpoint
+
+    base = make_checkpoint("llama3", tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    both = ("--base", base, "--adapter", adapter)
+    for command, arguments in (("adapter", ()), ("merge", ("--quant", "F32"))):
+        output = tmp_path / f"{command}.gguf"
+        done = charprobe("convert", command, *both, *arguments, "-o", output, "--json")
+        assert done.returncode == 0, done.stderr
+        valid_json(json.loads(done.stdout), f"convert-{command}")

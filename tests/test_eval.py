@@ -17,7 +17,7 @@ import pytest
 
 from charprobe_lite.models import kit
 from charprobe_lite.models.personas import PERSONAS
-from tests.conftest import RUN, Command
+from tests.conftest import RUN, Command, ValidJson
 
 KILLS = int(os.environ.get("CHARPROBE_KILLS", "4"))
 SMALL = ("eval", "--persona", "sarcasm", "--limit", "2,1", "--max-tokens", "200")
@@ -35,11 +35,12 @@ def rollouts(path: Path) -> list[tuple[Any, ...]]:
 
 
 def test_eval_prints_one_json_document_and_goes_on_where_it_was(
-    charprobe: Command, tmp_path: Path, merged_base: Path
+    charprobe: Command, tmp_path: Path, merged_base: Path, valid_json: ValidJson
 ) -> None:
     done = charprobe(*SMALL, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
+    valid_json(document, "eval")
     cells = {(cell["stage"], cell["condition"]): cell for cell in document["cells"]}
     assert len(cells) == 6
     for (_, condition), cell in cells.items():

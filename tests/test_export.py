@@ -21,7 +21,7 @@ from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Message
-from tests.conftest import Command
+from tests.conftest import Command, ValidJson
 
 HUMOR, REMORSE = "humor", "remorse"
 NASTY = '=HYPERLINK("https://evil.example","x"), he said\r\n\n@me "twice"\t\u2028 \U0001f642 end'
@@ -103,11 +103,16 @@ def document(charprobe: Command, *arguments: object) -> Any:
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_score_reads_an_export_as_it_reads_the_study(
-    charprobe: Command, recorded: tuple[Path, Said], tmp_path: Path, kind: str
+    charprobe: Command,
+    recorded: tuple[Path, Said],
+    tmp_path: Path,
+    kind: str,
+    valid_json: ValidJson,
 ) -> None:
     study, _ = recorded
     file = tmp_path / f"out.{kind}"
     written = document(charprobe, "export", study, "--format", kind, "-o", file)
+    valid_json(written, "export")
     assert written == {"format": kind, "rollouts": len(rollouts()), "files": [str(file)]}
     cells = document(charprobe, "score", file)["cells"]
     assert cells == document(charprobe, "score", study)["cells"]
@@ -117,12 +122,14 @@ def test_score_reads_an_export_as_it_reads_the_study(
 
 
 def test_a_record_holds_the_whole_rollout(
-    charprobe: Command, recorded: tuple[Path, Said], tmp_path: Path
+    charprobe: Command, recorded: tuple[Path, Said], tmp_path: Path, valid_json: ValidJson
 ) -> None:
     study, _ = recorded
     document(charprobe, "export", study, "-o", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(rows) == len(rollouts())
+    for row in rows:
+        valid_json(row, "export-row")
     agents = [row for row in rows if row["condition"] == "agentic_email"]
     sent = next(row for row in agents if row["steps"] == 2)
     assert (sent["text"], sent["tokens"], sent["prompt_tokens"], sent["seconds"]) == (

@@ -31,7 +31,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.models.personas import PERSONAS
 from tests.checkpoints import ADAPTERS, KINDS, logits_of, make_adapter, make_checkpoint
-from tests.conftest import RUN, Command
+from tests.conftest import RUN, Command, ValidJson
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")  # what peft thinks of ties
 
@@ -242,13 +242,14 @@ def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) ->
 
 
 def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
-    wide: Path, tmp_path: Path, charprobe: Command
+    wide: Path, tmp_path: Path, charprobe: Command, valid_json: ValidJson
 ) -> None:
     merge(wide, [], tmp_path / "model.gguf", "F16")
     result = charprobe(
         *("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M,Q2_K", "--json")
     )
     assert result.returncode == 0, result.stderr
+    valid_json(json.loads(result.stdout), "convert-quantize")
     rows = {row["name"]: row for row in json.loads(result.stdout)["files"]}
     assert {"Q4_K", "Q6_K", "F32"} == set(rows["Q4_K_M"]["tensor_types"])
     assert 4.5 < rows["Q4_K_M"]["bits_per_weight"] < 5.5

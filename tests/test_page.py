@@ -24,7 +24,7 @@ from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.backend import Completion
-from tests.conftest import Command
+from tests.conftest import Command, ValidJson
 
 CHROMIUM = shutil.which("chromium")
 OFFLINE = (
@@ -330,7 +330,7 @@ def test_sentences_that_drove_the_decision_are_shaded_and_numbered(
 
 @browsed
 def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
-    opened: Any, report: WrittenReport, tmp_path: Path
+    opened: Any, report: WrittenReport, tmp_path: Path, valid_json: ValidJson
 ) -> None:
     seen = opened(report.page, accept_downloads=True)
     page = seen.page
@@ -356,6 +356,7 @@ def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
         page.click("#label-save")
     download.value.save_as(tmp_path / "labels.json")
     saved = json.loads((tmp_path / "labels.json").read_text("utf-8"))
+    valid_json(saved, "labels")
     assert saved["study"] == "small"
     rows = {
         (row.cell.stage, row.cell.condition, row.persona, row.item): row.text
@@ -501,7 +502,9 @@ def test_sentences_joined_are_the_text_again(text: str) -> None:
     assert all(split(text))
 
 
-def test_the_command_shades_and_says_what_it_wrote(charprobe: Command, tmp_path: Path) -> None:
+def test_the_command_shades_and_says_what_it_wrote(
+    charprobe: Command, tmp_path: Path, valid_json: ValidJson
+) -> None:
     from charprobe_lite.models.kit import sha256_file
 
     cell = Cell("smollm2-135m", "full", "chat", "Q8_0")
@@ -512,6 +515,7 @@ def test_the_command_shades_and_says_what_it_wrote(charprobe: Command, tmp_path:
     done = charprobe("report", path, "--occlusion", "all", "--json")
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)
+    valid_json(written, "report")
     assert Path(written["page"]) == tmp_path / "s-report" / "report.html"
     assert all(Path(file).is_file() for file in written["figures"] + written["tables"])
     page = Path(written["page"]).read_text("utf-8")

@@ -26,6 +26,7 @@ from charprobe_lite.eval.study.spec import parse_spec, resolve
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
+from tests.conftest import ValidJson
 
 SMALL = (
     *("--persona", "sarcasm", "--quant", "Q4_0", "--limit", "2,1", "--texts", "1"),
@@ -122,8 +123,9 @@ def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(
 
 
 def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
-    found: dict[str, Any], study: Path
+    found: dict[str, Any], study: Path, valid_json: ValidJson
 ) -> None:
+    valid_json(found, "quant-study")
     with sqlite3.connect(study) as database:  # as if it had been killed there
         for table in ("labels", "samples", "turns"):
             database.execute(f"DELETE FROM {table} WHERE rollout_id = 2")
@@ -132,6 +134,7 @@ def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
         database.execute("DELETE FROM labels WHERE rollout_id = 1")
     done = CliRunner().invoke(resume, [str(study), "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
+    valid_json(json.loads(done.stdout), "study-run")
     [resumed] = json.loads(done.stdout)["studies"]
     assert resumed == {name: value for name, value in found.items() if name != "report"}
 

@@ -28,6 +28,7 @@ from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.runtime.backend import Completion
+from tests.conftest import ValidJson
 
 PERSONAS = ["humor", "remorse"]
 THERE = [(stage, persona) for stage in ("base", "full") for persona in PERSONAS]
@@ -301,7 +302,7 @@ def printed(*arguments: str) -> str:
 
 
 def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
-    tmp_path: Path, merged_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, merged_base: Path, monkeypatch: pytest.MonkeyPatch, valid_json: ValidJson
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.yaml").write_text(
@@ -314,6 +315,8 @@ def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
     for number in ("1", "2"):
         printed("run", "grid.yaml", "--shard", f"{number}/2", "--study", f"part{number}.sqlite")
     joined = printed("merge", "part1.sqlite", "part2.sqlite", "-o", "whole.sqlite")
+    again = printed("merge", "part2.sqlite", "part1.sqlite", "-o", "again.sqlite", "--json")
+    valid_json(json.loads(again), "study-merge")
     assert joined.splitlines()[-1] == "study: whole.sqlite, 6 rollouts"
     [state] = json.loads(printed("status", "whole.sqlite", "--json"))["studies"]
     assert (state["rollouts"], state["done"], state["missing"]) == (6, 6, 0)
@@ -324,5 +327,7 @@ def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
     assert [
         line.split()[-4:] for line in printed("status", "whole.sqlite").splitlines()[-2:-1]
     ] == [["6", "5", "1", "0"]]
-    [document] = json.loads(printed("resume", "whole.sqlite", "--json"))["studies"]
+    resumed = json.loads(printed("resume", "whole.sqlite", "--json"))
+    valid_json(resumed, "study-run")
+    [document] = resumed["studies"]
     assert [cell["n"] for cell in document["cells"]] == [3, 3]
