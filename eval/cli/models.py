@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def models() -> None:
     """List, fetch, find, check and remove bases, persona adapters and classifiers.
 
-    Entries of your own go into the YAML file that CHARPROBE_CATALOGUE names; see the README.
+    Entries of your own go into the YAML file that CHARPROBE_CATALOGUE names; see docs/published.md.
     """
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CONVERTED_PER_SECOND = 60e6
 """Weights per core: half of what `python bench/convert.py` measures, for the check after it."""
 SECONDS_PER_ROLLOUT = 1.6 * 2
-"""Core-seconds of a rollout per 135M weights: the README's study on the embedded base."""
+"""Core-seconds of a rollout per 135M weights: the study of docs/results.md."""
 BUFFERS = 500e6  # bytes: llama.cpp's compute buffers, the classifier, Python
 
 
