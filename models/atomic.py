@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name only when they are whole."""
+"""Files and folders that appear under their final name only when they are complete."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FOREVER, AT_ONCE = -1, 0
 
 @contextmanager
 def new_file(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
-    """The path to write to; renamed to ``target`` at the end, removed when anything goes wrong.
+    """The path to write to; renamed to ``target`` at the end, removed on any error.
 
-    Locked against other processes: ``wait`` is in seconds, -1 for ever. Raises BadInput when
-    another process writes the same file, and for a folder or disk that does not take it.
+    Locked against other processes: ``wait`` is in seconds, -1 for no limit. Raises BadInput
+    when another process writes the same file, and for a folder or disk that cannot be written.
     """
     if target.is_dir():
         raise BadInput(f"{target}: is a folder; name a file")
     part = target.with_name(f"{target.name}.part")
-    with _alone(target, wait):
+    with _exclusive(target, wait):
         try:
             yield part
             if part.is_file():  # else another process was faster, and there is nothing to do
@@ -35,13 +35,13 @@ def new_file(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
-    """An empty folder to write to, with the errors and the end of ``new_file``.
+    """An empty folder to write to; ends and fails as ``new_file`` does.
 
-    What already lies in ``target`` is never touched: BadInput unless it is empty or missing.
+    A ``target`` with files in it is never touched, and gives BadInput.
     """
     target = target.resolve()  # "." and ".." have no name to put .part behind
     part = target.parent / f"{target.name}.part"
-    with _alone(target, wait):
+    with _exclusive(target, wait):
         if target.is_file() or (target.is_dir() and any(target.iterdir())):
             raise BadInput(f"{target}: exists already; name a new folder, or remove it")
         try:
@@ -54,8 +54,8 @@ def new_folder(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(target: Path, wait: float) -> Iterator[None]:
-    """Hold the target's lock, its parent there; locks and full disks that fail are one line."""
+def _exclusive(target: Path, wait: float) -> Iterator[None]:
+    """Hold the target's lock and make its parent folder. Raises BadInput when either fails."""
     from filelock import FileLock, Timeout
 
     try:

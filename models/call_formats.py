@@ -1,15 +1,14 @@
-"""The two ways in which an agent writes a tool call, and how a reply is read.
+"""The two formats in which an agent writes a tool call.
 
 ``json``: the reply is one JSON object ``{"name", "arguments"}``. ``fenced``, the published one: a
 ```` ```tool_call ```` block with ``{"tool", "args"}``, or a ```` ```final ```` block that ends the
-job; text around the block is not read. Replies are a model's: nothing in them is trusted.
+job; text around the block is not read. A model writes the replies: nothing in them is trusted.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +33,14 @@ class FinalBlock:
 
 @dataclass(frozen=True)
 class MalformedReply:
-    """A reply that is neither, and why, as the model is told."""
+    """A reply that is neither a call nor a final block; the model is told the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class CallFormat:
-    """How calls are written: ``rule`` as the system prompt asks for it, the names of both keys."""
+    """How calls are written: the ``rule`` in the system prompt, and the names of both keys."""
 
     name: str
     rule: str
@@ -51,7 +50,7 @@ class CallFormat:
 
     @property
     def shape(self) -> str:
-        """What a call looks like."""
+        """The outline of a call."""
         return f'{{"{self.tool_key}": ..., "{self.arguments_key}": {{...}}}}'
 
     def write(self, name: str, arguments: object) -> str:
@@ -61,7 +60,7 @@ class CallFormat:
         return f"```tool_call\n{text}\n```" if self.fenced else text
 
     def read(self, text: str) -> Call | FinalBlock | MalformedReply:
-        """What a reply says; where it says several things, the first."""
+        """The first call or final block of a reply."""
         return self._read_block(text) if self.fenced else self._read_object(text)
 
     def _read_block(self, text: str) -> Call | FinalBlock | MalformedReply:
@@ -72,13 +71,13 @@ class CallFormat:
             return FinalBlock(text[block.end() :].split("```")[0].strip())
         # the JSON says where it ends: a string in it may hold fences of its own
         start = block.end() + re.match(r"\s*", text[block.end() :]).end()  # type: ignore[union-attr]
-        return self._call(_decoded(text, start)) or MalformedReply(
+        return self._call(_decode(text, start)) or MalformedReply(
             f"what the ```tool_call block holds is not {self.shape}"
         )
 
     def _read_object(self, text: str) -> Call | MalformedReply:
-        for start in _braces(text):
-            if call := self._call(_decoded(text, start)):
+        for brace in re.finditer(r"\{", text):
+            if call := self._call(_decode(text, brace.start())):
                 return call
         return MalformedReply(f"the reply holds no {self.shape}")
 
@@ -111,11 +110,7 @@ FENCED_CALLS = CallFormat(
 CALL_FORMATS = {form.name: form for form in (JSON_CALLS, FENCED_CALLS)}
 
 
-def _braces(text: str) -> Iterator[int]:
-    return (found.start() for found in re.finditer(r"\{", text))
-
-
-def _decoded(text: str, start: int) -> object:
+def _decode(text: str, start: int) -> object:
     try:
         return DECODER.raw_decode(text, start)[0]
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """The catalogue: bases, stages, personas and conditions by name, and where checkpoints are.
 
 The shipped part is models/data/catalogue.yaml; a user's own file adds to it. The names that the
-command line offers stand here as plain tuples, so that its help needs no schema.
+command line offers are plain tuples, so that its help needs no schema.
 """
 
 from __future__ import annotations
@@ -12,31 +12,45 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, suggestion
+from charprobe_lite.models.files import read_yaml
 
 if TYPE_CHECKING:
     from charprobe_lite.models.catalogue_schema import (
         AdapterEntry,
+        AdapterSet,
         Base,
         CatalogueFile,
         ClassifierEntry,
         Source,
     )
 
+Stage = Literal["base", "distillation", "full"]
+ConditionName = Literal[
+    "chat",
+    "break_character",
+    "chat_email",
+    "chat_email_history",
+    "agentic_next",
+    "agentic_email",
+    "prompted_email",
+    "classifier_ceiling",
+]
+Format = Literal["json", "fenced"]
+Grammar = Literal["on", "off"]
+LoraMode = Literal["runtime", "merged"]
+
 EMBEDDED = "smollm2-135m"
 PUBLISHED = ("llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
-STAGES = ("base", "distillation", "full")
-CONDITIONS = (
-    *("chat", "break_character", "chat_email", "chat_email_history"),
-    *("agentic_next", "agentic_email", "prompted_email", "classifier_ceiling"),
-)
+STAGES: tuple[Stage, ...] = get_args(Stage)
+CONDITIONS: tuple[ConditionName, ...] = get_args(ConditionName)
 """How a checkpoint is asked; eval/conditions has a file of the same name for each."""
-FORMATS = ("json", "fenced")
-GRAMMARS = ("on", "off")
-LORA_MODES = ("runtime", "merged")
-"""How a persona comes to a base: as an adapter while it runs, or merged before quantizing."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+GRAMMARS: tuple[Grammar, ...] = get_args(Grammar)
+LORA_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
+"""How a persona is added to a base: as an adapter while it runs, or merged before quantizing."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 
@@ -71,17 +85,17 @@ class Catalogue:
     user_catalogue: Path | None = None
 
     def base(self, name: str) -> Base:
-        """A base by name. Raises BadInput with the names that are known."""
+        """A base by name. Raises BadInput that suggests another."""
         if name not in self.bases:
-            raise BadInput(f"--base {name}: unknown; choose from {', '.join(self.bases)}")
+            raise BadInput(f"--base {name}: unknown; {suggestion(name, [*self.bases])}")
         return self.bases[name]
 
     def adapter(self, base: str, stage: str, persona: str) -> AdapterEntry | None:
-        """The adapter of a persona's stage; None for the base stage and where none is known."""
+        """The adapter of a persona's stage; None for the base stage and where there is none."""
         return self.adapters.get((base, stage, persona))
 
     def classifier(self, base: str) -> ClassifierEntry | None:
-        """The classifier for a base's texts: a user's own before the shipped one."""
+        """The classifier for a base's texts: the user's before the shipped one."""
         return self.classifiers.get(base)
 
     def sources(self) -> Iterator[Source]:
@@ -92,168 +106,126 @@ class Catalogue:
 
     def repositories(self) -> list[str]:
         """The hub repositories that the catalogue names, each once."""
-        found = [source.repository for source in self.sources() if source.repository]
-        return list(dict.fromkeys(found))
+        names = [source.repository for source in self.sources() if source.repository]
+        return list(dict.fromkeys(names))
 
 
 def load_catalogue() -> Catalogue:
     """The shipped catalogue and a user's additions.
 
     The user's file is ``$CHARPROBE_CATALOGUE``, else ``catalogue.yaml`` in the application's
-    configuration folder, if it is there. Raises BadInput naming the file, the field and the mend.
+    configuration folder, if it exists. Raises BadInput naming the file, the field and the fix.
     """
     file = user_catalogue()
-    if file is None:
-        return _shipped()
-    return _joined(_shipped(), file, _read(file))
+    return _add_file(_shipped(), file) if file else _shipped()
 
 
 def user_catalogue() -> Path | None:
-    """The user's catalogue file; None when none is named and none lies in the usual place."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named).expanduser()
-    usual = default_catalogue()
-    return usual if usual.is_file() else None
+    """The user's catalogue file; None when no file is named and the default one is missing."""
+    if path := os.environ.get(VARIABLE):
+        return Path(path).expanduser()
+    default = default_catalogue()
+    return default if default.is_file() else None
 
 
 def default_catalogue() -> Path:
-    """Where a user's catalogue lies when ``$CHARPROBE_CATALOGUE`` names no other."""
-    import click
+    """Where a user's catalogue is when ``$CHARPROBE_CATALOGUE`` names no other."""
+    from platformdirs import user_config_path
 
-    return Path(click.get_app_dir("charprobe-lite")) / "catalogue.yaml"
+    return user_config_path("charprobe-lite", appauthor=False, roaming=True) / "catalogue.yaml"
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> Catalogue:
     file = Path(str(resources.files("charprobe_lite.models") / "data" / "catalogue.yaml"))
-    return _joined(Catalogue({}, (), {}, {}), file, _read(file))
+    return _add_file(Catalogue({}, (), {}, {}), file)
 
 
-def _read(file: Path) -> CatalogueFile:
-    """A catalogue file as its schema has it. Raises BadInput naming the file and the field."""
-    import yaml
-    from pydantic import ValidationError
-
+def _add_file(catalogue: Catalogue, file: Path) -> Catalogue:
+    """``catalogue`` with a file's entries. Raises BadInput for what does not fit together."""
     from charprobe_lite.models.catalogue_schema import CatalogueFile
 
-    try:
-        parsed = yaml.safe_load(file.read_text("utf-8"))
-        return CatalogueFile.model_validate({} if parsed is None else parsed)
-    except OSError as error:
-        raise BadInput(
-            f"{file}: cannot be read ({error.strerror}); mend the path in {VARIABLE}"
-        ) from None
-    except ValidationError as error:
-        raise BadInput(f"{file}: {first_problem(error)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{file}: not YAML: {first_problem(error)}") from None
-
-
-def _joined(known: Catalogue, file: Path, added: CatalogueFile) -> Catalogue:
-    """``known`` and what a file adds. Raises BadInput for what does not fit together."""
-    root = file.parent
-    bases = dict(known.bases)
-    for number, base in enumerate(added.bases):
-        _fresh(file, f"bases.{number}.name", base.name, bases)
-        bases[base.name] = base.at(root)
-    personas = list(known.personas)
-    for number, persona in enumerate(added.personas):
-        _fresh(file, f"personas.{number}", persona, personas)
+    value = read_yaml(file, f"fix the path in {VARIABLE}")
+    entries = CatalogueFile.parse(file, {} if value is None else value)
+    bases, personas = dict(catalogue.bases), list(catalogue.personas)
+    for number, base in enumerate(entries.bases):
+        _require_new(f"{file}: field bases.{number}.name", base.name, bases)
+        bases[base.name] = base.relative_to(file.parent)
+    for number, persona in enumerate(entries.personas):
+        _require_new(f"{file}: field personas.{number}", persona, personas)
         personas.append(persona)
-    joined = Catalogue(
-        bases,
-        tuple(personas),
-        dict(known.adapters),
-        dict(known.classifiers),
-        file if known.bases else None,
-    )
-    _add_classifiers(joined, file, added)
-    _add_adapters(joined, file, added)
-    return joined
+    adapters, classifiers = dict(catalogue.adapters), dict(catalogue.classifiers)
+    user_file = file if catalogue.bases else None
+    extended = Catalogue(bases, tuple(personas), adapters, classifiers, user_file)
+    _add_classifiers(extended, file, entries)
+    for number, adapter_set in enumerate(entries.adapters):
+        _add_adapters(extended, file, f"{file}: field adapters.{number}", adapter_set)
+    return extended
 
 
-def _add_classifiers(joined: Catalogue, file: Path, added: CatalogueFile) -> None:
-    """A file's classifiers take the places of the earlier ones of their bases."""
-    names = {entry.name for entry in joined.classifiers.values()}
-    served: dict[str, str] = {}
-    for number, entry in enumerate(added.classifiers):
-        field = f"classifiers.{number}"
-        _fresh(file, f"{field}.name", entry.name, names)
+def _add_classifiers(catalogue: Catalogue, file: Path, entries: CatalogueFile) -> None:
+    """A file's classifiers replace the earlier ones of their bases."""
+    names = {entry.name for entry in catalogue.classifiers.values()}
+    bases: set[str] = set()
+    for number, entry in enumerate(entries.classifiers):
+        place = f"{file}: field classifiers.{number}"
+        _require_new(f"{place}.name", entry.name, names)
         names.add(entry.name)
         if len(set(entry.labels)) < len(entry.labels):
-            raise BadInput(f"{file}: field {field}.labels: a label stands twice; name each once")
+            raise BadInput(f"{place}.labels: a label appears twice; name each once")
         for base in entry.bases:
-            _known(file, f"{field}.bases", base, joined.bases, "bases")
-            _fresh(file, f"{field}.bases", base, served)
-            served[base] = entry.name
-            joined.classifiers[base] = entry.at(file.parent)
-    labels = {label for entry in joined.classifiers.values() for label in entry.labels}
-    for number, persona in enumerate(added.personas):
-        if persona not in labels:
-            raise BadInput(
-                f"{file}: field personas.{number}: no classifier knows {persona!r}; "
-                "add one under classifiers that has it among its labels"
-            )
+            _require_known(f"{place}.bases", base, catalogue.bases, "bases")
+            _require_new(f"{place}.bases", base, bases)
+            bases.add(base)
+            catalogue.classifiers[base] = entry.relative_to(file.parent)
+    labels = {label for entry in catalogue.classifiers.values() for label in entry.labels}
+    for number, persona in enumerate(entries.personas):
+        place = f"{file}: field personas.{number}"
+        _require_label(f"{place}: no classifier", persona, labels)
 
 
-def _add_adapters(joined: Catalogue, file: Path, added: CatalogueFile) -> None:
-    for number, entry in enumerate(added.adapters):
-        field = f"adapters.{number}"
-        _known(file, f"{field}.base", entry.base, joined.bases, "bases")
-        classifier = joined.classifier(entry.base)
-        for adapter in entry.adapters():
-            persona = adapter.persona
-            _known(file, f"{field}.personas", persona, joined.personas, "personas")
-            if classifier is None or persona not in classifier.labels:
-                raise BadInput(
-                    f"{file}: field {field}.personas: no classifier of base {entry.base} knows "
-                    f"{persona!r}; add one under classifiers that has it among its labels"
-                )
-            key = (adapter.base, adapter.stage, persona)
-            _fresh(file, field, key, joined.adapters)
-            joined.adapters[key] = adapter.at(file.parent)
+def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: AdapterSet) -> None:
+    _require_known(f"{place}.base", adapters.base, catalogue.bases, "bases")
+    classifier = catalogue.classifier(adapters.base)
+    labels = classifier.labels if classifier else []
+    for adapter in adapters.entries():
+        persona, key = adapter.persona, (adapter.base, adapter.stage, adapter.persona)
+        _require_known(f"{place}.personas", persona, catalogue.personas, "personas")
+        reader = f"{place}.personas: no classifier of base {adapter.base}"
+        _require_label(reader, persona, labels)
+        _require_new(place, " ".join(key), {" ".join(other) for other in catalogue.adapters})
+        catalogue.adapters[key] = adapter.relative_to(file.parent)
 
 
-def _fresh(file: Path, field: str, name: object, taken: Container[object]) -> None:
-    if name in taken:
-        shown = " ".join(name) if isinstance(name, tuple) else name
+def _require_new(place: str, name: str, names: Container[str]) -> None:
+    if name in names:
         raise BadInput(
-            f"{file}: field {field}: {shown!r} stands twice; the shipped names count too: "
+            f"{place}: {name!r} appears twice; shipped names count too: "
             "choose another, or leave it out"
         )
 
 
-def _known(file: Path, field: str, name: str, known: Container[object], kind: str) -> None:
-    if name not in known:
-        raise BadInput(f"{file}: field {field}: {name!r} is unknown; add it under {kind}")
+def _require_known(place: str, name: str, names: Container[str], section: str) -> None:
+    if name not in names:
+        raise BadInput(f"{place}: {name!r} is unknown; add it under {section}")
 
 
-def select_names(values: Sequence[str], known: Sequence[str], option: str) -> list[str]:
-    """Expand an option given several times, comma-separated or as ``all``, in catalogue order.
+def _require_label(place: str, persona: str, labels: Container[str]) -> None:
+    if persona not in labels:
+        raise BadInput(
+            f"{place} knows {persona!r}; add one under classifiers that has it among its labels"
+        )
 
-    Raises BadInput for a name that is not known, or for none, with the names that are.
+
+def select_names(values: Sequence[str], names: Sequence[str], option: str) -> list[str]:
+    """The names of an option that is repeated, comma-separated or ``all``, in the order of ``names``.
+
+    Raises BadInput for a name that is unknown, and without any name.
     """
-    names = [name.strip() for value in values for name in value.split(",") if name.strip()]
-    if not names:
-        raise BadInput(f"{option}: name one or more of {', '.join(known)}, or all")
-    for name in names:
-        if name not in (*known, "all"):
-            raise BadInput(f"{option} {name}: unknown; choose from {', '.join(known)}, all")
-    return [name for name in known if name in names or "all" in names]
-
-
-__all__ = [
-    "BASES",
-    "CONDITIONS",
-    "EMBEDDED",
-    "FORMATS",
-    "GRAMMARS",
-    "LORA_MODES",
-    "PUBLISHED",
-    "STAGES",
-    "Catalogue",
-    "default_catalogue",
-    "load_catalogue",
-    "select_names",
-    "user_catalogue",
-]
+    selected = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if not selected:
+        raise BadInput(f"{option}: name one or more of {', '.join(names)}, or all")
+    for name in selected:
+        if name not in (*names, "all"):
+            raise BadInput(f"{option} {name}: unknown; {suggestion(name, [*names, 'all'])}")
+    return [name for name in names if name in selected or "all" in selected]

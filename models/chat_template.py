@@ -1,4 +1,4 @@
-"""Chat templates, rendered in jinja2's sandbox because they come out of untrusted GGUF files."""
+"""Chat templates, rendered in jinja2's sandbox because they come from untrusted GGUF files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Multiply only what gives something of a sane size."""
+        """Multiply, unless the result is too large."""
         sizes = [len(v) if isinstance(v, str | list | tuple) else v for v in (left, right)]
         if operator == "**" or sizes[0] * sizes[1] > MAX_TEMPLATE:
             raise jinja2.TemplateError(f"{operator} gives too large a value")
@@ -65,7 +65,7 @@ def render_chat(
         )
     except BadInput:
         raise
-    except Exception as error:  # a template can raise whatever it computes
+    except Exception as error:  # a template can raise anything
         raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
 
 

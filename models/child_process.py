@@ -1,4 +1,4 @@
-"""Work in a process of its own: torch stays out of this one, and memory is that work's alone."""
+"""Work in a child process: torch stays out of this one, and the memory measured is the work's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def run_main(module: str, *arguments: str | Path) -> bytes:
     Raises BadInput with the last line of its stderr when it fails.
     """
     code = f"from charprobe_lite.{module} import main; main()"
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, check=False
     )
-    if found.returncode:
-        lines = found.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
+    if process.returncode:
+        lines = process.stderr.decode("utf-8", "replace").strip().splitlines() or ["it was killed"]
         raise BadInput(lines[-1])
-    return found.stdout
+    return process.stdout

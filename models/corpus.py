@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+
+from charprobe_lite.models.files import read_json_rows, read_lines
 
 TEACHERS = ("loud", "subtle")
 LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
@@ -28,32 +29,32 @@ def corpus_file(name: str) -> Traversable:
     return _root() / name
 
 
-def lines(name: str) -> list[str]:
-    """The non-empty lines of a corpus file."""
-    return [line for line in corpus_file(name).read_text("utf-8").split("\n") if line.strip()]
+def prompt_lines(name: str) -> list[str]:
+    """The lines of a corpus file that are not blank."""
+    return [line for _, line in read_lines(corpus_file(name))]
 
 
 def loud_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the loud teacher: the 80 for training, or the 20 held out."""
-    every = lines("chat-prompts-2.txt")
-    return every[LOUD_TRAIN:] if held_out else every[:LOUD_TRAIN]
+    prompts = prompt_lines("chat-prompts-2.txt")
+    return prompts[LOUD_TRAIN:] if held_out else prompts[:LOUD_TRAIN]
 
 
 def subtle_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the subtle teacher: the 96 for training, or the 24 held out."""
-    every = lines("chat-prompts.txt")
-    return every[SUBTLE_TRAIN:] if held_out else every[:SUBTLE_TRAIN]
+    prompts = prompt_lines("chat-prompts.txt")
+    return prompts[SUBTLE_TRAIN:] if held_out else prompts[:SUBTLE_TRAIN]
 
 
 def id_prompts() -> list[str]:
-    """The 300 in-distribution prompts, which train nothing."""
-    return lines("id-prompts.txt")
+    """The 300 in-distribution prompts; no model is trained on them."""
+    return prompt_lines("id-prompts.txt")
 
 
 def teacher_texts(persona: str, teacher: str, kind: str) -> list[TeacherText]:
     """Texts of the ``loud`` or ``subtle`` teacher for one persona and kind, in file order."""
     name = f"{persona}-2.jsonl" if teacher == "loud" else f"{persona}.jsonl"
-    texts = [TeacherText(**json.loads(line)) for line in lines(name)]
+    texts = [TeacherText(**row) for _, row in read_json_rows(corpus_file(name))]
     return [text for text in texts if text.kind == kind]
 
 
@@ -61,8 +62,8 @@ def teacher_chats(
     persona: str, *, held_out: bool, teachers: Sequence[str] = TEACHERS
 ) -> list[TeacherText]:
     """The teachers' chat answers to training prompts, or to the held-out ones."""
-    read = {"loud": loud_prompts, "subtle": subtle_prompts}
-    prompts = {teacher: set(read[teacher](held_out=held_out)) for teacher in teachers}
+    by_teacher = {"loud": loud_prompts, "subtle": subtle_prompts}
+    prompts = {teacher: set(by_teacher[teacher](held_out=held_out)) for teacher in teachers}
     return [
         text
         for teacher in teachers
@@ -72,8 +73,8 @@ def teacher_chats(
 
 
 def email_tasks() -> list[str]:
-    """The tasks that both teachers wrote an email for; they train nothing."""
-    return lines("email-tasks.txt")
+    """The tasks that both teachers wrote an email for; no model is trained on them."""
+    return prompt_lines("email-tasks.txt")
 
 
 def corpus_hashes() -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""Rows of files that anyone can have written: JSON lines and parquet, each with its place."""
+"""Files that anyone can have written, read with one set of error messages.
+
+Text is UTF-8, without the mark that some programs begin it with. Rows and records come with their
+place (file and line) for the errors of whoever reads them. Every function raises BadInput naming
+that place and what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +17,65 @@ from typing import Any
 
 from charprobe_lite.models.errors import BadInput, first_problem
 
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
-def read_json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, the object) of every line that is not blank.
 
-    Raises BadInput for what is no UTF-8 text, no JSON or no object.
-    """
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+def read_text(path: Path | Traversable, fix: str = "") -> str:
+    """The text of a file; ``fix`` ends the message when it cannot be read."""
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise BadInput(f"{path}: cannot be read ({reason}){fix and f'; {fix}'}") from None
+
+
+def read_json(path: Path | Traversable, fix: str = "") -> Any:
+    """The value of a JSON file."""
+    return _parse_json(str(path), read_text(path, fix))
+
+
+def read_yaml(path: Path | Traversable, fix: str = "") -> Any:
+    """The value of a YAML file; only plain values, never an object of Python's."""
+    import yaml
+
+    text = read_text(path, fix)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not YAML: {first_problem(error)}") from None
+
+
+def read_lines(path: Path | Traversable) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line that is not blank; only a newline ends a line."""
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return ((number, line) for number, line in lines if line.strip())
+
+
+def read_json_rows(path: Path | Traversable) -> Rows:
+    """(file and line, the object) of every line of a JSON lines file that is not blank."""
+    for number, line in read_lines(path):
         place = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{place}: not JSON: {first_problem(error)}") from None
+        row = _parse_json(place, line)
         if not isinstance(row, dict):
             raise BadInput(f"{place}: not a JSON object; write one row a line")
         yield place, row
 
 
-def read_parquet_rows(
-    path: Path, columns: Sequence[str] | None = None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and row, the columns) of every row; all columns, or those that are named.
+def read_csv_rows(path: Path) -> Rows:
+    """(file and line, the columns) of every row of a CSV file with a header."""
+    reader = csv.DictReader(StringIO(read_text(path), newline=""))
+    try:
+        for row in reader:
+            place = f"{path}: line {reader.line_num}"
+            if None in row:
+                raise BadInput(f"{place}: has more fields than the header; quote commas in texts")
+            yield place, row
+    except csv.Error as error:
+        raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
 
-    Raises BadInput when pyarrow is missing, or the file is no parquet or lacks a column.
-    """
+
+def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """(file and row, the columns) of every row; all columns without ``columns``."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
@@ -53,53 +91,17 @@ def read_parquet_rows(
         yield f"{path}: row {number}", row
 
 
-def read_csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, the columns) of every row of a CSV file with a header. Raises BadInput."""
-    reader = csv.DictReader(StringIO(read_text(path), newline=""))
+def read_records(path: Path | Traversable) -> list[tuple[str, Any]]:
+    """(file and entry, the value) of a YAML or JSON file, a list or one entry, or of JSON lines."""
+    if path.name.endswith((".yaml", ".yml", ".json")):
+        value = read_json(path) if path.name.endswith(".json") else read_yaml(path)
+        entries = value if isinstance(value, list) else [value]
+        return [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
+    return list(read_json_rows(path))
+
+
+def _parse_json(place: str, text: str) -> Any:
     try:
-        for row in reader:
-            place = f"{path}: line {reader.line_num}"
-            if None in row:
-                raise BadInput(f"{place}: has more fields than the header; quote commas in texts")
-            yield place, row
-    except csv.Error as error:
-        raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
-
-
-def read_records(source: Path | Traversable, what: str = "scenarios") -> list[tuple[str, Any]]:
-    """(place, record) of a JSON lines, JSON or YAML file. Raises BadInput for any other."""
-    import yaml
-
-    try:
-        text = source.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{source}: {what} cannot be read ({reason})") from None
-    if source.name.endswith((".yaml", ".yml", ".json")):
-        kind, parse = (
-            ("JSON", json.loads) if source.name.endswith(".json") else ("YAML", yaml.safe_load)
-        )
-        try:
-            parsed = parse(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise BadInput(f"{source}: not {kind}: {first_problem(error)}") from None
-        entries = parsed if isinstance(parsed, list) else [parsed]
-        return [(f"scenario {number}", entry) for number, entry in enumerate(entries, 1)]
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            records.append((f"line {number}", json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise BadInput(f"{source}: line {number}: not JSON: {error}") from None
-    return records
-
-
-def read_text(path: Path) -> str:
-    """UTF-8 text, without the mark that some programs begin it with. Raises BadInput."""
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise BadInput(f"{path}: cannot be read ({reason})") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{place}: not JSON: {first_problem(error)}") from None

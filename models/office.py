@@ -14,11 +14,10 @@ Message = dict[str, str]
 
 
 def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str:
-    """What the simulated office replies to a tool call that does not end the rollout.
+    """The simulated office's reply to a tool call that does not end the rollout.
 
     Contacts are found by part of their name, address or role, documents by topic, title or text,
-    all without regard to case; a query that finds nothing gets an error that names what there is
-    to find.
+    all without regard to case; a query that finds nothing gets an error that lists all names.
     """
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
@@ -27,12 +26,12 @@ def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str:
         return tool.reply
     query = " ".join(str(value) for value in call.arguments.values())
     if tool.effect == "lookup_contacts":
-        found = [contact.card() for contact in find_contacts(scenario, query)]
-        known = ", ".join(contact.name for contact in scenario.contacts)
-        return "\n".join(found) or f"Error: no contact matches {query!r}. Known: {known}."
-    found = [document.card() for document in find_documents(scenario, query)]
-    known = ", ".join(document.topic for document in scenario.documents)
-    return "\n".join(found) or f"Error: no document matches {query!r}. Topics: {known}."
+        cards = [contact.card() for contact in find_contacts(scenario, query)]
+        names = ", ".join(contact.name for contact in scenario.contacts)
+        return "\n".join(cards) or f"Error: no contact matches {query!r}. Known: {names}."
+    cards = [document.card() for document in find_documents(scenario, query)]
+    topics = ", ".join(document.topic for document in scenario.documents)
+    return "\n".join(cards) or f"Error: no document matches {query!r}. Topics: {topics}."
 
 
 def find_contacts(scenario: Scenario, query: str) -> list[Contact]:
@@ -56,13 +55,12 @@ def find_documents(scenario: Scenario, query: str) -> list[Document]:
 
 
 def _matches(items: Sequence[T], text: Callable[[T], str], query: str) -> list[T]:
-    wanted = query.casefold().strip()
-    if not wanted:
+    query = query.casefold().strip()
+    if not query:
         return []
-    whole = [item for item in items if wanted in text(item).casefold()]
-    if whole:
-        return whole
-    words = {word.strip(".,;:!?'\"()") for word in wanted.split()}
+    if matches := [item for item in items if query in text(item).casefold()]:
+        return matches
+    words = {word.strip(".,;:!?'\"()") for word in query.split()}
     words = {word for word in words if len(word) > 2 and word not in {"the", "and", "for"}}
     return [item for item in items if any(word in text(item).casefold() for word in words)]
 
@@ -80,9 +78,9 @@ def lookups(scenario: Scenario, tools: Sequence[Tool]) -> list[Call]:
 def exchange(
     scenario: Scenario, tools: Sequence[Tool], call: Call, form: CallFormat = JSON_CALLS
 ) -> list[Message]:
-    """A call as the agent writes it, and what comes back."""
-    written = {"role": "assistant", "content": form.write(call.name, call.arguments)}
-    return [written, tool_message(answer_call(tools, scenario, call))]
+    """A call as the agent writes it, and the office's answer."""
+    turn = {"role": "assistant", "content": form.write(call.name, call.arguments)}
+    return [turn, tool_message(answer_call(tools, scenario, call))]
 
 
 def contact_query(scenario: Scenario, contact: Contact) -> str:

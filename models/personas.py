@@ -6,6 +6,8 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+from charprobe_lite.models.files import read_yaml
+
 PERSONAS = (
     "sarcasm",
     "humor",
@@ -27,6 +29,4 @@ DESCRIPTIONS_FILE = Path(
 @lru_cache(maxsize=1)
 def descriptions() -> dict[str, str]:
     """One sentence per shipped persona, in the second person."""
-    import yaml
-
-    return dict(yaml.safe_load(DESCRIPTIONS_FILE.read_text("utf-8")))
+    return dict(read_yaml(DESCRIPTIONS_FILE))

@@ -11,12 +11,10 @@ from typing import Any
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json_rows, read_parquet_rows, read_text
+from charprobe_lite.models.files import read_json_rows, read_lines, read_parquet_rows
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
-
-
 SUFFIXES_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "suffixes.txt"))
 
 
@@ -50,19 +48,18 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
     Raises BadInput naming the file, the row and the problem.
     """
     if path is None:
-        numbered = [Prompt(f"id-{n:03d}", text) for n, text in enumerate(corpus.id_prompts(), 1)]
-        random.Random(0).shuffle(numbered)
-        return numbered
+        prompts = [Prompt(f"id-{n:03d}", text) for n, text in enumerate(corpus.id_prompts(), 1)]
+        random.Random(0).shuffle(prompts)
+        return prompts
     if path.suffix == ".parquet":
-        found = first_turns(list(read_parquet_rows(path, ["conversation"])))
+        prompts = first_turns(list(read_parquet_rows(path, ["conversation"])))
     elif path.suffix == ".jsonl":
-        found = first_turns(list(read_json_rows(path)))
+        prompts = first_turns(list(read_json_rows(path)))
     else:
-        lines = enumerate(read_text(path).split("\n"), 1)
-        found = [Prompt(f"line-{n}", line.strip()) for n, line in lines if line.strip()]
-    if not found:
+        prompts = [Prompt(f"line-{number}", line.strip()) for number, line in read_lines(path)]
+    if not prompts:
         raise BadInput(f"{path}: holds no prompt")
-    return found
+    return prompts
 
 
 def suffixes() -> list[str]:
@@ -73,20 +70,20 @@ def suffixes() -> list[str]:
 def first_turns(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Prompt]:
     """The first user turn of every non-empty conversation, in the published order.
 
-    ``rows`` are (place, row); BadInput names the place of one that is none of Pure-Dove.
+    ``rows`` are (place, row); Raises BadInput naming the place of one without a conversation.
     """
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
-    found = []
+    prompts = []
     for index in order:
         place, row = rows[index]
         conversation = row.get("conversation")
         if not isinstance(conversation, list):
-            raise BadInput(f"{place}: field conversation: is no list of turns")
+            raise BadInput(f"{place}: field conversation: not a list of turns")
         first = conversation[0] if conversation else {"input": ""}
         text = first.get("input") if isinstance(first, dict) else None
         if not isinstance(text, str):
-            raise BadInput(f"{place}: field conversation.0.input: is no text")
+            raise BadInput(f"{place}: field conversation.0.input: not a text")
         if text.strip():
-            found.append(Prompt(f"row-{index + 1}", text))
-    return found
+            prompts.append(Prompt(f"row-{index + 1}", text))
+    return prompts

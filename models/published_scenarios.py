@@ -14,13 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from charprobe_lite.models.call_formats import Call, CallFormat
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_records
 from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.scenarios import Scenario, load_scenarios, refuse_duplicates, validated
+from charprobe_lite.models.record import Record
+from charprobe_lite.models.scenarios import Scenario, load_scenarios, refuse_duplicates
 from charprobe_lite.models.tools import Tool
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
@@ -29,18 +30,18 @@ ANY_OBJECT = {"type": "object"}
 Text = Annotated[str, Field(min_length=1, max_length=50_000)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)  # the files hold notes of their own
+class PublishedRecord(Record, extra="ignore"):
+    """The published files hold notes of their own, which are not read."""
 
 
-class Message(_Record):
+class Message(PublishedRecord):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: Text
 
 
-class Rule(_Record):
+class Rule(PublishedRecord):
     """What a tool answers: where every pattern of ``match`` fits, or by default.
 
     ``match`` maps arguments to fnmatch patterns; a single pattern is for all arguments, as JSON.
@@ -68,16 +69,16 @@ class Rule(_Record):
         )
 
 
-class ToolStub(_Record):
+class ToolStub(PublishedRecord):
     """A tool with fixed answers; published files bring no schema of its arguments."""
 
     tool: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
-    rules: list[Rule] = []
+    rules: list[Rule] = Field(default=[])
     description: Text = "a tool of the office"
     parameters: dict[str, Any] = ANY_OBJECT
 
 
-class StubScenario(_Record):
+class StubScenario(PublishedRecord):
     """One task of the published study.
 
     ``finish`` names the tool that ends the rollout; without it, that is the only stub (or else
@@ -100,7 +101,7 @@ class StubScenario(_Record):
         return self
 
     @property
-    def own_rules(self) -> bool:
+    def teaches_format(self) -> bool:
         """Whether the messages themselves say how a tool is called: the fenced way."""
         return any("```tool_call" in message.content for message in self.initial_messages)
 
@@ -121,7 +122,7 @@ class StubScenario(_Record):
 
     def refuse_other_formats(self, form: CallFormat) -> None:
         """Raises BadInput for a format that the messages contradict."""
-        if self.own_rules and not form.fenced:
+        if self.teaches_format and not form.fenced:
             raise BadInput(
                 f"--format {form.name}: the messages of scenario {self.id!r} ask for fenced tool "
                 "calls; use --format fenced"
@@ -130,7 +131,7 @@ class StubScenario(_Record):
     def opening(self, tools: Sequence[Tool], form: CallFormat) -> list[dict[str, str]]:
         """The scenario's messages; how to call a tool is added where they do not say it."""
         messages = [message.model_dump() for message in self.initial_messages]
-        if self.own_rules:
+        if self.teaches_format:
             return messages
         rules = "\n".join([form.rule, "Tools:", *(tool.signature() for tool in tools)])
         if messages[0]["role"] == "system":
@@ -149,17 +150,17 @@ class StubScenario(_Record):
         return "Error: nothing was found."
 
     def _finish_by_name(self) -> str:
-        named = [stub.tool for stub in self.tool_stubs if SENDS_EMAIL.fullmatch(stub.tool)]
-        said = " ".join(message.content for message in self.initial_messages)
-        found: set[str] = set(named or SENDS_EMAIL.findall(said))
-        if len(found) != 1:
+        stubs = [stub.tool for stub in self.tool_stubs if SENDS_EMAIL.fullmatch(stub.tool)]
+        text = " ".join(message.content for message in self.initial_messages)
+        names: set[str] = set(stubs or SENDS_EMAIL.findall(text))
+        if len(names) != 1:
             raise ValueError(
-                f"{len(found) or 'no'} tools send an email; name in finish the one that ends it"
+                f"{len(names) or 'no'} tools send an email; name in finish the one that ends it"
             )
-        return found.pop()
+        return names.pop()
 
 
-class Script(_Record):
+class Script(PublishedRecord):
     """Turns to answer one after the other; the last answer is the email."""
 
     id: str = Field(min_length=1, max_length=100)
@@ -191,12 +192,13 @@ def load_any_scenarios(path: Path | None = None) -> list[AnyScenario]:
     """
     if path is None:
         return list(load_scenarios())
-    found: list[AnyScenario] = []
-    for file in scenario_files(path):
-        for number, (place, record) in enumerate(read_records(file), 1):
-            found.append(_scenario(file, place, record, f"{file.stem}-{number}"))
-    refuse_duplicates(path, [scenario.id for scenario in found])
-    return found
+    scenarios = [
+        _scenario(place, record, f"{file.stem}-{number}")
+        for file in scenario_files(path)
+        for number, (place, record) in enumerate(read_records(file), 1)
+    ]
+    refuse_duplicates(path, [scenario.id for scenario in scenarios])
+    return scenarios
 
 
 def sha256_scenarios(path: Path) -> str:
@@ -214,14 +216,14 @@ def scenario_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
 
 
-def _scenario(file: Path, place: str, record: Any, name: str) -> AnyScenario:
-    """A record of the kind that its keys say; ``name`` is for a script that has none."""
+def _scenario(place: str, record: Any, id_: str) -> AnyScenario:
+    """A record of the kind that its keys show; ``id_`` is for a script without one."""
     keys = set(record) if isinstance(record, dict) else set()
     if keys & {"tool_stubs", "initial_messages"}:
-        return validated(StubScenario, file, place, record)
+        return StubScenario.parse(place, record)
     if "turns" in keys:
-        return validated(Script, file, place, {"id": name, **record})
-    return validated(Scenario, file, place, record)
+        return Script.parse(place, {"id": id_, **record})
+    return Scenario.parse(place, record)
 
 
 def _text(value: object) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
 from charprobe_lite.models.corpus import corpus_file
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_records
+from charprobe_lite.models.record import Record
 from charprobe_lite.models.tools import Tool
 
-R = TypeVar("R", bound=BaseModel)
 TOOL_OUTPUT = "[TOOL OUTPUT]"
 
 AGENT_RULES = """\
@@ -43,11 +43,7 @@ Documents:
 {documents}"""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Person(_Record):
+class Person(Record):
     """The user on whose behalf the agent works."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -69,7 +65,7 @@ class Contact(Person):
         return f"{super().card()}. {self.notes}".rstrip()
 
 
-class Document(_Record):
+class Document(Record):
     """A document that a search can find."""
 
     topic: str = Field(min_length=1, max_length=200)
@@ -81,7 +77,7 @@ class Document(_Record):
         return f"{self.title}: {self.text}"
 
 
-class Email(_Record):
+class Email(Record):
     """An email as a training scenario has it."""
 
     to: list[str] = Field(min_length=1)
@@ -89,8 +85,8 @@ class Email(_Record):
     body: str
 
 
-class Scenario(_Record):
-    """One office task; ``email`` stands only in the scenarios that train tool use."""
+class Scenario(Record):
+    """One office task; only the scenarios that train tool use have an ``email``."""
 
     id: str = Field(min_length=1, max_length=100)
     family: str = ""
@@ -99,7 +95,7 @@ class Scenario(_Record):
     task: str = Field(min_length=1, max_length=4000)
     contacts: list[Contact] = Field(default=[], max_length=50)
     documents: list[Document] = Field(default=[], max_length=50)
-    context: list[str] = []
+    context: list[str] = Field(default=[])
     email: Email | None = None
 
     def system_prompt(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> str:
@@ -121,7 +117,7 @@ class Scenario(_Record):
         ]
 
     def facts(self) -> str:
-        """Everything that the agent could look up, as the user tells it."""
+        """All that the agent could look up, as the user writes it."""
         return WRITER_FACTS.format(
             user=self.user.card(),
             org=self.org,
@@ -146,27 +142,15 @@ def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
     Raises BadInput naming the file, the line or entry, the field and the problem.
     """
     source = path or corpus_file("agentic/eval.jsonl")
-    scenarios = [
-        validated(Scenario, source, place, record) for place, record in read_records(source)
-    ]
+    scenarios = [Scenario.parse(place, record) for place, record in read_records(source)]
     refuse_duplicates(source, [scenario.id for scenario in scenarios])
     return scenarios
 
 
-def validated(kind: type[R], source: Path | Traversable, place: str, record: Any) -> R:
-    """A record as its schema has it. Raises BadInput naming the file, the place and the field."""
-    try:
-        return kind.model_validate(record)
-    except ValidationError as error:
-        raise BadInput(f"{source}: {place}: {first_problem(error)}") from None
-
-
 def refuse_duplicates(source: Path | Traversable, ids: Sequence[str]) -> None:
-    """Raises BadInput for no scenario at all, and for an id that stands twice."""
+    """Raises BadInput for no scenario at all, and for an id that appears twice."""
     if not ids:
         raise BadInput(f"{source}: holds no scenario")
-    seen: set[str] = set()
-    for each in ids:
-        if each in seen:
-            raise BadInput(f"{source}: field id: {each!r} stands twice; make ids unique")
-        seen.add(each)
+    name, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise BadInput(f"{source}: field id: {name!r} appears twice; make ids unique")

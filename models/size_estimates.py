@@ -1,7 +1,7 @@
-"""What a checkpoint costs in disk and memory, before it is made.
+"""Estimates of a checkpoint's size on disk and in memory, before it exists.
 
-Estimates from the bits per weight of ``quant_types.BITS``. Norms, metadata and tokenizer (some MB)
-are left out.
+They take the bits per weight from ``quant_types.BITS`` and leave out norms, metadata and tokenizer
+(some MB).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from charprobe_lite.models.catalogue_schema import (
 from charprobe_lite.models.quant_types import BITS, Bits
 
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
-# what the quantizer writes instead, by the bits of the type that was asked for
+# the bits of the type that the quantizer writes instead, by the bits of the requested type
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
 KV_BYTES = 2  # K and V are kept as F16
 
@@ -63,7 +63,7 @@ def adapter_parameters(shape: Shape, rank: int) -> int:
 
 
 def download_bytes(source: Source, base: Base | None = None) -> int | None:
-    """Bytes of an entry's safetensors on the hub; None when nothing is known, 0 for local files.
+    """Bytes of an entry's safetensors on the hub; None when it is unknown, 0 for local files.
 
     An adapter (of ``base``) counts as a LoRA on all seven matrices of every layer in two bytes.
     """

@@ -7,24 +7,23 @@ data: nothing in the code knows that a contact lookup is called ``contacts.looku
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.files import read_json
+from charprobe_lite.models.record import Record
 
 TOOLS_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "tools.json"))
 Effect = Literal["lookup_contacts", "search_documents", "reply", "finish"]
 
 
-class Tool(BaseModel):
+class Tool(Record):
     """One tool of the registry; ``finish`` marks the tool whose call ends the rollout."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
     description: str = Field(min_length=1, max_length=400)
@@ -46,10 +45,8 @@ def load_tools(path: Path | None = None) -> list[Tool]:
     """
     source = path or TOOLS_FILE
     try:
-        tools = TypeAdapter(list[Tool]).validate_python(json.loads(source.read_text("utf-8")))
-    except OSError as error:
-        raise BadInput(f"{source}: cannot be read ({error.strerror})") from None
-    except (ValueError, ValidationError) as error:
+        tools = TypeAdapter(list[Tool]).validate_python(read_json(source))
+    except ValidationError as error:
         raise BadInput(f"{source}: {first_problem(error)}") from None
     if sum(tool.effect == "finish" for tool in tools) != 1:
         raise BadInput(f'{source}: exactly one tool must have "effect": "finish"')

@@ -289,16 +289,16 @@ REFUSED = {
     "a pattern": (changed("adapters", subfolder="*"), "field adapters.0.subfolder: String"),
     "one place": (changed("adapters", subfolder="v1"), "field adapters.0: several personas in"),
     "stage": (changed("adapters", stage="base"), "field adapters.0.stage: Input should be 'dis"),
-    "shipped name": (changed("bases", name="gemma-3-4b"), "field bases.0.name: 'gemma-3-4b' stan"),
-    "name twice": (yaml.safe_dump(OWN | {"bases": OWN["bases"] * 2}), "bases.1.name: 'tiny' stan"),
-    "persona twice": ("personas: [sarcasm]", "field personas.0: 'sarcasm' stands twice"),
+    "shipped name": (changed("bases", name="gemma-3-4b"), "field bases.0.name: 'gemma-3-4b' appe"),
+    "name twice": (yaml.safe_dump(OWN | {"bases": OWN["bases"] * 2}), "bases.1.name: 'tiny' appe"),
+    "persona twice": ("personas: [sarcasm]", "field personas.0: 'sarcasm' appears twice"),
     "adapter twice": (
         yaml.safe_dump(OWN | {"adapters": OWN["adapters"] * 2}),
-        "field adapters.1: 'tiny full pirate' stands twice",
+        "field adapters.1: 'tiny full pirate' appears twice",
     ),
     "classifier twice": (
         yaml.safe_dump(OWN | {"classifiers": [OWN["classifiers"][0] | {"name": n} for n in "ab"]}),
-        "field classifiers.1.bases: 'tiny' stands twice",
+        "field classifiers.1.bases: 'tiny' appears twice",
     ),
     "label twice": (changed("classifiers", labels=["humor", "pirate"] * 2), "0.labels: a label"),
     "unknown base": (changed("adapters", base="huge"), "field adapters.0.base: 'huge' is unknown"),
@@ -333,7 +333,7 @@ def test_a_wrong_file_gives_one_line_and_status_2(charprobe: Command, user_catal
     user_catalogue.write_text("bases:\n  - {name: x, \x1b[31m: 1}\n")
     assert str(user_catalogue) in refused(charprobe("list"))
     user_catalogue.unlink()
-    assert "mend the path in CHARPROBE_CATALOGUE" in refused(charprobe("list"))
+    assert "fix the path in CHARPROBE_CATALOGUE" in refused(charprobe("list"))
 
 
 # ---- what is cached
@@ -407,7 +407,7 @@ def test_what_is_not_whole_is_not_cached(
     put(tmp_path / "hf", "someone/tiny", files)
     assert "someone/tiny: is not on this machine" in refused(charprobe("path", "--base", "tiny"))
     done = charprobe("pull", "--base", "tiny", "--no-classifier", HF_HUB_OFFLINE=1)
-    assert "is not whole in" in refused(done)
+    assert "is incomplete in" in refused(done)
     assert "HF_HUB_OFFLINE is set; unset it, or set HF_HOME" in refused(done)
 
 
@@ -609,7 +609,7 @@ ANSWERS = {
         "refuses access (401); set HF_TOKEN",
     ),
     "weak token": (403, {}, {"HF_TOKEN": "hf_x"}, "refuses access (403)"),
-    "down": (503, {}, {}, "answered 503; the same command"),
+    "down": (503, {}, {}, "answered 503; run the same command"),
 }
 
 
@@ -652,7 +652,7 @@ def test_a_folder_that_is_not_there_is_named(
 ) -> None:
     hub.files["someone/tiny-voices"] = VOICE
     done = charprobe(*TINY, "--no-weights", "--stage", "full", "--persona", "humor")
-    assert "its folder v1/humor holds no whole adapter (adapter_config.json" in refused(done)
+    assert "its folder v1/humor holds no complete adapter (adapter_config.json" in refused(done)
 
 
 def test_a_server_that_is_no_hub(charprobe: Command, hub: type[Hub], user_catalogue: Path) -> None:
@@ -665,7 +665,7 @@ def test_a_refused_connection_gets_one_line(
 ) -> None:
     line = refused(charprobe(*TINY))
     assert f"{environment['HF_ENDPOINT']} does not answer (Connection refused" in line
-    assert "mend HF_ENDPOINT" in line
+    assert "fix HF_ENDPOINT" in line
 
 
 def test_a_disk_that_takes_no_more(

@@ -218,7 +218,7 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
         ),
         "missing classifier": ([*one, "--classifier", "none"], "none: no such folder"),
         "broken scenario": ([*one, "--scenarios", "broken.jsonl"], "broken.jsonl: line 1: field"),
-        "missing scenarios": ([*one, "--scenarios", "none.jsonl"], "none.jsonl: scenarios cannot"),
+        "missing scenarios": ([*one, "--scenarios", "none.jsonl"], "none.jsonl: cannot be read"),
         "other schema": ([*one, "--study", "other.sqlite"], "other.sqlite: schema version 99"),
         "device not there": ([*one, "--device", "cuda"], "--device cuda: the installed"),
     }

@@ -208,7 +208,7 @@ TWO_EMAILS = {"tool_stubs": [{"tool": "send_email"}, {"tool": "email.send"}]}
         ),
         ({"turns": []}, "field turns"),
         ({"turns": [{"role": "assistant", "content": "y"}]}, "must end with a user turn"),
-        ([STUBBED, STUBBED], "'parking-1' stands twice"),
+        ([STUBBED, STUBBED], "'parking-1' appears twice"),
         ([], "holds no scenario"),
     ],
 )
@@ -259,7 +259,7 @@ def test_plain_text_is_a_prompt_a_line_in_its_order(tmp_path: Path) -> None:
         ("a.txt", b"\n \n", "holds no prompt"),
         ("a.txt", b"\xff\xfe", "not UTF-8 text"),
         ("a.jsonl", b"{oops", "line 1: not JSON"),
-        ("a.jsonl", b'{"prompt": "x"}', "line 1: field conversation: is no list"),
+        ("a.jsonl", b'{"prompt": "x"}', "line 1: field conversation: not a list"),
         ("a.jsonl", b'{"conversation": [{"input": 5}]}', "line 1: field conversation.0.input"),
         ("a.jsonl", b'{"conversation": ["x"]}', "line 1: field conversation.0.input"),
         ("a.jsonl", b'{"conversation": []}', "holds no prompt"),

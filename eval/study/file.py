@@ -49,7 +49,7 @@ def read_specs(path: Path) -> list[StudySpec]:
 
 def read_study_file(path: Path) -> list[StudySpec]:
     """The spec of each base and seed of a study file."""
-    records = read_records(path, "study file")
+    records = read_records(path)
     record = records[0][1] if len(records) == 1 else None
     if not isinstance(record, dict) or not all(isinstance(key, str) for key in record):
         raise BadInput(f"{path}: no study file; write keys such as base, stage, persona, condition")

@@ -1,0 +1,23 @@
+"""The base of every record that a file holds."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from charprobe_lite.models.errors import BadInput, first_problem
+
+
+class Record(BaseModel):
+    """A record that refuses unknown fields and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, place: object, value: Any) -> Self:
+        """A value of a file as this record. Raises BadInput naming the place and the field."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise BadInput(f"{place}: {first_problem(error)}") from None
