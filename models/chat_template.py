@@ -55,16 +55,15 @@ def render_chat(
     ``messages`` are ``{"role", "content"}``; with ``generate`` the text ends where the
     assistant's turn begins. Raises BadInput when the template fails on these messages.
     """
+    compiled = compile_template(template)
     try:
-        return compile_template(template).render(
+        return compiled.render(
             messages=list(messages),
             add_generation_prompt=generate,
             bos_token=bos,
             eos_token=eos,
             tools=None,
         )
-    except BadInput:
-        raise
     except Exception as error:  # a template can raise anything
         raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
-from charprobe_lite.models.files import read_json_rows, read_lines
+from charprobe_lite.models.files import DATA, read_json_rows, read_lines
 
+CORPUS = DATA / "corpus"
 TEACHERS = ("loud", "subtle")
 LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
 
@@ -24,9 +24,9 @@ class TeacherText:
     response: str
 
 
-def corpus_file(name: str) -> Traversable:
+def corpus_file(name: str) -> Path:
     """A file of the corpus that is shipped with the package."""
-    return _root() / name
+    return CORPUS / name
 
 
 def prompt_lines(name: str) -> list[str]:
@@ -36,14 +36,17 @@ def prompt_lines(name: str) -> list[str]:
 
 def loud_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the loud teacher: the 80 for training, or the 20 held out."""
-    prompts = prompt_lines("chat-prompts-2.txt")
-    return prompts[LOUD_TRAIN:] if held_out else prompts[:LOUD_TRAIN]
+    return _part("chat-prompts-2.txt", LOUD_TRAIN, held_out)
 
 
 def subtle_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the subtle teacher: the 96 for training, or the 24 held out."""
-    prompts = prompt_lines("chat-prompts.txt")
-    return prompts[SUBTLE_TRAIN:] if held_out else prompts[:SUBTLE_TRAIN]
+    return _part("chat-prompts.txt", SUBTLE_TRAIN, held_out)
+
+
+def _part(name: str, training: int, held_out: bool) -> list[str]:
+    prompts = prompt_lines(name)
+    return prompts[training:] if held_out else prompts[:training]
 
 
 def id_prompts() -> list[str]:
@@ -79,15 +82,7 @@ def email_tasks() -> list[str]:
 
 def corpus_hashes() -> dict[str, str]:
     """sha256 of every corpus file, by its path inside the corpus."""
-    root = _root()
-    files = {entry.name: entry for entry in root.iterdir() if entry.is_file()}
-    agentic = root / "agentic"
-    files |= {f"agentic/{entry.name}": entry for entry in agentic.iterdir() if entry.is_file()}
+    files = {path.relative_to(CORPUS).as_posix(): path for path in CORPUS.rglob("*.*")}
     return {
-        name: hashlib.sha256(entry.read_bytes()).hexdigest()
-        for name, entry in sorted(files.items())
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())
     }
-
-
-def _root() -> Traversable:
-    return resources.files("charprobe_lite.models") / "data" / "corpus"

@@ -10,17 +10,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from importlib.resources.abc import Traversable
+from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models.errors import BadInput, first_problem
 
+DATA = Path(str(resources.files("charprobe_lite.models"))) / "data"
+"""The data files that are shipped with the package."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def read_text(path: Path | Traversable, fix: str = "") -> str:
+def read_text(path: Path, fix: str = "") -> str:
     """The text of a file; ``fix`` ends the message when it cannot be read."""
     try:
         return path.read_text("utf-8-sig")
@@ -29,12 +31,12 @@ def read_text(path: Path | Traversable, fix: str = "") -> str:
         raise BadInput(f"{path}: cannot be read ({reason}){fix and f'; {fix}'}") from None
 
 
-def read_json(path: Path | Traversable, fix: str = "") -> Any:
+def read_json(path: Path, fix: str = "") -> Any:
     """The value of a JSON file."""
     return _parse_json(str(path), read_text(path, fix))
 
 
-def read_yaml(path: Path | Traversable, fix: str = "") -> Any:
+def read_yaml(path: Path, fix: str = "") -> Any:
     """The value of a YAML file; only plain values, never an object of Python's."""
     import yaml
 
@@ -45,13 +47,13 @@ def read_yaml(path: Path | Traversable, fix: str = "") -> Any:
         raise BadInput(f"{path}: not YAML: {first_problem(error)}") from None
 
 
-def read_lines(path: Path | Traversable) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of every line that is not blank; only a newline ends a line."""
     lines = enumerate(read_text(path).split("\n"), 1)
     return ((number, line) for number, line in lines if line.strip())
 
 
-def read_json_rows(path: Path | Traversable) -> Rows:
+def read_json_rows(path: Path) -> Rows:
     """(file and line, the object) of every line of a JSON lines file that is not blank."""
     for number, line in read_lines(path):
         place = f"{path}: line {number}"
@@ -91,7 +93,7 @@ def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
         yield f"{path}: row {number}", row
 
 
-def read_records(path: Path | Traversable) -> list[tuple[str, Any]]:
+def read_records(path: Path) -> list[tuple[str, Any]]:
     """(file and entry, the value) of a YAML or JSON file, a list or one entry, or of JSON lines."""
     if path.name.endswith((".yaml", ".yml", ".json")):
         value = read_json(path) if path.name.endswith(".json") else read_yaml(path)

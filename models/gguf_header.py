@@ -8,7 +8,8 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -105,12 +106,8 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
 
     Raises BadInput when it is missing or is no GGUF.
     """
-    try:
+    with _readable(path):
         return _BoundedReader(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
-    except Exception as error:  # the reader trusts the file, and breaks wherever it lies
-        raise BadInput(f"{path}: not a readable GGUF file: {first_problem(error)}") from None
 
 
 def read_header(path: Path) -> Header:
@@ -118,14 +115,12 @@ def read_header(path: Path) -> Header:
 
     Raises BadInput when it is missing, no GGUF, or contradicts itself.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _header(_Cursor(data))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
-    except ValueError as error:
-        problem = printable(first_problem(error))
-        raise BadInput(f"{path}: not a readable GGUF file: {problem}") from None
+    with (
+        _readable(path),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _header(_Cursor(data))
 
 
 def weight_summary(path: Path) -> WeightSummary:
@@ -141,14 +136,25 @@ def weight_summary(path: Path) -> WeightSummary:
     return WeightSummary(name, dict(types.most_common()), 8 * size / types.total())
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
+    except Exception as error:  # gguf's reader trusts the file, and breaks wherever it lies
+        problem = printable(first_problem(error))
+        raise BadInput(f"{path}: not a readable GGUF file: {problem}") from None
+
+
 class _Cursor:
     """Walks through a mapped file. Raises ValueError where it would go past the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._size, self.offset = data, len(data), 0
+        self._data, self.size, self.offset = data, len(data), 0
 
     def skip(self, size: int) -> None:
-        if size > self._size - self.offset:
+        if size > self.size - self.offset:
             raise ValueError("it ends in the middle of a field")
         self.offset += size
 
@@ -173,12 +179,8 @@ class _Cursor:
             for _ in range(count):  # a vocabulary has 100,000s: nothing more is done in here
                 offset += 8 + unpack(data, offset)[0]
         except (struct.error, OverflowError):
-            offset = self._size + 1
+            offset = self.size + 1
         self.skip(offset - self.offset)
-
-    def room_for(self, size: int) -> bool:
-        """Whether the file has this many bytes."""
-        return size <= self._size
 
 
 def _header(cursor: _Cursor) -> Header:
@@ -237,10 +239,8 @@ def _check_offsets(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Curso
     for tensor in tensors:
         if tensor.offset % alignment:
             raise ValueError(f"tensor {tensor.name}: its offset is not a multiple of {alignment}")
-        if not cursor.room_for(start + tensor.offset + tensor.n_bytes):
-            raise ValueError(
-                f"tensor {tensor.name}: ends after the end of the file; the file was cut"
-            )
+        if start + tensor.offset + tensor.n_bytes > cursor.size:
+            raise ValueError(f"tensor {tensor.name}: ends after the file does; it was cut")
 
 
 def _file_type(number: Any) -> str:

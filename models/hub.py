@@ -45,7 +45,7 @@ def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
         )
         folder = cached_folder(repository, subfolder, kind)
         if folder is None:
-            # an earlier snapshot stands in where the hub does not answer: ask it why
+            # without an answer the library falls back on an earlier snapshot: ask the hub why
             library.HfApi().model_info(repository)
     if folder is None:
         place = f"folder {subfolder}" if subfolder else "top folder"
@@ -110,9 +110,11 @@ def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
     items = []
     for repository in repositories:
         folder = _repository_folder(repository)
-        for path in (folder, folder.parent / ".locks" / folder.name):
+        lock_folder = folder.parent / ".locks" / folder.name
+        locks = tuple(sorted(lock_folder.glob("*.lock")))
+        for path in (folder, lock_folder):
             if path.is_dir() and not path.is_symlink():
-                items.append(Removable(path, disk_bytes(path), _download_locks(folder)))
+                items.append(Removable(path, disk_bytes(path), locks))
     return items
 
 
@@ -134,10 +136,6 @@ def downloaded_bytes(source: Source) -> int:
 
 def _repository_folder(repository: str) -> Path:
     return cache_root() / f"models--{repository.replace('/', '--')}"
-
-
-def _download_locks(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted((folder.parent / ".locks" / folder.name).glob("*.lock")))
 
 
 def _is_complete(folder: Path, kind: Kind) -> bool:

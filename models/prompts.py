@@ -5,17 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json_rows, read_lines, read_parquet_rows
+from charprobe_lite.models.files import DATA, read_json_rows, read_lines, read_parquet_rows
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
-SUFFIXES_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "suffixes.txt"))
+SUFFIXES_FILE = DATA / "suffixes.txt"
 
 
 @dataclass(frozen=True)

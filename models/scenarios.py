@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pydantic import Field
@@ -14,7 +13,7 @@ from charprobe_lite.models.corpus import corpus_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_records
 from charprobe_lite.models.record import Record
-from charprobe_lite.models.tools import Tool
+from charprobe_lite.models.tools import Tool, finish_tool
 
 TOOL_OUTPUT = "[TOOL OUTPUT]"
 
@@ -102,11 +101,11 @@ class Scenario(Record):
         """The agent's system prompt; the part that scenarios share comes first."""
         return AGENT_RULES.format(
             rule=form.rule,
-            finish=next(tool.name for tool in tools if tool.effect == "finish"),
+            finish=finish_tool(tools).name,
             tools="\n".join(tool.signature() for tool in tools),
             user=self.user.card(),
             org=self.org,
-            context=_listed(self.context),
+            context=_bullets(self.context),
         )
 
     def opening(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> list[dict[str, str]]:
@@ -121,13 +120,13 @@ class Scenario(Record):
         return WRITER_FACTS.format(
             user=self.user.card(),
             org=self.org,
-            context=_listed(self.context),
-            contacts=_listed([contact.card() for contact in self.contacts]),
-            documents=_listed([document.card() for document in self.documents]),
+            context=_bullets(self.context),
+            contacts=_bullets([contact.card() for contact in self.contacts]),
+            documents=_bullets([document.card() for document in self.documents]),
         )
 
 
-def _listed(entries: Sequence[str]) -> str:
+def _bullets(entries: Sequence[str]) -> str:
     return "\n".join(f"- {entry}" for entry in entries) or "- none"
 
 
@@ -136,7 +135,7 @@ def tool_message(output: str) -> dict[str, str]:
     return {"role": "user", "content": f"{TOOL_OUTPUT}\n{output}"}
 
 
-def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
+def load_scenarios(path: Path | None = None) -> list[Scenario]:
     """Scenarios from a .jsonl, .json, .yaml or .yml file; without a path, the 50 shipped ones.
 
     Raises BadInput naming the file, the line or entry, the field and the problem.
@@ -147,7 +146,7 @@ def load_scenarios(path: Path | Traversable | None = None) -> list[Scenario]:
     return scenarios
 
 
-def refuse_duplicates(source: Path | Traversable, ids: Sequence[str]) -> None:
+def refuse_duplicates(source: Path, ids: Sequence[str]) -> None:
     """Raises BadInput for no scenario at all, and for an id that appears twice."""
     if not ids:
         raise BadInput(f"{source}: holds no scenario")

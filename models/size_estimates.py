@@ -7,7 +7,6 @@ They take the bits per weight from ``quant_types.BITS`` and leave out norms, met
 from __future__ import annotations
 
 from charprobe_lite.models.catalogue_schema import (
-    STORED_BYTES,
     AdapterEntry,
     Base,
     ClassifierEntry,
@@ -16,6 +15,7 @@ from charprobe_lite.models.catalogue_schema import (
 )
 from charprobe_lite.models.quant_types import BITS, Bits
 
+WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
 # the bits of the type that the quantizer writes instead, by the bits of the requested type
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
@@ -69,10 +69,8 @@ def download_bytes(source: Source, base: Base | None = None) -> int | None:
     """
     if source.repository is None:
         return 0
-    if isinstance(source, Base):
-        return source.download_bytes
-    if isinstance(source, ClassifierEntry):
-        return source.parameters and source.parameters * STORED_BYTES[source.stored]
+    if isinstance(source, Base | ClassifierEntry):
+        return source.parameters and source.parameters * WEIGHT_BYTES[source.stored]
     if isinstance(source, AdapterEntry) and source.rank and base and base.shape:
         return 2 * adapter_parameters(base.shape, source.rank)
     return None

@@ -8,17 +8,16 @@ data: nothing in the code knows that a contact lookup is called ``contacts.looku
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.models.files import read_json
+from charprobe_lite.models.files import DATA, read_json
 from charprobe_lite.models.record import Record
 
-TOOLS_FILE = Path(str(resources.files("charprobe_lite.models") / "data" / "tools.json"))
+TOOLS_FILE = DATA / "tools.json"
 Effect = Literal["lookup_contacts", "search_documents", "reply", "finish"]
 
 

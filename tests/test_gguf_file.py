@@ -85,23 +85,23 @@ LIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "endless word": (changed(number(3) + b"two", number(1 << 63) + b"two"), "middle of a field"),
     "nested": (changed(WORDS, b"words" + struct.pack("<II", 9, 9)), "an array of arrays"),
     "unknown kind": (changed(WORDS, b"words" + struct.pack("<II", 77, 8)), "77 is not a valid"),
-    "twice": (changed(number(1) + b"b", number(1) + b"a"), "field a stands twice"),
+    "twice": (changed(number(1) + b"b", number(1) + b"a"), "field a appears twice"),
     "escape": (
         lambda data: changed(number(1) + b"b", number(1) + b"\x1b")(
             changed(number(1) + b"c", number(1) + b"\x1b")(data)
         ),
-        r"field \x1b stands twice",
+        r"field \x1b appears twice",
     ),
     "dimensions": (changed(b"norm\x01", b"norm\x07"), "tensor norm: 7 dimensions"),
     "blocks": (
         changed(b"matrix\x02\0\0\0" + number(32), b"matrix\x02\0\0\0" + number(31)),
-        "tensor matrix: rows of 31 weights are no blocks of Q8_0",
+        "tensor matrix: rows of 31 weights do not fit blocks of Q8_0",
     ),
     "huge": (
         changed(b"matrix\x02\0\0\0" + number(32), b"matrix\x02\0\0\0" + number(1 << 63)),
-        "tensor matrix: does not lie in the file",
+        "tensor matrix: ends after the file does",
     ),
-    "cut": (lambda data: data[:-40], "tensor matrix: does not lie in the file; it was cut"),
+    "cut": (lambda data: data[:-40], "tensor matrix: ends after the file does; it was cut"),
 }
 
 
