@@ -91,7 +91,7 @@ class StubScenario(PublishedRecord):
     max_steps: int | None = Field(default=None, ge=1, le=100)
     initial_messages: list[Message] = Field(min_length=1)
     tool_stubs: list[ToolStub] = Field(default=[], max_length=100)
-    finish: str = ""
+    finish: str | None = None
 
     @model_validator(mode="after")
     def _ends(self) -> StubScenario:
