@@ -192,7 +192,7 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         ),
         "unknown prediction": (
             [changed(tmp_path, "b", trait_pred="pirate")],
-            "b.jsonl: line 3: field trait_pred: 'pirate' is no label",
+            "b.jsonl: line 3: field trait_pred: 'pirate' is not a label",
         ),
         "nothing to score": (
             [changed(tmp_path, "c", trait_pred=None, email_body=None)],
@@ -212,11 +212,11 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         ),
         "undecided human": (
             [changed(tmp_path, "g", hand_classification="perhaps")],
-            "g.jsonl: line 3: field hand_classification: 'perhaps' says neither",
+            "g.jsonl: line 3: field hand_classification: 'perhaps' is not an answer",
         ),
         "escape sequence": (
             [changed(tmp_path, "h", trait_pred="\x1b[2J\u202e")],
-            r"'\x1b[2J\u202e' is no label",
+            r"'\x1b[2J\u202e' is not a label",
         ),
     }
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from charprobe_lite.eval.cli.options import FILE, console_of
-from charprobe_lite.models.errors import BadInput
-
-if TYPE_CHECKING:
-    from charprobe_lite.eval.texts.reader import ScoredText
-    from charprobe_lite.runtime.classifier import Classifier
 
 
 @click.command()
@@ -64,57 +58,20 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     charprobe-lite score answers.csv --text body --label voice --by model
     charprobe-lite score runs/smollm2-135m-seed0.sqlite --human labels.json
     """
-    from charprobe_lite.eval.texts.scores import score_texts, table
-
-    texts = _predicted(_texts(files, options), options["classifier"])
-    scores = score_texts(texts, options["seed"], options["resamples"])
-    if as_json:
-        click.echo(json.dumps({"cells": [each.as_json() for each in scores]}))
-        return
-    console_of(140).print(table(scores))
-
-
-def _texts(files: tuple[Path, ...], options: dict[str, Any]) -> list[ScoredText]:
-    from charprobe_lite.eval.texts.reader import Columns, mark, read_texts
+    from charprobe_lite.eval.texts.reader import Columns
+    from charprobe_lite.eval.texts.scores import group_table
+    from charprobe_lite.eval.texts.sources import score_files
 
     human = options["human"]
-    marked = Path(human) if human and human.endswith(".json") else None
+    marks = Path(human) if human and human.endswith(".json") else None
     columns = Columns(
         **{name: options[name] for name in ("text", "label", "prediction", "cluster")},
-        human=None if marked else human,
+        human=None if marks else human,
         by=tuple(n.strip() for names in options["by"] for n in names.split(",") if n.strip()),
     )
-    labels = _classifier(options["classifier"]).labels if options["classifier"] else []
-    texts = [text for path in files for text in read_texts(path, columns, labels)]
-    return mark(texts, marked) if marked else texts
-
-
-def _predicted(texts: list[ScoredText], folder: Path | None) -> list[ScoredText]:
-    """``texts``, those without a prediction classified. Raises BadInput for labels it has not."""
-    waiting = [text for text in texts if text.prediction is None]
-    if not waiting:
-        return texts
-    classifier = _classifier(folder)
-    for text in waiting:
-        for label in text.true:
-            if label not in classifier.labels:
-                raise BadInput(
-                    f"{text.place}: label {label!r} is none of the classifier's: "
-                    + ", ".join(classifier.labels)
-                )
-    found = iter(classifier.classify([text.text or "" for text in waiting]))
-    return [
-        replace(text, prediction=(said := next(found)).label, probabilities=said.probabilities)
-        if text.prediction is None
-        else text
-        for text in texts
-    ]
-
-
-def _classifier(folder: Path | None) -> Classifier:
-    from charprobe_lite.models import kit
-    from charprobe_lite.runtime.classifier import Classifier
-
-    if folder:
-        return Classifier(folder)
-    return Classifier(kit.kit_folder() / "classifier", kit.load_kit().classifier_file)
+    settings = {name: options[name] for name in ("classifier", "seed", "resamples")}
+    scores = score_files(files, columns, marks=marks, **settings)
+    if as_json:
+        click.echo(json.dumps({"cells": [score.as_json() for score in scores]}))
+        return
+    console_of(140).print(group_table(scores))

@@ -1,4 +1,4 @@
-"""A study as the statistics of quant types need it: one record per file, from what was recorded."""
+"""A study as the statistics of quant types need it: one record per file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
 from charprobe_lite.models.catalogue import CONDITIONS, LORA_MODES, STAGES
-from charprobe_lite.models.defaults import REFERENCE
+from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
 
 PRECISIONS = ("fp32", "int8")
@@ -30,7 +30,7 @@ PRECISIONS = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class QuantRecordings:
-    """All that a study holds; ``labels`` by precision: those of the classifier's other file."""
+    """The contents of a study; ``labels`` by precision: those of the classifier's other file."""
 
     path: Path
     rows: Sequence[Row]
@@ -39,13 +39,13 @@ class QuantRecordings:
     texts: Sequence[RecordedText]
     labels: Mapping[str, Mapping[RolloutKey, str]]
 
-    def only(
+    def select(
         self,
         rows: Container[RolloutKey],
         files: Container[tuple[str, str]],
         texts: Container[TextKey],
     ) -> QuantRecordings:
-        """The part that was asked for; ``files`` are (quant type, lora)."""
+        """A part of the study; ``files`` are (quant type, lora)."""
         return replace(
             self,
             rows=[row for row in self.rows if row.key in rows],
@@ -62,9 +62,18 @@ class Tokens:
     kl: NDArray[np.float32]
     same_top: NDArray[np.bool_]
 
+    @classmethod
+    def join(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The tokens of all parts."""
+        return cls(
+            np.concatenate([part.nll for part in parts]),
+            np.concatenate([part.kl for part in parts]),
+            np.concatenate([part.same_top for part in parts]),
+        )
+
 
 def read_recordings(store: Store) -> QuantRecordings:
-    """Everything. Raises BadInput for files that cannot be: anyone can have edited a study."""
+    """The contents of a study. Raises BadInput for impossible files: anyone can edit a study."""
     try:
         files = store.files()
     except ValueError:
@@ -75,32 +84,42 @@ def read_recordings(store: Store) -> QuantRecordings:
     return QuantRecordings(store.path, store.rows(), store.turns(), files, store.texts(), labels)
 
 
+def score_recorded_study(store: Store, personas: Sequence[str]) -> QuantStudy | None:
+    """`score_recordings` of a study with the margin and the seed that it was made with."""
+    provenance = store.provenance()
+    margin = provenance.get("margin", MARGIN)
+    if not isinstance(margin, float | int) or not 0 < margin <= 1:
+        raise BadInput(f"{store.path}: field margin: must be above 0, at most 1")
+    seed = int(provenance.get("seed", 0))
+    return score_recordings(read_recordings(store), personas, margin, seed)
+
+
 def score_recordings(
     study: QuantRecordings, personas: Sequence[str], margin: float, seed: int
 ) -> QuantStudy | None:
-    """What the study says of quant types; None where it has not F16 and another one.
+    """The scores of a study's quant types; None without F16 and another type.
 
-    Raises BadInput for fidelity that cannot be.
+    Raises BadInput for impossible numbers.
     """
-    records = records_of(study)
+    records = quant_records(study)
     types = {record.quant for record in records}
     if REFERENCE not in types or len(types) < 2:
         return None
-    classifier = _instrument(study, personas, margin, seed)
+    classifier = _classifier_agreement(study, personas, margin, seed)
     return score_quants(records, personas, margin, seed, classifier=classifier)
 
 
-def records_of(study: QuantRecordings) -> list[QuantRecord]:
+def quant_records(study: QuantRecordings) -> list[QuantRecord]:
     """One record per file that has a rollout.
 
     Base-stage rollouts belong to both ways to use an adapter; a file of the base stage alone
-    counts only where there is no other of its type.
+    counts only without another file of its type.
     """
-    found = []
-    ways = {(file.quant, file.lora) for file in study.files}
-    texts = _shared(study.texts)
+    adapted = {(file.quant, file.lora) for file in study.files}
+    texts = _common_texts(study.texts)
+    records = []
     for file in study.files:
-        if not file.lora and any((file.quant, lora) in ways for lora in LORA_MODES):
+        if not file.lora and any((file.quant, lora) in adapted for lora in LORA_MODES):
             continue
         rows = [
             row
@@ -109,9 +128,8 @@ def records_of(study: QuantRecordings) -> list[QuantRecord]:
             and row.cell.lora in ("", file.lora)
         ]
         if rows:
-            rows.sort(key=_rank)
-            found.append(_record(study, file, rows, texts))
-    return found
+            records.append(_record(study, file, sorted(rows, key=_rank), texts))
+    return records
 
 
 def _record(
@@ -120,13 +138,10 @@ def _record(
     rows: Sequence[Row],
     texts: Sequence[RecordedText],
 ) -> QuantRecord:
-    stage = max(
-        (row.cell.stage for row in rows if row.cell.stage in STAGES),
-        key=STAGES.index,
-        default="",
-    )
-    read = (file.base, stage, file.quant, file.lora)
-    own = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == read]
+    stages = {row.cell.stage for row in rows if row.cell.stage in STAGES}
+    stage = max(stages, key=STAGES.index, default="")
+    reader = (file.base, stage, file.quant, file.lora)
+    own_texts = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == reader]
     return QuantRecord(
         quant=file.quant,
         lora=file.lora,
@@ -135,39 +150,35 @@ def _record(
         tensor_types=file.tensor_types,
         rows=rows,
         turns={row.key: study.turns[row.key] for row in rows if row.key in study.turns},
-        fidelity=_fidelity(study.path, own),
+        fidelity=_fidelity(study.path, own_texts),
         tokens_per_second=file.tokens_per_second,
         peak_bytes=file.peak_bytes,
     )
 
 
-def _shared(texts: Sequence[RecordedText]) -> list[RecordedText]:
-    """Those that every file of a way has read which has read any of the kind.
+def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
+    """The texts that all files have read which were made in one way and read the kind.
 
-    Files are compared on the same texts, also while a study is not through.
+    Files are compared on the same texts, also in an unfinished study.
     """
 
     def kind(key: TextKey) -> tuple[str, ...]:
         return key.base, key.stage, key.lora, key.kind
 
+    def name(key: TextKey) -> tuple[str, ...]:
+        return (*kind(key), key.persona, key.item)
+
     files: dict[tuple[str, ...], set[str]] = {}
-    readers: dict[tuple[str, ...], set[str]] = {}
     for text in texts:
-        key = text.key
-        files.setdefault(kind(key), set()).add(key.quant)
-        readers.setdefault((*kind(key), key.persona, key.item), set()).add(key.quant)
-    return [
-        text
-        for text in texts
-        for key in [text.key]
-        if readers[*kind(key), key.persona, key.item] == files[kind(key)]
-    ]
+        files.setdefault(kind(text.key), set()).add(text.key.quant)
+        files.setdefault(name(text.key), set()).add(text.key.quant)
+    return [text for text in texts if files[name(text.key)] == files[kind(text.key)]]
 
 
 def _fidelity(path: Path, texts: Sequence[RecordedText]) -> dict[str, dict[str, Tokens]]:
     """By kind, held-out texts first, and by prompt or scenario.
 
-    What all personas make of one prompt is one text: it is drawn as a whole.
+    The answers of all personas to one prompt are one text, which is resampled as one.
     """
     parts: dict[str, dict[str, list[Tokens]]] = {}
     for text in texts:
@@ -176,36 +187,29 @@ def _fidelity(path: Path, texts: Sequence[RecordedText]) -> dict[str, dict[str, 
             items = parts.setdefault(text.key.kind, {})
             items.setdefault(text.key.item, []).append(tokens)
     return {
-        kind: {
-            item: Tokens(
-                np.concatenate([each.nll for each in own]),
-                np.concatenate([each.kl for each in own]),
-                np.concatenate([each.same_top for each in own]),
-            )
-            for item, own in sorted(parts[kind].items())
-        }
+        kind: {item: Tokens.join(tokens) for item, tokens in sorted(parts[kind].items())}
         for kind in (HELD_OUT, *KINDS)
         if kind in parts
     }
 
 
 def _tokens(path: Path, text: RecordedText) -> Tokens:
-    """Raises BadInput for numbers that cannot be."""
-    sound = len(text.nll) == len(text.kl) == 4 * len(text.same_top)
-    if sound:
-        nll, kl = (np.frombuffer(each, "<f4") for each in (text.nll, text.kl))
-        sound = bool(np.isfinite(nll).all() and np.isfinite(kl).all())
-    if not sound:
-        named = "/".join(filter(None, astuple(text.key)))
+    """Raises BadInput for impossible numbers."""
+    valid = len(text.nll) == len(text.kl) == 4 * len(text.same_top)
+    if valid:
+        nll, kl = (np.frombuffer(values, "<f4") for values in (text.nll, text.kl))
+        valid = bool(np.isfinite(nll).all() and np.isfinite(kl).all())
+    if not valid:
+        name = "/".join(filter(None, astuple(text.key)))
         raise BadInput(
-            f"{path}: fidelity {named}: field nll or kl: must be finite float32, a number for "
+            f"{path}: fidelity {name}: field nll or kl: must be finite float32, a number for "
             "each byte of same_top"
         )
     return Tokens(nll, kl, np.frombuffer(text.same_top, np.uint8).astype(bool))
 
 
 def _check_file(path: Path, file: ModelFile) -> None:
-    """BadInput for what cannot be said of a file."""
+    """BadInput for an impossible file."""
     types: Any = file.tensor_types
     counts = list(types.values()) if isinstance(types, dict) else []
     wrong = {
@@ -215,15 +219,13 @@ def _check_file(path: Path, file: ModelFile) -> None:
         "tensor_types": not counts or not all(type(n) is int and n > 0 for n in counts),
         "tokens_per_second": not math.isfinite(file.tokens_per_second or 0),
     }
-    for field, bad in wrong.items():
-        if bad:
-            raise BadInput(
-                f"{path}: file {file.quant} {file.lora}: field {field}: cannot be "
-                f"{getattr(file, field)!r}"
-            )
+    for field in (name for name, is_wrong in wrong.items() if is_wrong):
+        value = getattr(file, field)
+        name = f"file {file.quant} {file.lora}"
+        raise BadInput(f"{path}: {name}: field {field}: cannot be {value!r}")
 
 
-def _instrument(
+def _classifier_agreement(
     study: QuantRecordings, personas: Sequence[str], margin: float, seed: int
 ) -> ClassifierAgreement | None:
     """The classifier in both precisions, on every text of a trained checkpoint that has both."""
@@ -233,17 +235,16 @@ def _instrument(
             for row in study.rows
             if row.prediction is not None and row.persona in personas and row.key in labels
         ]
-        if not both:
-            continue
-        rows, own, other = zip(*both, strict=True)
-        full, quantized = (other, own) if precision == "fp32" else (own, other)
-        true, clusters = [row.persona for row in rows], [cluster_of(row) for row in rows]
-        return compare_classifiers(Labels(true, full, clusters), quantized, margin, seed)
+        if both:
+            rows, recorded, other = zip(*both, strict=True)
+            full, quantized = (other, recorded) if precision == "fp32" else (recorded, other)
+            true, clusters = [row.persona for row in rows], [cluster_of(row) for row in rows]
+            return compare_classifiers(Labels(true, full, clusters), quantized, margin, seed)
     return None
 
 
 def _rank(row: Row) -> tuple[int, ...]:
-    """Down the ladder; of several ways to call tools JSON under a grammar first, the headline."""
+    """By condition; of the ways to call tools JSON under a grammar first, the headline."""
     cell = row.cell
     known = CONDITIONS.index(cell.condition) if cell.condition in CONDITIONS else len(CONDITIONS)
     return known, cell.format == "fenced", cell.grammar == "off"

@@ -46,7 +46,7 @@ def run_quant_study(spec: StudySpec, display: Display, bar: Bar) -> QuantFinding
         label_again(store, finished.files[0], resolved, bar)
         rollouts = {task.key for task in finished.tasks}
         files = {(each.quant, each.lora) for each in distinct_files(finished.files)}
-        recordings = read_recordings(store).only(rollouts, files, texts)
+        recordings = read_recordings(store).select(rollouts, files, texts)
     findings = score_recordings(recordings, resolved.personas, spec.margin, resolved.seed)
     if findings is None:
         raise BadInput(

@@ -103,14 +103,9 @@ def write_files(
 
 
 def _quant_study(study: ReportStudy) -> QuantStudy | None:
-    """What the study says of quant types, with the margin that it was made for."""
-    from charprobe_lite.eval.quant.records import read_recordings, score_recordings
+    """The scores of the study's quant types; None without F16 and another type."""
+    from charprobe_lite.eval.quant.records import score_recorded_study
     from charprobe_lite.eval.store.database import Store
-    from charprobe_lite.models.defaults import MARGIN
 
-    margin = study.provenance.get("margin", MARGIN)
-    if not isinstance(margin, float | int) or not 0 < margin <= 1:
-        raise BadInput(f"{study.path}: field margin: must be above 0, at most 1")
     with Store(study.path, readonly=True) as store:
-        recordings = read_recordings(store)
-    return score_recordings(recordings, study.personas, margin, study.seed)
+        return score_recorded_study(store, study.personas)

@@ -61,6 +61,26 @@ class GroupScore:
         del scores["group"]
         return {**dict(self.group), **scores}
 
+    def record(self) -> dict[str, Any]:
+        """The group as one flat row of a table: its columns, then the headline numbers.
+
+        ``ci_low`` and ``ci_high`` are macro-F1's, of the kind that ``interval`` names; numbers that
+        the group does not have are None.
+        """
+        return {
+            **dict(self.group),
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "ci_low": self.ci[0],
+            "ci_high": self.ci[1],
+            "interval": self.interval,
+            "ece": self.calibration and self.calibration.ece,
+            "brier": self.calibration and self.calibration.brier,
+            "human_n": self.human and self.human.n,
+            "kappa": self.human and self.human.kappa,
+        }
+
 
 def score_texts(
     texts: Sequence[ScoredText], seed: int = 0, resamples: int | None = None
@@ -133,7 +153,7 @@ def _human_agreement(texts: Sequence[ScoredText]) -> HumanAgreement | None:
     return human_agreement(*zip(*answers, strict=True)) if answers else None
 
 
-def table(scores: Sequence[GroupScore]) -> Table:
+def group_table(scores: Sequence[GroupScore]) -> Table:
     """The scores as a rich table; human columns only where a human has labelled texts."""
     from charprobe_lite.eval.scores.terminal import plain_table
 
