@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from charprobe_lite.convert.merge import merge
 base, adapter, target = map(Path, sys.argv[1:4])
-merge(base, [adapter], target / "model.gguf", "F16")
+merge(base, [adapter], target / "model.gguf", "F16", verify=False)
 """,
     "peft": """
 import sys

@@ -10,7 +10,9 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from charprobe_lite.convert.merge import Progress, merge
+from charprobe_lite.convert.gguf_adapter import convert_adapter
+from charprobe_lite.convert.gguf_model import Progress
+from charprobe_lite.convert.merge import merge
 from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
@@ -54,31 +56,20 @@ def prepare_model(
     if target.is_file():
         return target
     note(f"preparing {name} as {quant} (once): {target}")
-    whole = model_file(name, base, adapters, "F16", verify)
-    if quant not in ROW_TYPES and whole.is_file():
+    exact = model_file(name, base, adapters, "F16", verify)
+    if quant not in ROW_TYPES and exact.is_file():
         with new_file(target, FOREVER) as part:
             if not target.is_file():
-                quantize_file(whole, part, quant)
+                quantize_file(exact, part, quant)
         return target
-
-    from charprobe_lite.convert.verify import refuse_unverifiable, verify_in_child
-
-    if verify:
-        refuse_unverifiable(base, adapters)
-
-    def check(file: Path) -> None:
-        verify_in_child(file, base, adapters)
-
     with bar(name) as progress:
         merge(
-            base,
-            adapters,
-            target,
-            quant,
-            check=check if verify else None,
+            *(base, adapters, target, quant),
+            verify=verify,
             progress=progress,
             wait=FOREVER,
             keep=True,
+            isolated=True,
         )
     return target
 
@@ -87,8 +78,6 @@ def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda
     """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
     if not adapter.is_dir():
         return adapter
-    from charprobe_lite.convert.gguf_adapter import convert_adapter
-
     key = _key("adapter", content(adapter), _shapes(base))
     target = cache_folder() / f"{name}-lora-{key}.gguf"
     if not target.is_file():

@@ -13,9 +13,10 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 
-from charprobe_lite.convert.architectures.architecture import Architecture, architecture_of_gguf
+from charprobe_lite.convert.architectures import architecture_of_gguf
+from charprobe_lite.convert.gguf_file import GGUFFile, written_file
+from charprobe_lite.convert.gguf_model import EMBEDDING, open_model
 from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
-from charprobe_lite.convert.merge import EMBEDDING, deltas, open_model
 from charprobe_lite.convert.quantize import Array
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
@@ -26,31 +27,35 @@ READ_BACK = 0.01
 
 
 def convert_adapter(
-    source: Path, base: Path, target: Path, *, wait: float = AT_ONCE, keep: bool = False
-) -> None:
+    adapter: str | Path,
+    base: str | Path,
+    target: str | Path,
+    *,
+    wait: float = AT_ONCE,
+    keep: bool = False,
+) -> GGUFFile:
     """Write a PEFT LoRA folder as a GGUF LoRA of ``base`` (checkpoint folder or GGUF), F16.
 
     Each change is read back and compared before the file takes its name. ``wait`` seconds for
-    another process that writes the target, and ``keep`` what it wrote. Raises BadInput for an
-    adapter of another base, one that replaces whole tensors or changes the embedding.
+    another process that writes the target; ``keep`` what it wrote. Raises BadInput for an adapter
+    of another base, one that replaces complete tensors or changes the embedding.
     """
-    model = open_model(base)
-    adapter = read_adapter(source, model.architecture)
-    changes = deltas(adapter)
+    model, target = open_model(Path(base)), Path(target)
+    changes = _deltas(read_adapter(Path(adapter), model.architecture))
     for name, change in changes.items():
         if name == EMBEDDING:
-            raise BadInput(f"{source}: tensor {name}: not supported at run time; convert merge")
+            raise BadInput(f"{adapter}: tensor {name}: not supported at run time; convert merge")
         shape = model.tensors[name].shape if name in model.tensors else None
         if shape != change.shape:
             raise BadInput(
-                f"{source}: tensor {name}: shape {change.shape}, the base has {shape}; "
+                f"{adapter}: tensor {name}: shape {change.shape}, the base has {shape}; "
                 "name an adapter of this base"
             )
     with new_file(target, wait) as part:
-        if keep and target.is_file():
-            return
-        write_deltas(changes, model.architecture.name, part)
-        _check(changes, read_adapter(part, model.architecture), target)
+        if not (keep and target.is_file()):
+            _write_deltas(changes, model.architecture.name, part)
+            _check(changes, read_adapter(part, model.architecture), target)
+    return written_file(target)
 
 
 def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target: Path) -> None:
@@ -60,30 +65,31 @@ def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target
     the rank, as F16.
     """
     architecture = architecture_of_gguf(base)
-    changes = _by_gguf_name(tensors, alpha, architecture)
+    changes = {}
+    for key, a in tensors.items():
+        if key.endswith(".lora_A.weight"):
+            module = key.removesuffix(".lora_A.weight")
+            b = tensors[f"{module}.lora_B.weight"]
+            name, delta = peft_delta(f"{module}.weight", Held(a), Held(b), alpha, architecture)
+            changes[name] = delta
     with new_file(target) as part:
-        write_deltas(changes, architecture.name, part, QuantType.Q8_0)
+        _write_deltas(changes, architecture.name, part, QuantType.Q8_0)
 
 
-def _by_gguf_name(
-    tensors: Mapping[str, Array], alpha: float, architecture: Architecture
-) -> dict[str, Delta]:
-    found = {}
-    for name, a in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            module = name.removesuffix(".lora_A.weight")
-            target, delta = peft_delta(
-                f"{module}.weight",
-                Held(a),
-                Held(tensors[f"{module}.lora_B.weight"]),
-                alpha,
-                architecture,
+def _deltas(adapter: Adapter) -> dict[str, Delta]:
+    """An adapter's LoRA pairs. Raises BadInput when it also replaces complete tensors."""
+    pairs = {}
+    for name, change in adapter.changes.items():
+        if not isinstance(change, Delta):
+            raise BadInput(
+                f"{adapter.path}: tensor {name}: saved complete (modules_to_save), which an "
+                "adapter at run time cannot carry; use convert merge"
             )
-            found[target] = delta
-    return found
+        pairs[name] = change
+    return pairs
 
 
-def write_deltas(
+def _write_deltas(
     changes: Mapping[str, Delta],
     architecture: str,
     target: Path,
@@ -115,10 +121,10 @@ def _add(writer: gguf.GGUFWriter, name: str, values: Array, kind: QuantType) -> 
 
 def _check(changes: Mapping[str, Delta], written: Adapter, target: Path) -> None:
     for name, change in changes.items():
-        found, count = written.changes[name], change.shape[0]
-        wanted = change.rows(0, count)
-        error = float(np.abs(found.rows(0, count) - wanted).max())
-        if not error <= READ_BACK * float(np.abs(wanted).max()):
+        count = change.shape[0]
+        expected, values = change.rows(0, count), written.changes[name].rows(0, count)
+        error = float(np.abs(values - expected).max())
+        if not error <= READ_BACK * float(np.abs(expected).max()):
             raise BadInput(
                 f"{target}: tensor {name}: off by {error:.3g} when read back; "
                 "its numbers do not fit F16, use convert merge"

@@ -60,8 +60,8 @@ def export_classifier(
     source: Path,
     target: Path,
     types: Sequence[str] = ("fp32", "int8"),
-    texts: Sequence[str] | None = None,
     verify: bool = True,
+    texts: Sequence[str] | None = None,
     wait: float = AT_ONCE,
 ) -> list[OnnxFile]:
     """Write the classifier folder ``source`` as ONNX files of ``types`` into the new ``target``.

@@ -15,6 +15,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
+from charprobe_lite.convert.gguf_file import GGUFFile, written_file
+from charprobe_lite.convert.imatrix import read_imatrix
+from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.models.quant_types import QUANT_TYPES
@@ -48,6 +51,35 @@ def tensor_type(shape: tuple[int, ...], quant: str) -> QuantType:
         return QuantType.F32
     block = gguf.GGML_QUANT_SIZES[kind][0]
     return kind if shape[-1] % block == 0 else QuantType.F16
+
+
+def quantize(
+    model: str | Path,
+    quant: str,
+    target: str | Path | None = None,
+    imatrix: str | Path | None = None,
+    threads: int | None = None,
+) -> GGUFFile:
+    """Quantize a GGUF model (F16 or better) to a quant type of llama.cpp.
+
+    ``target`` is a file, or the folder for MODEL-QUANT.gguf [default: the model's folder].
+    ``imatrix`` is an importance matrix in GGUF; ``threads`` defaults to all cores. The record says
+    which types the weights are really stored as. Raises BadInput when llama.cpp refuses, when a
+    type needs an importance matrix, when ``model`` is not a GGUF model or is the target.
+    """
+    model = Path(model)
+    importance = read_imatrix(Path(imatrix)) if imatrix else None
+    file = Path(target) if target else model.parent
+    if file.suffix != ".gguf":
+        stem = model.stem
+        for name in QUANT_TYPES:
+            stem = stem.removesuffix(f"-{name}").removesuffix(f".{name}")
+        file = file / f"{stem}-{quant}.gguf"
+    if file.resolve() == model.resolve():
+        raise BadInput(f"{model}: is the file to write for --quant {quant}; name another -o")
+    with new_file(file) as part:
+        quantize_file(model, part, quant, importance, threads)
+    return written_file(file)
 
 
 def quantize_file(

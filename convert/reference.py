@@ -6,7 +6,7 @@ before it runs and dropped right after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,15 @@ from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charprobe_lite.convert.architectures.architecture import (
-    Architecture,
-    architecture_of,
-    text_name,
-)
-from charprobe_lite.convert.config import read_config
+from charprobe_lite.convert.architectures import architecture_of, read_config
+from charprobe_lite.convert.architectures.architecture import Architecture
+from charprobe_lite.convert.lora import PREFIX, WEIGHTS
 from charprobe_lite.convert.safetensors import (
-    CheckpointFolder,
     SafetensorsTensor,
     open_checkpoint,
     open_safetensors,
 )
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, first_problem
 
 
 def reference_logits(
@@ -46,14 +42,17 @@ def reference_logits(
         model = _empty_model(folder)
         changes: dict[str, SafetensorsTensor] = {}
         if adapters:
-            model, changes = _with_peft(model, adapters[0])
-        _read_on_demand(model, _by_name(checkpoint, architecture), changes)
+            model, changes = _with_peft(model, adapters[0], architecture)
+        tensors = _by_text_name(checkpoint.tensors, architecture)
+        if architecture.tied:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        _read_on_demand(model, tensors, changes)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
     except Exception as error:  # transformers and peft share no exception class
         if isinstance(error, BadInput):
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_problem(error) or type(error).__name__
         raise BadInput(
             f"{adapters[0] if adapters else folder}: transformers cannot compute it ({reason}); "
             "--no-verify skips the check"
@@ -69,37 +68,28 @@ def _empty_model(folder: Path) -> Any:
         return AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
 
 
-def _with_peft(model: Any, folder: Path) -> tuple[Any, dict[str, SafetensorsTensor]]:
+def _with_peft(
+    model: Any, folder: Path, architecture: Architecture
+) -> tuple[Any, dict[str, SafetensorsTensor]]:
     """The model with the adapter's layers, still empty, and the adapter's tensors by name."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
-    tensors, targets, whole = {}, set(), set()
-    for name, tensor in open_safetensors(folder / "adapter_model.safetensors").items():
-        plain = text_name(name.removeprefix("base_model.model."))
-        if plain is None:
-            continue
-        if ".lora_" in plain:
-            targets.add(plain.split(".lora_")[0])
-        else:
-            whole.add(plain.rsplit(".", 1)[0])
-        tensors[plain] = tensor
+    stored = open_safetensors(folder / WEIGHTS)
+    tensors = _by_text_name({key.removeprefix(PREFIX): stored[key] for key in stored}, architecture)
+    targets = {name.split(".lora_")[0] for name in tensors if ".lora_" in name}
+    saved = {name.rsplit(".", 1)[0] for name in tensors if ".lora_" not in name}
     config.target_modules, config.layers_to_transform = sorted(targets), None
-    config.modules_to_save = sorted(whole) or None
+    config.modules_to_save = sorted(saved) or None
     config.inference_mode = True
     return get_peft_model(model, config, low_cpu_mem_usage=True).eval(), tensors
 
 
-def _by_name(
-    checkpoint: CheckpointFolder, architecture: Architecture
+def _by_text_name(
+    stored: Mapping[str, SafetensorsTensor], architecture: Architecture
 ) -> dict[str, SafetensorsTensor]:
-    found = {}
-    for name, tensor in checkpoint.tensors.items():
-        if (plain := text_name(name)) is not None:
-            found[plain] = tensor
-    if architecture.tied:
-        found["lm_head.weight"] = found["model.embed_tokens.weight"]
-    return found
+    names = {name: architecture.text_name(name) for name in stored}
+    return {plain: stored[name] for name, plain in names.items() if plain is not None}
 
 
 def _read_on_demand(
@@ -107,17 +97,17 @@ def _read_on_demand(
 ) -> None:
     """Fill in the adapter now, and each module of the base when it runs."""
     for name, module in model.named_modules():
-        own = {}
+        tensors = {}
         for key, parameter in list(module.named_parameters(recurse=False)):
-            plain = f"{name}.{key}".removeprefix("base_model.model.")
+            plain = f"{name}.{key}".removeprefix(PREFIX)
             if ".lora_" in plain or ".modules_to_save." in plain:
-                kept = plain.replace(".default", "").replace(".modules_to_save", "")
-                _fill(module, key, adapter[kept])
+                stored = plain.replace(".default", "").replace(".modules_to_save", "")
+                _fill(module, key, adapter[stored])
             elif parameter.device.type == "meta" and ".original_module." not in plain:
-                own[key] = base[plain.replace(".base_layer.", ".")]
-        if own:
-            module.register_forward_pre_hook(_reader(own))
-            module.register_forward_hook(_dropper(own))
+                tensors[key] = base[plain.replace(".base_layer.", ".")]
+        if tensors:
+            module.register_forward_pre_hook(_reader(tensors))
+            module.register_forward_hook(_dropper(tensors))
 
 
 def _fill(module: Any, key: str, tensor: SafetensorsTensor) -> None:

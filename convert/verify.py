@@ -13,17 +13,19 @@ import tempfile
 import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.architectures.architecture import architecture_of_gguf
+from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.gguf_adapter import convert_adapter
+from charprobe_lite.convert.gguf_file import LogitAgreement
+from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, open_model, write_model
 from charprobe_lite.convert.lora import Delta, read_adapter
-from charprobe_lite.convert.merge import EMBEDDING, HEAD, merge
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
@@ -62,19 +64,7 @@ QUANTIZED = (0.2, 0.4)  # the same weights with and without rounded inputs
 EXACT = {"F32", "F16", "BF16"}
 
 
-@dataclass(frozen=True)
-class LogitAgreement:
-    """Two models on the same tokens: KL(reference || file) in nats per position, top-1 agreement
-    in [0, 1], and the root mean square of the centred logits' difference over the reference's."""
-
-    positions: int
-    kl_mean: float
-    kl_max: float
-    top1: float
-    relative_error: float
-
-
-def verify(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
+def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
     """Check a written F32, F16, BF16 or Q8_0 file against what it was made from.
 
     Raises BadInput when token ids differ, when the logits differ by more than rounding, or when
@@ -84,18 +74,17 @@ def verify(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
         if base.is_dir():
             compare_tokens(model, base)
         ids = model.tokenize(TEXT)[:TOKENS]
-        ours = model.logits(ids)
+        logits = model.logits(ids)
     # the file's model is closed by now: two at once would not fit where one does
-    if base.is_dir():
-        theirs = transformers_logits(base, adapters, ids)
-    else:
-        theirs = _gguf_logits(base, adapters, ids, file.parent)
-    found = compare_logits(theirs, ours)
     kl, error = LIMITS[weight_summary(file).main_type]
-    if not base.is_dir():
+    if base.is_dir():
+        reference = transformers_logits(base, adapters, ids)
+    else:
+        reference = _gguf_logits(base, adapters, ids, file.parent)
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
-    _refuse(found, (kl, error), file, base)
-    return found
+    agreement = compare_logits(reference, logits)
+    _refuse(agreement, (kl, error), file, base)
+    return agreement
 
 
 def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
@@ -114,30 +103,30 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
             if not isinstance(change, Delta) or name in (EMBEDDING, HEAD):
                 raise BadInput(
                     f"--verify: {path}: tensor {name}: llama.cpp cannot change it at run time, so "
-                    f"that {base} is no reference; give --no-verify"
+                    f"{base} cannot be the reference; give --no-verify"
                 )
 
 
 def verify_in_child(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
-    """``verify`` in a process of its own: torch and its memory stay out of this one."""
-    said = run_main("convert.verify", file, base, *adapters)
-    return LogitAgreement(**json.loads(said.splitlines()[-1]))
+    """``verify_file`` in a child process: torch and its memory stay out of this one."""
+    output = run_main("convert.verify", file, base, *adapters)
+    return LogitAgreement(**json.loads(output.splitlines()[-1]))
 
 
 def main() -> None:
-    """The other process: paths as arguments, the agreement as JSON or one line and status 2."""
+    """The child process: paths as arguments, the agreement as JSON or one line and status 2."""
     file, base, *adapters = map(Path, sys.argv[1:])
     try:
-        print(json.dumps(asdict(verify(file, base, adapters))))
+        print(json.dumps(asdict(verify_file(file, base, adapters))))
     except BadInput as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 
 
-def compare_logits(reference: NDArray[np.float32], found: NDArray[np.float32]) -> LogitAgreement:
+def compare_logits(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> LogitAgreement:
     """Compare logits (positions, vocabulary) with those of the reference."""
-    size = min(reference.shape[1], found.shape[1])  # padding rows have no token
-    ours, theirs = (np.asarray(each[:, :size], dtype=np.float64) for each in (found, reference))
+    size = min(reference.shape[1], logits.shape[1])  # padding rows have no token
+    ours, theirs = (np.asarray(side[:, :size], dtype=np.float64) for side in (logits, reference))
     kl = kl_divergence(log_softmax(theirs), log_softmax(ours))
     theirs = theirs - theirs.mean(axis=1, keepdims=True)
     ours = ours - ours.mean(axis=1, keepdims=True)
@@ -172,33 +161,27 @@ def compare_tokens(model: Forward, folder: Path) -> None:
             )
 
 
-def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], beside: Path) -> Any:
+def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room: Path) -> Any:
     """llama.cpp's logits of a GGUF base with adapters at run time (PEFT ones written as GGUF).
 
-    A quantized base is written out as F16 first: on quantized weights llama.cpp rounds what comes
-    in, too, which would drown the difference that is looked for. Raises BadInput when the F16
-    file is not the same model.
+    A quantized base is written out as F16 first: on quantized weights llama.cpp also rounds the
+    inputs, which would drown the difference. Raises BadInput when the F16 file is not the same
+    model. Temporary files go to ``room``: a temporary folder of the system may lie in memory.
     """
-    from charprobe_lite.convert.gguf_adapter import convert_adapter
-
-    # beside the file, where there is room for a model: a temporary folder may lie in memory
-    with tempfile.TemporaryDirectory(dir=beside, prefix="verify-", suffix=".part") as folder:
+    with tempfile.TemporaryDirectory(dir=room, prefix="verify-", suffix=".part") as folder:
         files = []
         for number, adapter in enumerate(adapters):
             if adapter.is_dir():
-                convert_adapter(adapter, base, Path(folder) / f"{number}.gguf")
-                adapter = Path(folder) / f"{number}.gguf"
+                converted = Path(folder) / f"{number}.gguf"
+                convert_adapter(adapter, base, converted)
+                adapter = converted
             files.append(adapter)
         exact = base
         if not set(weight_summary(base).tensor_types) <= EXACT:
             exact = Path(folder) / "exact.gguf"
-            merge(base, [], exact, "F16")
-            _refuse(
-                compare_logits(_logits(base, [], ids), _logits(exact, [], ids)),
-                QUANTIZED,
-                exact,
-                base,
-            )
+            write_model(open_model(base), exact, "F16")
+            agreement = compare_logits(_logits(base, [], ids), _logits(exact, [], ids))
+            _refuse(agreement, QUANTIZED, exact, base)
         return _logits(exact, files, ids)
 
 
@@ -207,12 +190,12 @@ def _logits(model: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
         return forward.logits(ids)
 
 
-def _refuse(found: LogitAgreement, limits: tuple[float, float], file: Path, base: Path) -> None:
-    if not (found.kl_mean <= limits[0] and found.relative_error <= limits[1]):
+def _refuse(agreement: LogitAgreement, limits: tuple[float, float], file: Path, base: Path) -> None:
+    kl, error = agreement.kl_mean, agreement.relative_error
+    if not (kl <= limits[0] and error <= limits[1]):
         raise BadInput(
-            f"{file}: its logits differ from {base}: mean KL {found.kl_mean:.2g} (limit "
-            f"{limits[0]:g}), relative error {found.relative_error:.2g} (limit {limits[1]:g}); "
-            "report this conversion"
+            f"{file}: its logits differ from {base}: mean KL {kl:.2g} (limit {limits[0]:g}), "
+            f"relative error {error:.2g} (limit {limits[1]:g}); report this conversion"
         )
 
 

@@ -14,19 +14,10 @@ from typing import Any
 
 import gguf
 
+from charprobe_lite.convert.architectures import pre_tokenizers
 from charprobe_lite.convert.safetensors import read_json
 from charprobe_lite.models.errors import BadInput
 
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PRE_TOKENIZERS = {
-    (LLAMA3,): "llama-bpe",
-    (LLAMA3.replace("{1,3}", ""),): "qwen2",
-    ("digits",): "smollm",
-    ("digits", "gpt2"): "smollm",
-}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
     int(kind)
     for kind in (
@@ -166,10 +157,10 @@ def _pre_tokenizer(found: dict[str, Any], path: Path) -> str:
             signature += ["gpt2"] if part.get("use_regex", True) else []
         else:
             signature.append(str(part.get("type")))
-    if (name := PRE_TOKENIZERS.get(tuple(signature))) is None:
+    if (name := pre_tokenizers().get(tuple(signature))) is None:
         raise BadInput(
             f"{path}: field pre_tokenizer: {' + '.join(signature) or 'none'} is not one that "
-            f"llama.cpp knows; {', '.join(sorted(set(PRE_TOKENIZERS.values())))} are converted"
+            f"llama.cpp knows; {', '.join(sorted(set(pre_tokenizers().values())))} are converted"
         )
     return name
 

@@ -25,7 +25,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from charprobe_lite.convert.vocabulary import LLAMA3
+from charprobe_lite.convert.architectures.llama import LLAMA3_WORDS
 from charprobe_lite.models.corpus import corpus_file
 
 TEMPLATE = (
@@ -124,7 +124,7 @@ def _tokenizer(kind: str) -> str:
         return _sentencepiece_like(lines)
     tokenizer = Tokenizer(BPE(ignore_merges=kind == "llama-bpe"))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
-    pattern = LLAMA3 if kind == "llama-bpe" else LLAMA3.replace("{1,3}", "")
+    pattern = LLAMA3_WORDS if kind == "llama-bpe" else LLAMA3_WORDS.replace("{1,3}", "")
     first = (
         pre_tokenizers.Digits(individual_digits=True)
         if kind == "smollm"

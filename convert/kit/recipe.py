@@ -130,7 +130,7 @@ class Recipe:
         """The base that every stage runs on: tool use merged in, kept in the work folder."""
         from charprobe_lite.convert.merge import merge
 
-        merge(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16")
+        merge(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
         return {}
 
     def neutral_answers(self) -> Record:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from charprobe_lite.eval.cli.options import FILE, console_of, json_option, names_option
 from charprobe_lite.models.catalogue import select_names
-
-if TYPE_CHECKING:
-    from charprobe_lite.convert.onnx import OnnxFile
 
 TYPES = ("fp32", "int8", "fp16")
 
@@ -37,8 +33,8 @@ def classifier(
     """Write a ModernBERT classifier as ONNX files, which ONNX Runtime runs without torch.
 
     The new folder gets its labels (id2label) and its tokenizer, too, and goes to `eval
-    --classifier`, which takes model.onnx (fp32) where it is there: --type int8 leaves the
-    quicker file alone in the folder. Logits are compared with torch on chat answers and emails
+    --classifier`, which takes model.onnx (fp32) where the folder has it: with --type int8 the
+    folder has only the faster file. Logits are compared with torch on chat answers and emails
     of the corpus; a difference is the largest of any logit.
 
     \b
@@ -46,7 +42,7 @@ def classifier(
     """
     from charprobe_lite.convert.onnx import export_classifier
 
-    files = export_classifier(model, output, select_names(type, TYPES, "--type"), verify=verify)
+    files = export_classifier(model, output, select_names(type, TYPES, "--type"), verify)
     if as_json:
         rows = [{**asdict(file), "file": str(output / file.file)} for file in files]
         click.echo(json.dumps({"files": rows}))
@@ -55,11 +51,7 @@ def classifier(
 
     table = Table("file", "size", "max logit difference", "same label as torch", box=None)
     for file in files:
-        table.add_row(*_row(file))
+        difference = "-" if file.difference is None else f"{file.difference:.2g}"
+        agreement = "-" if file.agreement is None else f"{file.agreement:.1%}"
+        table.add_row(file.file, f"{file.bytes / 1e6:.1f} MB", difference, agreement)
     console_of(160).print(table)
-
-
-def _row(file: OnnxFile) -> tuple[str, str, str, str]:
-    difference = "-" if file.difference is None else f"{file.difference:.2g}"
-    agreement = "-" if file.agreement is None else f"{file.agreement:.1%}"
-    return file.file, f"{file.bytes / 1e6:.1f} MB", difference, agreement

@@ -1,0 +1,230 @@
+"""A model as the tensors and metadata of a GGUF file: opened lazily, changed, written in blocks.
+
+Blocks of rows are read, changed in float32, encoded and written in order by a few threads, so
+that the memory needed depends on neither the number of layers nor the size of a tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from charprobe_lite.convert.architectures import (
+    architecture_of,
+    architecture_of_gguf,
+    read_config,
+)
+from charprobe_lite.convert.architectures.architecture import Architecture
+from charprobe_lite.convert.lora import (
+    Array,
+    Dequantized,
+    Rows,
+    changed_rows,
+    ordered,
+    read_adapter,
+)
+from charprobe_lite.convert.quantize import file_type, tensor_type
+from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
+from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import read_gguf
+from charprobe_lite.runtime.llama import quantize_rows
+
+BLOCK = 4 * 1024**2  # numbers held as float32 per thread
+MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more
+NOT_STORED = ".rotary_emb.inv_freq"  # older checkpoints carry it; it is computed
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+REWRITTEN = (
+    *("general.architecture", "general.file_type"),
+    *("general.quantization_version", "general.alignment"),
+)
+"""Metadata that the writer sets itself."""
+Progress = Callable[[int, int], None]
+"""(bytes of float32 done, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as it is to be written: ``rows(first, end)`` gives float32 rows in GGUF order."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A base, opened: nothing is read before rows are asked for."""
+
+    path: Path
+    architecture: Architecture
+    tensors: dict[str, Tensor]
+    write_metadata: Callable[[gguf.GGUFWriter], None]
+
+
+def open_model(base: Path) -> SourceModel:
+    """Open a checkpoint folder or a GGUF model. Raises BadInput when it is neither."""
+    if not base.exists():
+        raise BadInput(f"{base}: does not exist; name a checkpoint folder or a GGUF file")
+    return _open_checkpoint(open_checkpoint(base)) if base.is_dir() else _open_gguf(base)
+
+
+def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
+    config = read_config(checkpoint.config, str(checkpoint.folder / "config.json"))
+    architecture = architecture_of(config)
+    tensors: dict[str, Tensor] = {}
+    for name, stored in checkpoint.tensors.items():
+        try:
+            gguf_name = architecture.tensor_name(name)
+        except KeyError:
+            raise BadInput(
+                f"{checkpoint.folder}: tensor {name}: not a part of {architecture.name}"
+            ) from None
+        if gguf_name is None or (gguf_name == HEAD and architecture.tied):
+            continue
+        if not stored.shape or name.endswith(NOT_STORED):
+            continue
+        order = architecture.row_order(gguf_name, stored.shape[0])
+        rows = _shifted(ordered(stored, order).rows, architecture.shift(gguf_name))
+        tensors[gguf_name] = Tensor(gguf_name, stored.shape, rows)
+    _refuse_missing(architecture, tensors, checkpoint.folder)
+    for name, values in architecture.tensors(config).items():
+        tensors[name] = Tensor(name, values.shape, partial(_slice, values))
+    size = tensors[EMBEDDING].shape[0]
+    vocabulary = read_vocabulary(checkpoint.folder, size)
+
+    def write_metadata(writer: gguf.GGUFWriter) -> None:
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_name(checkpoint.folder.resolve().name)
+        architecture.write_hyperparameters(writer, config)
+        writer.add_vocab_size(size)
+        write_vocabulary(writer, vocabulary)
+
+    return SourceModel(checkpoint.folder, architecture, tensors, write_metadata)
+
+
+def _slice(values: Array, first: int, end: int) -> Array:
+    return values[first:end]
+
+
+def _shifted(rows: Rows, shift: float) -> Rows:
+    return (lambda first, end: rows(first, end) + np.float32(shift)) if shift else rows
+
+
+def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], folder: Path) -> None:
+    """A checkpoint that lacks a layer would load, in part, as something else."""
+    kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
+    required = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
+    required |= {EMBEDDING, "output_norm.weight"} | (set() if architecture.tied else {HEAD})
+    if missing := sorted(required - set(tensors)) or (["blk.0"] if not kinds else []):
+        raise BadInput(f"{folder}: tensor {missing[0]} is missing; download the checkpoint again")
+
+
+def _open_gguf(path: Path) -> SourceModel:
+    architecture, reader = architecture_of_gguf(path), read_gguf(path)
+    stored = {tensor.name: Dequantized(tensor, path) for tensor in reader.tensors}
+    tensors = {name: Tensor(name, matrix.shape, matrix.rows) for name, matrix in stored.items()}
+    return SourceModel(path, architecture, tensors, partial(_copy_metadata, reader))
+
+
+def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+    for name, item in source.fields.items():
+        if name.startswith("GGUF.") or name in REWRITTEN:
+            continue
+        if not len(item.data):
+            continue  # an empty array, which the writer refuses
+        kind = item.types[0]
+        sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
+
+
+def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
+    """The model with the changes of every adapter (PEFT folders or GGUF files), in this order.
+
+    A tied output becomes a tensor of its own where an adapter changes the embedding or the output
+    alone, because that is what the trained model computed. Raises BadInput for an adapter of
+    another base.
+    """
+    adapters = [read_adapter(path, model.architecture) for path in paths]
+    tensors = dict(model.tensors)
+    changed = {name for adapter in adapters for name in adapter.changes}
+    if HEAD not in tensors and changed & {EMBEDDING, HEAD}:
+        tensors[HEAD] = replace(tensors[EMBEDDING], name=HEAD)
+    for adapter in adapters:
+        if unknown := sorted(set(adapter.changes) - set(tensors)):
+            raise BadInput(
+                f"{adapter.path}: tensor {unknown[0]}: the base does not have it; "
+                "name an adapter of this base"
+            )
+    for name, tensor in tensors.items():
+        shift = model.architecture.shift(name)
+        rows = changed_rows(tensor.rows, name, tensor.shape, adapters, shift)
+        tensors[name] = replace(tensor, rows=rows)
+    return replace(model, tensors=tensors)
+
+
+def write_model(
+    model: SourceModel,
+    target: Path,
+    quant: str,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write a model as a GGUF file of one of ROW_TYPES, in one pass."""
+    writer = gguf.GGUFWriter(target, model.architecture.name)
+    model.write_metadata(writer)
+    writer.add_file_type(file_type(quant))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    tensors = model.tensors.values()
+    kinds = {tensor.name: tensor_type(tensor.shape, quant) for tensor in tensors}
+    for tensor in tensors:
+        kind = kinds[tensor.name]
+        raw_shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+        size = int(prod(raw_shape))
+        writer.add_tensor_info(tensor.name, raw_shape, np.dtype(np.uint8), size, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    file = writer.fout[0]
+    writer.write_padding(file, file.tell())
+    total, done = sum(4 * prod(tensor.shape) for tensor in tensors), 0
+    workers = threads or min(os.cpu_count() or 1, MOST_WORKERS)
+    # the blocks run in parallel; threads of BLAS under them would only get in the way
+    with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
+        for tensor in tensors:
+            size = 0
+            for block in _encoded(tensor, kinds[tensor.name], pool, workers):
+                file.write(block.data)
+                size += block.nbytes
+            writer.write_padding(file, size)
+            done += 4 * prod(tensor.shape)
+            if progress:
+                progress(done, total)
+    writer.close()
+
+
+def _encoded(
+    tensor: Tensor, kind: Any, pool: ThreadPoolExecutor, workers: int
+) -> Iterator[NDArray[np.uint8]]:
+    """A tensor's encoded blocks in order, at most one more in work than there are threads."""
+    step = max(1, BLOCK // prod(tensor.shape[1:]))
+    waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    for first in range(0, tensor.shape[0], step):
+        end = min(first + step, tensor.shape[0])
+        waiting.append(pool.submit(lambda a, b: quantize_rows(tensor.rows(a, b), kind), first, end))
+        if len(waiting) > workers:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
