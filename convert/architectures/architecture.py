@@ -36,6 +36,8 @@ class Architecture:
     """transformers' defaults: published files leave out fields that have them."""
     rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear")
     """The rotary scalings that llama.cpp computes."""
+    windowed: ClassVar[bool] = False
+    """Whether ``sliding_window`` is the window of some layers."""
     skipped: ClassVar[tuple[str, ...]] = ()
     """Prefixes of tensors outside the language model."""
     pre_tokenizers: ClassVar[Mapping[tuple[str, ...], str]] = {}
@@ -70,6 +72,8 @@ class Architecture:
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(config.rope_theta)
         writer.add_rope_dimension_count(config.head_dim)
+        if cls.windowed and config.sliding_window:
+            writer.add_sliding_window(config.sliding_window)
         if config.rope.kind == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(config.rope.factor)

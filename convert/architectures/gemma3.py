@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import gguf
-
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.architectures.config import TextConfig
 from charprobe_lite.models.errors import BadInput
@@ -33,6 +31,7 @@ class Gemma3(Architecture):
         "sliding_window": 4096,
         "tie_word_embeddings": True,
     }
+    windowed = True
     skipped = ("vision_tower.", "multi_modal_projector.", "vision_model.", "embed_vision.")
 
     @classmethod
@@ -65,13 +64,6 @@ class Gemma3(Architecture):
         if base not in (None, LOCAL_ROPE_BASE):
             raise BadInput(f"{file}: field rope_parameters: {base} is not what llama.cpp computes")
         return super().read_config(config, class_name, file)
-
-    @classmethod
-    def write_hyperparameters(cls, writer: gguf.GGUFWriter, config: TextConfig) -> None:
-        """As every architecture, and the window."""
-        super().write_hyperparameters(writer, config)
-        if config.sliding_window:
-            writer.add_sliding_window(config.sliding_window)
 
     def shift(self, tensor: str) -> float:
         """1 for the weights of every norm."""
