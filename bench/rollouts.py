@@ -6,7 +6,7 @@ import click
 
 from charprobe_lite.eval.conditions import agentic_email, chat
 from charprobe_lite.eval.conditions.condition import RolloutSettings
-from charprobe_lite.eval.study.runner import in_turn
+from charprobe_lite.eval.study.grid import by_family
 from charprobe_lite.eval.study.seeds import rollout_seed
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
@@ -24,7 +24,7 @@ def agentic_jobs(count: int, seed: int) -> list[Job]:
             rollout_seed(seed, "bench", item=scenario.id, sample=0),
             agentic_email.rollout(scenario, ask),
         )
-        for scenario in in_turn(load_scenarios())[:count]
+        for scenario in by_family(load_scenarios())[:count]
     ]
 
 
