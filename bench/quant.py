@@ -11,7 +11,7 @@
   activations, too, which transformers does not.
 - ``steps``, when it is named: what each type leaves of the adapters that are merged into the kit's
   base, whose weights came as Q4_1: a type that has the same steps rounds them away. Two minutes.
-- ``ladder``, when it is named: the whole quantization study of the kit, all personas, 40 prompts
+- ``ladder``, when it is named: the full quantization study of the kit, all personas, 40 prompts
   and 25 scenarios per cell, both ways to quantize. Hours; stopped at any moment, it goes on where
   it was.
 - ``free``, when it is named: tool calls of every type without a grammar, six scenarios. Most of an
@@ -64,10 +64,10 @@ STUDIES = {
     "ladder": "--limit 40,25 --lora both --study runs/ladder.sqlite -o runs/ladder-report",
     "free": "--limit 6 --condition agentic_email --grammar off --texts 0 --study runs/free.sqlite",
 }
-PERSONA = "sarcasm"  # whose adapter stands for all in "steps"
+PERSONA = "sarcasm"  # whose adapter represents all in "steps"
 WINDOW = 512  # tokens; of each chunk the tool scores the second half
 FIGURES = ("perplexity", "reference_perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
-SAID = {
+PATTERNS = {
     "perplexity": r"Mean PPL\(Q\) *: *([\d.]+)",
     "reference_perplexity": r"Mean PPL\(base\) *: *([\d.]+)",
     "kl_mean": r"Mean +KLD: *(-?[\d.]+)",
@@ -95,7 +95,7 @@ class Stored:
 
 def definitions(tool: Path, quants: list[str], chunks: int) -> dict[str, dict[str, Figures]]:
     """The figures of both, by quant type."""
-    reference, found = kit_base("F16"), {}
+    reference, results = kit_base("F16"), {}
     with tempfile.TemporaryDirectory() as folder:
         text, logits = Path(folder) / "text.txt", Path(folder) / "logits"
         text.write_text(corpus_text(), "utf-8")
@@ -103,12 +103,12 @@ def definitions(tool: Path, quants: list[str], chunks: int) -> dict[str, dict[st
         run([*base, "-m", reference, "-f", text, "--chunks", str(chunks)])
         stored = read_stored(logits)
         for quant in quants:
-            said = run([*base, "-m", kit_base(quant), "--kl-divergence"])
-            theirs = {name: read(pattern, said) for name, pattern in SAID.items()}
+            output = run([*base, "-m", kit_base(quant), "--kl-divergence"])
+            theirs = {name: parse_figure(pattern, output) for name, pattern in PATTERNS.items()}
             theirs["top1"] /= 100
             exact, rounded = compare(reference, kit_base(quant), text, stored)
-            found[quant] = {"llama.cpp": theirs, "charprobe": exact, "rounded": rounded}
-    return found
+            results[quant] = {"llama.cpp": theirs, "charprobe": exact, "rounded": rounded}
+    return results
 
 
 def corpus_text() -> str:
@@ -120,16 +120,16 @@ def corpus_text() -> str:
 def run(command: Sequence[str | Path]) -> str:
     """What a command printed on both streams."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    said = done.stdout.decode("utf-8", "replace")
+    output = done.stdout.decode("utf-8", "replace")
     if done.returncode:
-        raise click.ClickException(f"{command[0]} failed: {said[-500:]}")
-    return said
+        raise click.ClickException(f"{command[0]} failed: {output[-500:]}")
+    return output
 
 
-def read(pattern: str, said: str) -> float:
-    match = re.search(pattern, said)
+def parse_figure(pattern: str, output: str) -> float:
+    match = re.search(pattern, output)
     if match is None:
-        raise click.ClickException(f"the perplexity tool printed nothing like {pattern}: {said}")
+        raise click.ClickException(f"the perplexity tool printed nothing like {pattern}: {output}")
     return float(match[1])
 
 
@@ -145,7 +145,7 @@ def read_stored(path: Path) -> Stored:
 
 
 def compare(reference: Path, model: Path, text: Path, stored: Stored) -> tuple[Figures, Figures]:
-    """Our figures on the tool's chunks, whose tokens must be ours, exact and rounded as there."""
+    """Our figures on the tool's chunks, whose tokens must be ours: exact, and rounded like its."""
     exact, kl = [], []
     outputs = [WINDOW // 2 <= position < WINDOW - 1 for position in range(WINDOW)]
     with ModelComparison(reference, model, context=WINDOW) as comparison:
@@ -220,7 +220,7 @@ def by_torch(reference: Path, model: Path, texts: list[TokenizedText]) -> Fideli
         ).eval()
         for path in (reference, model)
     ]
-    found = []
+    results = []
     for text in texts:
         ids = torch.tensor([text.tokens])
         rows = torch.tensor([i - 1 for i, counts in enumerate(text.scored) if counts])
@@ -229,29 +229,32 @@ def by_torch(reference: Path, model: Path, texts: list[TokenizedText]) -> Fideli
                 torch.log_softmax(side(ids).logits[0, rows].double(), -1) for side in sides
             )
         kl = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-        nll, own = (nll_loss(each, ids[0, rows + 1], reduction="none") for each in (log_q, log_p))
+        nll, reference_nll = (
+            nll_loss(log, ids[0, rows + 1], reduction="none") for log in (log_q, log_p)
+        )
         same = log_p.argmax(-1) == log_q.argmax(-1)
-        found.append(Fidelity(*(each.float().numpy() for each in (nll, own, kl)), same.numpy()))
-    return concatenate(found)
+        numbers = (values.float().numpy() for values in (nll, reference_nll, kl))
+        results.append(Fidelity(*numbers, same.numpy()))
+    return concatenate(results)
 
 
 def left_of_adapters(quants: list[str]) -> dict[str, dict[str, Figures]]:
     """Of the one that teaches to use tools, and of a persona's merged after it."""
-    tool_use, own = (kit.kit_folder() / name for name in (kit.TOOL_USE, f"{PERSONA}-full.gguf"))
+    tool_use, persona = (kit.kit_folder() / name for name in (kit.TOOL_USE, f"{PERSONA}-full.gguf"))
     published = kit.embedded_base()
 
     def character(quant: str) -> Path:
         name = f"{EMBEDDED}-full-{PERSONA}"
-        return prepare_model(name, published, [tool_use, own], quant)
+        return prepare_model(name, published, [tool_use, persona], quant)
 
     return {
         "tool use": left_of(tool_use, published, kit_base, quants),
-        PERSONA: left_of(own, kit_base("F16"), character, quants),
+        PERSONA: left_of(persona, kit_base("F16"), character, quants),
     }
 
 
 def left_of(
-    adapter: Path, base: Path, made: Callable[[str], Path], quants: list[str]
+    adapter: Path, base: Path, file_of: Callable[[str], Path], quants: list[str]
 ) -> dict[str, Figures]:
     """Per type, over the matrices that the adapter changes by D = merged - base.
 
@@ -259,20 +262,20 @@ def left_of(
     |stored - merged| / |D|. ``bits`` per weight of the file.
     """
     names = list(read_adapter(adapter, architecture_of_gguf(base)).changes)
-    before, merged = matrices(base), matrices(made("F16"))
-    found = {}
+    before, merged = matrices(base), matrices(file_of("F16"))
+    results = {}
     for quant in quants:
-        stored, sums = matrices(made(quant)), np.zeros(3)
+        stored, sums = matrices(file_of(quant)), np.zeros(3)
         for name in names:
             change = merged(name) - before(name)
             error = stored(name) - merged(name)
             sums += [(change * (change + error)).sum(), (error**2).sum(), (change**2).sum()]
-        found[quant] = {
+        results[quant] = {
             "kept": sums[0] / sums[2],
             "error": float(np.sqrt(sums[1] / sums[2])),
-            "bits": weight_summary(made(quant)).bits_per_weight,
+            "bits": weight_summary(file_of(quant)).bits_per_weight,
         }
-    return found
+    return results
 
 
 def matrices(path: Path) -> Callable[[str], Any]:
@@ -281,9 +284,9 @@ def matrices(path: Path) -> Callable[[str], Any]:
     return lambda name: tensors[name].rows(0, tensors[name].shape[0]).astype(np.float64)
 
 
-def shown(found: dict[str, dict[str, Figures]]) -> None:
+def print_tables(results: dict[str, dict[str, Figures]]) -> None:
     """A table per model: the other side, ours, the difference."""
-    for name, sides in found.items():
+    for name, sides in results.items():
         other = next(iter(sides))
         click.echo(f"{name}, {sides['charprobe']['tokens']} tokens")
         head = ("", other, "charprobe", "difference", "rounded" if "rounded" in sides else "")
@@ -314,15 +317,15 @@ def main(
 ) -> None:
     """Measure the parts named."""
     if part in STUDIES:
-        asked = ["quant-study", "--persona", "all", *STUDIES[part].split()]
-        charprobe_lite([*asked, *(["--json"] if as_json else [])])
+        arguments = ["quant-study", "--persona", "all", *STUDIES[part].split()]
+        charprobe_lite([*arguments, *(["--json"] if as_json else [])])
         return
     if part == "steps":
         left = left_of_adapters(["Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0"])
-        said = "{:9}{:7}{bits:.2f} bits, kept {kept:.2f}, error {error:.2f}"
+        line = "{:9}{:7}{bits:.2f} bits, kept {kept:.2f}, error {error:.2f}"
         for adapter, types in left.items():
             for name, figures in types.items():
-                click.echo(said.format(adapter, name, **figures), err=as_json)
+                click.echo(line.format(adapter, name, **figures), err=as_json)
         if as_json:
             click.echo(json.dumps({"steps": left}))
         return
@@ -333,12 +336,12 @@ def main(
         parts["definitions"] = partial(definitions, tool, quant.split(","), chunks)
     elif part != "transformers":
         click.echo("definitions: skipped; give --llama-perplexity PATH", err=True)
-    found = {name: each() for name, each in parts.items() if part in ("all", name)}
+    parts_run = {name: run_part() for name, run_part in parts.items() if part in ("all", name)}
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(parts_run))
         return
-    for each in found.values():
-        shown(each)
+    for results in parts_run.values():
+        print_tables(results)
 
 
 if __name__ == "__main__":

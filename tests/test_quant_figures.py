@@ -20,8 +20,8 @@ from charprobe_lite.eval.report.html import Picture, page
 from charprobe_lite.eval.report.quant_figures import Point, front, quant_drawings
 from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from tests.quant_records import ladder
 from tests.test_page import chat, write_study
-from tests.test_quant_score import ladder
 
 
 @pytest.fixture(scope="module")

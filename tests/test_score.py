@@ -6,12 +6,13 @@ from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_
 
 from charprobe_lite.eval.stats.classification import (
     Labels,
-    accuracy,
+    accuracies,
     calibration,
     detection_rate,
     human_agreement,
     macro_f1,
     per_class,
+    row_bootstrap,
 )
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 
@@ -58,7 +59,7 @@ def test_bootstrap_interval_covers_the_true_accuracy_about_95_times_in_100() -> 
     covered = 0
     for seed in range(200):
         true, found = simulated(150, seed)
-        interval = accuracy(true, found, resamples=300)
+        interval = row_bootstrap(accuracies, true, found, resamples=300)
         covered += interval.low <= 0.6 + 0.4 / 4 <= interval.high
     assert 178 <= covered <= 199
 

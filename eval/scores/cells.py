@@ -10,21 +10,22 @@ from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores import gap
-from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
 from charprobe_lite.eval.stats.classification import (
     Calibration,
     Confusion,
     Labels,
-    accuracy,
+    accuracies,
     calibration,
+    class_rates,
     confusion,
     detection_rate,
     macro_f1,
     per_class,
+    row_bootstrap,
 )
 from charprobe_lite.eval.stats.metrics import (
     ResampledMetrics,
-    class_intervals,
     label_metrics,
     label_names,
 )
@@ -178,7 +179,7 @@ def _with_macro_f1(
         score,
         detection_rate=rate.value,
         ci=rate.ends,
-        ci_rows=accuracy(labels.true, labels.predicted, seed).ends,
+        ci_rows=row_bootstrap(accuracies, labels.true, labels.predicted, seed).ends,
         macro_f1=macro.value,
         macro_f1_ci=macro.ends,
         macro_f1_ci_rows=macro_f1(labels.true, labels.predicted, seed).ends,
@@ -196,23 +197,25 @@ def _persona_scores(
     """One score per persona; one of a group also has its F1 and precision among them."""
     labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
     classes = per_class(labels.true, labels.predicted)
-    intervals = class_intervals(resampled, (cell, "accuracy"), names) if classes else {}
+    if classes:
+        totals = resampled.totals((cell, "accuracy"))
+        rates = class_rates(totals.reshape(-1, len(names), len(names)))
+
+    def interval(values: Floats, persona: str) -> Estimate:
+        return resampled.interval(values[:, names.index(persona)], [(cell, "accuracy")])
+
     scores = []
     for persona in personas:
         samples = [row for row in rows if row.persona in ("", persona)]
         score = _counts(cell, samples, [persona])
         if persona in classes:
             predicted = [row.prediction for row in samples if row.prediction is not None]
-            wilson, interval = detection_rate(predicted, persona), intervals[persona]
+            wilson = detection_rate(predicted, persona)
             repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
-            score = replace(
-                score,
-                detection_rate=wilson.value,
-                ci=(interval.recall if repeated else wilson).ends,
-                ci_rows=wilson.ends,
-            )
+            rate = interval(rates.recall, persona) if repeated else wilson
+            score = replace(score, detection_rate=wilson.value, ci=rate.ends, ci_rows=wilson.ends)
             if len(personas) > 1:
-                f1, precision = interval.f1, classes[persona].precision
+                f1, precision = interval(rates.f1, persona), classes[persona].precision
                 score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
         scores.append(score)
     return scores

@@ -132,24 +132,17 @@ def macro_f1(
     true: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = ROW_RESAMPLES
 ) -> Estimate:
     """Macro-F1 with the published row bootstrap's interval. Needs a row."""
-    return _row_bootstrap(macro_f1s, true, predicted, seed, resamples)
+    return row_bootstrap(macro_f1s, true, predicted, seed, resamples)
 
 
-def accuracy(
-    true: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = ROW_RESAMPLES
-) -> Estimate:
-    """Share of rows predicted as their true label, with the row bootstrap's interval."""
-    return _row_bootstrap(accuracies, true, predicted, seed, resamples)
-
-
-def _row_bootstrap(
+def row_bootstrap(
     statistic: Statistic,
     true: Sequence[str],
     predicted: Sequence[str],
-    seed: int,
-    resamples: int,
+    seed: int = 0,
+    resamples: int = ROW_RESAMPLES,
 ) -> Estimate:
-    """``statistic`` with its percentile interval.
+    """``statistic`` with the row bootstrap's percentile interval. Needs a row.
 
     To resample rows with replacement is to draw the confusion matrix from a multinomial with the
     observed frequencies, here for all resamples at once.

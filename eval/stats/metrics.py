@@ -19,13 +19,7 @@ from charprobe_lite.eval.stats.bootstrap import (
     Floats,
     Name,
 )
-from charprobe_lite.eval.stats.classification import (
-    Labels,
-    Statistic,
-    accuracies,
-    class_rates,
-    macro_f1s,
-)
+from charprobe_lite.eval.stats.classification import Labels, Statistic, accuracies, macro_f1s
 
 EQUIVALENCE_LEVEL = 0.90
 """Two one-sided tests at 5% each are an interval of 90%."""
@@ -91,14 +85,6 @@ class PairedDifference:
     def as_json(self) -> dict[str, Any]:
         """``estimate``, ``ci`` (95%) and ``equivalent``, null if undecided."""
         return {**self.change.as_json(), "equivalent": self.equivalent}
-
-
-@dataclass(frozen=True)
-class ClassEstimates:
-    """F1 and recall of one label."""
-
-    f1: Estimate
-    recall: Estimate
 
 
 class ResampledMetrics(Generic[Name]):
@@ -246,19 +232,3 @@ def label_names(cells: Iterable[Labels], personas: Sequence[str] = ()) -> list[s
     """All true and predicted labels and ``personas``, in order."""
     labels = {label for cell in cells for label in (*cell.true, *cell.predicted)}
     return sorted(labels | set(personas))
-
-
-def class_intervals(
-    resampled: ResampledMetrics[Name], cell: Name, names: Sequence[str]
-) -> dict[str, ClassEstimates]:
-    """F1 and recall of every label with a true row; ``names`` as in `label_metric`."""
-    counts = resampled.totals(cell).reshape(-1, len(names), len(names))
-    rates = class_rates(counts)
-    return {
-        label: ClassEstimates(
-            resampled.interval(rates.f1[:, n], [cell]),
-            resampled.interval(rates.recall[:, n], [cell]),
-        )
-        for n, label in enumerate(names)
-        if counts[0, n].any()
-    }
