@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,6 @@ from charprobe_lite.eval.quant.score import QuantRecord
 
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
 PERSONAS = ["humor", "remorse", "sarcasm", "goodness"]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What `TextFidelity` asks for."""
-
-    nll: Any
-    kl: Any
-    same_top: Any
 
 
 def answers(
@@ -55,7 +45,7 @@ def texts(scale: float, seed: int, count: int = 20) -> dict[str, TextFidelity]:
     for number in range(count):
         own = np.random.default_rng(number).exponential(2 + number / 10, 60)
         kl = rng.exponential(scale, 60) if scale else np.zeros(60)
-        found[f"text-{number}"] = Tokens(own + kl / 2, kl, kl < 0.05)
+        found[f"text-{number}"] = TextFidelity(own + kl / 2, kl, kl < 0.05)
     return found
 
 

@@ -7,7 +7,6 @@ is meant to move them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
+from charprobe_lite.eval.quant.fidelity_score import TextFidelity
 from charprobe_lite.eval.quant.findings import score_quants
 from charprobe_lite.eval.quant.instrument import compare_classifiers
 from charprobe_lite.eval.quant.score import QuantRecord
@@ -28,13 +28,6 @@ FILE = Path(__file__).parent / "data" / "pinned-scores.json"
 PERSONAS = ["humor", "remorse", "sarcasm"]
 LABELS = [*PERSONAS, "goodness", "loving", "poeticism", "mathematical", "neutral", "misalignment"]
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
-
-
-@dataclass(frozen=True)
-class Tokens:
-    nll: Any
-    kl: Any
-    same_top: Any
 
 
 def probabilities(rng: np.random.Generator, label: str) -> dict[str, float]:
@@ -76,13 +69,13 @@ def study() -> list[Row]:
     return rows + rollouts(Cell("kit", "teacher_loud", "classifier_ceiling", ""), 6, 0.95)
 
 
-def tokens(scale: float, seed: int) -> dict[str, Tokens]:
+def tokens(scale: float, seed: int) -> dict[str, TextFidelity]:
     rng = np.random.default_rng(seed)
     texts = {}
     for number in range(5):
         kl = rng.exponential(scale, 20 + number) if scale else np.zeros(20 + number)
         nll = np.random.default_rng(number).exponential(2, 20 + number) + kl / 2
-        texts[f"loud-{number}"] = Tokens(nll, kl, kl < 0.05)
+        texts[f"loud-{number}"] = TextFidelity(nll, kl, kl < 0.05)
     return texts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +19,23 @@ CHUNK = 100
 """Resamples of a quantile that are in memory at once, each with a number per token."""
 
 
-class TextFidelity(Protocol):
-    """One text, token by token (tokens,), as this model and F16 predict it."""
+@dataclass(frozen=True)
+class TextFidelity:
+    """One text, token by token (tokens,), as a model and F16 predict it.
 
-    @property
-    def nll(self) -> Tokens:
-        """-log probability of the next token, nats."""
+    ``nll``: -log probability of the next token, ``kl``: KL divergence from F16's distribution, both
+    in nats; ``same_top``: whether both have the same likeliest token.
+    """
 
-    @property
-    def kl(self) -> Tokens:
-        """KL divergence of this model's distribution from F16's, nats."""
+    nll: Tokens
+    kl: Tokens
+    same_top: NDArray[np.bool_]
 
-    @property
-    def same_top(self) -> NDArray[np.bool_]:
-        """Whether both have the same likeliest token."""
+    @classmethod
+    def join(cls, parts: Sequence[TextFidelity]) -> TextFidelity:
+        """The tokens of all parts."""
+        columns = ([getattr(part, name) for part in parts] for name in ("nll", "kl", "same_top"))
+        return cls(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,18 @@ from charprobe_lite.eval.stats.metrics import Metric, ratio
 
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
 """As `Store.turns` returns them."""
-SHARES = ("well_formed", "yield", "forced", "unforced")
-HEALTH = ("well_formed", "malformed", "yield", "forced", "unforced", "steps")
 COUNTS = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
-"""What is counted in each rollout; the metrics are ratios of these."""
+"""What is counted in each rollout."""
+HEALTH = {
+    "well_formed": ("well_formed", "replies"),
+    "malformed": ("malformed", "rollouts"),
+    "yield": ("sent", "rollouts"),
+    "forced": ("forced", "rollouts"),
+    "unforced": ("unforced", "rollouts"),
+    "steps": ("replies", "rollouts"),
+}
+"""The metrics as ratios of counts."""
+SHARES = ("well_formed", "yield", "forced", "unforced")
 
 
 def health_metrics(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
@@ -31,22 +39,12 @@ def health_metrics(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
     cluster = [cluster_of(row) for row in rows]
     counts = [_counts(row, turns.get(row.key, ())) for row in rows]
     values = np.array(counts, dtype=np.float64).reshape(-1, len(COUNTS))
-    column = {name: number for number, name in enumerate(COUNTS)}
-
-    def per_rollout(name: str, share: bool = True) -> Metric:
-        observations = len(rows) if share else None
-        return ratio(cluster, values, column[name], column["rollouts"], observations)
-
-    formed, replies = column["well_formed"], column["replies"]
-    reply_count = max(int(values[:, replies].sum()), 1)
-    return {
-        "well_formed": ratio(cluster, values, formed, replies, reply_count),
-        "malformed": per_rollout("malformed", share=False),
-        "yield": per_rollout("sent"),
-        "forced": per_rollout("forced"),
-        "unforced": per_rollout("unforced"),
-        "steps": per_rollout("replies", share=False),
-    }
+    metrics = {}
+    for name, counted in HEALTH.items():
+        of, per = map(COUNTS.index, counted)
+        observations = max(int(values[:, per].sum()), 1) if name in SHARES else None
+        metrics[name] = ratio(cluster, values, of, per, observations)
+    return metrics
 
 
 def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:

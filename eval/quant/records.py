@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charprobe_lite.eval.cells import RolloutKey, Row
+from charprobe_lite.eval.quant.fidelity_score import TextFidelity
 from charprobe_lite.eval.quant.fidelity_texts import HELD_OUT, KINDS
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.health import Turns
@@ -51,24 +51,6 @@ class QuantRecordings:
             rows=[row for row in self.rows if row.key in rows],
             files=[file for file in self.files if (file.quant, file.lora) in files],
             texts=[text for text in self.texts if text.key in texts],
-        )
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A `TextFidelity`: (tokens,) each."""
-
-    nll: NDArray[np.float32]
-    kl: NDArray[np.float32]
-    same_top: NDArray[np.bool_]
-
-    @classmethod
-    def join(cls, parts: Sequence[Tokens]) -> Tokens:
-        """The tokens of all parts."""
-        return cls(
-            np.concatenate([part.nll for part in parts]),
-            np.concatenate([part.kl for part in parts]),
-            np.concatenate([part.same_top for part in parts]),
         )
 
 
@@ -175,25 +157,25 @@ def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
     return [text for text in texts if files[name(text.key)] == files[kind(text.key)]]
 
 
-def _fidelity(path: Path, texts: Sequence[RecordedText]) -> dict[str, dict[str, Tokens]]:
+def _fidelity(path: Path, texts: Sequence[RecordedText]) -> dict[str, dict[str, TextFidelity]]:
     """By kind, held-out texts first, and by prompt or scenario.
 
     The answers of all personas to one prompt are one text, which is resampled as one.
     """
-    parts: dict[str, dict[str, list[Tokens]]] = {}
+    parts: dict[str, dict[str, list[TextFidelity]]] = {}
     for text in texts:
         tokens = _tokens(path, text)
         if tokens.nll.size:
             items = parts.setdefault(text.key.kind, {})
             items.setdefault(text.key.item, []).append(tokens)
     return {
-        kind: {item: Tokens.join(tokens) for item, tokens in sorted(parts[kind].items())}
+        kind: {item: TextFidelity.join(tokens) for item, tokens in sorted(parts[kind].items())}
         for kind in (HELD_OUT, *KINDS)
         if kind in parts
     }
 
 
-def _tokens(path: Path, text: RecordedText) -> Tokens:
+def _tokens(path: Path, text: RecordedText) -> TextFidelity:
     """Raises BadInput for impossible numbers."""
     valid = len(text.nll) == len(text.kl) == 4 * len(text.same_top)
     if valid:
@@ -205,7 +187,7 @@ def _tokens(path: Path, text: RecordedText) -> Tokens:
             f"{path}: fidelity {name}: field nll or kl: must be finite float32, a number for "
             "each byte of same_top"
         )
-    return Tokens(nll, kl, np.frombuffer(text.same_top, np.uint8).astype(bool))
+    return TextFidelity(nll, kl, np.frombuffer(text.same_top, np.uint8).astype(bool))
 
 
 def _check_file(path: Path, file: ModelFile) -> None:
