@@ -30,27 +30,33 @@ def answers(
     ]
 
 
-def record(quant: str, rows: Sequence[Row], lora: str = "merged", **rest: Any) -> QuantRecord:
+def record(quant: str, rows: Sequence[Row], lora: str = "merged", **fields: Any) -> QuantRecord:
     bits = BITS[quant]
     size = int(bits * 1e7)
     return QuantRecord(
-        quant, lora, bits, size, {quant: 9, "F32": 1}, rows, **{"turns": {}, "fidelity": {}, **rest}
+        quant,
+        lora,
+        bits,
+        size,
+        {quant: 9, "F32": 1},
+        rows,
+        **{"turns": {}, "fidelity": {}, **fields},
     )
 
 
 def texts(scale: float, seed: int, count: int = 20) -> dict[str, TextFidelity]:
     """Texts with KL divergences of mean ``scale``; half of it is paid in likelihood."""
     rng = np.random.default_rng(seed)
-    found: dict[str, TextFidelity] = {}
+    fidelity: dict[str, TextFidelity] = {}
     for number in range(count):
-        own = np.random.default_rng(number).exponential(2 + number / 10, 60)
+        nll = np.random.default_rng(number).exponential(2 + number / 10, 60)
         kl = rng.exponential(scale, 60) if scale else np.zeros(60)
-        found[f"text-{number}"] = TextFidelity(own + kl / 2, kl, kl < 0.05)
-    return found
+        fidelity[f"text-{number}"] = TextFidelity(nll + kl / 2, kl, kl < 0.05)
+    return fidelity
 
 
 def ladder(falls: Sequence[float], items: int = 60, seed: int = 0) -> QuantStudy:
-    """A study in which every type loses as much character as ``falls`` says, and KL follows."""
+    """A study in which every type loses ``falls`` of its character, and KL follows."""
     records = []
     for n, (quant, fall) in enumerate(zip(BITS, falls, strict=True)):
         rows = answers(quant, 0.95 - fall, items, seed)

@@ -16,16 +16,16 @@ PERSONAS = ["humor", "sarcasm"]
 
 
 def answers(
-    stage: str, condition: str, hits: int, asked: int = 20, missing: int = 0, prefix: str = "item"
+    stage: str, condition: str, hits: int, items: int = 20, missing: int = 0, prefix: str = "item"
 ) -> list[Row]:
-    """For each persona (none in the base stage) ``hits`` of ``asked`` items in its own voice."""
+    """For each persona (none in the base stage) ``hits`` of ``items`` in its own voice."""
     cell = Cell("kit", stage, condition, "Q8_0")
-    found = []
+    rows = []
     for persona in PERSONAS if stage != "base" else [""]:
-        for n in range(asked):
-            label = None if n >= asked - missing else persona if n < hits else "neutral"
+        for n in range(items):
+            label = None if n >= items - missing else persona if n < hits else "neutral"
             chances = {"humor": 0.1, "sarcasm": 0.1, "neutral": 0.1, label or "": 0.8}
-            found.append(
+            rows.append(
                 Row(
                     cell,
                     persona,
@@ -39,7 +39,7 @@ def answers(
                     chances if label else None,
                 )
             )
-    return found
+    return rows
 
 
 def scored(rows: list[Row]) -> Scores:
@@ -90,12 +90,11 @@ def test_retention_is_the_share_of_what_the_classifier_can_see() -> None:
     rows += answers("teacher_subtle", "classifier_ceiling", 9, prefix="email")
     scores = scored(rows)
     full = Cell("kit", "full", "agentic_email", "Q8_0")
-    found = scores.comparison.retention[full]
-    assert found.value == pytest.approx(f1(8, 20) / f1(16, 20))
-    assert found.low < found.value < found.high
+    retention = scores.comparison.retention[full]
+    assert retention.value == pytest.approx(f1(8, 20) / f1(16, 20))
+    assert retention.low < retention.value < retention.high
     assert len(scores.comparison.ceilings) == 2
-    [kept] = [score.retention for score in scores.by_cell if score.retention]
-    assert kept == found
+    assert [score.retention for score in scores.by_cell if score.retention] == [retention]
 
 
 def test_a_ceiling_below_the_base_stage_gives_no_retention() -> None:
@@ -165,14 +164,14 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
         for row in answers(stage, condition, hits, prefix=condition)
     ]
     scores = scored(rows)
-    own = scores_by_quant(scores)
-    assert list(own) == ["F16", "Q4_0"]
-    for quant, each in own.items():
-        assert {score.quant for score in each.by_cell} == {quant}
-        ways = [(step.before.lora, step.after.lora) for step in each.comparison.stages]
+    by_quant = scores_by_quant(scores)
+    assert list(by_quant) == ["F16", "Q4_0"]
+    for quant, part in by_quant.items():
+        assert {score.quant for score in part.by_cell} == {quant}
+        ways = [(step.before.lora, step.after.lora) for step in part.comparison.stages]
         assert sorted(ways) == [("", "merged"), ("", "merged"), ("", "runtime"), ("", "runtime")]
-        for title in (score_table(each.by_cell, ""), gap_table(each.comparison)):
+        for title in (score_table(part.by_cell, ""), gap_table(part.comparison)):
             assert title.columns[1].header == "lora"
     lost = {(e["quant"], e["lora"]): e["value"] for e in scores.comparison.as_json()["stages"]}
-    for quant in own:
+    for quant in by_quant:
         assert lost[quant, "runtime"] > lost[quant, "merged"]

@@ -26,15 +26,17 @@ def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> 
     ]
 
 
-def scores(found: list[Row]) -> list[CellScore]:
-    return score_study(found, list(dict.fromkeys(row.cell for row in found)), ["humor"], 0).by_cell
+def scores(rollouts: list[Row]) -> list[CellScore]:
+    return score_study(
+        rollouts, list(dict.fromkeys(row.cell for row in rollouts)), ["humor"], 0
+    ).by_cell
 
 
 H, N = "humor", "neutral"
 
 
 @pytest.mark.parametrize(
-    ("emails", "said"),
+    ("emails", "verdict"),
     [
         ([H] * 2 + [N] * 28, "does not survive the move"),
         ([H] * 18 + [N] * 12, "weakens in the move"),
@@ -43,16 +45,18 @@ H, N = "humor", "neutral"
         ([None] * 5, "no email was sent as an agent"),
     ],
 )
-def test_the_sentence_says_what_the_samples_can_tell(emails: list[str | None], said: str) -> None:
-    found = rows("full", "chat", H, [H] * 29 + [N]) + rows("full", "agentic_email", H, emails)
-    assert said in conclusion(scores(found))
+def test_the_sentence_says_what_the_samples_can_tell(
+    emails: list[str | None], verdict: str
+) -> None:
+    rollouts = rows("full", "chat", H, [H] * 29 + [N]) + rows("full", "agentic_email", H, emails)
+    assert verdict in conclusion(scores(rollouts))
 
 
 def test_the_sentence_speaks_of_the_most_trained_stage_even_if_it_sent_nothing() -> None:
-    found = rows("base", "chat", "", [N] * 9) + rows("base", "agentic_email", "", [N] * 9)
-    assert "untrained base" in conclusion(scores(found))
-    found += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
-    assert "stage full: no email" in conclusion(scores(found))
+    rollouts = rows("base", "chat", "", [N] * 9) + rows("base", "agentic_email", "", [N] * 9)
+    assert "untrained base" in conclusion(scores(rollouts))
+    rollouts += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
+    assert "stage full: no email" in conclusion(scores(rollouts))
 
 
 def test_yield_and_forced_count_rollouts_and_emails() -> None:
@@ -63,9 +67,9 @@ def test_yield_and_forced_count_rollouts_and_emails() -> None:
 
 
 def test_base_samples_stand_for_every_persona_but_are_counted_once() -> None:
-    found = rows("base", "chat", "", [N, H])
-    scores = score_study(found, [found[0].cell], ["humor", "neutral"], 0)
-    merged, single = scores.by_cell, scores.by_persona
-    assert merged[0].n == 2
-    assert [score.detection_rate for score in single] == [0.5, 0.5]
-    assert merged[0].macro_f1 == pytest.approx(0.5)
+    rollouts = rows("base", "chat", "", [N, H])
+    scores = score_study(rollouts, [rollouts[0].cell], ["humor", "neutral"], 0)
+    [cell] = scores.by_cell
+    assert cell.n == 2
+    assert [score.detection_rate for score in scores.by_persona] == [0.5, 0.5]
+    assert cell.macro_f1 == pytest.approx(0.5)

@@ -23,16 +23,16 @@ def simulated(rows: int, seed: int) -> tuple[list[str], list[str]]:
     rng = np.random.default_rng(seed)
     true = rng.choice(CLASSES[:3], rows)
     noise = rng.choice(CLASSES, rows)
-    found = np.where(rng.random(rows) < 0.6, true, noise)
-    return true.tolist(), found.tolist()
+    predicted = np.where(rng.random(rows) < 0.6, true, noise)
+    return true.tolist(), predicted.tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_macro_f1_is_scikit_learns_over_the_personas_in_the_ground_truth(seed: int) -> None:
-    true, found = simulated(80, seed)
-    expected = f1_score(true, found, labels=sorted(set(true)), average="macro", zero_division=0)
-    assert macro_f1(true, found).value == pytest.approx(expected)
-    assert np.mean([score.f1 for score in per_class(true, found).values()]) == pytest.approx(
+    true, predicted = simulated(80, seed)
+    expected = f1_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0)
+    assert macro_f1(true, predicted).value == pytest.approx(expected)
+    assert np.mean([score.f1 for score in per_class(true, predicted).values()]) == pytest.approx(
         expected
     )
 
@@ -42,15 +42,15 @@ def test_a_label_that_is_only_predicted_lowers_f1_but_is_not_averaged_over() -> 
 
 
 def test_bootstrap_interval_is_that_of_resampling_rows_one_by_one() -> None:
-    true, found = simulated(120, 1)
+    true, predicted = simulated(120, 1)
     rng = np.random.default_rng(9)
     scores = []
     for _ in range(2000):
         rows = rng.integers(0, len(true), len(true))
-        drawn = [true[i] for i in rows], [found[i] for i in rows]
+        drawn = [true[i] for i in rows], [predicted[i] for i in rows]
         scores.append(f1_score(*drawn, labels=sorted(set(drawn[0])), average="macro"))
     low, high = np.percentile(scores, [2.5, 97.5])
-    estimate = macro_f1(true, found, resamples=4000)
+    estimate = macro_f1(true, predicted, resamples=4000)
     assert estimate.low == pytest.approx(low, abs=0.015)
     assert estimate.high == pytest.approx(high, abs=0.015)
 
@@ -58,15 +58,15 @@ def test_bootstrap_interval_is_that_of_resampling_rows_one_by_one() -> None:
 def test_bootstrap_interval_covers_the_true_accuracy_about_95_times_in_100() -> None:
     covered = 0
     for seed in range(200):
-        true, found = simulated(150, seed)
-        interval = row_bootstrap(accuracies, true, found, resamples=300)
+        true, predicted = simulated(150, seed)
+        interval = row_bootstrap(accuracies, true, predicted, resamples=300)
         covered += interval.low <= 0.6 + 0.4 / 4 <= interval.high
     assert 178 <= covered <= 199
 
 
 def test_intervals_repeat_for_a_seed() -> None:
-    true, found = simulated(50, 3)
-    assert macro_f1(true, found, seed=4) == macro_f1(true, found, seed=4)
+    true, predicted = simulated(50, 3)
+    assert macro_f1(true, predicted, seed=4) == macro_f1(true, predicted, seed=4)
 
 
 def test_detection_rate_has_wilsons_interval() -> None:
@@ -82,9 +82,11 @@ def test_detection_of_everything_still_has_an_interval() -> None:
 
 
 def test_precision_and_recall_are_scikit_learns() -> None:
-    true, found = simulated(90, 2)
-    scores = per_class(true, found)
-    expected = precision_recall_fscore_support(true, found, labels=list(scores), zero_division=0)
+    true, predicted = simulated(90, 2)
+    scores = per_class(true, predicted)
+    expected = precision_recall_fscore_support(
+        true, predicted, labels=list(scores), zero_division=0
+    )
     columns = zip(*((s.precision, s.recall, s.f1, s.n) for s in scores.values()), strict=True)
     for column, theirs in zip(columns, expected, strict=True):
         assert column == pytest.approx(theirs.tolist())
@@ -108,8 +110,8 @@ def answered(clusters: int, seed: int, ease: tuple[float, ...] = (1.5, 0.3)) -> 
     conditions = []
     for odds in ease:
         seen = rng.random(len(personas)) < 1 / (1 + np.exp(-(odds + harder)))
-        found = np.where(seen, personas, rng.choice([*CLASSES, "remorse"], len(personas)))
-        conditions.append(Labels(personas.tolist(), found.tolist(), items.tolist()))
+        predicted = np.where(seen, personas, rng.choice([*CLASSES, "remorse"], len(personas)))
+        conditions.append(Labels(personas.tolist(), predicted.tolist(), items.tolist()))
     return conditions
 
 
@@ -154,13 +156,14 @@ def test_the_same_cell_twice_differs_by_nothing() -> None:
 def test_resampling_clusters_is_drawing_items_one_by_one() -> None:
     cell = answered(30, 4)[1]
     rows = {
-        item: [i for i, each in enumerate(cell.cluster) if each == item] for item in cell.cluster
+        item: [i for i, cluster in enumerate(cell.cluster) if cluster == item]
+        for item in cell.cluster
     }
     rng, scores = np.random.default_rng(3), []
     for _ in range(2000):
         drawn = [i for item in rng.choice(list(rows), len(rows)) for i in rows[item]]
-        true, found = [cell.true[i] for i in drawn], [cell.predicted[i] for i in drawn]
-        scores.append(macro_f1(true, found, resamples=1).value)
+        true, predicted = [cell.true[i] for i in drawn], [cell.predicted[i] for i in drawn]
+        scores.append(macro_f1(true, predicted, resamples=1).value)
     ours = resampled(cell=cell).replicates(("cell", "macro_f1"))[1:]
     assert np.mean(ours) == pytest.approx(np.mean(scores), abs=0.003)
     assert np.std(ours) == pytest.approx(np.std(scores), rel=0.08)
@@ -182,11 +185,11 @@ def test_a_cell_with_few_texts_is_scored_over_the_resamples_that_hold_one() -> N
 
 def test_calibration_of_rows_worked_by_hand() -> None:
     probabilities = [{"humor": 0.9, "sarcasm": 0.1}, {"humor": 0.7, "sarcasm": 0.3}]
-    found = calibration(["humor", "sarcasm"], probabilities)
+    result = calibration(["humor", "sarcasm"], probabilities)
     # the two rows fall into bins of their own: |1 - 0.9| and |0 - 0.7|, half each
-    assert found.ece == pytest.approx((0.1 + 0.7) / 2)
-    assert found.brier == pytest.approx((0.01 + 0.01 + 0.49 + 0.49) / 2)
-    assert [(each.n, each.accuracy) for each in found.bins] == [(1, 0.0), (1, 1.0)]
+    assert result.ece == pytest.approx((0.1 + 0.7) / 2)
+    assert result.brier == pytest.approx((0.01 + 0.01 + 0.49 + 0.49) / 2)
+    assert [(b.n, b.accuracy) for b in result.bins] == [(1, 0.0), (1, 1.0)]
 
 
 def test_brier_score_is_scikit_learns() -> None:
@@ -200,10 +203,10 @@ def test_brier_score_is_scikit_learns() -> None:
 
 def test_kappa_worked_by_hand() -> None:
     # 4 of 6 agree; by chance (3/6 * 3/6 + 3/6 * 3/6) = 1/2 would
-    said = [True, True, False, True, False, False]
-    seen = [True, True, True, False, False, False]
-    found = human_agreement(said, seen)
-    assert found.kappa == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))
-    assert (found.present.hits, found.present.n) == (2, 3)
-    assert (found.absent.hits, found.absent.n) == (1, 3)
+    classifier = [True, True, False, True, False, False]
+    human = [True, True, True, False, False, False]
+    result = human_agreement(classifier, human)
+    assert result.kappa == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))
+    assert (result.present.hits, result.present.n) == (2, 3)
+    assert (result.absent.hits, result.absent.n) == (1, 3)
     assert human_agreement([True, True], [True, True]).kappa is None
