@@ -17,12 +17,12 @@ MAX_TOKENS, MAX_STEPS = 384, 8
 
 
 def agentic_jobs(count: int, seed: int) -> list[Job]:
-    ask = RolloutSettings(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
+    settings = RolloutSettings(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
     return [
         Job(
             scenario.id,
             rollout_seed(seed, "bench", item=scenario.id, sample=0),
-            agentic_email.rollout(scenario, ask),
+            agentic_email.rollout(scenario, settings),
         )
         for scenario in by_family(load_scenarios())[:count]
     ]

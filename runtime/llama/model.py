@@ -164,6 +164,7 @@ class Context:
         tensor_callback: Any = None,
     ) -> None:
         self.model, self.batch_size = model, length if exact else BATCH
+        self._fix = "" if exact else "lower --parallel or --context"  # of too little memory
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = sequences * length, sequences
         params.n_batch = self.batch_size
@@ -183,7 +184,7 @@ class Context:
         self.handle = llama.llama_init_from_model(model.handle, params)
         if not self.handle:
             message = f"{model.path}: no context of {sequences} x {length} tokens"
-            raise log.refusal(message, "lower --parallel")
+            raise log.refusal(message, self._fix)
         self._memory = llama.llama_get_memory(self.handle)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)
 
@@ -235,7 +236,7 @@ class Context:
         log.capture()
         if llama.llama_decode(self.handle, self._batch) != 0:
             message = f"{self.model.path}: llama.cpp cannot evaluate a batch"
-            raise log.refusal(message, "lower --parallel or --context")
+            raise log.refusal(message, self._fix)
         shape = (outputs, self.model.vocabulary_size)
         if not outputs:
             return np.zeros(shape, np.float32)
