@@ -16,6 +16,7 @@ import pytest
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
+from tests.pages import browser, opened, report, study  # noqa: F401 - fixtures of several files
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ValidJson = Callable[[Any, str], None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,20 +15,27 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.tables import quant_tables
-from charprobe_lite.eval.report import figures, tables
-from charprobe_lite.eval.report.estimates import find
-from charprobe_lite.eval.report.html import Picture, page
-from charprobe_lite.eval.report.quant_figures import Point, front, quant_drawings
-from charprobe_lite.eval.report.study import report_study
+from charprobe_lite.eval.report import write_files, write_report
+from charprobe_lite.eval.report.figures import canvas, quant_kl, quant_size
+from charprobe_lite.eval.report.figures.quant_points import Point
+from charprobe_lite.eval.report.figures.quant_size import front
+from charprobe_lite.eval.report.study import ReportStudy, report_study
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from tests.pages import chat, write_study
 from tests.quant_records import ladder
-from tests.test_page import chat, write_study
 
 
 @pytest.fixture(scope="module")
-def found() -> QuantStudy:
+def quants() -> QuantStudy:
     return ladder([0, 0.02, 0.1, 0.3, 0.5], items=25)
+
+
+@pytest.fixture(scope="module")
+def study(quants: QuantStudy, tmp_path_factory: pytest.TempPathFactory) -> ReportStudy:
+    cell = Cell("kit", "full", "chat", "F16")
+    rollouts = [(cell, "humor", f"id-{n}", chat("ha"), "humor") for n in range(2)]
+    path = write_study(tmp_path_factory.mktemp("quants") / "small.sqlite", rollouts)
+    return report_study(path, quants)
 
 
 def test_the_front_holds_the_files_than_which_none_is_smaller_and_better() -> None:
@@ -38,12 +47,11 @@ def test_the_front_holds_the_files_than_which_none_is_smaller_and_better() -> No
     assert front([*worse, *best]) == best
 
 
-@pytest.mark.parametrize("theme", [figures.LIGHT, figures.DARK])
+@pytest.mark.parametrize("theme", [canvas.LIGHT, canvas.DARK])
 def test_every_file_is_named_in_the_kl_figure_and_no_name_covers_another(
-    found: QuantStudy, theme: figures.Theme
+    study: ReportStudy, theme: canvas.Theme
 ) -> None:
-    [drawing] = [each for each in quant_drawings(found) if each.name == "quant-kl"]
-    figure = figures.drawn(drawing, theme)
+    figure = canvas.drawn(partial(quant_kl.draw, quant_kl.numbers(study)), theme)
     figure.draw_without_rendering()
     [axis] = figure.axes
     assert {name.get_text() for name in axis.texts} == {"Q8_0", "Q5_0", "Q4_1", "Q4_0"}
@@ -51,16 +59,18 @@ def test_every_file_is_named_in_the_kl_figure_and_no_name_covers_another(
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
-def test_names_of_types_of_nearly_the_same_size_stand_apart(found: QuantStudy) -> None:
+def test_names_of_types_of_nearly_the_same_size_stand_apart(
+    study: ReportStudy, quants: QuantStudy
+) -> None:
     crowded = replace(
-        found,
+        quants,
         quants=[
-            replace(each, record=replace(each.record, bits_per_weight=bits))
-            for each, bits in zip(found.quants, (16, 4.6, 4.55, 4.5, 4.5), strict=True)
+            replace(quant, record=replace(quant.record, bits_per_weight=bits))
+            for quant, bits in zip(quants.quants, (16, 4.6, 4.55, 4.5, 4.5), strict=True)
         ],
     )
-    [drawing] = [each for each in quant_drawings(crowded) if each.name == "quant-size"]
-    figure = figures.drawn(drawing, figures.LIGHT)
+    numbers = quant_size.numbers(replace(study, quants=crowded))
+    figure = canvas.drawn(partial(quant_size.draw, numbers), canvas.LIGHT)
     figure.draw_without_rendering()
     labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
     assert sorted(" ".join(each.get_text() for each in labels).split()) == sorted(
@@ -88,15 +98,15 @@ def _text_lines(label: Any) -> list[Any]:
 
 
 def test_tables_hold_the_numbers_of_the_figures_and_other_programs_read_them(
-    found: QuantStudy, tmp_path: Path
+    study: ReportStudy, quants: QuantStudy, tmp_path: Path
 ) -> None:
-    made = quant_tables(found)
-    assert {table.figure for table in made if table.figure} == {
-        each.name for each in quant_drawings(found)
-    }
-    files = {file.name: file for table in made for file in tables.save(table, tmp_path)}
+    written = write_files(study, tmp_path, {})
+    files = {file.name: file for file in written.tables}
+    pictures = {file.stem for file in written.figures if file.stem.startswith("quant-")}
+    assert pictures == {"quant-size", "quant-difference", "quant-kl"}
+    assert {f"{name}.csv" for name in pictures} <= set(files)
     differences = pd.read_csv(files["quant-difference.csv"]).set_index("quant")
-    worst = found.quants[-1].cells[0].difference
+    worst = quants.quants[-1].cells[0].difference
     assert worst is not None
     assert differences.loc["Q4_0", "difference"] == pytest.approx(worst.change.value)
     assert list(differences["equivalent"])[-1] == "no"
@@ -107,23 +117,18 @@ def test_tables_hold_the_numbers_of_the_figures_and_other_programs_read_them(
 
 
 def test_the_report_has_a_section_with_the_recommendation(
-    found: QuantStudy, tmp_path: Path
+    study: ReportStudy, quants: QuantStudy, tmp_path: Path
 ) -> None:
-    cell = Cell("kit", "full", "chat", "F16")
-    rollouts = [(cell, "humor", f"id-{n}", chat("ha"), "humor") for n in range(2)]
-    study = report_study(write_study(tmp_path / "small.sqlite", rollouts))
-    hostile = replace(found, recommendation="<script>window.owned = 1</script>")
-    pictures = []
-    for each in quant_drawings(found):
-        light, dark = (figures.svg(each, theme) for theme in (figures.LIGHT, figures.DARK))
-        assert light == figures.svg(each, figures.LIGHT)
-        assert light != dark
-        pictures.append(Picture(each.name, each.title, each.alt, light, dark))
-    numbers = tables.tables(find(study)) + quant_tables(found)
-    text = page(study, find(study), pictures, numbers, {}, hostile)
+    hostile = replace(quants, recommendation="<script>window.owned = 1</script>")
+    written = write_report(study, tmp_path / "hostile", quant_study=hostile)
+    text = written.page.read_text("utf-8")
     section = text[text.index('id="quantization"') : text.index('id="reading"')]
     assert "&lt;script&gt;window.owned" in section
     assert "<script>" not in section
-    assert section.count("<img") == 6
+    images = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', section)
+    assert len(images) == len(set(images)) == 6  # three figures, light and dark
+    light = written.page.with_name("quant-size.svg").read_bytes()
+    assert images[0] == base64.b64encode(light).decode()
     assert re.search(r"<td>Q4_0</td>\s*<td>merged</td>", section)
-    assert 'id="quantization"' not in page(study, find(study), [], tables.tables(find(study)), {})
+    page = write_report(study, tmp_path / "plain").page.read_text("utf-8")
+    assert 'id="quantization"' not in page

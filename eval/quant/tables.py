@@ -11,37 +11,30 @@ from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 Record = dict[str, Any]
-FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Records with the same fields; ``figure`` is the one that shows them, "" without a figure."""
+    """Records with the same fields."""
 
     name: str
-    figure: str
     caption: str
     records: list[Record]
 
 
 def quant_tables(study: QuantStudy) -> list[Table]:
-    """The tables that the study has numbers for."""
-    size, difference, kl = "quant-size", "quant-difference", "quant-kl"
+    """The tables, next to those of the figures, that the study has numbers for."""
     tables = [
-        Table("quant-types", "", "What each file costs", _costs(study.quants)),
-        Table(size, size, "Quality against size", _levels(study)),
-        Table(difference, difference, "Differences from F16", _differences(study)),
-        Table(kl, kl, "Fidelity to F16 by kind of text", _fidelity(study.quants)),
-        Table("quant-health", "", "Tool-call health", _health(study)),
-        Table("quant-trend", "", "Does it fall with the bits? (Page's test)", _trends(study)),
-        Table("quant-contrast", "", "Does character fall faster than capability?", _rates(study)),
+        Table("quant-types", "What each file costs", _costs(study.quants)),
+        Table("quant-health", "Tool-call health", _health(study)),
+        Table("quant-trend", "Does it fall with the bits? (Page's test)", _trends(study)),
+        Table("quant-contrast", "Does character fall faster than capability?", _rates(study)),
         Table(
             "quant-correlation",
-            "",
             "Rank correlation of KL divergence with loss of character",
             _correlations(study),
         ),
-        Table("quant-classifier", "", "The classifier's own quantization", _classifier(study)),
+        Table("quant-classifier", "The classifier's own quantization", _classifier(study)),
     ]
     return [table for table in tables if table.records]
 
@@ -67,7 +60,7 @@ def rounded(value: float) -> str:
 def _costs(quants: Sequence[QuantScore]) -> list[Record]:
     return [
         {
-            **_file(quant),
+            **file_columns(quant),
             "bits_per_weight": quant.record.bits_per_weight,
             "megabytes": quant.record.bytes / 1e6,
             "weights_stored_as": ", ".join(_shares(quant)),
@@ -86,64 +79,23 @@ def _shares(quant: QuantScore) -> list[str]:
     return [f"{name} {count / total:.0%}" for name, count in ordered]
 
 
-def _cells(study: QuantStudy) -> Iterator[tuple[QuantScore, CellQuality]]:
+def trained_cells(study: QuantStudy) -> Iterator[tuple[QuantScore, CellQuality]]:
+    """The cells of each file's most trained stage."""
     return ((quant, cell) for quant in study.quants for cell in quant.trained_cells)
-
-
-def _levels(study: QuantStudy) -> list[Record]:
-    return [
-        {
-            **_file(quant),
-            "condition": cell.condition,
-            "bits_per_weight": quant.record.bits_per_weight,
-            **_numbers(study.metric, level),
-            "samples": cell.score.n,
-        }
-        for quant, cell in _cells(study)
-        if (level := cell.score.headline) is not None
-    ]
-
-
-def _differences(study: QuantStudy) -> list[Record]:
-    return [
-        {
-            **_file(quant),
-            "condition": cell.condition,
-            "measure": metric,
-            **_numbers("difference", difference.change),
-            "inner_90_low": difference.interval_90[0],
-            "inner_90_high": difference.interval_90[1],
-            "margin": study.margin,
-            "equivalent": _verdict(difference.equivalent),
-            "kept": _verdict(difference.non_inferior),
-        }
-        for quant, cell in _cells(study)
-        for metric, difference in ((study.metric, cell.difference), ("unforced", cell.unforced))
-        if difference is not None
-    ]
-
-
-def _fidelity(quants: Sequence[QuantScore]) -> list[Record]:
-    records = []
-    for quant in quants:
-        for kind, score in quant.fidelity.items():
-            record = {**_file(quant), "texts": kind, "tokens": score.tokens}
-            for name in FIDELITY:
-                record |= _numbers(name, getattr(score, name))
-            records.append(record)
-    return records
 
 
 def _health(study: QuantStudy) -> list[Record]:
     return [
         {
-            **_file(quant),
+            **file_columns(quant),
             "condition": cell.condition,
             "what": name,
-            **_numbers("value", estimate.value),
-            **_numbers("difference", estimate.difference.change if estimate.difference else None),
+            **estimate_columns("value", estimate.value),
+            **estimate_columns(
+                "difference", estimate.difference.change if estimate.difference else None
+            ),
         }
-        for quant, cell in _cells(study)
+        for quant, cell in trained_cells(study)
         for name, estimate in cell.health.items()
     ]
 
@@ -159,10 +111,10 @@ def _rates(study: QuantStudy) -> list[Record]:
             "condition": contrast.condition,
             "capability": contrast.capability,
             "of": contrast.of,
-            **_numbers("character_per_halving", contrast.character.standardised),
-            **_numbers("capability_per_halving", contrast.other.standardised),
-            **_numbers("difference", contrast.difference),
-            "character_falls_faster": _verdict(contrast.falls_faster),
+            **estimate_columns("character_per_halving", contrast.character.standardised),
+            **estimate_columns("capability_per_halving", contrast.other.standardised),
+            **estimate_columns("difference", contrast.difference),
+            "character_falls_faster": verdict_text(contrast.falls_faster),
         }
         for contrast in study.contrasts
     ]
@@ -174,7 +126,7 @@ def _correlations(study: QuantStudy) -> list[Record]:
             "texts": kl.text,
             "condition": kl.condition,
             "files": kl.points,
-            **_numbers("correlation", kl.correlation),
+            **estimate_columns("correlation", kl.correlation),
         }
         for kl in study.kl_correlations
     ]
@@ -187,25 +139,27 @@ def _classifier(study: QuantStudy) -> list[Record]:
     return [
         {
             "texts": agreement.n,
-            **_numbers("agreement", agreement.agreement),
-            **_numbers("kappa", agreement.kappa),
-            **_numbers("macro_f1_difference", agreement.f1.change),
+            **estimate_columns("agreement", agreement.agreement),
+            **estimate_columns("kappa", agreement.kappa),
+            **estimate_columns("macro_f1_difference", agreement.f1.change),
         }
     ]
 
 
-def _file(quant: QuantScore) -> Record:
+def file_columns(quant: QuantScore) -> Record:
+    """The columns that tell a file from others."""
     return {"quant": quant.record.quant, "lora": quant.record.lora}
 
 
-def _numbers(name: str, estimate: Estimate | None) -> Record:
+def estimate_columns(name: str, estimate: Estimate | None) -> Record:
     """A value with the ends of its interval, as `readable` expects them."""
     prefix = "" if name == "value" else f"{name}_"
     value, low, high = (estimate.value, *estimate.ends) if estimate else (None, None, None)
     return {name: value, f"{prefix}low": low, f"{prefix}high": high}
 
 
-def _verdict(verdict: bool | None) -> str:
+def verdict_text(verdict: bool | None) -> str:
+    """A verdict in a table."""
     return {True: "yes", False: "no", None: "not decided"}[verdict]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,12 @@ def write_report(
     from charprobe_lite.eval.report.occlusion import occlude_study
     from charprobe_lite.eval.report.study import report_study
 
-    source = report_study(study)
-    quants = quant_study or _quant_study(source)
-    sentences = {}
+    source = report_study(study, quant_study)
+    occlusions = {}
     if occlusion != 0:
-        sentences = occlude_study(source, occlusion, classifier, progress)
+        occlusions = occlude_study(source, occlusion, classifier, progress)
     try:
-        return write_files(source, folder, sentences, quants)
+        return write_files(source, folder, occlusions)
     except OSError as error:
         raise BadInput(
             f"{error.filename or folder}: cannot be written ({error.strerror}); name another folder"
@@ -71,41 +71,31 @@ def write_report(
 
 
 def write_files(
-    study: ReportStudy,
-    folder: Path,
-    shaded: Mapping[int, Sequence[Sentence]],
-    quants: QuantStudy | None = None,
+    study: ReportStudy, folder: Path, occlusions: Mapping[int, Sequence[Sentence]]
 ) -> WrittenReport:
-    """Write the files of a report; ``shaded`` has the occluded sentences by row index."""
-    from charprobe_lite.eval.quant.tables import quant_tables
-    from charprobe_lite.eval.report import figures, quant_figures, tables
-    from charprobe_lite.eval.report.estimates import find
-    from charprobe_lite.eval.report.html import Picture, page
+    """Write the files of a report; ``occlusions`` has the occluded sentences by row index."""
+    from charprobe_lite.eval.quant.tables import Table, quant_tables
+    from charprobe_lite.eval.report import html, tables
+    from charprobe_lite.eval.report.figures import all_figures, canvas
 
-    found = find(study)
-    drawn, numbers = figures.drawings(found), tables.tables(found)
-    if quants is not None:
-        drawn += quant_figures.quant_drawings(quants)
-        numbers += quant_tables(quants)
     folder.mkdir(parents=True, exist_ok=True)
-    figure_files, pictures = [], []
-    for drawing in drawn:
-        files = figures.save(drawing, folder)
-        figure_files += files
-        light, dark = files[0].read_bytes(), figures.svg(drawing, figures.DARK)
-        pictures.append(Picture(drawing.name, drawing.title, drawing.alt, light, dark))
-    table_files = [file for table in numbers for file in tables.save(table, folder)]
+    page_tables = [tables.cells_table(study), *(quant_tables(study.quants) if study.quants else [])]
+    figure_tables, figure_files, pictures = [], [], []
+    for figure in all_figures():
+        if not (data := figure.numbers(study)):
+            continue
+        table = Table(figure.name, figure.caption, figure.records(data))
+        figure_tables += [table] if table.records else []
+        if files := canvas.save(partial(figure.draw, data), folder / figure.name):
+            figure_files += files
+            dark = canvas.svg(partial(figure.draw, data), canvas.DARK)
+            alt = figure.alt.format(study=study)
+            pictures.append(html.Picture(figure, alt, files[0].read_bytes(), dark, table))
+    table_files = [
+        file for table in page_tables + figure_tables for file in tables.save(table, folder)
+    ]
     target = folder / "report.html"
     # a file name may hold bytes that no encoding has
-    text = page(study, found, pictures, numbers, shaded, quants).encode("utf-8", "replace")
+    text = html.page(study, pictures, page_tables, occlusions).encode("utf-8", "replace")
     target.write_bytes(text)
     return WrittenReport(target, figure_files, table_files)
-
-
-def _quant_study(study: ReportStudy) -> QuantStudy | None:
-    """The scores of the study's quant types; None without F16 and another type."""
-    from charprobe_lite.eval.quant.records import score_recorded_study
-    from charprobe_lite.eval.store.database import Store
-
-    with Store(study.path, readonly=True) as store:
-        return score_recorded_study(store, study.personas)

@@ -1,4 +1,4 @@
-"""The page: everything in one HTML file that asks nothing of anybody.
+"""The page: everything in one HTML file that loads no other.
 
 Model text reaches the page in one way only: as JSON in a data block, with ``<``, ``>`` and ``&``
 escaped, which the script shows through ``textContent``. A content security policy with the hashes
@@ -17,38 +17,34 @@ from importlib import resources
 from typing import Any
 
 from charprobe_lite.eval.cells import RecordedTurn, Row
-from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.tables import Table, readable
-from charprobe_lite.eval.report.estimates import Findings, published_file
+from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures.panels import published_study
 from charprobe_lite.eval.report.occlusion import Sentence
 from charprobe_lite.eval.report.study import ReportStudy
-
-QUANT = "quant-"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page: SVG for light and for dark paper."""
+    """A figure on the page: SVG for light and for dark paper, and the table of its numbers."""
 
-    name: str
-    title: str
+    figure: Figure[Any]
     alt: str
     light: bytes
     dark: bytes
+    table: Table
 
 
 def page(
     study: ReportStudy,
-    found: Findings,
     pictures: Sequence[Picture],
     tables: Sequence[Table],
-    shaded: Mapping[int, Sequence[Sentence]],
-    quants: QuantStudy | None = None,
+    occlusions: Mapping[int, Sequence[Sentence]],
 ) -> str:
-    """The whole report as HTML. ``shaded`` has the occluded sentences by row index.
+    """The report as HTML.
 
-    Pictures and tables whose names begin with ``quant-`` stand in a section of their own, with the
-    recommendation of ``quants``.
+    ``tables``: that of all cells, then those of a quantization study that belong to no picture.
+    ``occlusions`` has the occluded sentences by row index.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -61,29 +57,25 @@ def page(
     environment.filters["data_url"] = _data_url
     environment.filters["readable"] = readable
     style, script = _asset("page.css"), _asset("page.js")
-    drawn = [(p, next(t for t in tables if t.figure == p.name)) for p in pictures]
     return environment.get_template("page.html.j2").render(
         study=study,
-        found=found,
-        figures=[pair for pair in drawn if not pair[0].name.startswith(QUANT)],
-        quants=quants,
-        quant_figures=[pair for pair in drawn if pair[0].name.startswith(QUANT)],
-        quant_tables=[t for t in tables if t.name.startswith(QUANT) and not t.figure],
-        cells=next(table for table in tables if table.name == "cells"),
+        pictures=pictures,
+        cells=tables[0],
+        quant_tables=tables[1:],
         style=style,
         script=script,
         policy=_policy(style, script),
-        island=island(study, shaded),
-        shaded=len(shaded),
-        published=_source(found),
+        island=island(study, occlusions),
+        shaded=len(occlusions),
+        published=_published_source(pictures),
     )
 
 
-def island(study: ReportStudy, shaded: Mapping[int, Sequence[Sentence]]) -> str:
+def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> str:
     """The samples as JSON that no HTML parser sees an end tag or a comment in."""
     places = {cell: number for number, cell in enumerate(study.cells)}
     samples = [
-        _sample(study, places[row.cell], row, turns, shaded.get(number))
+        _sample(study, places[row.cell], row, turns, occlusions.get(number))
         for number, (row, turns) in enumerate(zip(study.rows, study.turns, strict=True))
     ]
     data = {
@@ -91,7 +83,7 @@ def island(study: ReportStudy, shaded: Mapping[int, Sequence[Sentence]]) -> str:
         "labels": study.labels,
         "personas": study.personas,
         "cells": [{**asdict(cell), "way": cell.label} for cell in study.cells],
-        "asked": _asked(study),
+        "asked": _requests(study),
         "samples": samples,
     }
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
@@ -108,7 +100,7 @@ def _sample(
     sentences: Sequence[Sentence] | None,
 ) -> list[Any]:
     """One sample as page.js reads it: a list, since twenty thousand of them repeat no names."""
-    known = row.probabilities
+    probabilities = row.probabilities or {}
     return [
         cell,
         row.persona,
@@ -117,7 +109,11 @@ def _sample(
         row.outcome,
         int(row.forced),
         row.prediction,
-        known and [round(known[label], 4) if label in known else None for label in study.labels],
+        row.probabilities
+        and [
+            round(probabilities[label], 4) if label in probabilities else None
+            for label in study.labels
+        ],
         row.text,
         [_turn(row, turn) for turn in turns],
         sentences and [[_utf16(s.text), round(s.weight, 4)] for s in sentences],
@@ -126,8 +122,8 @@ def _sample(
 
 def _turn(row: Row, turn: RecordedTurn) -> list[Any]:
     """Text, finish, tool, arguments, output; a text that says nothing new is left out."""
-    known = _is_call(turn) if turn.tool is not None else turn.text.strip() == row.text
-    return [None if known else turn.text, turn.finish, turn.tool, turn.arguments, turn.output]
+    repeats = _is_call(turn) if turn.tool is not None else turn.text.strip() == row.text
+    return [None if repeats else turn.text, turn.finish, turn.tool, turn.arguments, turn.output]
 
 
 def _is_call(turn: RecordedTurn) -> bool:
@@ -139,7 +135,7 @@ def _is_call(turn: RecordedTurn) -> bool:
     return bool(call == {"name": turn.tool, "arguments": turn.arguments})
 
 
-def _asked(study: ReportStudy) -> dict[str, str]:
+def _requests(study: ReportStudy) -> dict[str, str]:
     """What the items ask, where the study was made with the shipped prompts and scenarios."""
     from charprobe_lite.eval.store.provenance import input_hashes
     from charprobe_lite.models.prompts import load_prompts
@@ -161,10 +157,12 @@ def _utf16(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def _source(found: Findings) -> str:
-    """Where the published figures come from, "" where none is shown."""
-    shown = any(bar.published is not None for panel in found.stages for bar in panel.bars)
-    return str(published_file()["source"]) if shown else ""
+def _published_source(pictures: Sequence[Picture]) -> str | None:
+    """The source of the published levels, where a picture shows one."""
+    records = (record for picture in pictures for record in picture.table.records)
+    if any(record.get("published") is not None for record in records):
+        return str(published_study()["source"])
+    return None
 
 
 def _policy(style: str, script: str) -> str:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.records import score_recorded_study
+from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
+from charprobe_lite.eval.scores.terminal import conclusion
+from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.reader import Study, open_study
 from charprobe_lite.models.catalogue import CONDITIONS, STAGES
 from charprobe_lite.models.errors import BadInput
@@ -17,12 +23,14 @@ from charprobe_lite.models.personas import NEUTRAL
 class ReportStudy(Study):
     """A study with its ``cells`` in the order of the report.
 
-    ``personas`` are those that have rollouts, ``labels`` those of the classifier.
+    ``personas`` are those that have rollouts, ``labels`` those of the classifier; ``quants`` is
+    None where there are no quant types to compare with F16.
     """
 
     cells: list[Cell]
     personas: list[str]
     labels: list[str]
+    quants: QuantStudy | None
 
     @property
     def name(self) -> str:
@@ -34,9 +42,48 @@ class ReportStudy(Study):
         """The study's seed, which the intervals are drawn with."""
         return int(self.provenance.get("seed", 0))
 
+    @cached_property
+    def scores(self) -> Scores:
+        """All scores, with intervals over the study's seed."""
+        return score_study(self.rows, self.cells, self.personas, self.seed)
 
-def report_study(source: Path | Study) -> ReportStudy:
-    """Read a study for the report. Raises BadInput without a classified sample in it."""
+    @property
+    def cell_scores(self) -> dict[Cell, CellScore]:
+        """The score of every cell."""
+        return dict(zip(self.cells, self.scores.by_cell, strict=True))
+
+    @property
+    def conclusion(self) -> str:
+        """One plain sentence."""
+        return conclusion(self.scores.by_cell)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the levels, for people."""
+        return "macro-F1" if len(self.personas) > 1 else f"detection rate of {self.personas[0]}"
+
+    @property
+    def quant_metric(self) -> str:
+        """The metric of the quant types, for people."""
+        metric = self.quants.metric if self.quants else ""
+        return metric.replace("macro_f1", "macro-F1").replace("_", " ")
+
+    @property
+    def chance(self) -> float:
+        """What guessing every label equally often would score.
+
+        For one persona the detection rate 1 / labels; for several the macro-F1 on equally many
+        samples of each, 2 P R / (P + R) with P = 1 / personas and R = 1 / labels.
+        """
+        personas, labels = len(self.personas), len(self.labels)
+        return 1 / labels if personas == 1 else 2 / (personas + labels)
+
+
+def report_study(source: Path | Study, quant_study: QuantStudy | None = None) -> ReportStudy:
+    """Read a study for the report; ``quant_study`` replaces its own comparison of quant types.
+
+    Raises BadInput for a study that cannot be read or has no classified sample.
+    """
     study = open_study(source) if isinstance(source, Path) else source
     labels = list(dict.fromkeys(label for row in study.rows for label in row.probabilities or {}))
     if not labels:
@@ -45,14 +92,16 @@ def report_study(source: Path | Study) -> ReportStudy:
         )
     trained = {row.persona for row in study.rows}
     personas = [label for label in labels if label in trained]
+    personas = personas or [label for label in labels if label != NEUTRAL]
     return ReportStudy(
         study.path,
         study.rows,
         study.turns,
         study.provenance,
         cells=sorted({row.cell for row in study.rows}, key=_rank),
-        personas=personas or [label for label in labels if label != NEUTRAL],
+        personas=personas,
         labels=labels,
+        quants=quant_study or _compare_quants(study, personas),
     )
 
 
@@ -66,6 +115,12 @@ def most_trained(cells: Sequence[Cell]) -> list[Cell]:
     stages = {cell.stage for cell in cells}
     best = next((stage for stage in reversed(STAGES) if stage in stages), None)
     return [cell for cell in cells if cell.stage == best]
+
+
+def _compare_quants(study: Study, personas: Sequence[str]) -> QuantStudy | None:
+    """The scores of the study's quant types; None without F16 and another type."""
+    with Store(study.path, readonly=True) as store:
+        return score_recorded_study(store, personas)
 
 
 def _rank(cell: Cell) -> tuple[str, bool, str, int, int, str]:

@@ -1,0 +1,200 @@
+"""What all figures are drawn with: themes, looks, panels, legends, intervals and files.
+
+Colours are Okabe and Ito's (and Tol's wine for their yellow, which white paper swallows): people
+with any colour vision tell them apart. Hatches and markers say the same without colour. Names from
+a study are text, never mathematics or markup.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.models.errors import BadInput
+
+FORMATS = ("svg", "png", "pdf")
+WIDTH = 8.0  # inches; the page shows a figure at this size and scrolls where it is narrower
+
+
+class Look(NamedTuple):
+    """How a condition looks in every figure."""
+
+    colour: str
+    hatch: str
+    marker: str
+
+
+LOOKS = {
+    "chat": Look("#0072B2", "", "o"),
+    "agentic_email": Look("#D55E00", "///", "s"),
+    "chat_email": Look("#56B4E9", "...", "^"),
+    "agentic_next": Look("#E69F00", "xxx", "D"),
+    "classifier_ceiling": Look("#009E73", "", "P"),
+    "prompted_email": Look("#CC79A7", "\\\\\\", "v"),
+}
+SPARE_LOOKS = (
+    Look("#882255", "ooo", "X"),
+    Look("#8C8C8C", "---", "p"),
+    Look("#009E73", "+++", "h"),
+    Look("#CC79A7", "***", "<"),
+    Look("#56B4E9", "|||", ">"),
+)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Paper, ink and the quiet colour of grids and reference lines."""
+
+    paper: str
+    ink: str
+    quiet: str
+
+
+LIGHT, DARK = Theme("#ffffff", "#1a1a1a", "#767676"), Theme("#16181d", "#ececec", "#9a9a9a")
+Draw = Callable[[Theme], Any]
+"""Draws a matplotlib Figure in a theme, or None where there is nothing to draw."""
+
+
+def save(draw: Draw, stem: Path) -> list[Path]:
+    """Write a figure in every format, light, if there is one; one study gives the same bytes."""
+    figure = drawn(draw, LIGHT)
+    if figure is None:
+        return []
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
+    for file in files:
+        file.write_bytes(_bytes(figure, file.suffix[1:]))
+    return files
+
+
+def svg(draw: Draw, theme: Theme) -> bytes:
+    """A figure as SVG."""
+    return _bytes(drawn(draw, theme), "svg")
+
+
+def drawn(draw: Draw, theme: Theme) -> Any:
+    """The matplotlib Figure. Raises BadInput when matplotlib is missing."""
+    with _style(theme):
+        return draw(theme)
+
+
+def stacked(count: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure with ``count`` panels, one below the other, each of ``height`` inches."""
+    return grid_of(count, 1, height)
+
+
+def grid_of(
+    count: int, columns: int, height: float, below: float = 0, width: float = WIDTH, **rest: Any
+) -> tuple[Any, list[Any]]:
+    """A figure with ``count`` panels in rows of ``columns``.
+
+    ``height`` is a row's, ``below`` is left under the last, ``width`` the figure's, all in inches.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, rows * height + below), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **rest).flat)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
+
+
+def legend_below(figure: Any, axes: Sequence[Any]) -> None:
+    """One legend below all panels."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    entries = dict(
+        sorted(
+            entries.items(), key=lambda entry: ("published" in entry[0], entry[0][:6] == "chance")
+        )
+    )
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 3)
+    )
+
+
+def look_of(name: str, series: Sequence[str]) -> Look:
+    """The look of a condition; one without its own gets that of its place among ``series``."""
+    if name in LOOKS:
+        return LOOKS[name]
+    unknown = list(dict.fromkeys(other for other in series if other not in LOOKS))
+    return SPARE_LOOKS[unknown.index(name) % len(SPARE_LOOKS)]
+
+
+def whiskers(estimates: Sequence[Estimate]) -> list[list[float]]:
+    """Distances to the ends of the intervals, below and above."""
+    below = [max(estimate.value - estimate.low, 0) for estimate in estimates]
+    return [below, [max(estimate.high - estimate.value, 0) for estimate in estimates]]
+
+
+def write_number(axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10) -> None:
+    """Write a number just above a point of the axis."""
+    axis.annotate(
+        text,
+        (x, y),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        size=size,
+        color=theme.ink,
+    )
+
+
+def one_line(name: str) -> str:
+    """A name of a study as one short printable line."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def wrapped(name: str) -> str:
+    """A name in lines of a dozen characters, broken at spaces and after underscores."""
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), 12)).replace("_ ", "_")
+
+
+def _bytes(figure: Any, kind: str) -> bytes:
+    """The file's bytes, without dates and random ids."""
+    metadata = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+    target = io.BytesIO()
+    with _style(LIGHT):
+        figure.savefig(target, format=kind, dpi=200, metadata=metadata[kind])
+    return target.getvalue()
+
+
+@contextmanager
+def _style(theme: Theme) -> Iterator[None]:
+    try:
+        import matplotlib
+    except ImportError:
+        raise BadInput(
+            "report: matplotlib is not installed; pip install 'charprobe-lite[report]'"
+        ) from None
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    paper = ("figure.facecolor", "axes.facecolor", "legend.facecolor")
+    style = {
+        **dict.fromkeys(ink, theme.ink),
+        **dict.fromkeys(paper, theme.paper),
+        "grid.color": theme.quiet,
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.titlelocation": "left",
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "hatch.linewidth": 0.8,
+        "text.parse_math": False,  # a persona may be called $x^2$
+        "svg.fonttype": "path",  # looks the same wherever it is opened
+        "svg.hashsalt": "charprobe-lite",
+        "pdf.fonttype": 42,
+    }
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style, "backend": "agg"}):
+        yield

@@ -1,0 +1,153 @@
+"""KL divergence against loss of character."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
+from charprobe_lite.eval.report.figures.canvas import (
+    Theme,
+    legend_below,
+    one_line,
+    stacked,
+    whiskers,
+)
+from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures.quant_points import (
+    Point,
+    QuantPanels,
+    draw_point,
+    fit_axis,
+    point_of,
+)
+from charprobe_lite.eval.report.study import ReportStudy
+from charprobe_lite.eval.stats.bootstrap import Estimate
+
+OFFSETS = tuple((dx, dy) for dy in (9, -9, 22, -22, 35, -35) for dx in (7, -7))
+"""Where a name can be from its point, in points of print; the first that is free."""
+FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")
+Losses = list[tuple[Point, Estimate]]
+"""Points of lost character, with the KL divergence that they lie over."""
+
+
+def numbers(study: ReportStudy) -> QuantPanels[Losses] | None:
+    """The files' losses by condition, over mean KL divergence on the first kind of text."""
+    if study.quants is None:
+        return None
+    kind = _text_kind(study.quants)
+    panels: dict[str, Losses] = {}
+    for quant, cell in trained_cells(study.quants):
+        fidelity = quant.fidelity.get(kind)
+        if cell.difference and fidelity and fidelity.kl_mean.value > 0:
+            change = cell.difference.change
+            loss = Estimate(-change.value, -change.high, -change.low)
+            point = point_of(quant, fidelity.kl_mean.value, loss)
+            panels.setdefault(cell.condition, []).append((point, fidelity.kl_mean))
+    return QuantPanels(study.quants, study.quant_metric, panels)
+
+
+def _text_kind(study: QuantStudy) -> str:
+    """The first kind of text that fidelity was measured on, "" where it was not."""
+    return next((kind for quant in study.quants for kind in quant.fidelity), "")
+
+
+def draw(data: QuantPanels[Losses], theme: Theme) -> Any:
+    """One panel per condition: loss against mean KL divergence."""
+    if not data.panels:
+        return None
+    kind = _text_kind(data.study)
+    correlations = {(kl.text, kl.condition): kl for kl in reversed(data.study.kl_correlations)}
+    figure, axes = stacked(len(data.panels), 3.5)
+    for axis, (title, points) in zip(axes, data.panels.items(), strict=True):
+        axis.axhline(0, color=theme.quiet, linewidth=1)
+        for point, divergence in points:
+            draw_point(axis, point, theme, xerr=whiskers([divergence]))
+        _divergence_axis(axis)
+        axis.set_title(one_line(title), loc="left")
+        if kl := correlations.get((kind, title)):
+            rho = kl.correlation
+            text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
+            axis.set_title(text, loc="right", size=10)
+        fit_axis(axis, [end for point, _ in points for end in (0, *point.level.ends)])
+        axis.set_ylabel(f"{one_line(data.metric)} lost")
+        axis.grid(alpha=0.3)
+    axes[-1].set_xlabel(f"mean KL divergence from F16, nats per token ({one_line(kind)} texts)")
+    legend_below(figure, axes)
+    figure.draw_without_rendering()  # names find room once the panels have their places
+    for axis, points in zip(axes, data.panels.values(), strict=True):
+        _name_points(axis, [point for point, _ in points], theme)
+    return figure
+
+
+def _divergence_axis(axis: Any) -> None:
+    """A logarithmic axis with plain numbers, also where it spans less than a decade."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
+    """The types' names next to their points, clear of points and other names."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    centres = [axis.transData.transform((p.x, p.level.value)) for p in points]
+    taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
+    for point in points:
+        for dx, dy in OFFSETS:
+            name = axis.annotate(
+                one_line(point.quant),
+                (point.x, point.level.value),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right",
+                va="center",
+                size=9,
+                color=theme.ink,
+                path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
+                zorder=4,
+                in_layout=False,
+            )
+            box = name.get_window_extent()
+            inside = axis.bbox.contains(*box.min) and axis.bbox.contains(*box.max)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            name.remove()
+
+
+def records(data: QuantPanels[Losses]) -> list[Record]:
+    """A record per file and kind of text."""
+    return [
+        {
+            **file_columns(quant),
+            "texts": kind,
+            "tokens": score.tokens,
+            **{
+                column: value
+                for name in FIDELITY
+                for column, value in estimate_columns(name, getattr(score, name)).items()
+            },
+        }
+        for quant in data.study.quants
+        for kind, score in quant.fidelity.items()
+    ]
+
+
+FIGURE = Figure(
+    name="quant-kl",
+    order=130,
+    section="quantization",
+    title="KL divergence against loss of character",
+    alt="Points: the loss of {study.quant_metric} against the mean KL divergence from F16, both "
+    "with 95% intervals.",
+    caption="Fidelity to F16 by kind of text",
+    numbers=numbers,
+    draw=draw,
+    records=records,
+)

@@ -1,0 +1,176 @@
+"""Quality against size: the level of each file over its bits per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import log2
+from typing import Any
+
+from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
+from charprobe_lite.eval.report.figures.canvas import Theme, legend_below, one_line, stacked
+from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures.quant_points import (
+    Point,
+    QuantPanels,
+    draw_point,
+    fit_axis,
+    point_of,
+)
+from charprobe_lite.eval.report.study import ReportStudy
+
+LETTER, PANEL = 0.085, 7.2
+"""Inches that a letter of a tick takes, generously, and a panel across."""
+
+
+def numbers(study: ReportStudy) -> QuantPanels[list[Point]] | None:
+    """The files' levels by condition, over bits per weight."""
+    if study.quants is None:
+        return None
+    panels: dict[str, list[Point]] = {}
+    for quant, cell in trained_cells(study.quants):
+        if (level := cell.score.headline) is not None:
+            point = point_of(quant, quant.record.bits_per_weight, level)
+            panels.setdefault(cell.condition, []).append(point)
+    return QuantPanels(study.quants, study.quant_metric, panels) if panels else None
+
+
+def draw(data: QuantPanels[list[Point]], theme: Theme) -> Any:
+    """One panel per condition: level against bits per weight, on a logarithmic axis."""
+    labels = {title: _size_labels(points) for title, points in data.panels.items()}
+    depth = max(text.count("\n") for texts in labels.values() for text in texts.values())
+    figure, axes = stacked(len(data.panels), 2.9 + 0.2 * depth)
+    for axis, (title, points) in zip(axes, data.panels.items(), strict=True):
+        _draw_points(axis, points, theme)
+        same_size = _same_size(points)
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(_x_limits(points))
+        axis.set_xticks([*labels[title]], [*labels[title].values()])
+        axis.minorticks_off()
+        ends = [end for point in points for end in point.level.ends]
+        fit_axis(axis, ends, above=0.35 if same_size else 0)
+        axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1])
+        for quant in same_size:
+            _name_above(axis, [p for p in _side_by_side(points) if p.quant == quant], theme)
+        axis.set_ylabel(one_line(data.metric))
+        axis.set_title(one_line(title))
+        axis.grid(axis="y", alpha=0.3)
+    axes[-1].set_xlabel("bits per weight (logarithmic)")
+    legend_below(figure, axes)
+    return figure
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """The Pareto front, fewest bits first: each better than all that are as small or smaller."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.level.value)):
+        if not best or point.level.value > best[-1].level.value:
+            best.append(point)
+    return best
+
+
+def _draw_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
+    """The files' points, and the Pareto front below them."""
+    shifted = _side_by_side(points)
+    best = [shifted[points.index(point)] for point in front(points)]
+    axis.plot(
+        [point.x for point in best],
+        [point.level.value for point in best],
+        color=theme.quiet,
+        linewidth=5,
+        alpha=0.35,
+        zorder=0,
+        label="Pareto front",
+    )
+    for point in shifted:
+        draw_point(axis, point, theme)
+
+
+def _side_by_side(points: Sequence[Point]) -> list[Point]:
+    """Files of the same size a little apart."""
+    shifted = []
+    for point in points:
+        same = [other for other in points if _size(other) == _size(point)]
+        factor = 1 + 0.028 * (same.index(point) - (len(same) - 1) / 2)
+        shifted.append(replace(point, x=point.x * factor))
+    return shifted
+
+
+def _same_size(points: Sequence[Point]) -> list[str]:
+    """The types that are as large as another, which the axis cannot tell apart."""
+    sizes = {point.quant: _size(point) for point in points}
+    return [quant for quant, size in sizes.items() if [*sizes.values()].count(size) > 1]
+
+
+def _name_above(axis: Any, points: Sequence[Point], theme: Theme) -> None:
+    """The name of a type, upright above its points at the top of the panel."""
+    axis.text(
+        sum(point.x for point in points) / len(points),
+        0.98,
+        one_line(points[0].quant),
+        transform=axis.get_xaxis_transform(),
+        ha="center",
+        va="top",
+        rotation=90,
+        size=9,
+        color=theme.ink,
+    )
+
+
+def _size(point: Point) -> float:
+    return round(point.x, 2)
+
+
+def _size_labels(points: Sequence[Point]) -> dict[float, str]:
+    """The types' names and bits by bits, in deeper lines where they would cover each other."""
+    sizes: dict[float, list[str]] = {}
+    for point in points:
+        names = sizes.setdefault(_size(point), [])
+        if point.quant not in names:
+            names.append(point.quant)
+    low, high = _x_limits(points)
+    ends: list[float] = []
+    labels, depth = {}, 1 + max(map(len, sizes.values()))
+    for bits, names in sorted(sizes.items()):
+        lines = [*map(one_line, names), f"{bits:g}"]
+        half = LETTER * (max(map(len, lines)) + 1) / 2  # a letter between two stays free
+        place = PANEL * log2(bits / low) / log2(high / low)
+        level = next((n for n, end in enumerate(ends) if end < place - half), len(ends))
+        ends[level : level + 1] = [place + half]
+        labels[bits] = "\n" * (level * depth) + "\n".join(lines)
+    return labels
+
+
+def _x_limits(points: Sequence[Point]) -> tuple[float, float]:
+    """The limits of the axis of bits, with room for files side by side."""
+    sizes = [_size(point) for point in points]
+    return min(sizes) * 0.91, max(sizes) * 1.06
+
+
+def records(data: QuantPanels[list[Point]]) -> list[Record]:
+    """A record per file and condition."""
+    return [
+        {
+            **file_columns(quant),
+            "condition": cell.condition,
+            "bits_per_weight": quant.record.bits_per_weight,
+            **estimate_columns(data.study.metric, level),
+            "samples": cell.score.n,
+        }
+        for quant, cell in trained_cells(data.study)
+        if (level := cell.score.headline) is not None
+    ]
+
+
+FIGURE = Figure(
+    name="quant-size",
+    order=110,
+    section="quantization",
+    title="Quality against size",
+    alt="Points: {study.quant_metric} with 95% intervals against the bits per weight of each file; "
+    "the line joins the files than which none is both smaller and better.",
+    caption="Quality against size",
+    numbers=numbers,
+    draw=draw,
+    records=records,
+)

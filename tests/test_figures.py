@@ -1,0 +1,166 @@
+"""The report's figures and tables: their numbers, their files, and figures from elsewhere."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.report import WrittenReport, figures, write_files, write_report
+from charprobe_lite.eval.report.figures import canvas, in_and_out, stages, waterfall
+from charprobe_lite.eval.report.study import report_study
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
+from tests.pages import chat, shading, write_study
+
+
+def test_figures_and_tables_are_files_that_other_programs_read(report: WrittenReport) -> None:
+    import matplotlib.image
+    import pandas as pd
+
+    names = {file.name for file in report.figures}
+    shown = ("id-ood", "stages", "personas", "gap", "confusion", "reliability")
+    assert names == {f"{name}.{kind}" for name in shown for kind in ("svg", "png", "pdf")}
+    for file in report.figures:
+        if file.suffix == ".svg":
+            assert ET.fromstring(file.read_bytes()).tag.endswith("svg")
+        elif file.suffix == ".png":
+            assert min(matplotlib.image.imread(file).shape[:2]) > 500
+        else:
+            assert file.read_bytes().startswith(b"%PDF-")
+    by_name = {file.name: file for file in report.tables}
+    cells, same = pd.read_csv(by_name["cells.csv"]), pd.read_parquet(by_name["cells.parquet"])
+    pd.testing.assert_frame_equal(cells, same, check_dtype=False)
+    full = cells[(cells["stage"] == "full") & (cells["condition"] == "agentic_email")].iloc[0]
+    assert (full["samples"], full["rollouts"], full["forced"]) == (5, 6, 2)
+    assert "Published figures: the published study" in report.page.read_text("utf-8")
+    assert r"agentic\_email" in by_name["cells.tex"].read_text()
+    shift = pd.read_csv(by_name["id-ood.csv"]).set_index(["stage", "condition"])
+    assert shift.loc[("full", "chat"), "published"] == 0.943
+    assert shift.loc[("full", "agentic_email"), "published"] == 0.386
+
+
+def test_the_same_study_gives_the_same_bytes(
+    study: Path, report: WrittenReport, tmp_path: Path
+) -> None:
+    again = write_files(report_study(study), tmp_path, shading(report_study(study)))
+    for one, other in zip(
+        [report.page, *report.figures, *report.tables],
+        [again.page, *again.figures, *again.tables],
+        strict=True,
+    ):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> None:
+    rollouts = []
+    for condition, hits in (("chat", 4), ("chat_email", 3), ("agentic_email", 1)):
+        cell = Cell("kit", "full", condition, "Q8_0")
+        for persona in PERSONAS[:2]:
+            for number in range(4):
+                label = persona if number < hits else "neutral"
+                rollouts.append((cell, persona, str(number), chat("text"), label))
+    numbers = waterfall.numbers(report_study(write_study(tmp_path / "s.sqlite", rollouts)))
+    assert numbers is not None
+    [gap] = numbers.gaps
+    assert [step.condition for step in gap.steps] == ["chat", "chat_email", "agentic_email"]
+    first, *later = gap.steps
+    assert first.change is None
+    assert [step.change and step.change.value for step in later] == pytest.approx(
+        [6 / 7 - 1, 2 / 5 - 6 / 7]
+    )
+    assert gap.ceilings == []
+
+
+def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> None:
+    rollouts = [
+        (Cell("kit", "full", condition, "Q8_0", lora=lora), "humor", str(n), chat("text"), label)
+        for lora in ("runtime", "merged")
+        for condition in ("chat", "agentic_email")
+        for n, label in enumerate(["humor", "humor" if condition == "chat" else "neutral"])
+    ]
+    study = report_study(write_study(tmp_path / "s.sqlite", rollouts))
+    numbers, shift, levels = (
+        figure.numbers(study) for figure in (waterfall.FIGURE, in_and_out.FIGURE, stages.FIGURE)
+    )
+    assert numbers is not None
+    assert shift is not None
+    assert levels is not None
+    assert [(gap.title, [step.condition for step in gap.steps]) for gap in numbers.gaps] == [
+        ("kit, Q8_0: full", ["chat", "agentic_email"]),
+        ("kit, Q8_0: full, merged", ["chat, merged", "agentic_email, merged"]),
+    ]
+    waterfalls = waterfall.draw(numbers, canvas.LIGHT)
+    colours = [[bar.get_facecolor() for bar in axis.patches] for axis in waterfalls.axes]
+    assert colours[0] == colours[1]  # a condition looks the same with any tool format
+    assert len(set(colours[0])) == 3  # chat, the change, the email
+    [bars] = in_and_out.draw(shift, canvas.LIGHT).axes
+    assert len({bar.get_facecolor() for bar in bars.patches}) == 4  # conditions x LoRA modes
+    [panel] = levels.panels
+    separate = [replace(panel, bars=[bar]) for bar in panel.bars]
+    lines = stages.draw(replace(levels, panels=separate), canvas.LIGHT).axes
+    drawn = {axis.containers[0].lines[0].get_color() for axis in lines}
+    assert len(drawn) == 4  # also where each has a panel: they share one legend
+
+
+SAMPLES = """
+from charprobe_lite.eval.report.figures.canvas import stacked
+from charprobe_lite.eval.report.figures.figure import Figure
+
+
+def draw(counts, theme):
+    figure, [axis] = stacked(1, 2)
+    axis.bar(list(counts), list(counts.values()), color=theme.ink)
+    return figure
+
+
+FIGURE = Figure(
+    name="samples",
+    order=15,
+    title="Samples <by> stage",
+    alt="Bars: samples of {study.name} by stage.",
+    caption="Samples by stage",
+    numbers=lambda study: {row.cell.stage: 1 for row in study.rows},
+    draw=draw,
+    records=lambda counts: [{"stage": name, "n": n} for name, n in counts.items()],
+)
+"""
+
+
+def test_a_figure_is_one_file(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples_figure.py").write_text(SAMPLES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(figures, "_registered", [])
+    figures.register(import_module("samples_figure").FIGURE)
+    written = write_report(study, tmp_path / "report")
+    names = [file.name for file in written.figures]
+    assert names.index("id-ood.svg") < names.index("samples.svg") < names.index("stages.svg")
+    assert (tmp_path / "report" / "samples.csv").read_text().startswith("stage,n\nbase,1\n")
+    page = written.page.read_text("utf-8")
+    assert "<h3>Samples &lt;by&gt; stage</h3>" in page
+    assert "<figcaption>Bars: samples of small by stage.</figcaption>" in page
+
+
+def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such study"):
+        report_study(tmp_path / "none.sqlite")
+    assert not (tmp_path / "none.sqlite").exists()
+    with Store(tmp_path / "empty.sqlite"):
+        pass
+    with pytest.raises(BadInput, match="holds no rollout yet"):
+        report_study(tmp_path / "empty.sqlite")
+    cell = Cell("kit", "full", "chat", "Q8_0")
+    path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha."), "humor")])
+    for told, said in (
+        ({"humor": float("nan"), "neutral": 0.5}, r"field probabilities\.humor: must be from 0"),
+        ({"neutral": 1.0}, "has no label 'humor'"),
+    ):
+        with Store(path) as store:
+            store.classify([(1, "humor", told)])
+        with pytest.raises(BadInput, match=said):
+            report_study(path)
