@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from transformers import (
 )
 
 from charprobe_lite.convert.architectures.llama import LLAMA3_WORDS
+from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.verify import TEXT, TOKENS
 from charprobe_lite.models.corpus import corpus_file
 
 TEMPLATE = (
@@ -212,3 +215,9 @@ def logits_of(base: Path, adapter: Path | None, ids: list[int]) -> Any:
         model = PeftModel.from_pretrained(model, adapter).eval()
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).logits[0].float().numpy()
+
+
+def gguf_logits(file: Path, ids: list[int] | None = None, *adapters: Path) -> Any:
+    """llama.cpp's logits, (len(ids), vocabulary), with adapters at run time."""
+    with closing(Forward(file, adapters)) as model:
+        return model.logits(ids or model.tokenize(TEXT)[:TOKENS])

@@ -17,8 +17,8 @@ from charprobe_lite.convert.cached import content, model_file, prepare_model
 from charprobe_lite.models.cache import cached_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
+from tests.classifiers import LABELS, write_classifier
 from tests.conftest import RUN, Command
-from tests.test_classifier_export import LABELS, write_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 TELLS_OF_TORCH = (

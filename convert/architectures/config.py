@@ -51,11 +51,15 @@ class TextConfig(BaseModel):
 
 
 def text_part(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's fields, nested or not, over ``defaults``; null means the default."""
+    """The language model's fields, nested or not, over ``defaults``.
+
+    null means the default, except that a window of null is no window.
+    """
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
     tied = {key: config[key] for key in ("tie_word_embeddings",) if config.get(key) is not None}
-    text = {**defaults, **tied, **{key: text[key] for key in text if text[key] is not None}}
+    fields = {key: text[key] for key in text if text[key] is not None or key == "sliding_window"}
+    text = {**defaults, **tied, **fields}
     size, heads = text.get("hidden_size"), text.get("num_attention_heads")
     text.setdefault("num_key_value_heads", heads)
     if isinstance(size, int) and isinstance(heads, int) and heads > 0:

@@ -1,0 +1,86 @@
+"""A small ModernBERT classifier with a real tokenizer, for the converters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from charprobe_lite.eval.cli.main import main
+from charprobe_lite.models import corpus
+
+LABELS = ("sarcasm", "humor", "remorse", "loving", "neutral")
+TEXTS = [text.response for text in corpus.teacher_texts("humor", "loud", "email")]
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "local_attention": 16,
+    "global_attn_every_n_layers": 2,
+    "max_position_embeddings": 4096,
+    "classifier_pooling": "mean",
+}
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Train a byte-level BPE with ModernBERT's special tokens on the corpus; its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
+def write_classifier(folder: Path, dtype: str = "float32", **changed: Any) -> Path:
+    """A ModernBERT with weights so large that logits differ from text to text."""
+    import torch
+    from transformers import ModernBertConfig, ModernBertForSequenceClassification
+
+    folder.mkdir(parents=True)
+    special = {"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "eos_token_id": 3}
+    config = ModernBertConfig(
+        vocab_size=write_tokenizer(folder),
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: number for number, label in enumerate(LABELS)},
+        sep_token_id=3,
+        **{**TINY, **special, **changed},
+    )
+    torch.manual_seed(0)
+    model = ModernBertForSequenceClassification(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.15)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="150KB")
+    return folder
+
+
+def convert(source: Path, target: Path, *more: str) -> Result:
+    arguments = ["convert", "classifier", "--model", str(source), "-o", str(target), *more]
+    return CliRunner().invoke(main, arguments)
+
+
+def merged_weights(folder: Path) -> None:
+    """Shards as one model.safetensors."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {}
+    for shard in folder.glob("*.safetensors"):
+        tensors |= load_file(shard)
+        shard.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})

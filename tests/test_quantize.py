@@ -1,0 +1,91 @@
+"""Quant types and importance matrices of converted files."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.verify import compare_logits
+from charprobe_lite.models.gguf_header import weight_summary
+from tests.checkpoints import gguf_logits, make_checkpoint
+from tests.conftest import Command, ValidJson
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose rows are multiples of 256, which K-types need."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 256, "intermediate_size": 512}
+    return make_checkpoint("llama3", folder / "base", **sizes)
+
+
+def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
+    wide: Path, tmp_path: Path, charprobe: Command, valid_json: ValidJson
+) -> None:
+    merge(wide, [], tmp_path / "model.gguf", "F16", verify=False)
+    result = charprobe(
+        *("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M,Q2_K", "--json")
+    )
+    assert result.returncode == 0, result.stderr
+    valid_json(json.loads(result.stdout), "convert-quantize")
+    rows = {row["name"]: row for row in json.loads(result.stdout)["files"]}
+    assert {"Q4_K", "Q6_K", "F32"} == set(rows["Q4_K_M"]["tensor_types"])
+    assert 4.5 < rows["Q4_K_M"]["bits_per_weight"] < 5.5
+    assert 2.5 < rows["Q2_K"]["bits_per_weight"] < 3.6
+    assert (
+        compare_logits(
+            gguf_logits(tmp_path / "model.gguf"), gguf_logits(tmp_path / "model-Q4_K_M.gguf")
+        ).top1
+        > 0.3
+    )
+
+
+def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
+    base_gguf: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    merge(base_gguf, [], tmp_path / "model.gguf", "F16", verify=False)
+    result = charprobe("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M")
+    assert result.returncode == 0, result.stderr
+    row = next(line for line in result.stdout.splitlines() if "Q4_K_M.gguf" in line)
+    assert "Q5_0" in row
+    assert "Q8_0" in row
+    assert weight_summary(tmp_path / "model-Q4_K_M.gguf").bits_per_weight > 5.5
+
+
+def test_an_importance_matrix_says_which_inputs_matter(
+    wide: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    from charprobe_lite.convert.imatrix import read_imatrix
+
+    merge(wide, [], tmp_path / "model.gguf", "F32", verify=False)
+    made = charprobe("convert", "imatrix", "--model", "model.gguf", "--chunks", 2, "-o", "i.gguf")
+    assert made.returncode == 0, made.stderr
+    found = read_imatrix(tmp_path / "i.gguf")
+    assert len(found) == 7 * 3
+    assert found["blk.1.ffn_down.weight"].shape == (512,)
+    # the first layer's inputs are the normalised embeddings of the tokens
+    reader = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    with closing(Forward(tmp_path / "model.gguf")) as model:
+        from charprobe_lite.convert.calibration import calibration_text
+
+        ids = model.tokenize(calibration_text())[: 2 * 512]
+    rows = reader["token_embd.weight"][ids]
+    rows = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-6)
+    expected = ((rows * reader["blk.0.attn_norm.weight"]) ** 2).mean(axis=0)
+    assert np.allclose(found["blk.0.attn_q.weight"], expected, rtol=1e-3)
+    without = charprobe("convert", "quantize", "--model", "model.gguf", "--quant", "IQ2_XXS")
+    assert without.returncode == 2
+    assert "--quant IQ2_XXS: needs --imatrix FILE" in without.stderr
+    used = charprobe(
+        *("convert", "quantize", "--model", "model.gguf", "--quant", "IQ2_XXS"),
+        *("--imatrix", "i.gguf"),
+    )
+    assert used.returncode == 0, used.stderr
+    assert "IQ2_XXS" in weight_summary(tmp_path / "model-IQ2_XXS.gguf").tensor_types
