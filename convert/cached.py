@@ -47,10 +47,10 @@ def prepare_model(
     note: Note = lambda _: None,
     bar: Bar = lambda _: nullcontext(),
 ) -> Path:
-    """The cached model, made and checked when it is not there; a second process waits for it.
+    """The cached model, made and checked when it is missing; a second process waits for it.
 
     A type of llama.cpp's quantizer is made from the cached F16 file, merged and checked already,
-    where there is one: the same bytes as from the base and the adapters.
+    if it exists: the same bytes as from the base and the adapters.
     """
     target = model_file(name, base, adapters, quant, verify)
     if target.is_file():
@@ -89,20 +89,20 @@ def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda
 def prepare_classifier(
     name: str, source: Path, *, verify: bool = True, note: Note = lambda _: None
 ) -> Path:
-    """A classifier as ONNX: its own folder when it holds one, else the cached export, fp32.
+    """A classifier as ONNX: its folder when it has one, else the cached export, fp32.
 
     int8 is smaller and faster, but what a published classifier says of a text is its fp32 label.
     """
     if list(source.glob("*.onnx")):
         return source
-    from charprobe_lite.convert.onnx import convert_apart
+    from charprobe_lite.convert.onnx import export_in_child
 
     target = (
         cache_folder() / f"{name}-classifier-{_key('classifier', str(verify), content(source))}"
     )
     if not target.is_dir():
         note(f"preparing classifier {name} (once): {target}")
-        convert_apart(source, target, verify)
+        export_in_child(source, target, verify)
     return target
 
 

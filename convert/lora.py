@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import gguf
 import numpy as np
@@ -24,7 +24,7 @@ from charprobe_lite.models.gguf_header import read_gguf
 Array = NDArray[np.float32]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-SIDES = {
+SIDES: dict[str, Literal["A", "B"]] = {
     ".lora_A.weight": "A",
     ".lora_B.weight": "B",
     ".lora_embedding_A": "A",
@@ -85,9 +85,9 @@ class Ordered:
 
     def rows(self, first: int, end: int) -> Array:
         """Rows first..end of the new order; only the span that holds them is read."""
-        wanted = self.order[first:end]
-        lowest = int(wanted.min())
-        return self.source.rows(lowest, int(wanted.max()) + 1)[wanted - lowest]
+        rows = self.order[first:end]
+        lowest = int(rows.min())
+        return self.source.rows(lowest, int(rows.max()) + 1)[rows - lowest]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Transposed:
         return self.source.shape[::-1]
 
     def rows(self, first: int, end: int) -> Array:
-        """Rows first..end: columns of the whole source."""
+        """Rows first..end: columns of the source."""
         return self.source.rows(0, self.source.shape[0]).T[first:end]
 
 
@@ -165,7 +165,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A whole tensor that takes the place of the base's (PEFT's ``modules_to_save``)."""
+    """A complete tensor that takes the place of the base's (PEFT's ``modules_to_save``)."""
 
     values: Matrix
 
@@ -219,7 +219,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             continue
         if not tensor.shape:
             raise BadInput(f"{weights}: tensor {name}: a single number; save the adapter again")
-        if side == "whole":
+        if side is None:
             order = architecture.row_order(target, tensor.shape[0])
             changes[target] = Replacement(ordered(tensor, order))
         else:
@@ -241,7 +241,7 @@ def _refuse_variants(config: dict[str, Any], file: Path) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
         raise BadInput(
-            f"{file}: field init_lora_weights: {start} changes the base's own weights; "
+            f"{file}: field init_lora_weights: {start} changes the weights of the base; "
             "save the adapter as a plain LoRA (peft: path_initial_model_for_weight_conversion)"
         )
     for field in OTHER_SUMS:
@@ -270,23 +270,23 @@ def _check_pattern(pattern: str, value: Any, field: str) -> None:
         raise BadInput(f"{field}: {pattern[:80]!r}: {error}") from None
 
 
-def _split(name: str) -> tuple[str, str]:
-    """("layers.0.self_attn.q_proj.weight", "A" | "B" | "whole")."""
+def _split(name: str) -> tuple[str, Literal["A", "B"] | None]:
+    """("layers.0.self_attn.q_proj.weight", its side), None for a tensor saved complete."""
     for ending, side in SIDES.items():
         if name.endswith(ending):
             return name.removesuffix(ending) + ".weight", side
     plain = name.replace(".modules_to_save.", ".").replace(".default.", ".")
-    return plain.replace(".base_layer.", "."), "whole"
+    return plain.replace(".base_layer.", "."), None
 
 
-def _gguf_name(module: str, side: str, architecture: Architecture, file: Path) -> str | None:
+def _gguf_name(module: str, side: str | None, architecture: Architecture, file: Path) -> str | None:
     try:
         return architecture.tensor_name(module)
     except KeyError:
-        what = "" if side == "whole" else f" (lora {side})"
+        part = f" (lora {side})" if side else ""
         raise BadInput(
-            f"{file}: tensor {module}{what}: {architecture.name} with {architecture.layers} layers "
-            "has none of this name; name an adapter of this base"
+            f"{file}: tensor {module}{part}: {architecture.name} with {architecture.layers} layers "
+            "does not have it; name an adapter of this base"
         ) from None
 
 
@@ -336,11 +336,12 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
     reader = read_gguf(path)
     if gguf.Keys.Adapter.LORA_ALPHA not in reader.fields:
         raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: missing; not a GGUF LoRA")
-    of = reader.fields.get("general.architecture")
-    if of is None or of.contents() != architecture.name:
+    field = reader.fields.get("general.architecture")
+    name = field and field.contents()
+    if name != architecture.name:
         raise BadInput(
-            f"{path}: field general.architecture: {of.contents() if of else None}, "
-            f"the base is {architecture.name}; name an adapter of this base"
+            f"{path}: field general.architecture: {name}, the base is "
+            f"{architecture.name}; name an adapter of this base"
         )
     alpha = reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()
     if not isinstance(alpha, int | float) or not 0 <= alpha <= 1e6:

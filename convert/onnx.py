@@ -81,22 +81,23 @@ def export_classifier(
         expected = _logits(_torch_run(model), batches)
         try:
             _export(model, folder)
-            for each, write in WRITERS.items():
-                if each in types:
-                    write(folder / ONNX_FILES["fp32"], folder / ONNX_FILES[each])
+            for kind, write in WRITERS.items():
+                if kind in types:
+                    write(folder / ONNX_FILES["fp32"], folder / ONNX_FILES[kind])
         except OSError:
             raise
         except Exception as error:  # exporter, onnx and ONNX Runtime share no exception class
             raise BadInput(f"{source}: cannot be exported: {first_problem(error)}") from None
         del model
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
-        made = {each: _compare(each, folder, batches, expected) for each in ("fp32", *types)}
-        _keep_only({*SHARED, *(ONNX_FILES[each] for each in types)}, folder)
-    return [made[each] for each in types]
+        kinds = ("fp32", *types)  # the others are only as good as the fp32 file
+        files = {kind: _compare(kind, folder, batches, expected) for kind in kinds}
+        _keep_only({*SHARED, *(ONNX_FILES[kind] for kind in types)}, folder)
+    return [files[kind] for kind in types]
 
 
-def convert_apart(source: Path, target: Path, check: bool) -> None:
-    """The fp32 file by a process of its own, after another that writes it: without torch here."""
+def export_in_child(source: Path, target: Path, check: bool) -> None:
+    """The fp32 file by a child process, after another that writes it: without torch here."""
     try:
         run_main("convert.onnx", source, target, *(["check"] if check else []))
     except BadInput:
@@ -105,7 +106,7 @@ def convert_apart(source: Path, target: Path, check: bool) -> None:
 
 
 def main() -> None:
-    """The other process: source, target and "check" as arguments; one line and status 2."""
+    """The child process: source, target and "check" as arguments; one line and status 2."""
     source, target, *check = sys.argv[1:]
     try:
         export_classifier(Path(source), Path(target), ["fp32"], verify=bool(check), wait=FOREVER)
@@ -118,15 +119,15 @@ def main() -> None:
 def check_config(checkpoint: CheckpointFolder) -> None:
     """Refuse, by BadInput, what is no ModernBERT classifier or has not one label per logit."""
     config, path = checkpoint.config, checkpoint.folder / "config.json"
-    for field, wanted in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
-        if (found := config.get(field)) != wanted:
-            shown = str(found)[:80]
-            raise BadInput(f"{path}: field {field}: {shown}; only {ARCHITECTURE} is converted")
+    for field, value in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
+        if config.get(field) != value:
+            stated = str(config.get(field))[:80]
+            raise BadInput(f"{path}: field {field}: {stated}; only {ARCHITECTURE} is converted")
     labels = config.get("id2label")
     if not isinstance(labels, dict) or set(labels) != {str(n) for n in range(len(labels))}:
         raise BadInput(f"{path}: field id2label: must map 0, 1, ... to the labels")
     if len(set(map(str, labels.values()))) != len(labels):
-        raise BadInput(f"{path}: field id2label: a label stands there twice; name each once")
+        raise BadInput(f"{path}: field id2label: a label appears twice; name every label once")
     head = checkpoint.tensors.get("classifier.weight")
     if head is None:
         raise BadInput(f"{checkpoint.folder}: has no tensor classifier.weight; name a classifier")
@@ -155,7 +156,7 @@ def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
 
     path, config = checkpoint.folder / "tokenizer.json", checkpoint.folder / "config.json"
     if not path.is_file():
-        raise BadInput(f"{path}: missing; save the tokenizer as a fast one, beside the model")
+        raise BadInput(f"{path}: missing; save the tokenizer as a fast one, next to the model")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -224,10 +225,10 @@ def _export(model: Any, folder: Path) -> None:
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
-    made = TasksManager.get_exporter_config_constructor(
+    exporter = TasksManager.get_exporter_config_constructor(
         "onnx", model, task="text-classification", library_name="transformers"
     )(model.config)
-    export(model, made, folder / ONNX_FILES["fp32"])
+    export(model, exporter, folder / ONNX_FILES["fp32"])
     model.config.save_pretrained(folder)
 
 
@@ -250,9 +251,9 @@ def _write_fp16(source: Path, target: Path) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(source))
     precise, inner = _precise(model.graph)
     # the converter sends what it knows the type of through fp16, even between two fp32 nodes
-    known = [each for each in model.graph.value_info if each.name not in inner]
+    typed = [value for value in model.graph.value_info if value.name not in inner]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(known)
+    model.graph.value_info.extend(typed)
     half = convert_float_to_float16(
         model,
         max_finite_val=MASKED,
@@ -290,15 +291,15 @@ def _compare(
     written = OnnxFile(kind, path.name, path.stat().st_size)
     if not batches:
         return written
-    found = _logits(_onnx_run(path), batches)
-    difference = float(np.abs(found - expected).max())
+    logits = _logits(_onnx_run(path), batches)
+    difference = float(np.abs(logits - expected).max())
     limit = LIMIT * max(1.0, float(np.abs(expected).max())) if kind == "fp32" else np.inf
-    if not difference <= limit or not np.isfinite(found).all():
+    if not difference <= limit or not np.isfinite(logits).all():
         raise BadInput(
             f"{path.name}: logits differ from torch's by {difference:.2g} (limit {limit:.2g}); "
             "report this conversion, or leave the type out"
         )
-    same = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    same = float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean())
     return replace(written, difference=difference, agreement=same)
 
 
@@ -341,7 +342,7 @@ def _keep_only(names: set[str], folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which are about its own tracing and the next versions."""
+    """Without the exporter's warnings, which are about its tracing and coming versions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint on disk: its configuration and its safetensors, memory-mapped.
 
 Format: safetensors, https://github.com/huggingface/safetensors (8 bytes of header length, a JSON
-header, raw little-endian tensors). Rows are read as float32 and the pages are given back, so that
+header, raw little-endian tensors). Rows are read as float32 and the pages are returned, so that
 a model of any size is read in the memory of a few rows.
 """
 
@@ -30,7 +30,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class SafetensorsTensor:
-    """One tensor of a safetensors file; nothing is read before rows are asked for."""
+    """One tensor of a safetensors file; rows are read when they are needed."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,12 +49,12 @@ class SafetensorsTensor:
         return values.reshape(end - first, *self.shape[1:])
 
     def read(self) -> Array:
-        """The whole tensor as float32."""
+        """All rows as float32."""
         return self.rows(0, self.shape[0]) if self.shape else np.zeros((), np.float32)
 
 
 def as_float32(values: NDArray[Any], dtype: str) -> Array:
-    """Stored numbers as float32 in memory of their own; bfloat16 is the upper half of one."""
+    """Stored numbers as float32 in new memory; bfloat16 is the upper half of a float32."""
     if dtype == "BF16":
         wide = values.astype(np.uint32)
         np.left_shift(wide, 16, out=wide)
@@ -72,7 +72,7 @@ def _give_back(source: mmap.mmap, begin: int, stop: int) -> None:
 def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     """The tensors of a safetensors file by name.
 
-    Raises BadInput when the file is missing, is none, is cut short or holds another dtype.
+    Raises BadInput when the file is missing, broken, cut short, or has another dtype.
     """
     try:
         with path.open("rb") as file:
@@ -92,7 +92,7 @@ def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
     except BROKEN as error:
         raise BadInput(
-            f"{path}: not a whole safetensors file ({error}); download it again"
+            f"{path}: not a complete safetensors file ({error}); download it again"
         ) from None
 
 
@@ -154,13 +154,13 @@ def _shards(folder: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a file. Raises BadInput when it is missing or is none."""
+    """A JSON object in a file. Raises BadInput when the file does not have one."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        document = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise BadInput(f"{path}: not a JSON object")
-    return found
+    return document

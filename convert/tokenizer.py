@@ -15,7 +15,7 @@ def read_tokenizer(path: Path, size: int | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file with ``tokenizer.ggml.pre`` = smollm.
 
     ``size`` keeps only the first tokens: merges are ordered by frequency, so a prefix of the
-    vocabulary is a BPE of its own. Agrees with llama.cpp token for token at full size.
+    vocabulary is a BPE, too. Agrees with llama.cpp token for token at full size.
     """
     fields = gguf.GGUFReader(path).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()[:size]

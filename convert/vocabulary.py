@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer as GGUF metadata: tokens, types, merges or scores, special tokens.
 
 Read from tokenizer.json alone. Byte-level BPE tokenizers are told apart by their pre-tokenizer's
-regular expressions, which llama.cpp has in code under a name; one that is not known is refused,
+regular expressions, which llama.cpp has in code under a name; an unknown one is refused,
 because the model would read other tokens than it was trained on.
 """
 
@@ -52,23 +52,23 @@ class Vocabulary:
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     """The tokenizer of a checkpoint folder, padded to ``size`` (the rows of its embedding).
 
-    Raises BadInput naming the file and the field when one is missing or not known.
+    Raises BadInput naming the file and the field when one is missing or unknown.
     """
     path = folder / "tokenizer.json"
-    found = read_json(path)
+    tokenizer = read_json(path)
     try:
-        return _vocabulary(found, folder, size)
+        return _vocabulary(tokenizer, folder, size)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: field {error}: missing or not as expected") from None
 
 
-def _vocabulary(found: dict[str, Any], folder: Path, size: int) -> Vocabulary:
-    path, model = folder / "tokenizer.json", found["model"]
+def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabulary:
+    path, model = folder / "tokenizer.json", tokenizer["model"]
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"{path}: field model.type: {model['type']} is not converted, BPE is")
-    added = {int(entry["id"]): entry for entry in found.get("added_tokens") or []}
+    added = {int(entry["id"]): entry for entry in tokenizer.get("added_tokens") or []}
     by_id = {index: token for token, index in model["vocab"].items()}
     by_id.update({index: entry["content"] for index, entry in added.items()})
     if not by_id or max(by_id) >= size:
@@ -77,19 +77,19 @@ def _vocabulary(found: dict[str, Any], folder: Path, size: int) -> Vocabulary:
         )
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     sentencepiece = bool(model.get("byte_fallback"))
-    _check_normalizer(found.get("normalizer"), sentencepiece, path)
+    _check_normalizer(tokenizer.get("normalizer"), sentencepiece, path)
     tokens, types = _tokens(by_id, added, size, sentencepiece)
     settings = _settings(folder)
     special = _special(settings, {token: index for index, token in by_id.items()}, folder)
     return Vocabulary(
         model="llama" if sentencepiece else "gpt2",
-        pre="default" if sentencepiece else _pre_tokenizer(found, path),
+        pre="default" if sentencepiece else _pre_tokenizer(tokenizer, path),
         tokens=tokens,
         types=types,
         merges=None if sentencepiece else [f"{left} {right}" for left, right in merges],
         scores=_scores(tokens, merges) if sentencepiece else None,
         special=special,
-        adds_bos=_adds_bos(found, special.get("bos"), settings),
+        adds_bos=_adds_bos(tokenizer, special.get("bos"), settings),
         template=_template(folder, settings),
     )
 
@@ -144,8 +144,8 @@ def _check_normalizer(normalizer: dict[str, Any] | None, sentencepiece: bool, pa
         raise BadInput(f"{path}: field normalizer: {kind} is not what llama.cpp does")
 
 
-def _pre_tokenizer(found: dict[str, Any], path: Path) -> str:
-    pre = found.get("pre_tokenizer") or {}
+def _pre_tokenizer(tokenizer: dict[str, Any], path: Path) -> str:
+    pre = tokenizer.get("pre_tokenizer") or {}
     parts = pre["pretokenizers"] if pre.get("type") == "Sequence" else [pre]
     signature: list[str] = []
     for part in parts:
@@ -186,13 +186,13 @@ def _special(settings: dict[str, Any], ids: dict[str, int], folder: Path) -> dic
     return special
 
 
-def _adds_bos(found: dict[str, Any], bos: int | None, settings: dict[str, Any]) -> bool:
+def _adds_bos(tokenizer: dict[str, Any], bos: int | None, settings: dict[str, Any]) -> bool:
     """Whether encoding a text puts the bos token in front of it."""
     if bos is None:
         return False
     if isinstance(settings.get("add_bos_token"), bool):
         return bool(settings["add_bos_token"])
-    post = found.get("post_processor") or {}
+    post = tokenizer.get("post_processor") or {}
     parts = post["processors"] if post.get("type") == "Sequence" else [post]
     templates = [part for part in parts if part.get("type") == "TemplateProcessing"]
     return any("SpecialToken" in part["single"][0] for part in templates if part["single"])
@@ -202,15 +202,15 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text("utf-8")
-    beside = folder / "chat_template.json"
-    found = settings.get("chat_template")
-    if found is None and beside.is_file():
-        found = read_json(beside).get("chat_template")
-    if isinstance(found, list):  # several, by name
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    if found is not None and not isinstance(found, str):
+    separate = folder / "chat_template.json"
+    template = settings.get("chat_template")
+    if template is None and separate.is_file():
+        template = read_json(separate).get("chat_template")
+    if isinstance(template, list):  # templates by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if template is not None and not isinstance(template, str):
         raise BadInput(f"{folder / 'tokenizer_config.json'}: field chat_template: not a text")
-    return found
+    return template
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:

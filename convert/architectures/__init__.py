@@ -60,7 +60,7 @@ def architecture_of(config: TextConfig) -> Architecture:
 def architecture_of_gguf(path: Path) -> Architecture:
     """The architecture of a GGUF model. Raises BadInput for one that is not converted here."""
     header = read_header(path)
-    by_name = {each.name: each for each in reversed(_BY_CLASS.values())}
+    by_name = {kind.name: kind for kind in reversed(_BY_CLASS.values())}
     name = header.fields.get("general.architecture")
     if not isinstance(name, str) or name not in by_name:
         raise BadInput(
@@ -78,4 +78,4 @@ def architecture_of_gguf(path: Path) -> Architecture:
 
 def pre_tokenizers() -> dict[tuple[str, ...], str]:
     """llama.cpp's name of every pre-tokenizer that a registered architecture has."""
-    return {key: name for each in _BY_CLASS.values() for key, name in each.pre_tokenizers.items()}
+    return {key: name for kind in _BY_CLASS.values() for key, name in kind.pre_tokenizers.items()}
