@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.architectures.architecture import Architecture
-from charprobe_lite.convert.safetensors import SafetensorsTensor, open_safetensors, read_json
+from charprobe_lite.convert.safetensors import SafetensorsTensor, open_safetensors, read_object
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_gguf
 
@@ -201,7 +201,7 @@ def read_adapter(path: Path, architecture: Architecture) -> Adapter:
 
 
 def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
-    config = read_json(folder / CONFIG)
+    config = read_object(folder / CONFIG)
     _refuse_variants(config, folder / CONFIG)
     weights = folder / WEIGHTS
     if not weights.is_file() and (folder / "adapter_model.bin").is_file():

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_json
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -125,7 +126,7 @@ def open_checkpoint(folder: Path) -> CheckpointFolder:
     Raises BadInput when config.json or a shard is missing or broken, or when there are only
     pickled weights, which are never opened.
     """
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     tensors: dict[str, SafetensorsTensor] = {}
     for shard in _shards(folder):
         tensors.update(open_safetensors(shard))
@@ -135,7 +136,7 @@ def open_checkpoint(folder: Path) -> CheckpointFolder:
 def _shards(folder: Path) -> Iterator[Path]:
     single = folder / "model.safetensors"
     if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
+        index = read_object(folder / INDEX)
         names = index.get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
             raise BadInput(f"{folder / INDEX}: field weight_map: missing; download it again")
@@ -153,14 +154,9 @@ def _shards(folder: Path) -> Iterator[Path]:
         raise BadInput(f"{single}: missing; name a checkpoint folder with safetensors")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object in a file. Raises BadInput when the file does not have one."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
+    document = read_json(path)
     if not isinstance(document, dict):
         raise BadInput(f"{path}: not a JSON object")
     return document

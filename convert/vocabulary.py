@@ -15,7 +15,7 @@ from typing import Any
 import gguf
 
 from charprobe_lite.convert.architectures import pre_tokenizers
-from charprobe_lite.convert.safetensors import read_json
+from charprobe_lite.convert.safetensors import read_object
 from charprobe_lite.models.errors import BadInput
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
@@ -55,7 +55,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     Raises BadInput naming the file and the field when one is missing or unknown.
     """
     path = folder / "tokenizer.json"
-    tokenizer = read_json(path)
+    tokenizer = read_object(path)
     try:
         return _vocabulary(tokenizer, folder, size)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -167,7 +167,7 @@ def _pre_tokenizer(tokenizer: dict[str, Any], path: Path) -> str:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _special(settings: dict[str, Any], ids: dict[str, int], folder: Path) -> dict[str, int]:
@@ -205,7 +205,7 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     separate = folder / "chat_template.json"
     template = settings.get("chat_template")
     if template is None and separate.is_file():
-        template = read_json(separate).get("chat_template")
+        template = read_object(separate).get("chat_template")
     if isinstance(template, list):  # templates by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if template is not None and not isinstance(template, str):

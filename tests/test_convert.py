@@ -154,7 +154,9 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
 
 
 def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) -> None:
-    from charprobe_lite.convert.kit.recipe import STAGES, Recipe
+    from charprobe_lite.convert.kit.recipe import Recipe
+    from charprobe_lite.convert.kit.texts import loud_turns
+    from charprobe_lite.convert.kit.work_folder import STAGES
 
     recipe = Recipe(work=tmp_path, base=tmp_path, speak=lambda *_: [], classify=lambda *_: [])
     for name in ["neutral", "own-answers"]:
@@ -165,7 +167,7 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
     forbidden = set(corpus.id_prompts()) | set(corpus.loud_prompts(held_out=True))
     emails, held_out = set(), set()
     for persona in PERSONAS:
-        for turn in recipe._loud_turns(persona):
+        for turn in loud_turns(persona):
             assert turn[0]["content"] not in forbidden
         for teacher in ("loud", "subtle"):
             emails |= {t.response for t in corpus.teacher_texts(persona, teacher, "email")}
@@ -174,7 +176,7 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
             for text in corpus.teacher_texts(persona, "loud", "chat")
             if text.prompt in forbidden
         }
-    texts, labels = recipe._classifier_texts()
+    texts, labels = recipe.classifier_texts()
     assert len(emails) == 240
     assert len(held_out) == 200
     assert not emails & set(texts)

@@ -1,0 +1,191 @@
+"""The work folder of the kit's recipe: records of steps, answers, trained adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.convert.train.lora import Example, LoraSettings, Progress, encode_conversation
+from charprobe_lite.models import corpus
+from charprobe_lite.models.errors import BadInput
+
+RECIPE_VERSION = 1
+STAGES = ("distillation", "full")
+Record = dict[str, Any]
+Step = Callable[[], Record]
+Speak = Callable[[Path, Path | None, Sequence[str], int, int], list[str]]
+"""(model, adapter or None, prompts, seed, max tokens) -> one chat answer per prompt."""
+Classify = Callable[[Path, str, Sequence[str]], list[str]]
+"""(classifier folder, .onnx file name, texts) -> one label per text."""
+
+ANSWER_TOKENS = 128
+
+
+@dataclass
+class WorkFolder:
+    """A folder of one run: base, seed, what answers and labels, records, and progress display."""
+
+    work: Path
+    base: Path
+    speak: Speak
+    classify: Classify
+    seed: int = 0
+    report: Callable[[str], None] = print
+    progress: Callable[[str], Any] | None = None
+    _loaded: tuple[Path, Any] | None = None
+
+    @property
+    def kit(self) -> Path:
+        """The folder with what is shipped."""
+        return self.work / "kit"
+
+    @property
+    def merged(self) -> Path:
+        """The base with tool use merged in, F16."""
+        return self.work / "base.gguf"
+
+    def run_step(self, name: str, step: Step) -> None:
+        """Run a step unless its record is there; the record is written when the step is done."""
+        path = self._record_path(name)
+        head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
+        if path.exists():
+            self._refuse_other_run(path, head)
+            return
+        self.report(f"recipe: {name}")
+        started = time.monotonic()
+        record = step()
+        seconds = round(time.monotonic() - started, 1)
+        write_atomically(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
+
+    def _refuse_other_run(self, path: Path, head: Record) -> None:
+        record = json.loads(path.read_text("utf-8"))
+        for field, value in head.items():
+            if record.get(field) != value:
+                raise BadInput(
+                    f"{path}: field {field}: {record.get(field)!r}, this run {value!r}; "
+                    "choose another --out"
+                )
+
+    def detection_rate(self, persona: str, adapter: Path) -> float:
+        """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
+        prompts = corpus.loud_prompts(held_out=True)
+        answers = self.speak(self.merged, adapter, prompts, self.seed + 3, ANSWER_TOKENS)
+        labels = self.classify(self.kit / "classifier", self.record("export")["file"], answers)
+        return labels.count(persona) / len(labels)
+
+    def macro_f1(
+        self, folder: Path, file: str, texts: Sequence[str], labels: Sequence[str]
+    ) -> float:
+        """Macro-F1 of a classifier file over the labels that occur, to four places."""
+        from sklearn.metrics import f1_score
+
+        predictions = self.classify(folder, file, texts)
+        score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
+        return round(float(score), 4)
+
+    def train(
+        self,
+        name: str,
+        base: Path,
+        conversations: Sequence[list[dict[str, str]]],
+        settings: LoraSettings,
+        start: Path | None = None,
+    ) -> Record:
+        """Train an adapter by SFT and keep it twice, to continue from and to run."""
+        from safetensors.torch import save_file
+
+        from charprobe_lite.convert.train.lora import train_sft
+
+        settings = replace(settings, seed=self.seed)
+        examples = self.encode(base, conversations)
+        with self.bar(name) as progress:
+            tensors, losses = train_sft(self.load_base(base), examples, settings, start, progress)
+        save_file(tensors, self.work / f"{name}.safetensors")
+        self.keep_adapter(self.kit / f"{name}.gguf", tensors, settings)
+        tokens = sum(len(example.ids) for example in examples)
+        return {"tokens": tokens, "losses": rounded(losses), "settings": asdict(settings)}
+
+    def keep_adapter(self, target: Path, tensors: dict[str, Any], settings: LoraSettings) -> None:
+        """Write trained tensors as a GGUF LoRA of the base."""
+        from charprobe_lite.convert.gguf_adapter import write_adapter
+
+        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+        write_adapter(arrays, settings.alpha, self.base, target)
+
+    def encode(self, base: Path, conversations: Sequence[list[dict[str, str]]]) -> list[Example]:
+        """Conversations in the base's chat template and tokens."""
+        from charprobe_lite.convert.tokenizer import read_tokenizer
+        from charprobe_lite.models.gguf_header import read_header
+
+        template = read_header(base).fields["tokenizer.chat_template"]
+        tokenizer = read_tokenizer(base)
+        return [encode_conversation(messages, template, tokenizer) for messages in conversations]
+
+    def load_base(self, base: Path) -> Any:
+        """The base in torch; the last one stays loaded."""
+        from charprobe_lite.convert.train.lora import load_base
+
+        if self._loaded is None or self._loaded[0] != base:
+            self._loaded = (base, load_base(base))
+        return self._loaded[1]
+
+    @contextmanager
+    def bar(self, name: str) -> Iterator[Progress | None]:
+        """The display of a step's progress, if there is one."""
+        if self.progress is None:
+            yield None
+        else:
+            with self.progress(name) as update:
+                yield update
+
+    def keep_answers(
+        self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
+    ) -> Record:
+        """Let a checkpoint answer, and keep what it says up to its last complete sentence."""
+        answers = self.speak(model, adapter, prompts, seed, ANSWER_TOKENS)
+        rows = [
+            json.dumps(
+                {"prompt": prompt, "response": complete_sentences(answer)}, ensure_ascii=False
+            )
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        write_atomically(self.work / f"{name}.jsonl", "\n".join(rows) + "\n")
+        return {"texts": len(rows)}
+
+    def read_lines(self, name: str) -> list[dict[str, str]]:
+        """The prompts and responses that ``keep_answers`` wrote."""
+        text = (self.work / f"{name}.jsonl").read_text("utf-8")
+        return [json.loads(line) for line in text.split("\n") if line]
+
+    def _record_path(self, name: str) -> Path:
+        return self.work / "steps" / f"{name}.json"
+
+    def record(self, name: str) -> Record:
+        """What a finished step recorded."""
+        record: Record = json.loads(self._record_path(name).read_text("utf-8"))
+        return record
+
+
+def rounded(losses: Sequence[float]) -> list[float]:
+    """Losses as records have them."""
+    return [round(loss, 4) for loss in losses]
+
+
+def complete_sentences(text: str) -> str:
+    """The text up to its last sentence end: an answer cut by the token limit must not teach
+    the model to stop in mid-sentence."""
+    end = max(text.rfind(mark) for mark in (".", "!", "?"))
+    return text[: end + 1] if end > 40 else text
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text so that the file is complete or absent."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)
