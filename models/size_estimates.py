@@ -86,3 +86,8 @@ def _bits(quant: str, shape: Shape | None) -> Bits:
         FALLBACK.get(embedding, embedding),
         FALLBACK.get(output, output),
     )
+
+
+def gigabytes(size: int | None) -> str:
+    """Bytes as GB with two digits; a question mark for an unknown size."""
+    return "?" if size is None else f"{size / 1e9:.2f}"

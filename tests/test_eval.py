@@ -268,7 +268,7 @@ def test_doctor_and_models_print_json(charprobe: Command) -> None:
 
 
 def test_completion_offers_personas_after_a_comma(cache: Path, tmp_path: Path) -> None:
-    from charprobe_lite.eval.cli.options import NameList
+    from charprobe_lite.eval.cli.types import NameList
 
     offered = [item.value for item in NameList(["humor", "loving"]).shell_complete(0, 0, "humor,l")]
     assert offered == ["humor,loving"]

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from charprobe_lite.eval.cli.options import (
-    FILE,
     base_option,
     classifier_option,
     condition_option,
@@ -16,12 +15,13 @@ from charprobe_lite.eval.cli.options import (
     grammar_option,
     json_option,
     names_option,
-    note,
     persona_option,
     run_options,
     study_option,
     verify_option,
 )
+from charprobe_lite.eval.cli.progress import note
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import FORMATS, LORA_MODES, STAGES
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import QUANT_TYPES

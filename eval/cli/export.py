@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, json_option, note
+from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.progress import note
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.eval.export import FORMATS, export_study
 
 

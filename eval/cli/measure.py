@@ -6,7 +6,7 @@ import json
 
 import click
 
-from charprobe_lite.eval.cli.options import console_of, conversion_bar, note
+from charprobe_lite.eval.cli.progress import conversion_bar, note, table_console
 from charprobe_lite.eval.scores.cells import scores_by_quant
 from charprobe_lite.eval.scores.terminal import conclusion, gap_table, score_table
 from charprobe_lite.eval.study.cost import Forecast, table
@@ -19,7 +19,7 @@ DISPLAY = Display(note, conversion_bar, watching)
 
 def show(study: ScoredStudy) -> None:
     """Print the scores, quant type by quant type."""
-    console = console_of(140)
+    console = table_console(140)
     for quant, scores in scores_by_quant(study.scores).items():
         held = study.weights.get(quant)
         first, shown = scores.by_cell[0], quant or "no model"
@@ -45,7 +45,7 @@ def show_forecast(spec: StudySpec, as_json: bool) -> None:
 
 def print_forecast(estimate: Forecast) -> None:
     """The forecast as a table and its totals in words."""
-    console = console_of(140)
+    console = table_console(140)
     console.print(table(estimate))
     for line in estimate.lines():
         click.echo(line)

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charprobe_lite.eval.cli.options import (
-    FILE,
     base_option,
     classifier_option,
     condition_option,
-    console_of,
     given,
     grammar_option,
     json_option,
     names_option,
-    note,
     persona_option,
-    progress_of,
     run_options,
     study_option,
     verify_option,
 )
+from charprobe_lite.eval.cli.progress import item_bar, note, table_console
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import LORA_MODES, STAGES, select_names
 from charprobe_lite.models.defaults import MARGIN, QUANT_STUDY, REFERENCE, TEXTS
 from charprobe_lite.models.quant_types import QUANT_TYPES
@@ -100,7 +98,7 @@ def quant_study(
     from charprobe_lite.eval.quant.run import run_quant_study
 
     spec = _spec({**options, "texts": texts, "margin": margin}, budget)
-    study = run_quant_study(spec, DISPLAY, progress_of)
+    study = run_quant_study(spec, DISPLAY, item_bar)
     page = _report(study, output) if output else None
     if as_json:
         click.echo(json.dumps({**study.as_json(), "report": page and str(page)}))
@@ -138,7 +136,7 @@ def show(found: QuantStudy, path: Path) -> None:
     """Print what was found: files, differences, trends, and the recommendation."""
     from charprobe_lite.eval.quant.terminal import terminal_tables
 
-    console = console_of(160)
+    console = table_console(160)
     for table in terminal_tables(found):
         console.print(table)
     console.print(found.recommendation, soft_wrap=True)

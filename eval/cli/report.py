@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, json_option, progress_of
-
-
-class Count(click.ParamType[int | None]):
-    """How many samples: ``N``, ``all`` (None) or ``none`` (0)."""
-
-    name = "n|all|none"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
-        """The number; None stands for all."""
-        if value in ("all", "none"):
-            return None if value == "all" else 0
-        if not str(value).isdecimal():
-            self.fail(f"{value!r}: give a number, all or none", param, ctx)
-        return int(value)
+from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.progress import item_bar
+from charprobe_lite.eval.cli.types import FILE, Count
 
 
 @click.command()
@@ -55,7 +42,7 @@ def report(
 
     folder = output or study.with_name(f"{study.stem}-report")
     written = write_report(
-        study, folder, occlusion=occlusion, classifier=classifier, progress=progress_of
+        study, folder, occlusion=occlusion, classifier=classifier, progress=item_bar
     )
     if as_json:
         click.echo(json.dumps(written.as_json()))

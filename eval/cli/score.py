@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, console_of
+from charprobe_lite.eval.cli.progress import table_console
+from charprobe_lite.eval.cli.types import FILE
 
 
 @click.command()
@@ -74,4 +75,4 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(json.dumps({"cells": [score.as_json() for score in scores]}))
         return
-    console_of(140).print(group_table(scores))
+    table_console(140).print(group_table(scores))

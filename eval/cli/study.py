@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.cli.options import (
-    FILE,
-    budget_option,
-    console_of,
-    json_option,
-    note,
-    progress_of,
-    shard_option,
-)
+from charprobe_lite.eval.cli.options import budget_option, json_option, shard_option
+from charprobe_lite.eval.cli.progress import item_bar, note, table_console
 from charprobe_lite.eval.cli.quant_study import show as show_quants
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
@@ -177,7 +171,7 @@ def _run_quants(spec: StudySpec, as_json: bool) -> dict[str, Any]:
     from charprobe_lite.eval.cli.measure import DISPLAY
     from charprobe_lite.eval.quant.run import run_quant_study
 
-    study = run_quant_study(spec, DISPLAY, progress_of)
+    study = run_quant_study(spec, DISPLAY, item_bar)
     if not as_json:
         show_quants(study.findings, study.path)
     return study.as_json()
@@ -196,6 +190,6 @@ def _costs(parts: list[StudySpec]) -> dict[str, Forecast]:
 
 
 def _print_statuses(statuses: list[StudyStatus]) -> None:
-    console = console_of(140)
+    console = table_console(140)
     for status in statuses:
         console.print(status.table())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.cli.options import names_option, progress_bar
+from charprobe_lite.eval.cli.options import names_option
+from charprobe_lite.eval.cli.progress import progress_bar
 from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS

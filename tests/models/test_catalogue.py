@@ -105,7 +105,7 @@ def test_a_users_classifier_comes_before_the_shipped_one(
 
 
 def test_the_usual_place_is_read_when_no_file_is_named(charprobe: Command, tmp_path: Path) -> None:
-    assert "(not there)" in charprobe("path").stdout
+    assert "(missing)" in charprobe("path").stdout
     usual = tmp_path / "config" / "charprobe-lite" / "catalogue.yaml"
     usual.parent.mkdir(parents=True)
     usual.write_text(yaml.safe_dump(ENTRIES))

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from charprobe_lite.eval.cli.convert.output import output_option, print_files
-from charprobe_lite.eval.cli.options import FILE, json_option
+from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.types import FILE
 
 
 @click.command("adapter")

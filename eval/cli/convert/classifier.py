@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, console_of, json_option, names_option
+from charprobe_lite.eval.cli.options import json_option, names_option
+from charprobe_lite.eval.cli.progress import table_console
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import select_names
 
 TYPES = ("fp32", "int8", "fp16")
@@ -54,4 +56,4 @@ def classifier(
         difference = "-" if file.difference is None else f"{file.difference:.2g}"
         agreement = "-" if file.agreement is None else f"{file.agreement:.1%}"
         table.add_row(file.file, f"{file.bytes / 1e6:.1f} MB", difference, agreement)
-    console_of(160).print(table)
+    table_console(160).print(table)

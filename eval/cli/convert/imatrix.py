@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from charprobe_lite.eval.cli.convert.output import output_option
-from charprobe_lite.eval.cli.options import FILE, conversion_bar
+from charprobe_lite.eval.cli.progress import conversion_bar
+from charprobe_lite.eval.cli.types import FILE
 
 
 @click.command()

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
-from charprobe_lite.eval.cli.convert.output import output_option, print_files, threads_option
-from charprobe_lite.eval.cli.options import FILE, conversion_bar, json_option, quant_option
+from charprobe_lite.eval.cli.convert.output import cores_option, output_option, print_files
+from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.progress import conversion_bar
+from charprobe_lite.eval.cli.types import FILE
+from charprobe_lite.models.quant_types import QUANT_TYPES
 
 
 @click.command()
@@ -22,7 +25,14 @@ from charprobe_lite.eval.cli.options import FILE, conversion_bar, json_option, q
     type=FILE,
     help="A PEFT LoRA folder or a GGUF LoRA; several are added one after another.",
 )
-@quant_option("F16")
+@click.option(
+    "--quant",
+    default="F16",
+    show_default=True,
+    type=click.Choice(QUANT_TYPES),
+    metavar="TYPE",
+    help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
+)
 @click.option("--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF).")
 @click.option(
     "--verify/--no-verify",
@@ -30,7 +40,7 @@ from charprobe_lite.eval.cli.options import FILE, conversion_bar, json_option, q
     show_default=True,
     help="Compare token ids and logits with the original.",
 )
-@threads_option
+@cores_option
 @output_option
 @json_option
 def merge(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charprobe_lite.eval.cli.options import FILE, console_of
+from charprobe_lite.eval.cli.options import threads_option
+from charprobe_lite.eval.cli.progress import table_console
+from charprobe_lite.eval.cli.types import FILE
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.gguf_file import GGUFFile
 
 output_option = click.option("-o", "--output", required=True, type=FILE, help="The file to write.")
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads [default: all cores]."
-)
+cores_option = threads_option("all cores")
 
 
 def print_files(files: Sequence[GGUFFile], as_json: bool) -> None:
@@ -43,7 +43,7 @@ def print_files(files: Sequence[GGUFFile], as_json: bool) -> None:
             f"{file.bytes / 1e6:.1f} MB",
             ", ".join(f"{kind} {count / total:.1%}" for kind, count in types.items()),
         )
-    console_of(160).print(table)
+    table_console(160).print(table)
     if agreement:
         click.echo(
             f"verified against the original at {agreement.positions} positions: KL mean "

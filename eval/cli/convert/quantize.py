@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from charprobe_lite.eval.cli.convert.output import print_files, threads_option
-from charprobe_lite.eval.cli.options import FILE, json_option, names_option
+from charprobe_lite.eval.cli.convert.output import cores_option, print_files
+from charprobe_lite.eval.cli.options import json_option, names_option
+from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.quant_types import QUANT_TYPES
 
@@ -16,7 +17,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 @click.option("--model", required=True, type=FILE, help="A GGUF model, F16 or better.")
 @names_option("--quant", QUANT_TYPES, required=True, help="Weight types; each makes a file.")
 @click.option("--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF).")
-@threads_option
+@cores_option
 @click.option(
     "-o", "--output", type=FILE, help="Folder for MODEL-QUANT.gguf  [default: the model's own]."
 )
