@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.convert import architectures
 from charprobe_lite.models.gguf_header import weight_summary
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +50,7 @@ def study(folder: Path, merged_base: Path) -> Path:
 
 def test_examples_are_short() -> None:
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    assert len({name for name, _ in blocks}) == len(blocks) >= 8
+    assert len({name for name, _ in blocks}) == len(blocks) == 10
     for name, code in blocks:
         assert len(code.splitlines()) < 40, name
 
@@ -76,7 +75,6 @@ def test_a_condition_is_run_and_scored(study: Path) -> None:
     assert texts["chat"] != texts["haiku"]
 
 
-@pytest.mark.skipif(not hasattr(architectures, "register"), reason="architectures: no register")
 def test_an_architecture_is_converted_and_checked(folder: Path) -> None:
     from tests.checkpoints import make_checkpoint
 
@@ -98,3 +96,10 @@ def test_an_export_format_writes_a_file(folder: Path, study: Path) -> None:
     assert run(folder, "export_prose.py") == "haiku.prose\n"
     text = (folder / "haiku.prose").read_text()
     assert text.count("## full humor: ") == 2
+
+
+def test_a_figure_is_in_the_report_with_its_files_and_its_table(folder: Path, study: Path) -> None:
+    assert run(folder, "report_lengths.py") == "report/report.html\n"
+    assert "How long the texts are" in (folder / "report" / "report.html").read_text()
+    for ending in ("svg", "png", "pdf", "csv", "parquet", "tex"):
+        assert (folder / "report" / f"lengths.{ending}").stat().st_size
