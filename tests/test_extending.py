@@ -84,7 +84,7 @@ def test_an_architecture_is_converted_and_checked(folder: Path) -> None:
     config |= {"sliding_window": None}
     config.pop("rope_scaling")
     (base / "config.json").write_text(json.dumps(config))
-    assert "verified against the original" in run(folder, "merge_mistral.py", base)
+    assert "verified" in run(folder, "merge_mistral.py", base)
     assert weight_summary(folder / "mistral.gguf").main_type == "F32"
 
 
