@@ -28,23 +28,23 @@ def studied(chances: Mapping[str, float], items: int, seed: int = 0, **rest: Any
 
 def differences(study: QuantStudy) -> dict[str, PairedDifference]:
     return {
-        each.record.quant: each.headline.difference
-        for each in study.quants
-        if each.headline and each.headline.difference
+        entry.record.quant: entry.headline.difference
+        for entry in study.quants
+        if entry.headline and entry.headline.difference
     }
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_type_that_is_as_good_is_equivalent_and_one_that_is_not_is_not(seed: int) -> None:
-    found = differences(studied({"F16": 0.96, "Q8_0": 0.96, "Q4_0": 0.7}, 250, seed))
-    assert (found["Q8_0"].equivalent, found["Q8_0"].non_inferior) == (True, True)
-    assert (found["Q4_0"].equivalent, found["Q4_0"].non_inferior) == (False, False)
-    assert found["Q4_0"].change.low < 2 * 0.7 / 1.7 - 2 * 0.96 / 1.96 < found["Q4_0"].change.high
+    result = differences(studied({"F16": 0.96, "Q8_0": 0.96, "Q4_0": 0.7}, 250, seed))
+    assert (result["Q8_0"].equivalent, result["Q8_0"].non_inferior) == (True, True)
+    assert (result["Q4_0"].equivalent, result["Q4_0"].non_inferior) == (False, False)
+    assert result["Q4_0"].change.low < 2 * 0.7 / 1.7 - 2 * 0.96 / 1.96 < result["Q4_0"].change.high
 
 
 def test_few_items_decide_nothing() -> None:
-    found = differences(studied({"F16": 0.9, "Q8_0": 0.9, "Q4_0": 0.85}, 8))
-    assert [found[quant].equivalent for quant in ("Q8_0", "Q4_0")] == [None, None]
+    result = differences(studied({"F16": 0.9, "Q8_0": 0.9, "Q4_0": 0.85}, 8))
+    assert [result[quant].equivalent for quant in ("Q8_0", "Q4_0")] == [None, None]
 
 
 @pytest.mark.parametrize(("items", "equivalent"), [(5, None), (60, True)])
@@ -53,8 +53,8 @@ def test_a_type_without_a_single_other_label_still_has_an_interval(
 ) -> None:
     rows = answers("F16", 0.9, items, 0)
     same = [replace(row, cell=replace(row.cell, quant="Q8_0")) for row in rows]
-    found = score_quants([record("F16", rows), record("Q8_0", same)], PERSONAS, resamples=100)
-    difference = differences(found)["Q8_0"]
+    result = score_quants([record("F16", rows), record("Q8_0", same)], PERSONAS, resamples=100)
+    difference = differences(result)["Q8_0"]
     # nothing in n answers: the share that could still differ is 1 - 0.05^(1 / n)
     reach = 1 - 0.05 ** (1 / (4 * items))
     assert difference.interval_90 == pytest.approx((-reach, reach))
@@ -62,8 +62,8 @@ def test_a_type_without_a_single_other_label_still_has_an_interval(
 
 
 def test_kl_divergence_that_foretells_the_loss_correlates_with_it() -> None:
-    [found] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl_correlations
-    assert (found.text, found.points, found.correlation.value) == ("held-out", 4, 1)
+    [result] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl_correlations
+    assert (result.text, result.points, result.correlation.value) == ("held-out", 4, 1)
     [unrelated] = ladder([0, 0, 0, 0, 0], seed=4).kl_correlations
     assert unrelated.correlation.low < 0.5
     assert unrelated.correlation.high - unrelated.correlation.low > 0.5
@@ -71,9 +71,9 @@ def test_kl_divergence_that_foretells_the_loss_correlates_with_it() -> None:
 
 def test_fidelity_is_that_of_all_tokens_and_its_ratio_is_paired() -> None:
     study = ladder([0, 0, 0, 0, 0])
-    by_name = {each.record.quant: each.fidelity["held-out"] for each in study.quants}
+    by_name = {entry.record.quant: entry.fidelity["held-out"] for entry in study.quants}
     last, tokens = by_name["Q4_0"], list(texts(0.81, 4).values())
-    nll, kl = (np.concatenate([getattr(each, what) for each in tokens]) for what in ("nll", "kl"))
+    nll, kl = (np.concatenate([getattr(entry, what) for entry in tokens]) for what in ("nll", "kl"))
     assert last.perplexity.value == pytest.approx(np.exp(nll.mean()))
     assert last.kl_mean.value == pytest.approx(kl.mean())
     assert last.kl_median.value == pytest.approx(np.median(kl))
@@ -104,7 +104,8 @@ def agent(quant: str, odd: float, seed: int, grammar: str = "off") -> tuple[list
                 Row(cell, persona, f"task-{item}", 0, 0, outcome, False, label, label, None)
             )
             turns[cell, persona, f"task-{item}", 0] = [
-                RecordedTurn("x", "stop", None if each else "send_email", {}, None) for each in bad
+                RecordedTurn("x", "stop", None if entry else "send_email", {}, None)
+                for entry in bad
             ]
     return rows, turns
 
@@ -121,7 +122,7 @@ def test_tool_call_health_counted_by_hand() -> None:
         Row(cell, "humor", f"task-{n}", 0, 0, outcome, forced, None, None, None)
         for n, (outcome, forced, _) in enumerate(rollouts)
     ]
-    turns = {(cell, "humor", f"task-{n}", 0): own for n, (*_, own) in enumerate(rollouts)}
+    turns = {(cell, "humor", f"task-{n}", 0): part for n, (*_, part) in enumerate(rollouts)}
     measured = ResampledMetrics(health_metrics(rows, turns), resamples=10)
     # the reply that ends a job without an email is no malformed one
     expected = {
@@ -143,19 +144,19 @@ def test_health_of_a_study_is_that_without_a_grammar_and_is_compared_with_f16() 
         records.append(record(quant, rows + free, turns=turns | more))
     study = score_quants(records, PERSONAS, resamples=300)
     worst = study.quants[-1]
-    found = worst.health["well_formed"]
-    assert 0.5 < found.value.value < 0.7
-    assert found.difference is not None
-    assert found.difference.equivalent is False
+    result = worst.health["well_formed"]
+    assert 0.5 < result.value.value < 0.7
+    assert result.difference is not None
+    assert result.difference.equivalent is False
     trends = {(t.condition, t.metric): t.trend for t in study.trends}
     assert trends["agentic_email, no grammar", "well_formed"].p < 0.001
     # without a grammar no email is forced: what was sent unforced is the yield, once
     assert ("agentic_email", "unforced") in trends
     assert ("agentic_email, no grammar", "unforced") not in trends
     # calls under a grammar are well formed whatever happens: there is no slope to compare
-    assert all(each.of != "agentic_email" for each in study.contrasts)
-    chosen = [each for each in study.contrasts if each.capability == "well_formed"]
-    assert [each.falls_faster for each in chosen if "no grammar" in each.condition] == [False]
+    assert all(entry.of != "agentic_email" for entry in study.contrasts)
+    chosen = [entry for entry in study.contrasts if entry.capability == "well_formed"]
+    assert [entry.falls_faster for entry in chosen if "no grammar" in entry.condition] == [False]
 
 
 def test_the_classifiers_own_quantization() -> None:
@@ -165,16 +166,16 @@ def test_the_classifiers_own_quantization() -> None:
     small = np.where(rng.random(300) < 0.97, full, rng.choice(PERSONAS, 300))
     items = [f"item-{n % 75}" for n in range(300)]
     labels = Labels(true.tolist(), full.tolist(), items)
-    found = compare_classifiers(labels, small.tolist(), margin=0.03, resamples=400)
-    assert found.agreement.value == pytest.approx((full == small).mean())
-    assert found.kappa is not None
-    assert found.kappa.value == pytest.approx(cohen_kappa_score(full, small))
-    assert found.kappa.low < found.kappa.value < found.kappa.high
+    result = compare_classifiers(labels, small.tolist(), margin=0.03, resamples=400)
+    assert result.agreement.value == pytest.approx((full == small).mean())
+    assert result.kappa is not None
+    assert result.kappa.value == pytest.approx(cohen_kappa_score(full, small))
+    assert result.kappa.low < result.kappa.value < result.kappa.high
     scores = [
-        f1_score(true, each, labels=PERSONAS, average="macro", zero_division=0)
-        for each in (full, small)
+        f1_score(true, entry, labels=PERSONAS, average="macro", zero_division=0)
+        for entry in (full, small)
     ]
-    assert found.f1.change.value == pytest.approx(scores[1] - scores[0])
+    assert result.f1.change.value == pytest.approx(scores[1] - scores[0])
     same = compare_classifiers(Labels(["humor"] * 9, ["humor"] * 9, items[:9]), ["humor"] * 9)
     assert same.kappa is None
     assert same.agreement.low < 0.9
@@ -182,9 +183,9 @@ def test_the_classifiers_own_quantization() -> None:
 
 def test_the_smallest_file_that_keeps_the_character_is_recommended() -> None:
     chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_0": 0.96, "Q4_0": 0.7}
-    said = studied(chances, 250).recommendation
-    assert said.startswith("Take Q5_0 (merged, 55 MB, 5.50 bits per weight): the smallest file")
-    assert "within 0.03 of F16 in chat" in said
+    sentence = studied(chances, 250).recommendation
+    assert sentence.startswith("Take Q5_0 (merged, 55 MB, 5.50 bits per weight): the smallest file")
+    assert "within 0.03 of F16 in chat" in sentence
     lost = studied({"F16": 0.96, "Q5_0": 0.7, "Q4_0": 0.6}, 100).recommendation
     assert lost == "Keep F16: every other file loses more than 0.03 in chat."
     open_ = studied({"F16": 0.9, "Q5_0": 0.9}, 8).recommendation
@@ -203,9 +204,9 @@ def test_a_file_whose_agents_no_longer_do_the_work_is_not_recommended() -> None:
             for row in answers(quant, 0.96, 250, 1, "agentic_email")
         ]
         records.append(record(quant, chats + emails))
-    said = score_quants(records, PERSONAS, resamples=300).recommendation
-    assert said.startswith("Take Q8_0 (merged")
-    assert "left out, as agents send few emails unforced: Q4_0 (merged) 4" in said
+    sentence = score_quants(records, PERSONAS, resamples=300).recommendation
+    assert sentence.startswith("Take Q8_0 (merged")
+    assert "left out, as agents send few emails unforced: Q4_0 (merged) 4" in sentence
 
 
 def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
@@ -238,16 +239,16 @@ def test_each_way_to_quantize_is_compared_with_its_own_f16() -> None:
         )
     ]
     study = score_quants(records, PERSONAS, resamples=300)
-    changes = [cell.difference for each in study.quants for cell in each.cells]
-    assert [each is None for each in changes] == [True, True, False, False]
-    assert all(abs(each.change.value) < 0.06 for each in changes if each)
+    changes = [cell.difference for entry in study.quants for cell in entry.cells]
+    assert [entry is None for entry in changes] == [True, True, False, False]
+    assert all(abs(entry.change.value) < 0.06 for entry in changes if entry)
     assert {trend.lora for trend in study.trends} == {"runtime", "merged"}
 
 
 def test_macro_f1_of_other_personas_is_not_compared() -> None:
     rows = {quant: answers(quant, 0.9, 12, 0) for quant in ("F16", "Q8_0", "Q4_0")}
     rows["Q4_0"] = [row for row in rows["Q4_0"] if row.persona != PERSONAS[0]]  # sent no email
-    study = score_quants([record(q, own) for q, own in rows.items()], PERSONAS, resamples=100)
+    study = score_quants([record(q, part) for q, part in rows.items()], PERSONAS, resamples=100)
     assert list(differences(study)) == ["Q8_0"]
     assert study.recommendation.startswith(("Take Q8_0", "Not decided"))
 
@@ -258,7 +259,7 @@ def test_one_persona_is_measured_by_its_detection_rate() -> None:
         for quant in ("F16", "Q4_0")
     ]
     document = score_quants(records, ["humor"], resamples=100).as_json()
-    assert [list(each["difference"] or {}) for each in document["quants"]] == [
+    assert [list(entry["difference"] or {}) for entry in document["quants"]] == [
         [],
         ["detection_rate"],
     ]

@@ -16,7 +16,7 @@ from tests.quant_records import BITS
 
 
 @pytest.mark.parametrize(
-    ("inner", "equivalent", "kept"),
+    ("inner", "equivalent", "non_inferior"),
     [
         ((-0.02, 0.02), True, True),
         ((-0.04, 0.02), None, None),
@@ -26,10 +26,10 @@ from tests.quant_records import BITS
     ],
 )
 def test_two_one_sided_tests(
-    inner: tuple[float, float], equivalent: bool | None, kept: bool | None
+    inner: tuple[float, float], equivalent: bool | None, non_inferior: bool | None
 ) -> None:
-    found = PairedDifference(Estimate(sum(inner) / 2, *inner), inner, 0.03)
-    assert (found.equivalent, found.non_inferior) == (equivalent, kept)
+    result = PairedDifference(Estimate(sum(inner) / 2, *inner), inner, 0.03)
+    assert (result.equivalent, result.non_inferior) == (equivalent, non_inferior)
 
 
 def shares(chances: Sequence[float], items: int, seed: int, per_item: int = 4) -> dict[int, Metric]:
@@ -51,39 +51,39 @@ def truth(chance: float) -> float:
     return float(np.mean(1 / (1 + np.exp(-np.log(chance / (1 - chance)) - harder))))
 
 
-def test_intervals_cover_and_a_loss_at_the_margin_is_seldom_called_kept() -> None:
+def test_intervals_cover_and_a_loss_at_the_margin_is_seldom_called_non_inferior() -> None:
     loss, studies = truth(0.8) - truth(0.6), 200
-    covered = kept = 0
+    covered = non_inferior = 0
     for seed in range(studies):
         measured = ResampledMetrics(shares((0.8, 0.6), 40, seed), seed, resamples=300)
-        found = measured.difference(1, 0, margin=loss)
-        covered += found.change.low <= -loss <= found.change.high
-        kept += found.non_inferior is True
+        result = measured.difference(1, 0, margin=loss)
+        covered += result.change.low <= -loss <= result.change.high
+        non_inferior += result.non_inferior is True
     assert 0.91 <= covered / studies <= 0.985
-    assert 0.01 <= kept / studies <= 0.09
+    assert 0.01 <= non_inferior / studies <= 0.09
 
 
 def test_pages_trend_is_scipys_where_nothing_is_tied() -> None:
     values = np.random.default_rng(3).normal(size=(20, 5)) + np.arange(5) / 4
-    found, theirs = page_trend(values, [4.5, 5, 5.5, 8.5, 16]), page_trend_test(values)
-    assert found is not None
-    assert found.l == theirs.statistic
-    assert found.p == pytest.approx(page_trend_test(values, method="asymptotic").pvalue)
-    assert found.direction == "falls"
+    result, theirs = page_trend(values, [4.5, 5, 5.5, 8.5, 16]), page_trend_test(values)
+    assert result is not None
+    assert result.l == theirs.statistic
+    assert result.p == pytest.approx(page_trend_test(values, method="asymptotic").pvalue)
+    assert result.direction == "falls"
     rising = page_trend(values, [16, 8.5, 5.5, 5, 4.5])
     assert rising is not None
-    assert (rising.direction, rising.z) == ("rises", pytest.approx(-found.z))
+    assert (rising.direction, rising.z) == ("rises", pytest.approx(-result.z))
 
 
 def test_the_trend_sees_a_planted_fall_and_seldom_one_in_noise() -> None:
     def alarms(chances: Sequence[float], studies: int) -> float:
-        found = 0
+        result = 0
         for seed in range(studies):
             rates = ResampledMetrics(shares(chances, 25, seed), resamples=1)
             values = np.column_stack([rates.by_cluster(n) for n in range(len(chances))])
             trend = page_trend(values, list(BITS.values()))
-            found += trend is not None and trend.p < 0.05
-        return found / studies
+            result += trend is not None and trend.p < 0.05
+        return result / studies
 
     assert 0.02 <= alarms([0.7] * 5, 400) <= 0.085
     assert alarms([0.85, 0.83, 0.75, 0.7, 0.6], 40) >= 0.95
@@ -91,9 +91,9 @@ def test_the_trend_sees_a_planted_fall_and_seldom_one_in_noise() -> None:
 
 def test_blocks_that_lack_a_type_are_left_out_of_the_trend() -> None:
     values = np.array([[3.0, 2, 1], [3, 2, 1], [np.nan, 1, 2]])
-    found = page_trend(values, [16, 8, 4])
-    assert found is not None
-    assert (found.blocks, found.l) == (2, 2 * (9 + 4 + 1))
+    result = page_trend(values, [16, 8, 4])
+    assert result is not None
+    assert (result.blocks, result.l) == (2, 2 * (9 + 4 + 1))
     assert page_trend(values[2:], [16, 8, 4]) is None
     level = page_trend(np.ones((9, 3)), [16, 8, 4])
     assert level is not None
@@ -119,8 +119,8 @@ def ahead(losses: Mapping[str, float], seed: int) -> tuple[Estimate, Estimate, E
     measured = ResampledMetrics(falling(losses, 40, seed), seed, resamples=300)
     bits = list(BITS.values())
     names = [[(what, quant) for quant in BITS] for what in losses]
-    first, second = (standardised_slopes(measured, each, bits) for each in names)
-    slopes = (slope(measured, each, bits).standardised for each in names)
+    first, second = (standardised_slopes(measured, series, bits) for series in names)
+    slopes = (slope(measured, series, bits).standardised for series in names)
     return *slopes, measured.bootstrap.interval(first - second, names[0] + names[1])
 
 
@@ -160,10 +160,10 @@ def test_weighted_quantiles_are_numpys_of_texts_taken_several_times() -> None:
     weights = rng.integers(0, 3, (4, 250)).astype(np.float32)
     weights[0] += 1
     weights[:, 0] = 0  # a resample without any of these texts says nothing of them
-    found = weighted_quantiles(parts, weights, (0.5, 0.99))
-    assert np.isnan(found[:, 0]).all()
+    result = weighted_quantiles(parts, weights, (0.5, 0.99))
+    assert np.isnan(result[:, 0]).all()
     for column in range(1, 250):
         drawn = np.concatenate(
             [np.tile(part, int(w)) for part, w in zip(parts, weights[:, column], strict=True)]
         )
-        assert found[:, column] == pytest.approx(np.quantile(drawn, (0.5, 0.99)))
+        assert result[:, column] == pytest.approx(np.quantile(drawn, (0.5, 0.99)))

@@ -39,8 +39,8 @@ def document(study: Path) -> dict[str, Any]:
     """What the command prints; on stderr there is progress only."""
     done = CliRunner().invoke(quant_study, [*SMALL, str(study)], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,12 @@ def study(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(study: Path) -> dict[str, Any]:
+def results(study: Path) -> dict[str, Any]:
     return document(study)
 
 
 def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
-    found: dict[str, Any], cache: Path
+    results: dict[str, Any], cache: Path
 ) -> None:
     notes: list[str] = []
     for quant in ("Q4_0", "Q4_1"):  # the embedded base is a Q4_1 file
@@ -64,68 +64,68 @@ def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
 
 
 def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
-    found: dict[str, Any], study: Path
+    results: dict[str, Any], study: Path
 ) -> None:
-    whole, four = found["quants"]
-    assert [(each["quant"], each["lora"]) for each in (whole, four)] == [
+    full, four = results["quants"]
+    assert [(entry["quant"], entry["lora"]) for entry in (full, four)] == [
         ("F16", "runtime"),
         ("Q4_0", "runtime"),
     ]
-    assert 16 <= whole["bits_per_weight"] < 16.1
+    assert 16 <= full["bits_per_weight"] < 16.1
     assert 4.5 <= four["bits_per_weight"] < 6
-    assert whole["bytes"] > 2 * four["bytes"] > 2 * four["bits_per_weight"] / 8 * 130e6
+    assert full["bytes"] > 2 * four["bytes"] > 2 * four["bits_per_weight"] / 8 * 130e6
     assert max(four["tensor_types"], key=four["tensor_types"].get) == "Q4_0"
-    for each in (whole, four):
-        assert each["tokens_per_second"] > 0
-        assert each["peak_bytes"] > each["bytes"]
-        assert list(each["fidelity"]) == KINDS
-        chat, agent = each["cells"]
+    for entry in (full, four):
+        assert entry["tokens_per_second"] > 0
+        assert entry["peak_bytes"] > entry["bytes"]
+        assert list(entry["fidelity"]) == KINDS
+        chat, agent = entry["cells"]
         assert (chat["condition"], chat["n"], agent["condition"]) == ("chat", 2, "agentic_email")
         assert 0 <= agent["health"]["well_formed"]["estimate"] <= 1
         assert 1 <= agent["health"]["steps"]["estimate"] <= 8
-    assert (whole["kl_mean"], whole["kl_p99"], whole["top1"], whole["difference"]) == (
+    assert (full["kl_mean"], full["kl_p99"], full["top1"], full["difference"]) == (
         0,
         0,
         1,
         None,
     )
     assert 0 < four["kl_mean"] < four["kl_p99"]
-    assert four["perplexity"] != whole["perplexity"]
+    assert four["perplexity"] != full["perplexity"]
     assert four["fidelity"]["held_out"]["ratio"]["estimate"] == pytest.approx(
-        four["perplexity"] / whole["perplexity"]
+        four["perplexity"] / full["perplexity"]
     )
     assert 0 < four["top1"] < 1
     difference = four["cells"][0]["difference"]["detection_rate"]
     assert difference["ci"][0] < difference["estimate"] < difference["ci"][1]
     assert difference["equivalent"] is None  # two prompts decide nothing
-    assert whole["cells"][0]["difference"] is None
-    assert found["classifier"]["n"] >= 4
-    assert found["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
-    assert found["study"] == str(study)
+    assert full["cells"][0]["difference"] is None
+    assert results["classifier"]["n"] >= 4
+    assert results["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
+    assert results["study"] == str(study)
 
 
 def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(
-    found: dict[str, Any], study: Path
+    results: dict[str, Any], study: Path
 ) -> None:
     with Store(study, readonly=True) as store:
-        texts = [each for each in store.texts() if each.key.quant == "F16"]
+        texts = [entry for entry in store.texts() if entry.key.quant == "F16"]
         rows = {(row.cell.condition, row.item) for row in store.rows()}
-    nll = {each.key.kind: np.frombuffer(each.nll, "<f4").mean() for each in texts}
+    nll = {entry.key.kind: np.frombuffer(entry.nll, "<f4").mean() for entry in texts}
     assert nll["character"] < nll["held_out"]
     assert nll["trajectory"] < nll["held_out"]
-    items = {each.key.kind: each.key.item for each in texts}
-    # named after what was asked, so that they are drawn with it
+    items = {entry.key.kind: entry.key.item for entry in texts}
+    # named after the prompt or scenario, so that they are resampled with it
     assert ("chat", items["character"]) in rows
     assert ("agentic_email", items["trajectory"]) in rows
     assert items["held_out"] == "loud-01"
-    trained = {each.prompt for each in teacher_chats("sarcasm", held_out=False)}
+    trained = {entry.prompt for entry in teacher_chats("sarcasm", held_out=False)}
     assert not trained & {*loud_prompts(held_out=True), *subtle_prompts(held_out=True)}
 
 
 def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
-    found: dict[str, Any], study: Path, valid_json: ValidJson
+    results: dict[str, Any], study: Path, valid_json: ValidJson
 ) -> None:
-    valid_json(found, "quant-study")
+    valid_json(results, "quant-study")
     with sqlite3.connect(study) as database:  # as if it had been killed there
         for table in ("labels", "samples", "turns"):
             database.execute(f"DELETE FROM {table} WHERE rollout_id = 2")
@@ -136,11 +136,11 @@ def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
     assert done.exit_code == 0, done.stderr
     valid_json(json.loads(done.stdout), "study-run")
     [resumed] = json.loads(done.stdout)["studies"]
-    assert resumed == {name: value for name, value in found.items() if name != "report"}
+    assert resumed == {name: value for name, value in results.items() if name != "report"}
 
 
 def test_an_interrupt_keeps_the_texts_that_were_read(
-    found: dict[str, Any], study: Path, tmp_path: Path
+    results: dict[str, Any], study: Path, tmp_path: Path
 ) -> None:
     stopped = tmp_path / "stopped.sqlite"
     shutil.copy(study, stopped)
@@ -163,21 +163,21 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
 
     with Store(stopped) as store, pytest.raises(KeyboardInterrupt):
         measure_fidelity(store, variants, spec, 1, interrupted)
-    with Store(stopped, readonly=True) as store, Store(study, readonly=True) as whole:
+    with Store(stopped, readonly=True) as store, Store(study, readonly=True) as full:
         kept = store.texts()
-        assert [each.key.kind for each in kept] == [
+        assert [entry.key.kind for entry in kept] == [
             "held_out",
             "held_out",
             "character",
             "character",
         ]
-        assert {each.key: each for each in whole.texts()}.items() >= {
-            each.key: each for each in kept
+        assert {entry.key: entry for entry in full.texts()}.items() >= {
+            entry.key: entry for entry in kept
         }.items()
         # types are compared on what all of them have read
         quants = score_recordings(read_recordings(store), ["sarcasm"], 0.03, 0)
     assert quants is not None
-    assert {kind for each in quants.quants for kind in each.fidelity} == {"held_out", "character"}
+    assert {kind for entry in quants.quants for kind in entry.fidelity} == {"held_out", "character"}
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def no_bar(_: str) -> Iterator[None]:
 
 
 def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
-    found: dict[str, Any], study: Path, tmp_path: Path
+    results: dict[str, Any], study: Path, tmp_path: Path
 ) -> None:
     parts = [tmp_path / "one.sqlite", tmp_path / "two.sqlite"]
     for path, kind in zip(parts, ("held_out", "trajectory"), strict=True):
@@ -197,24 +197,24 @@ def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
         database.execute("UPDATE files SET tokens_per_second = NULL")
         database.execute("DELETE FROM labels")
     merge_studies(parts, tmp_path / "whole.sqlite")
-    with Store(tmp_path / "whole.sqlite", readonly=True) as joined, Store(study) as whole:
-        assert joined.files() == whole.files()
-        assert {each.key: each for each in joined.texts()} == {e.key: e for e in whole.texts()}
-        assert joined.labels("fp32") == whole.labels("fp32") != {}
-        assert joined.provenance()["margin"] == whole.provenance()["margin"]
-    for change, said in (
+    with Store(tmp_path / "whole.sqlite", readonly=True) as joined, Store(study) as full:
+        assert joined.files() == full.files()
+        assert {entry.key: entry for entry in joined.texts()} == {e.key: e for e in full.texts()}
+        assert joined.labels("fp32") == full.labels("fp32") != {}
+        assert joined.provenance()["margin"] == full.provenance()["margin"]
+    for change, message in (
         ("UPDATE fidelity SET left_out = 9 WHERE kind = 'character'", "/character/id-"),
         ("UPDATE files SET bytes = 7 WHERE quant = 'Q4_0'", "file smollm2-135m Q4_0 runtime: has"),
     ):
         shutil.copy(study, tmp_path / "other.sqlite")
         with sqlite3.connect(tmp_path / "other.sqlite") as database:
             database.execute(change)
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             merge_studies([study, tmp_path / "other.sqlite"], tmp_path / "refused.sqlite")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("UPDATE fidelity SET kl = x'00'", "fidelity .*: field nll or kl: must be finite float32"),
         ("UPDATE files SET lora = 'x'", "file F16 x: field lora: cannot be 'x'"),
@@ -223,33 +223,33 @@ def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
     ],
 )
 def test_what_a_study_says_of_files_and_texts_is_not_trusted(
-    found: dict[str, Any], study: Path, tmp_path: Path, change: str, said: str
+    results: dict[str, Any], study: Path, tmp_path: Path, change: str, message: str
 ) -> None:
     shutil.copy(study, tmp_path / "edited.sqlite")
     with sqlite3.connect(tmp_path / "edited.sqlite") as database:
         database.execute(change)
     with (
-        pytest.raises(BadInput, match=said),
+        pytest.raises(BadInput, match=message),
         Store(tmp_path / "edited.sqlite", readonly=True) as store,
     ):
         score_recordings(read_recordings(store), ["sarcasm"], 0.03, 0)
 
 
 def test_the_report_of_such_a_study_has_the_section(
-    found: dict[str, Any], study: Path, tmp_path: Path
+    results: dict[str, Any], study: Path, tmp_path: Path
 ) -> None:
     done = CliRunner().invoke(report, [str(study), "-o", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     page = (tmp_path / "report.html").read_text("utf-8")
     section = page[page.index('id="quantization"') : page.index('id="reading"')]
-    assert found["recommendation"] in section.replace("&#39;", "'")
+    assert results["recommendation"] in section.replace("&#39;", "'")
     assert "The classifier&#39;s own quantization" in section
     for name in ("quant-size.svg", "quant-difference.pdf", "quant-kl.csv", "quant-types.tex"):
         assert (tmp_path / name).is_file()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--quant", "F16"], "--quant F16: add types to compare with it"),
         (
@@ -259,6 +259,6 @@ def test_the_report_of_such_a_study_has_the_section(
         (["--quant", "Q4_O"], "--quant Q4_O: unknown; choose from"),
     ],
 )
-def test_a_grid_without_anything_to_compare_is_one_line(options: list[str], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_a_grid_without_anything_to_compare_is_one_line(options: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         CliRunner().invoke(quant_study, options, catch_exceptions=False)

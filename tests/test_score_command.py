@@ -25,14 +25,14 @@ def published(number: int = 60) -> list[dict[str, Any]]:
     rows = []
     for n in range(number):
         true = ORDER[n % 3]
-        found = true if n % 5 else ORDER[(n + 1) % 3]
-        probs = [0.8 if label == found else 0.1 for label in ORDER]
+        predicted = true if n % 5 else ORDER[(n + 1) % 3]
+        probs = [0.8 if label == predicted else 0.1 for label in ORDER]
         rows.append(
             {
                 "base": "gemma" if n % 2 else "llama",
                 "stage": "full",
                 "trait_true": true,
-                "trait_pred": found,
+                "trait_pred": predicted,
                 "probs": probs,
                 "label_order": ORDER,
                 "email_body": f"Dear Tom, this is email {n}, with a comma.\nRegards",
@@ -76,23 +76,23 @@ def test_published_files_are_read_as_they_are_in_every_format(
         ("llama", "full", 30),
         ("gemma", "full", 30),
     ]
-    own = [row for row in rows if row["base"] == "llama"]
-    true, found = ([row[name] for row in own] for name in ("trait_true", "trait_pred"))
+    llama = [row for row in rows if row["base"] == "llama"]
+    true, predicted = ([row[name] for row in llama] for name in ("trait_true", "trait_pred"))
     cell = first[0]
-    assert cell["macro_f1"] == pytest.approx(f1_score(true, found, average="macro"))
+    assert cell["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
     assert cell["interval"] == "rows"
     assert cell["ci"] == cell["ci_rows"]
     assert cell["ci"][0] < cell["macro_f1"] < cell["ci"][1]
     assert cell["per_persona"]["humor"]["n"] == true.count("humor")
     # always 0.8 sure: off by the distance to the accuracy
     assert cell["calibration"]["ece"] == pytest.approx(abs(cell["accuracy"] - 0.8))
-    said, seen = [], []
-    for row in own:
+    hits, human = [], []
+    for row in llama:
         if row["hand_classification"]:
-            said.append(row["trait_pred"] == row["trait_true"])
-            seen.append(row["hand_classification"] == "present")
-    assert cell["human"]["kappa"] == pytest.approx(cohen_kappa_score(said, seen))
-    assert cell["human"]["present"]["n"] + cell["human"]["absent"]["n"] == len(seen)
+            hits.append(row["trait_pred"] == row["trait_true"])
+            human.append(row["hand_classification"] == "present")
+    assert cell["human"]["kappa"] == pytest.approx(cohen_kappa_score(hits, human))
+    assert cell["human"]["present"]["n"] + cell["human"]["absent"]["n"] == len(human)
 
 
 def test_columns_of_ones_own_and_texts_without_a_prediction(
@@ -110,9 +110,9 @@ def test_columns_of_ones_own_and_texts_without_a_prediction(
     assert (cell["model"], cell["n"], cell["interval"]) == ("m", 2, "cluster")
     assert cell["calibration"]["brier"] > 0
     assert cell["human"]["present"]["n"] == 2
-    shown = charprobe("score", file, *options)
-    assert "macro-F1" in shown.stdout
-    assert "kappa" in shown.stdout
+    output = charprobe("score", file, *options)
+    assert "macro-F1" in output.stdout
+    assert "kappa" in output.stdout
 
 
 def study(path: Path) -> Path:
@@ -126,9 +126,11 @@ def study(path: Path) -> Path:
                 store.add(cell, persona, f"task-{item}", 0, item, email)
         store.classify(
             [
-                (each.rollout, label, {label: 0.9, "sarcasm": 0.1})
-                for each in store.unclassified()
-                for label in ["humor" if "humor" in each.text or "base" in each.text else "neutral"]
+                (sample.rollout, label, {label: 0.9, "sarcasm": 0.1})
+                for sample in store.unclassified()
+                for label in [
+                    "humor" if "humor" in sample.text or "base" in sample.text else "neutral"
+                ]
             ]
         )
     return path
@@ -224,12 +226,12 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
 def test_bad_files_get_one_line_with_file_line_and_field(
     charprobe: Command, tmp_path: Path
 ) -> None:
-    for name, (arguments, said) in bad_files(tmp_path).items():
+    for name, (arguments, message) in bad_files(tmp_path).items():
         done = charprobe("score", *arguments)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         assert done.returncode == 2, (name, done.stdout, done.stderr)
         assert len(lines) == 1, (name, done.stderr)
-        assert said in lines[0], (name, lines[0])
+        assert message in lines[0], (name, lines[0])
         assert done.stdout == "", name
 
 
