@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType as QuantType
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.gguf_model import EMBEDDING, open_model
-from charprobe_lite.convert.lora import Adapter, Delta, Held, peft_delta, read_adapter
+from charprobe_lite.convert.lora import Adapter, Delta, in_memory, peft_delta, read_adapter
 from charprobe_lite.convert.quantize import Array
 from charprobe_lite.models.atomic import AT_ONCE, new_file
 from charprobe_lite.models.errors import BadInput
@@ -70,7 +70,9 @@ def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
             b = tensors[f"{module}.lora_B.weight"]
-            name, delta = peft_delta(f"{module}.weight", Held(a), Held(b), alpha, architecture)
+            name, delta = peft_delta(
+                f"{module}.weight", in_memory(a), in_memory(b), alpha, architecture
+            )
             changes[name] = delta
     with new_file(target) as part:
         _write_deltas(changes, architecture.name, part, QuantType.Q8_0)

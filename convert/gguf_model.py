@@ -28,10 +28,11 @@ from charprobe_lite.convert.architectures import (
 )
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import (
-    Array,
-    Dequantized,
+    Matrix,
     Rows,
     changed_rows,
+    dequantized,
+    in_memory,
     ordered,
     read_adapter,
 )
@@ -56,21 +57,12 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """A tensor as it is to be written: ``rows(first, end)`` gives float32 rows in GGUF order."""
-
-    name: str
-    shape: tuple[int, ...]
-    rows: Rows
-
-
-@dataclass(frozen=True)
 class SourceModel:
-    """A base, opened: nothing is read before rows are asked for."""
+    """A base, opened: its tensors by GGUF name, with rows in GGUF order, read on demand."""
 
     path: Path
     architecture: Architecture
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Matrix]
     write_metadata: Callable[[gguf.GGUFWriter], None]
 
 
@@ -84,7 +76,7 @@ def open_model(base: Path) -> SourceModel:
 def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
     config = read_config(checkpoint.config, str(checkpoint.folder / "config.json"))
     architecture = architecture_of(config)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Matrix] = {}
     for name, stored in checkpoint.tensors.items():
         try:
             gguf_name = architecture.tensor_name(name)
@@ -98,10 +90,10 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
             continue
         order = architecture.row_order(gguf_name, stored.shape[0])
         rows = _shifted(ordered(stored, order).rows, architecture.shift(gguf_name))
-        tensors[gguf_name] = Tensor(gguf_name, stored.shape, rows)
+        tensors[gguf_name] = Matrix(stored.shape, rows)
     _refuse_missing(architecture, tensors, checkpoint.folder)
     for name, values in architecture.tensors(config).items():
-        tensors[name] = Tensor(name, values.shape, partial(_slice, values))
+        tensors[name] = in_memory(values)
     size = tensors[EMBEDDING].shape[0]
     vocabulary = read_vocabulary(checkpoint.folder, size)
 
@@ -115,15 +107,11 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
     return SourceModel(checkpoint.folder, architecture, tensors, write_metadata)
 
 
-def _slice(values: Array, first: int, end: int) -> Array:
-    return values[first:end]
-
-
 def _shifted(rows: Rows, shift: float) -> Rows:
     return (lambda first, end: rows(first, end) + np.float32(shift)) if shift else rows
 
 
-def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], folder: Path) -> None:
+def _refuse_missing(architecture: Architecture, tensors: dict[str, Matrix], folder: Path) -> None:
     """A checkpoint that lacks a layer would load, in part, as something else."""
     kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
     required = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
@@ -134,8 +122,7 @@ def _refuse_missing(architecture: Architecture, tensors: dict[str, Tensor], fold
 
 def _open_gguf(path: Path) -> SourceModel:
     architecture, reader = architecture_of_gguf(path), read_gguf(path)
-    stored = {tensor.name: Dequantized(tensor, path) for tensor in reader.tensors}
-    tensors = {name: Tensor(name, matrix.shape, matrix.rows) for name, matrix in stored.items()}
+    tensors = {tensor.name: dequantized(tensor, path) for tensor in reader.tensors}
     return SourceModel(path, architecture, tensors, partial(_copy_metadata, reader))
 
 
@@ -161,7 +148,7 @@ def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
     tensors = dict(model.tensors)
     changed = {name for adapter in adapters for name in adapter.changes}
     if HEAD not in tensors and changed & {EMBEDDING, HEAD}:
-        tensors[HEAD] = replace(tensors[EMBEDDING], name=HEAD)
+        tensors[HEAD] = tensors[EMBEDDING]
     for adapter in adapters:
         if unknown := sorted(set(adapter.changes) - set(tensors)):
             raise BadInput(
@@ -187,25 +174,23 @@ def write_model(
     model.write_metadata(writer)
     writer.add_file_type(file_type(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    tensors = model.tensors.values()
-    kinds = {tensor.name: tensor_type(tensor.shape, quant) for tensor in tensors}
-    for tensor in tensors:
-        kind = kinds[tensor.name]
-        raw_shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+    kinds = {name: tensor_type(tensor.shape, quant) for name, tensor in model.tensors.items()}
+    for name, tensor in model.tensors.items():
+        raw_shape = gguf.quant_shape_to_byte_shape(tensor.shape, kinds[name])
         size = int(prod(raw_shape))
-        writer.add_tensor_info(tensor.name, raw_shape, np.dtype(np.uint8), size, kind)
+        writer.add_tensor_info(name, raw_shape, np.dtype(np.uint8), size, kinds[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     file = writer.fout[0]
     writer.write_padding(file, file.tell())
-    total, done = sum(4 * prod(tensor.shape) for tensor in tensors), 0
+    total, done = sum(4 * prod(tensor.shape) for tensor in model.tensors.values()), 0
     workers = threads or min(os.cpu_count() or 1, MOST_WORKERS)
     # the blocks run in parallel; threads of BLAS under them would only get in the way
     with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
-        for tensor in tensors:
+        for name, tensor in model.tensors.items():
             size = 0
-            for block in _encoded(tensor, kinds[tensor.name], pool, workers):
+            for block in _encoded(tensor, kinds[name], pool, workers):
                 file.write(block.data)
                 size += block.nbytes
             writer.write_padding(file, size)
@@ -216,7 +201,7 @@ def write_model(
 
 
 def _encoded(
-    tensor: Tensor, kind: Any, pool: ThreadPoolExecutor, workers: int
+    tensor: Matrix, kind: Any, pool: ThreadPoolExecutor, workers: int
 ) -> Iterator[NDArray[np.uint8]]:
     """A tensor's encoded blocks in order, at most one more in work than there are threads."""
     step = max(1, BLOCK // prod(tensor.shape[1:]))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -22,6 +22,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_gguf
 
 Array = NDArray[np.float32]
+Rows = Callable[[int, int], Array]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 SIDES: dict[str, Literal["A", "B"]] = {
@@ -42,97 +43,53 @@ PATTERN = re.compile(r"[\w.\\$^|()*+?\[\]-]{1,200}")
 NESTED = re.compile(r"[*+}]\)*[*+{]|\([^)]*[*+}][^)]*\)[*+{]")  # may take for ever to match
 
 
-class Matrix(Protocol):
-    """Rows on demand: an adapter of a large model is as large as a small model."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
-        ...
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end, float32."""
-        ...
-
-
 @dataclass(frozen=True)
-class Held:
-    """A matrix in memory."""
+class Matrix:
+    """(rows, columns) and ``rows(first, end)``, float32.
 
-    values: Array
+    Rows are read on demand: an adapter of a large model is as large as a small model.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
-        return self.values.shape
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end."""
-        return self.values[first:end]
+    shape: tuple[int, ...]
+    rows: Rows
 
 
-@dataclass(frozen=True)
-class Ordered:
-    """A matrix whose rows are put into another order."""
-
-    source: Matrix
-    order: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
-        return self.source.shape
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end of the new order; only the span that holds them is read."""
-        rows = self.order[first:end]
-        lowest = int(rows.min())
-        return self.source.rows(lowest, int(rows.max()) + 1)[rows - lowest]
+def in_memory(values: Array) -> Matrix:
+    """An array as a matrix."""
+    return Matrix(values.shape, lambda first, end: values[first:end])
 
 
-@dataclass(frozen=True)
-class Transposed:
-    """A matrix with rows and columns exchanged."""
+def ordered(source: Matrix | SafetensorsTensor, order: NDArray[np.int64] | None) -> Matrix:
+    """The matrix with its rows in this order, of which only the span is read; None keeps them."""
 
-    source: Matrix
+    def rows(first: int, end: int) -> Array:
+        places = order[first:end] if order is not None else np.arange(first, end)
+        lowest = int(places.min())
+        return source.rows(lowest, int(places.max()) + 1)[places - lowest]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
-        return self.source.shape[::-1]
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end: columns of the source."""
-        return self.source.rows(0, self.source.shape[0]).T[first:end]
+    return Matrix(source.shape, source.rows if order is None else rows)
 
 
-@dataclass(frozen=True)
-class Dequantized:
-    """A matrix of a GGUF file."""
+def dequantized(tensor: gguf.ReaderTensor, file: Path) -> Matrix:
+    """A matrix of a GGUF file; its rows raise BadInput for a type that gguf cannot read."""
 
-    tensor: gguf.ReaderTensor
-    file: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
-        return tuple(int(size) for size in reversed(self.tensor.shape))
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end. Raises BadInput for a type that the gguf package cannot read."""
+    def rows(first: int, end: int) -> Array:
         try:
-            values = gguf.dequantize(self.tensor.data[first:end], self.tensor.tensor_type)
+            values = gguf.dequantize(tensor.data[first:end], tensor.tensor_type)
         except NotImplementedError:
             raise BadInput(
-                f"{self.file}: tensor {self.tensor.name}: type {self.tensor.tensor_type.name} "
-                "cannot be read back; name an F16, Q8_0 or K-type file"
+                f"{file}: tensor {tensor.name}: type {tensor.tensor_type.name} cannot be read "
+                "back; name an F16, Q8_0 or K-type file"
             ) from None
         return np.asarray(values, dtype=np.float32)
 
+    return Matrix(tuple(int(size) for size in reversed(tensor.shape)), rows)
 
-def ordered(source: Matrix, order: NDArray[np.int64] | None) -> Matrix:
-    """The matrix with its rows in this order; None keeps them."""
-    return source if order is None else Ordered(source, order)
+
+def _transposed(source: SafetensorsTensor) -> Matrix:
+    return Matrix(
+        source.shape[::-1], lambda first, end: source.rows(0, source.shape[0]).T[first:end]
+    )
 
 
 @dataclass(frozen=True)
@@ -163,20 +120,8 @@ class Delta:
         return np.asarray(scaled @ self.a.rows(0, self.rank), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class Replacement:
+class Replacement(Matrix):
     """A complete tensor that takes the place of the base's (PEFT's ``modules_to_save``)."""
-
-    values: Matrix
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        return self.values.shape
-
-    def rows(self, first: int, end: int) -> Array:
-        """Rows first..end."""
-        return self.values.rows(first, end)
 
 
 @dataclass(frozen=True)
@@ -221,7 +166,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             raise BadInput(f"{weights}: tensor {name}: a single number; save the adapter again")
         if side is None:
             order = architecture.row_order(target, tensor.shape[0])
-            changes[target] = Replacement(ordered(tensor, order))
+            changes[target] = Replacement(tensor.shape, ordered(tensor, order).rows)
         else:
             modules.setdefault(module, {})[side] = tensor
     for module, sides in modules.items():
@@ -311,17 +256,21 @@ def _delta(
         )
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
     if sides["A"].name.endswith("lora_embedding_A"):  # (rank, vocabulary), (width, rank)
-        return Delta(Transposed(b), Transposed(a), scale)
+        return Delta(_transposed(b), _transposed(a), scale)
     return peft_delta(module, a, b, scale * a.shape[0], architecture)[1]
 
 
 def peft_delta(
-    module: str, a: Matrix, b: Matrix, alpha: float, architecture: Architecture
+    module: str,
+    a: Matrix | SafetensorsTensor,
+    b: Matrix | SafetensorsTensor,
+    alpha: float,
+    architecture: Architecture,
 ) -> tuple[str, Delta]:
     """GGUF name and change of a module's LoRA pair, ``a`` (rank, in) and ``b`` (out, rank)."""
     name = str(architecture.tensor_name(module.removeprefix(PREFIX)))
     order = architecture.row_order(name, b.shape[0])
-    return name, Delta(a, ordered(b, order), alpha / a.shape[0])
+    return name, Delta(ordered(a, None), ordered(b, order), alpha / a.shape[0])
 
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
@@ -346,7 +295,7 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
     alpha = reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()
     if not isinstance(alpha, int | float) or not 0 <= alpha <= 1e6:
         raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: {str(alpha)[:40]}")
-    matrices = {tensor.name: Dequantized(tensor, path) for tensor in reader.tensors}
+    matrices = {tensor.name: dequantized(tensor, path) for tensor in reader.tensors}
     changes: dict[str, Delta | Replacement] = {}
     for name, a in matrices.items():
         if not name.endswith(".lora_a"):
@@ -357,9 +306,6 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
             raise BadInput(f"{path}: tensor {tensor}: no fitting lora_a and lora_b")
         changes[tensor] = Delta(a, b, alpha / a.shape[0] if alpha else 1.0)
     return Adapter(path, changes)
-
-
-Rows = Callable[[int, int], Array]
 
 
 def changed_rows(
