@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores import gap
-from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
+from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import (
     Calibration,
     Confusion,
@@ -197,13 +197,7 @@ def _persona_scores(
     """One score per persona; one of a group also has its F1 and precision among them."""
     labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
     classes = per_class(labels.true, labels.predicted)
-    if classes:
-        totals = resampled.totals((cell, "accuracy"))
-        rates = class_rates(totals.reshape(-1, len(names), len(names)))
-
-    def interval(values: Floats, persona: str) -> Estimate:
-        return resampled.interval(values[:, names.index(persona)], [(cell, "accuracy")])
-
+    intervals = _class_intervals(resampled, cell, names, classes)
     scores = []
     for persona in personas:
         samples = [row for row in rows if row.persona in ("", persona)]
@@ -212,13 +206,30 @@ def _persona_scores(
             predicted = [row.prediction for row in samples if row.prediction is not None]
             wilson = detection_rate(predicted, persona)
             repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
-            rate = interval(rates.recall, persona) if repeated else wilson
+            f1, recall = intervals[persona]
+            rate = recall if repeated else wilson
             score = replace(score, detection_rate=wilson.value, ci=rate.ends, ci_rows=wilson.ends)
             if len(personas) > 1:
-                f1, precision = interval(rates.f1, persona), classes[persona].precision
+                precision = classes[persona].precision
                 score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
         scores.append(score)
     return scores
+
+
+def _class_intervals(
+    resampled: gap.CellMetrics, cell: Cell, names: Sequence[str], classes: Collection[str]
+) -> dict[str, tuple[Estimate, Estimate]]:
+    """F1 and recall of ``classes``; ``names`` are all labels of ``resampled``."""
+    if not classes:
+        return {}
+    key = (cell, "accuracy")
+    rates = class_rates(resampled.totals(key).reshape(-1, len(names), len(names)))
+    columns = {label: (rates.f1[:, n], rates.recall[:, n]) for n, label in enumerate(names)}
+    return {
+        label: (resampled.interval(f1, [key]), resampled.interval(recall, [key]))
+        for label, (f1, recall) in columns.items()
+        if label in classes
+    }
 
 
 def scores_by_quant(scores: Scores) -> dict[str, Scores]:
