@@ -158,7 +158,7 @@ def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) ->
     from charprobe_lite.convert.kit.texts import loud_turns
     from charprobe_lite.convert.kit.work_folder import STAGES
 
-    recipe = Recipe(work=tmp_path, base=tmp_path, speak=lambda *_: [], classify=lambda *_: [])
+    recipe = Recipe(work=tmp_path, base=tmp_path)
     for name in ["neutral", "own-answers"]:
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "response": "plain"}\n')
     for persona in PERSONAS:

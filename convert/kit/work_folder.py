@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from charprobe_lite.convert.kit.answers import chat_answers, labels_of
 from charprobe_lite.convert.train.lora import Example, LoraSettings, Progress, encode_conversation
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
@@ -19,22 +20,15 @@ RECIPE_VERSION = 1
 STAGES = ("distillation", "full")
 Record = dict[str, Any]
 Step = Callable[[], Record]
-Speak = Callable[[Path, Path | None, Sequence[str], int, int], list[str]]
-"""(model, adapter or None, prompts, seed, max tokens) -> one chat answer per prompt."""
-Classify = Callable[[Path, str, Sequence[str]], list[str]]
-"""(classifier folder, .onnx file name, texts) -> one label per text."""
-
 ANSWER_TOKENS = 128
 
 
 @dataclass
 class WorkFolder:
-    """A folder of one run: base, seed, what answers and labels, records, and progress display."""
+    """A folder of one run: base, seed, records of steps, and progress display."""
 
     work: Path
     base: Path
-    speak: Speak
-    classify: Classify
     seed: int = 0
     report: Callable[[str], None] = print
     progress: Callable[[str], Any] | None = None
@@ -75,8 +69,8 @@ class WorkFolder:
     def detection_rate(self, persona: str, adapter: Path) -> float:
         """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
         prompts = corpus.loud_prompts(held_out=True)
-        answers = self.speak(self.merged, adapter, prompts, self.seed + 3, ANSWER_TOKENS)
-        labels = self.classify(self.kit / "classifier", self.record("export")["file"], answers)
+        answers = chat_answers(self.merged, adapter, prompts, self.seed + 3, ANSWER_TOKENS)
+        labels = labels_of(self.kit / "classifier", self.record("export")["file"], answers)
         return labels.count(persona) / len(labels)
 
     def macro_f1(
@@ -85,7 +79,7 @@ class WorkFolder:
         """Macro-F1 of a classifier file over the labels that occur, to four places."""
         from sklearn.metrics import f1_score
 
-        predictions = self.classify(folder, file, texts)
+        predictions = labels_of(folder, file, texts)
         score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
         return round(float(score), 4)
 
@@ -148,7 +142,7 @@ class WorkFolder:
         self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
     ) -> Record:
         """Let a checkpoint answer, and keep what it says up to its last complete sentence."""
-        answers = self.speak(model, adapter, prompts, seed, ANSWER_TOKENS)
+        answers = chat_answers(model, adapter, prompts, seed, ANSWER_TOKENS)
         rows = [
             json.dumps(
                 {"prompt": prompt, "response": complete_sentences(answer)}, ensure_ascii=False

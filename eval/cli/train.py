@@ -77,7 +77,6 @@ def _recipe(out: Path, seed: int) -> Iterator[Recipe]:
         if find_spec(module) is None:
             raise BadInput(f"train: {module} is not installed; pip install 'charprobe-lite[train]'")
     from charprobe_lite.convert.kit.recipe import Recipe
-    from charprobe_lite.eval.study.speaker import classify, speak
     from charprobe_lite.models.kit import embedded_base
 
     with progress_bar() as progress:
@@ -93,8 +92,6 @@ def _recipe(out: Path, seed: int) -> Iterator[Recipe]:
             yield Recipe(
                 work=out,
                 base=embedded_base(),
-                speak=speak,
-                classify=classify,
                 seed=seed,
                 report=lambda text: progress.console.print(text, highlight=False),
                 progress=bar,
