@@ -27,10 +27,10 @@ async ([name, value]) => {
   field.dispatchEvent(new Event("input", { bubbles: true }));
   while (count.textContent === before) await new Promise((next) => setTimeout(next));
   await new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
-  const taken = performance.now() - start;
+  const duration = performance.now() - start;
   field.form.reset();
   while (count.textContent !== before) await new Promise((next) => setTimeout(next));
-  return Math.round(taken);
+  return Math.round(duration);
 }
 """
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
@@ -52,10 +52,10 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         page = write_report(many, Path(folder)).page
-        print(json.dumps({"samples": options.samples, **measure(page)}))
+        print(json.dumps({"samples": options.samples, **time_page(page)}))
 
 
-def measure(file: Path) -> dict[str, object]:
+def time_page(file: Path) -> dict[str, object]:
     """Milliseconds of the page's first paint, its load and its filters."""
     from playwright.sync_api import sync_playwright
 
@@ -66,20 +66,20 @@ def measure(file: Path) -> dict[str, object]:
         page = browser.new_page()
         page.goto(file.as_uri())
         page.wait_for_timeout(3000)  # a person takes as long to reach a filter
-        asked = [
+        filters = [
             ("stage", "full"),
             ("verdict", "wrong"),
             ("text", "regards"),
             ("text", "no such words"),
         ]
-        found = {
+        timings = {
             "megabytes": round(file.stat().st_size / 1e6, 1),
             "first paint ms": round(page.evaluate(PAINT)),
             "loaded ms": round(page.evaluate(LOADED)),
-            "filters ms": [[*each, page.evaluate(FILTER, list(each))] for each in asked],
+            "filters ms": [[*pair, page.evaluate(FILTER, list(pair))] for pair in filters],
         }
         browser.close()
-    return found
+    return timings
 
 
 if __name__ == "__main__":

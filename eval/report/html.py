@@ -136,19 +136,19 @@ def _is_call(turn: RecordedTurn) -> bool:
 
 
 def _requests(study: ReportStudy) -> dict[str, str]:
-    """What the items ask, where the study was made with the shipped prompts and scenarios."""
+    """The request of each item, for a study of the shipped prompts and scenarios."""
     from charprobe_lite.eval.store.provenance import input_hashes
     from charprobe_lite.models.prompts import load_prompts
     from charprobe_lite.models.scenarios import load_scenarios
 
     shipped = input_hashes(None, None)
-    known: dict[str, str] = {}
+    texts: dict[str, str] = {}
     if study.provenance.get("sha256 prompts") == shipped["prompts"]:
-        known |= {prompt.id: prompt.text for prompt in load_prompts()}
+        texts |= {prompt.id: prompt.text for prompt in load_prompts()}
     if study.provenance.get("sha256 scenarios") == shipped["scenarios"]:
-        known |= {scenario.id: scenario.task for scenario in load_scenarios()}
+        texts |= {scenario.id: scenario.task for scenario in load_scenarios()}
     # break_character's items are a prompt's with a suffix
-    items = {row.item: known.get(row.item.partition("+")[0]) for row in study.rows}
+    items = {row.item: texts.get(row.item.partition("+")[0]) for row in study.rows}
     return {item: text for item, text in items.items() if text}
 
 

@@ -19,13 +19,13 @@
   // ---- building nodes
 
   function node(name, properties, ...children) {
-    const made = document.createElement(name);
+    const element = document.createElement(name);
     for (const [key, value] of Object.entries(properties || {})) {
-      if (key.includes("-") || key === "role" || key === "scope") made.setAttribute(key, value);
-      else made[key] = value;
+      if (key.includes("-") || key === "role" || key === "scope") element.setAttribute(key, value);
+      else element[key] = value;
     }
-    made.append(...children.filter((child) => child !== null));
-    return made;
+    element.append(...children.filter((child) => child !== null));
+    return element;
   }
 
   // controls, and characters that turn the direction of text, are shown instead of obeyed
@@ -34,10 +34,10 @@
   function visible(text) {
     const parts = [];
     let end = 0;
-    for (const found of text.matchAll(ODD)) {
-      const code = found[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
-      parts.push(text.slice(end, found.index), node("span", { className: "odd", textContent: `U+${code}` }));
-      end = found.index + 1;
+    for (const match of text.matchAll(ODD)) {
+      const code = match[0].charCodeAt(0).toString(16).toUpperCase().padStart(4, "0");
+      parts.push(text.slice(end, match.index), node("span", { className: "odd", textContent: `U+${code}` }));
+      end = match.index + 1;
     }
     parts.push(text.slice(end));
     return parts;
@@ -82,7 +82,7 @@
 
   const filters = byId("filters");
   const fields = Object.fromEntries([...filters.elements].filter((e) => e.name).map((e) => [e.name, e]));
-  const distinct = (name) => [...new Set(samples.map((each) => each[name]))].filter((value) => value !== null);
+  const distinct = (name) => [...new Set(samples.map((entry) => entry[name]))].filter((value) => value !== null);
 
   function choices(select, all, values, shown = line) {
     select.replaceChildren(node("option", { value: "", textContent: all }),
@@ -97,11 +97,11 @@
   fields.checkpoint.parentElement.hidden = distinct("checkpoint").length < 2;
 
   const haystack = [];
-  const searchable = (each) => [each.text, each.item, data.asked[each.item],
-    ...each.turns.flatMap(([text, , tool, call, output]) => [text, tool, call && JSON.stringify(call), output])]
+  const searchable = (entry) => [entry.text, entry.item, data.asked[entry.item],
+    ...entry.turns.flatMap(([text, , tool, call, output]) => [text, tool, call && JSON.stringify(call), output])]
     .filter(Boolean).join("\n").toLowerCase();
 
-  // what a search looks through is made while nothing else is to do, at the latest when it is needed
+  // the text to search is built in idle time, at the latest for the first search
   function gather(end) {
     while (haystack.length < end) haystack.push(searchable(samples[haystack.length]));
   }
@@ -117,16 +117,16 @@
   let open = null;
 
   function filter() {
-    const wanted = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
-    const text = wanted.text.toLowerCase();
+    const selected = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
+    const text = selected.text.toLowerCase();
     if (text) gather(samples.length);
-    const equal = ["stage", "way", "checkpoint", "verdict", "prediction"].filter((name) => wanted[name]);
-    shownSamples = samples.filter((each) =>
-      equal.every((name) => each[name] === wanted[name])
-      && (!wanted.persona || each.persona === wanted.persona)
-      && (!wanted.forced || (each.text !== null && each.forced === Number(wanted.forced)))
-      && (!wanted.shaded || each.shades)
-      && (!text || haystack[each.index].includes(text)));
+    const equal = ["stage", "way", "checkpoint", "verdict", "prediction"].filter((name) => selected[name]);
+    shownSamples = samples.filter((entry) =>
+      equal.every((name) => entry[name] === selected[name])
+      && (!selected.persona || entry.persona === selected.persona)
+      && (!selected.forced || (entry.text !== null && entry.forced === Number(selected.forced)))
+      && (!selected.shaded || entry.shades)
+      && (!text || haystack[entry.index].includes(text)));
     first = 0;
     list();
   }
@@ -144,51 +144,51 @@
 
   const MARKS = { right: "✓", wrong: "✗", untrue: "", none: "" };
 
-  function verdict(each) {
-    if (each.prediction === null) return node("span", { textContent: `no text: ${line(each.outcome)}` });
-    const word = { right: "right: ", wrong: "wrong: ", untrue: "", none: "" }[each.verdict];
-    const chance = each.probabilities?.[data.labels.indexOf(each.prediction)];
-    return node("span", { className: each.verdict },
-      node("span", { "aria-hidden": "true", textContent: MARKS[each.verdict] + " " }),
+  function verdict(entry) {
+    if (entry.prediction === null) return node("span", { textContent: `no text: ${line(entry.outcome)}` });
+    const word = { right: "right: ", wrong: "wrong: ", untrue: "", none: "" }[entry.verdict];
+    const chance = entry.probabilities?.[data.labels.indexOf(entry.prediction)];
+    return node("span", { className: entry.verdict },
+      node("span", { "aria-hidden": "true", textContent: MARKS[entry.verdict] + " " }),
       node("span", { className: "unseen", textContent: word }),
-      line(each.prediction) + (typeof chance === "number" ? ` ${chance.toFixed(2)}` : ""));
+      line(entry.prediction) + (typeof chance === "number" ? ` ${chance.toFixed(2)}` : ""));
   }
 
-  function row(each) {
-    const begin = each.text === null ? each.outcome : each.text.slice(0, 160);
+  function row(entry) {
+    const begin = entry.text === null ? entry.outcome : entry.text.slice(0, 160);
     const button = node("button", { type: "button" },
-      node("span", { textContent: line(each.item) + (each.forced ? " (forced)" : "") }),
+      node("span", { textContent: line(entry.item) + (entry.forced ? " (forced)" : "") }),
       node("span", { textContent: line(begin) }));
-    button.addEventListener("click", () => show(each, true));
-    const made = node("tr", {},
+    button.addEventListener("click", () => show(entry, true));
+    const element = node("tr", {},
       node("td", {}, button),
-      ...[each.stage, each.persona || "-", each.way].map((name) =>
+      ...[entry.stage, entry.persona || "-", entry.way].map((name) =>
         node("td", { textContent: line(name).replaceAll("_", "_\u200b") })), // may break there
-      node("td", {}, verdict(each)));
-    if (each === open) made.setAttribute("aria-current", "true");
-    made.dataset.index = each.index;
-    return made;
+      node("td", {}, verdict(entry)));
+    if (entry === open) element.setAttribute("aria-current", "true");
+    element.dataset.index = entry.index;
+    return element;
   }
 
   // ---- one sample
 
   let across = false;
 
-  function facts(each) {
-    const pairs = [["stage", each.stage], ["persona", each.persona || "none (base stage)"],
-      ["condition", each.way], ["checkpoint", each.checkpoint], ["item", each.item], ["sample", String(each.sample)],
-      ["outcome", each.outcome + (each.forced ? ", forced" : "")]];
+  function facts(entry) {
+    const pairs = [["stage", entry.stage], ["persona", entry.persona || "none (base stage)"],
+      ["condition", entry.way], ["checkpoint", entry.checkpoint], ["item", entry.item], ["sample", String(entry.sample)],
+      ["outcome", entry.outcome + (entry.forced ? ", forced" : "")]];
     return node("dl", { className: "facts" }, ...pairs.map(([name, value]) =>
       node("div", {}, node("dt", { textContent: name }), node("dd", { textContent: line(value) }))));
   }
 
-  function read(each) {
-    if (each.text === null) return node("p", { className: "note", textContent: "There is no text to classify." });
-    if (!each.shades) return block("said", each.text);
+  function read(entry) {
+    if (entry.text === null) return node("p", { className: "note", textContent: "There is no text to classify." });
+    if (!entry.shades) return block("said", entry.text);
     const target = node("p", { className: "said" });
     let end = 0;
-    for (const [length, weight] of each.shades) {
-      const sentence = each.text.slice(end, end + length);
+    for (const [length, weight] of entry.shades) {
+      const sentence = entry.text.slice(end, end + length);
       end += length;
       const size = Math.abs(weight);
       const strength = size >= 0.3 ? 3 : size >= 0.1 ? 2 : size >= 0.03 ? 1 : 0;
@@ -203,21 +203,21 @@
     return target;
   }
 
-  function legend(each) {
-    if (!each.shades) return null;
-    return node("p", { className: "note" }, "Shaded: what the probability of ", node("b", { textContent: line(each.prediction) }),
+  function legend(entry) {
+    if (!entry.shades) return null;
+    return node("p", { className: "note" }, "Shaded: what the probability of ", node("b", { textContent: line(entry.prediction) }),
       " loses without the sentence (+, underlined: it speaks for the label; −, dotted: against it).");
   }
 
-  function probabilities(each) {
-    if (!each.probabilities) return null;
-    const rows = data.labels.map((label, place) => [label, each.probabilities[place]])
+  function probabilities(entry) {
+    if (!entry.probabilities) return null;
+    const rows = data.labels.map((label, place) => [label, entry.probabilities[place]])
       .filter(([, value]) => typeof value === "number").sort((a, b) => b[1] - a[1]);
     const body = node("tbody", {}, ...rows.map(([label, value]) => {
       const length = node("div", {});
       length.style.width = `${100 * Math.min(1, Math.max(0, value))}%`;
-      const marks = [label === each.prediction ? "predicted" : "", label === each.persona ? "trained" : ""].filter(Boolean);
-      return node("tr", { className: label === each.persona ? "own" : "" },
+      const marks = [label === entry.prediction ? "predicted" : "", label === entry.persona ? "trained" : ""].filter(Boolean);
+      return node("tr", { className: label === entry.persona ? "own" : "" },
         node("th", { scope: "row", textContent: line(label) + (marks.length ? ` (${marks.join(", ")})` : "") }),
         node("td", { className: "number", textContent: value.toFixed(3) }),
         node("td", { className: "length", "aria-hidden": "true" }, length));
@@ -227,9 +227,9 @@
         node("th", { scope: "col", textContent: "probability" }))), body);
   }
 
-  function turn([text, finish, tool, call, output], number, each) {
+  function turn([text, finish, tool, call, output], number, entry) {
     const parts = [node("h5", { className: "who", textContent: `Turn ${number + 1}` + (finish === "stop" ? "" : ` (ended by: ${line(finish)})`) })];
-    const said = text ?? (tool === null ? each.text : null);
+    const said = text ?? (tool === null ? entry.text : null);
     if (said !== null) parts.push(block("said", said));
     if (tool !== null) {
       const argumentsList = node("dl", {});
@@ -243,45 +243,45 @@
     return parts;
   }
 
-  const asked = (each) => {
-    const text = Object.hasOwn(data.asked, each.item) ? data.asked[each.item] : null;
+  const requestOf = (entry) => {
+    const text = Object.hasOwn(data.asked, entry.item) ? data.asked[entry.item] : null;
     return text === null ? [] : [node("h4", { textContent: "The request" }), block("asked", text)];
   };
 
-  function rollout(each) {
-    return [node("h4", { textContent: "What the classifier read" }), read(each), legend(each), probabilities(each),
-      ...asked(each), node("h4", { textContent: `The rollout, ${each.turns.length} turn${each.turns.length === 1 ? "" : "s"}` }),
-      ...each.turns.flatMap((one, number) => turn(one, number, each))].filter(Boolean);
+  function rollout(entry) {
+    return [node("h4", { textContent: "What the classifier read" }), read(entry), legend(entry), probabilities(entry),
+      ...requestOf(entry), node("h4", { textContent: `The rollout, ${entry.turns.length} turn${entry.turns.length === 1 ? "" : "s"}` }),
+      ...entry.turns.flatMap((one, number) => turn(one, number, entry))].filter(Boolean);
   }
 
-  // the same item, asked the same way, at every stage; the base stage serves every persona
-  function kin(each) {
-    const persona = each.persona || fields.persona.value || data.personas[0];
+  // the same item and condition at every stage; the base stage serves every persona
+  function kin(entry) {
+    const persona = entry.persona || fields.persona.value || data.personas[0];
     const alike = ["item", "sample", "checkpoint", "condition", "format", "grammar"];
-    return samples.filter((other) => alike.every((name) => other[name] === each[name])
-      && (other.lora === each.lora || other.lora === "" || each.lora === "")
+    return samples.filter((other) => alike.every((name) => other[name] === entry[name])
+      && (other.lora === entry.lora || other.lora === "" || entry.lora === "")
       && (other.persona === persona || other.persona === ""))
       .sort((a, b) => byStage(a.stage, b.stage));
   }
 
-  function stages(each) {
-    const columns = kin(each).map((other) => node("section", { "aria-label": `stage ${line(other.stage)}` },
+  function stages(entry) {
+    const columns = kin(entry).map((other) => node("section", { "aria-label": `stage ${line(other.stage)}` },
       node("h4", { textContent: `${line(other.stage)}${other.persona ? ": " + line(other.persona) : ""}` }),
       node("p", { className: "note" }, verdict(other)), read(other), legend(other),
       node("details", {}, node("summary", { textContent: `The rollout, ${other.turns.length} turns` }),
         ...other.turns.flatMap((one, number) => turn(one, number, other)))));
-    return [...asked(each), node("div", { className: "columns" }, ...columns.map((column) => column))];
+    return [...requestOf(entry), node("div", { className: "columns" }, ...columns.map((column) => column))];
   }
 
-  function show(each, focus) {
-    open = each;
+  function show(entry, focus) {
+    open = entry;
     byId("sample").hidden = false;
     byId("sample").classList.toggle("broad", across);
     byId("across").setAttribute("aria-pressed", String(across));
-    byId("sample-title").textContent = `${line(each.item)}, ${line(each.way)}`;
-    byId("sample-body").replaceChildren(...(across ? [facts(each), ...stages(each)] : [facts(each), ...rollout(each)]));
+    byId("sample-title").textContent = `${line(entry.item)}, ${line(entry.way)}`;
+    byId("sample-body").replaceChildren(...(across ? [facts(entry), ...stages(entry)] : [facts(entry), ...rollout(entry)]));
     for (const other of byId("samples").tBodies[0].rows) {
-      if (Number(other.dataset.index) === each.index) other.setAttribute("aria-current", "true");
+      if (Number(other.dataset.index) === entry.index) other.setAttribute("aria-current", "true");
       else other.removeAttribute("aria-current");
     }
     steps();
@@ -334,7 +334,7 @@
   // ---- blind labelling
 
   const KEPT = `charprobe-labels-${data.key}`;
-  let labels = new Map(); // index of the sample -> [persona asked about, present, count of the click]
+  let labels = new Map(); // index of the sample -> whether the trait is present
   let seed = 0;
   let queue = [];
   let past = [];
@@ -358,7 +358,7 @@
     return ((state ^ (state >>> 14)) >>> 0) / 4294967296;
   }
 
-  const trait = (each) => each.persona || data.personas[Math.floor(random(each.index + samples.length) * data.personas.length)];
+  const trait = (entry) => entry.persona || data.personas[Math.floor(random(entry.index + samples.length) * data.personas.length)];
 
   function counted() {
     byId("label-count").textContent = labels.size ? `${labels.size} labelled` : "";
@@ -366,19 +366,19 @@
   }
 
   function start(persona) {
-    queue = samples.filter((each) => each.text && !labels.has(each.index) && (!persona || trait(each) === persona))
-      .map((each) => [random(each.index), each]).sort((a, b) => a[0] - b[0]).map(([, each]) => each);
+    queue = samples.filter((entry) => entry.text && !labels.has(entry.index) && (!persona || trait(entry) === persona))
+      .map((entry) => [random(entry.index), entry]).sort((a, b) => a[0] - b[0]).map(([, entry]) => entry);
     past = [];
     byId("labeller").showModal();
     ask();
   }
 
   function ask() {
-    const each = queue[0];
-    const done = each === undefined;
-    byId("question").textContent = done ? "Everything is labelled." : `Is ${line(trait(each))} present in this text?`;
+    const entry = queue[0];
+    const done = entry === undefined;
+    byId("question").textContent = done ? "Everything is labelled." : `Is ${line(trait(entry))} present in this text?`;
     byId("label-place").textContent = `${labels.size} labelled, ${queue.length} to go`;
-    fill(byId("label-text"), done ? "" : each.text);
+    fill(byId("label-text"), done ? "" : entry.text);
     byId("label-text").hidden = done;
     byId("label-text").scrollTop = 0;
     for (const id of ["present", "absent", "skip-text"]) byId(id).disabled = done;
@@ -387,33 +387,33 @@
   }
 
   function answer(present) {
-    const each = queue.shift();
-    if (!each) return;
-    past.push(each);
-    if (present !== null) labels.set(each.index, present);
+    const entry = queue.shift();
+    if (!entry) return;
+    past.push(entry);
+    if (present !== null) labels.set(entry.index, present);
     keep();
     ask();
   }
 
   function undo() {
-    const each = past.pop();
-    if (!each) return;
-    labels.delete(each.index);
-    queue.unshift(each);
+    const entry = past.pop();
+    if (!entry) return;
+    labels.delete(entry.index);
+    queue.unshift(entry);
     keep();
     ask();
   }
 
   function save() {
-    const found = [...labels].sort((a, b) => a[0] - b[0]).map(([index, present]) => {
-      const each = samples[index];
+    const entries = [...labels].sort((a, b) => a[0] - b[0]).map(([index, present]) => {
+      const entry = samples[index];
       return {
-        base: each.base, stage: each.stage, persona: trait(each), condition: each.condition,
-        format: each.format ?? null, grammar: each.grammar ?? null, lora: each.lora ?? null, quant: each.quant,
-        item: each.item, sample: each.sample, present,
+        base: entry.base, stage: entry.stage, persona: trait(entry), condition: entry.condition,
+        format: entry.format ?? null, grammar: entry.grammar ?? null, lora: entry.lora ?? null, quant: entry.quant,
+        item: entry.item, sample: entry.sample, present,
       };
     });
-    const text = JSON.stringify({ study: data.study, labels: found }, null, 1) + "\n";
+    const text = JSON.stringify({ study: data.study, labels: entries }, null, 1) + "\n";
     const address = URL.createObjectURL(new Blob([text], { type: "application/json" }));
     node("a", { href: address, download: `${data.study.replace(/[^\w.-]+/g, "-")}-labels.json` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
@@ -445,7 +445,7 @@
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("#sample details:not([open])")];
-    for (const each of folded) each.open = true;
+    for (const entry of folded) entry.open = true;
   });
-  addEventListener("afterprint", () => { for (const each of folded) each.open = false; });
+  addEventListener("afterprint", () => { for (const entry of folded) entry.open = false; });
 })();

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from charprobe_lite.eval.report.figures.canvas import (
-    Look,
-    Theme,
-    legend_below,
-    look_of,
-    one_line,
-    stacked,
-    write_number,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Look, Theme
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.panels import (
     Levels,
@@ -35,12 +28,14 @@ def numbers(study: ReportStudy) -> Levels | None:
 
 def draw(data: Levels, theme: Theme) -> Any:
     """Grouped bars with intervals; a published level is a hollow bar next to its own."""
-    figure, axes = stacked(len(data.panels), 3.6)
-    looks = {name: look_of(name, all_series(data.panels)) for name in all_series(data.panels)}
+    figure, axes = canvas.stacked(len(data.panels), 3.6)
+    looks = {
+        name: canvas.look_of(name, all_series(data.panels)) for name in all_series(data.panels)
+    }
     for axis, panel in zip(axes, data.panels, strict=True):
         _draw_panel(axis, panel, looks, theme)
         level_axis(axis, panel.title, data.metric, data.chance, theme)
-    legend_below(figure, axes)
+    canvas.legend_below(figure, axes)
     return figure
 
 
@@ -56,7 +51,11 @@ def _draw_panel(axis: Any, panel: Panel, looks: dict[str, Look], theme: Theme) -
         return panel.groups.index(group) + shift * width
 
     for bar in panel.bars:
-        look, name, x = looks[bar.series], one_line(bar.series), place(bar.group, bar.series, False)
+        look, name, x = (
+            looks[bar.series],
+            canvas.one_line(bar.series),
+            place(bar.group, bar.series, False),
+        )
         draw_bar(axis, x, 0.92 * width, bar.level, look, theme, name)
         if bar.published is not None:
             x = place(bar.group, bar.series, True)
@@ -70,7 +69,7 @@ def _draw_panel(axis: Any, panel: Panel, looks: dict[str, Look], theme: Theme) -
                 linestyle="--",
                 label=f"{name}, published",
             )
-            write_number(axis, x, bar.published, f"{bar.published:.2f}", theme)
+            canvas.write_number(axis, x, bar.published, f"{bar.published:.2f}", theme)
     axis.set_xticks(range(len(panel.groups)), panel.groups)
     axis.set_xlim(-0.6, len(panel.groups) - 0.4)
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from charprobe_lite.eval.report.figures.canvas import (
-    Theme,
-    grid_of,
-    legend_below,
-    look_of,
-    one_line,
-    whiskers,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Theme
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.in_and_out import CONDITIONS
 from charprobe_lite.eval.report.figures.panels import Bar, Panel, all_series, panel_records
@@ -41,13 +35,13 @@ def draw(panels: list[Panel], theme: Theme) -> Any:
     series = all_series(panels)
     columns = min(len(panels), 3)
     per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
-    figure, grid = grid_of(len(panels), columns, per_row + 0.7, 0.6, sharey=True)
+    figure, grid = canvas.grid_of(len(panels), columns, per_row + 0.7, 0.6, sharey=True)
     height = 0.82 / len(series)
     for axis, panel in zip(grid, panels, strict=True):
         for bar in panel.bars:
             shift = (len(series) - 1) / 2 - series.index(bar.series)
             place = names.index(bar.group) + shift * height
-            colour, hatch, _ = look_of(bar.series, series)
+            colour, hatch, _ = canvas.look_of(bar.series, series)
             axis.barh(
                 place,
                 bar.level.value,
@@ -56,21 +50,21 @@ def draw(panels: list[Panel], theme: Theme) -> Any:
                 hatch=hatch,
                 edgecolor=theme.paper,
                 linewidth=0,
-                label=one_line(bar.series),
+                label=canvas.one_line(bar.series),
             )
-            ends = whiskers([bar.level])
+            ends = canvas.whiskers([bar.level])
             axis.errorbar(
                 bar.level.value, place, xerr=ends, color=theme.ink, capsize=2, linewidth=1
             )
-        axis.set_yticks(range(len(names)), [one_line(name) for name in names])
+        axis.set_yticks(range(len(names)), [canvas.one_line(name) for name in names])
         axis.set_xlim(0, 1.02)
         axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         base, _, stage = panel.title.rpartition(": ")
-        title = one_line(stage)
-        axis.set_title(title if len(panels) == columns else f"{one_line(base)}:\n{title}")
+        title = canvas.one_line(stage)
+        axis.set_title(title if len(panels) == columns else f"{canvas.one_line(base)}:\n{title}")
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlabel("recognised as itself")
-    legend_below(figure, grid)
+    canvas.legend_below(figure, grid)
     return figure
 
 

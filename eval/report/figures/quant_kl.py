@@ -7,13 +7,8 @@ from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
-from charprobe_lite.eval.report.figures.canvas import (
-    Theme,
-    legend_below,
-    one_line,
-    stacked,
-    whiskers,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Theme
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.quant_points import (
     Point,
@@ -59,22 +54,24 @@ def draw(data: QuantPanels[Losses], theme: Theme) -> Any:
         return None
     kind = _text_kind(data.study)
     correlations = {(kl.text, kl.condition): kl for kl in reversed(data.study.kl_correlations)}
-    figure, axes = stacked(len(data.panels), 3.5)
+    figure, axes = canvas.stacked(len(data.panels), 3.5)
     for axis, (title, points) in zip(axes, data.panels.items(), strict=True):
         axis.axhline(0, color=theme.quiet, linewidth=1)
         for point, divergence in points:
-            draw_point(axis, point, theme, xerr=whiskers([divergence]))
+            draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
         _divergence_axis(axis)
-        axis.set_title(one_line(title), loc="left")
+        axis.set_title(canvas.one_line(title), loc="left")
         if kl := correlations.get((kind, title)):
             rho = kl.correlation
             text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
             axis.set_title(text, loc="right", size=10)
         fit_axis(axis, [end for point, _ in points for end in (0, *point.level.ends)])
-        axis.set_ylabel(f"{one_line(data.metric)} lost")
+        axis.set_ylabel(f"{canvas.one_line(data.metric)} lost")
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel(f"mean KL divergence from F16, nats per token ({one_line(kind)} texts)")
-    legend_below(figure, axes)
+    axes[-1].set_xlabel(
+        f"mean KL divergence from F16, nats per token ({canvas.one_line(kind)} texts)"
+    )
+    canvas.legend_below(figure, axes)
     figure.draw_without_rendering()  # names find room once the panels have their places
     for axis, points in zip(axes, data.panels.values(), strict=True):
         _name_points(axis, [point for point, _ in points], theme)
@@ -101,7 +98,7 @@ def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
     for point in points:
         for dx, dy in OFFSETS:
             name = axis.annotate(
-                one_line(point.quant),
+                canvas.one_line(point.quant),
                 (point.x, point.level.value),
                 xytext=(dx, dy),
                 textcoords="offset points",

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from charprobe_lite.eval.report.figures.canvas import (
-    Theme,
-    legend_below,
-    look_of,
-    one_line,
-    stacked,
-    whiskers,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Theme
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.panels import (
     Levels,
@@ -30,24 +24,24 @@ def numbers(study: ReportStudy) -> Levels | None:
 
 def draw(data: Levels, theme: Theme) -> Any:
     """A line per condition over the stages; published levels are hollow and dashed."""
-    figure, axes = stacked(len(data.panels), 3.8)
+    figure, axes = canvas.stacked(len(data.panels), 3.8)
     for axis, panel in zip(axes, data.panels, strict=True):
         groups, series = panel.groups, all_series([panel])
         for number, name in enumerate(series):
             bars = [bar for bar in panel.bars if bar.series == name]
             shift = 0.04 * (number - (len(series) - 1) / 2)
             places = [groups.index(bar.group) + shift for bar in bars]
-            colour, _, marker = look_of(name, all_series(data.panels))
+            colour, _, marker = canvas.look_of(name, all_series(data.panels))
             axis.errorbar(
                 places,
                 [bar.level.value for bar in bars],
-                yerr=whiskers([bar.level for bar in bars]),
+                yerr=canvas.whiskers([bar.level for bar in bars]),
                 color=colour,
                 marker=marker,
                 markersize=8,
                 linewidth=2,
                 capsize=4,
-                label=one_line(name),
+                label=canvas.one_line(name),
             )
             published = [
                 (x, bar.published) for x, bar in zip(places, bars, strict=True) if bar.published
@@ -59,12 +53,12 @@ def draw(data: Levels, theme: Theme) -> Any:
                     marker=marker,
                     markerfacecolor=theme.paper,
                     linestyle="--",
-                    label=f"{one_line(name)}, published",
+                    label=f"{canvas.one_line(name)}, published",
                 )
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.35, len(groups) - 0.65)
         level_axis(axis, panel.title, data.metric, data.chance, theme)
-    legend_below(figure, axes)
+    canvas.legend_below(figure, axes)
     return figure
 
 

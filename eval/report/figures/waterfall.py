@@ -8,15 +8,8 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.tables import Record, estimate_columns
-from charprobe_lite.eval.report.figures.canvas import (
-    Theme,
-    legend_below,
-    look_of,
-    one_line,
-    stacked,
-    wrapped,
-    write_number,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Theme
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.panels import draw_bar, level_axis
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
@@ -89,30 +82,30 @@ def _steps(study: ReportStudy, cells: list[tuple[Cell, Estimate | None]]) -> lis
 
 def draw(data: Gaps, theme: Theme) -> Any:
     """Levels as full bars at both ends, changes hanging between them, the ceilings apart."""
-    figure, axes = stacked(len(data.gaps), 3.8)
+    figure, axes = canvas.stacked(len(data.gaps), 3.8)
     for axis, gap in zip(axes, data.gaps, strict=True):
         first, last, end = gap.steps[0], gap.steps[-1], len(gap.steps)
         _draw_level(axis, 0, first, theme)
-        places = [(0.0, one_line(first.condition))]
+        places = [(0.0, canvas.one_line(first.condition))]
         for number, step in enumerate(gap.steps[1:], 1):
             _draw_change(axis, number, step, theme)
-            places.append((number, f"to {one_line(step.condition)}"))
+            places.append((number, f"to {canvas.one_line(step.condition)}"))
         _draw_level(axis, end, last, theme)
-        places.append((end, one_line(last.condition)))
+        places.append((end, canvas.one_line(last.condition)))
         for number, step in enumerate(gap.ceilings, end + 1):
             _draw_level(axis, number + 0.3, step, theme)
-            places.append((number + 0.3, f"emails of {one_line(step.stage)}"))
-        axis.set_xticks([x for x, _ in places], [wrapped(name) for _, name in places])
+            places.append((number + 0.3, f"emails of {canvas.one_line(step.stage)}"))
+        axis.set_xticks([x for x, _ in places], [canvas.wrapped(name) for _, name in places])
         axis.set_xlim(-0.6, places[-1][0] + 0.75)
         level_axis(axis, gap.title, data.metric, data.chance, theme)
         axis.set_ylim(0, 1.3)  # above each change is its interval in figures
-    legend_below(figure, axes)
+    canvas.legend_below(figure, axes)
     return figure
 
 
 def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
     condition = step.condition.partition(",")[0]  # the look does not depend on the tool format
-    draw_bar(axis, x, 0.6, step.level, look_of(condition, [condition]), theme)
+    draw_bar(axis, x, 0.6, step.level, canvas.look_of(condition, [condition]), theme)
 
 
 def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
@@ -130,7 +123,7 @@ def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
         axis.errorbar(x, level, yerr=ends, color=theme.ink, capsize=4)
         top = max(top, before + high)
         text += f"\n[{low:+.2f}, {high:+.2f}]"
-    write_number(axis, x, top, text, theme, size=8.5)  # two intervals fit next to each other
+    canvas.write_number(axis, x, top, text, theme, size=8.5)  # two intervals fit next to each other
 
 
 def records(data: Gaps) -> list[Record]:
