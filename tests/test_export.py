@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from charprobe_lite.eval import export
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
@@ -16,6 +17,7 @@ from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import input_hashes
+from charprobe_lite.eval.store.reader import Study
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
@@ -271,6 +273,18 @@ def test_a_running_study_is_exported_as_it_stands_and_not_touched(
     assert document(charprobe, "export", study)["rollouts"] == 3
     assert study.read_bytes() == before
     assert {file.name for file in tmp_path.glob("s.sqlite*")} == {"s.sqlite", "s.sqlite.lock"}
+
+
+def test_a_format_is_one_function(
+    recorded: tuple[Path, Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(study: Study, target: Path, _: Transcripts | None) -> None:
+        target.write_text("".join(f"{row.item}\n" for row in study.rows))
+
+    monkeypatch.setattr(export, "FORMATS", dict(export.FORMATS))
+    export.register("items", export.ExportFormat(write))
+    [file] = export.export_study(recorded[0], "items", tmp_path / "items.txt")
+    assert len(file.read_text().splitlines()) == len(rollouts())
 
 
 def test_what_cannot_be_exported_gets_one_line(

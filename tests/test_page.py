@@ -113,7 +113,7 @@ def test_filters_leave_what_was_asked_for(opened: Any, report: WrittenReport) ->
 
 
 @browsed
-def test_a_rollout_is_read_turn_by_turn_and_beside_the_other_stages(
+def test_a_rollout_is_read_turn_by_turn_and_next_to_the_other_stages(
     opened: Any, report: WrittenReport
 ) -> None:
     seen = opened(report.page)
