@@ -78,11 +78,12 @@ def merge(
     removed whatever happens. ``wait`` seconds for another process that writes the target;
     ``keep`` what it wrote. ``isolated`` verifies in a child process: torch stays out of this one.
     """
-    if verify:
-        refuse_unverifiable(base, adapters)
     importance = read_imatrix(imatrix) if imatrix else None
     check_quant(quant, importance)
-    model = with_adapters(open_model(base), adapters)
+    model = open_model(base)
+    if verify:
+        refuse_unverifiable(base, adapters)
+    model = with_adapters(model, adapters)
     agreement = None
     with new_file(target, wait) as part:
         if keep and target.is_file():

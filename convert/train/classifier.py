@@ -73,8 +73,8 @@ def train_classifier(
         for batch in _length_batches(encoded, settings, epoch):
             padded = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
             logits = model(**padded.to(device)).logits
-            wanted = torch.tensor([targets[i] for i in batch], device=device)
-            loss = torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=0.05)
+            expected = torch.tensor([targets[i] for i in batch], device=device)
+            loss = torch.nn.functional.cross_entropy(logits, expected, label_smoothing=0.05)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()

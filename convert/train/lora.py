@@ -218,11 +218,11 @@ def _sequence_logprobs(
         hidden = _run_layers(model, hidden, first_layer, len(model.model.layers))
         rows, columns, targets, sizes = [], [], [], []
         for row, example in enumerate(examples):
-            wanted = [i for i in range(1, len(example.ids)) if example.trained[i]]
-            rows += [row] * len(wanted)
-            columns += [i - 1 for i in wanted]
-            targets += [example.ids[i] for i in wanted]
-            sizes.append(len(wanted))
+            places = [i for i in range(1, len(example.ids)) if example.trained[i]]
+            rows += [row] * len(places)
+            columns += [i - 1 for i in places]
+            targets += [example.ids[i] for i in places]
+            sizes.append(len(places))
         logits = model.lm_head(model.model.norm(hidden[rows, columns]))
     target = torch.tensor(targets, device=logits.device)
     logprobs = -torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
