@@ -21,7 +21,7 @@ from charprobe_lite.eval.quant.measurement import measure_fidelity
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
-from charprobe_lite.eval.study.checkpoints import Wanted, catalogue_files, prepare_files
+from charprobe_lite.eval.study.checkpoints import prepare_files
 from charprobe_lite.eval.study.spec import parse_spec, resolve
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
@@ -57,9 +57,10 @@ def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
     results: dict[str, Any], cache: Path
 ) -> None:
     notes: list[str] = []
-    for quant in ("Q4_0", "Q4_1"):  # the embedded base is a Q4_1 file
-        wanted = Wanted("smollm2-135m", ["base"], ["sarcasm"], quant, verify=False)
-        catalogue_files(wanted, load_catalogue(), notes.append, lambda _: nullcontext())
+    # the embedded base is a Q4_1 file
+    values = {"persona": "sarcasm", "stage": "base", "quant": "Q4_0,Q4_1", "verify": False}
+    spec = resolve(parse_spec(values))
+    prepare_files(spec, load_catalogue(), notes.append, lambda _: nullcontext())
     assert [line.partition(":")[0] for line in notes if "merged into them" in line] == ["Q4_1"]
 
 
