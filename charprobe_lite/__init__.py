@@ -5,6 +5,8 @@ The public API. Importing it loads nothing else; a name loads its module on firs
     import charprobe_lite as cp
 
     cp.Classifier.kit().classify(["Oh, brilliant, another meeting."])
+    study = cp.run_study(persona="sarcasm", limit=(24, 10))
+    study.scores()
     with cp.Engine.kit(persona="sarcasm") as engine:
         cp.rollout(engine, "agentic_email", cp.scenarios()[0])
 """
@@ -16,30 +18,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from charprobe_lite.conversion import convert_adapter, export_classifier, merge_lora, quantize
     from charprobe_lite.engine import Engine
+    from charprobe_lite.eval.texts.sources import score_frame as score_texts
     from charprobe_lite.models.errors import BadInput
     from charprobe_lite.rollouts import RolloutRecord, prompts, rollout, scenarios
     from charprobe_lite.runtime.classifier import Classifier
+    from charprobe_lite.study import Study, open_study, run_study
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "engine": ("Engine",),
-    "models.errors": ("BadInput",),
-    "rollouts": ("RolloutRecord", "prompts", "rollout", "scenarios"),
-    "runtime.classifier": ("Classifier",),
+_HOMES = {
+    "BadInput": "models.errors:BadInput",
+    "Classifier": "runtime.classifier:Classifier",
+    "Engine": "engine:Engine",
+    "RolloutRecord": "rollouts:RolloutRecord",
+    "Study": "study:Study",
+    "convert_adapter": "conversion:convert_adapter",
+    "export_classifier": "conversion:export_classifier",
+    "merge_lora": "conversion:merge_lora",
+    "open_study": "study:open_study",
+    "prompts": "rollouts:prompts",
+    "quantize": "conversion:quantize",
+    "rollout": "rollouts:rollout",
+    "run_study": "study:run_study",
+    "scenarios": "rollouts:scenarios",
+    "score_texts": "eval.texts.sources:score_frame",
 }
-_NAMES = {name: module for module, names in _MODULES.items() for name in names}
+"""The module and the name in it of every public name."""
 
 __all__ = [
     "BadInput",
     "Classifier",
     "Engine",
     "RolloutRecord",
+    "Study",
     "__version__",
+    "convert_adapter",
+    "export_classifier",
+    "merge_lora",
+    "open_study",
     "prompts",
+    "quantize",
     "rollout",
+    "run_study",
     "scenarios",
+    "score_texts",
 ]
 
 if not Path(__file__).with_name("eval").is_dir():
@@ -49,10 +73,10 @@ if not Path(__file__).with_name("eval").is_dir():
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
-    if name not in _NAMES:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value
+    module, attribute = _HOMES[name].split(":")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
     return value
 
 

@@ -263,8 +263,8 @@ def test_what_cannot_be_run_on_a_server_gets_one_line(
         ([*to_url, "--model", "kit", "--persona", "humor,loving"], "--model kit: is one checkp"),
         ([*served(url), "--stage", "all"], "no name for base; add --model base=NAME"),
         ([*served(url), "--persona", "humor"], "no name for full/humor; add --model full/humor="),
-        ([*served(url), "--gguf", "model.gguf"], "--gguf: has no use with --backend openai"),
-        ([*served(url), "--gpu-layers", "3"], "--gpu-layers: has no use with"),
+        ([*served(url), "--gguf", "model.gguf"], "--gguf: does not apply to --backend openai"),
+        ([*served(url), "--gpu-layers", "3"], "--gpu-layers: does not apply to"),
         (
             ["eval", "--persona", "humor", "--base-url", url],
             "--base-url: is for a server; add --backend",

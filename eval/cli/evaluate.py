@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from charprobe_lite.eval.cli.backend_options import backend_options
 from charprobe_lite.eval.cli.options import (
     base_option,
-    classifier_option,
     condition_option,
-    given,
+    explicit_values,
     grammar_option,
     json_option,
     names_option,
@@ -21,17 +21,9 @@ from charprobe_lite.eval.cli.options import (
     verify_option,
 )
 from charprobe_lite.eval.cli.progress import note
-from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import FORMATS, LORA_MODES, STAGES
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import QUANT_TYPES
-
-# options that have a say with one backend only
-OF_THE_ENGINE = (
-    *("quant", "lora", "budget", "gguf", "adapter", "verify", "dry_run"),
-    *("gpu_layers", "threads", "context"),
-)
-OF_A_SERVER = ("base_url", "model", "timeout")
 
 
 @click.command("eval")
@@ -54,41 +46,7 @@ OF_A_SERVER = ("base_url", "model", "timeout")
     "runtime]; both in one study share the base stage.",
 )
 @run_options
-@click.option("--steps", default=8, show_default=True, type=click.IntRange(1), help="Agent turns.")
-@click.option(
-    "--backend",
-    default="llama.cpp",
-    show_default=True,
-    type=click.Choice(["llama.cpp", "openai"]),
-    help="Run models here, or drive an OpenAI-compatible server (extra: server).",
-)
-@click.option("--base-url", metavar="URL", help="The server's, mostly http://HOST:PORT/v1.")
-@click.option(
-    "--model",
-    multiple=True,
-    metavar="NAME",
-    help="A model on the server; several as base=NAME, full/humor=NAME, ...",
-)
-@click.option(
-    "--timeout",
-    default=600.0,
-    show_default=True,
-    type=click.FloatRange(1),
-    help="Seconds to wait for a reply of the server.",
-)
-@click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template.")
-@click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder.")
-@classifier_option
-@click.option(
-    "--prompts",
-    metavar="FILE|pure-dove",
-    help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
-)
-@click.option(
-    "--scenarios",
-    type=FILE,
-    help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
-)
+@backend_options
 @verify_option
 @click.option(
     "--dry-run",
@@ -113,47 +71,21 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     charprobe-lite eval --backend openai --base-url http://localhost:8000/v1 \\
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
-    from charprobe_lite.eval.cli.measure import DISPLAY, show, show_forecast
+    from charprobe_lite.eval.cli.study.output import DISPLAY, print_forecast, print_scores
+    from charprobe_lite.eval.study.backends import check_backend
     from charprobe_lite.eval.study.cost import fit_budget
-    from charprobe_lite.eval.study.run import run_study
+    from charprobe_lite.eval.study.run import forecast_study, run_study
     from charprobe_lite.eval.study.spec import parse_spec
 
-    _refuse_mixture(options)
-    spec = fit_budget(parse_spec(given(options)), budget, note)
-    if dry_run:
-        if spec.gguf:
-            raise BadInput("--dry-run: a file of your own needs no preparation; leave it out")
-        show_forecast(spec, as_json)
+    spec = parse_spec(explicit_values(options))
+    check_backend(spec)
+    spec = fit_budget(spec, budget, note)
+    if not dry_run:
+        study = run_study(spec, DISPLAY)
+        click.echo(json.dumps(study.as_json())) if as_json else print_scores(study)
         return
-    study = run_study(spec, DISPLAY)
-    if as_json:
-        click.echo(json.dumps(study.as_json()))
-    else:
-        show(study)
-
-
-def _named(option: str) -> bool:
-    """Whether an option was given, rather than left at its default."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not click.core.ParameterSource.DEFAULT
-
-
-def _refuse_mixture(options: dict[str, Any]) -> None:
-    """BadInput for options that have no say with the backend chosen."""
-    from importlib.util import find_spec
-
-    served = options["backend"] == "openai"
-    for option in OF_THE_ENGINE if served else OF_A_SERVER:
-        if _named(option):
-            flag = f"--{option.replace('_', '-')}"
-            raise BadInput(
-                f"{flag}: has no use with --backend openai; leave it out"
-                if served
-                else f"{flag}: is for a server; add --backend openai"
-            )
-    if served and not (options["base_url"] and options["model"]):
-        raise BadInput("--backend openai: needs --base-url URL and --model NAME")
-    if served and not (find_spec("openai") and find_spec("anyio")):
-        raise BadInput(
-            "--backend openai: openai is not installed; pip install 'charprobe-lite[server]'"
-        )
+    if not spec.uses_catalogue:
+        raise BadInput("--dry-run: is about a base of the catalogue; leave it out")
+    forecast = forecast_study(spec)
+    click.echo(json.dumps(forecast.as_json())) if as_json else print_forecast(forecast)
+    forecast.refuse_what_does_not_fit()

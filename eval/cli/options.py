@@ -148,8 +148,11 @@ def option_values(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, as `asked.checked` takes them."""
-    found = option_values(options)
-    prompts, scenarios = found["limit"]
-    return {**found, "limit": {"prompts": prompts, "scenarios": scenarios}}
+def explicit_values(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user gave: the others keep the defaults of `StudySpec`."""
+    context, default = click.get_current_context(), click.core.ParameterSource.DEFAULT
+    return {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not default
+    }

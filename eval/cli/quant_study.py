@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,25 +12,20 @@ from charprobe_lite.eval.cli.options import (
     base_option,
     classifier_option,
     condition_option,
-    given,
     grammar_option,
     json_option,
     names_option,
+    option_values,
     persona_option,
     run_options,
     study_option,
     verify_option,
 )
-from charprobe_lite.eval.cli.progress import item_bar, note, table_console
+from charprobe_lite.eval.cli.progress import item_bar, note
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import LORA_MODES, STAGES, select_names
 from charprobe_lite.models.defaults import MARGIN, QUANT_STUDY, REFERENCE, TEXTS
 from charprobe_lite.models.quant_types import QUANT_TYPES
-
-if TYPE_CHECKING:
-    from charprobe_lite.eval.quant.findings import QuantStudy
-    from charprobe_lite.eval.quant.run import QuantFindings
-    from charprobe_lite.eval.study.spec import StudySpec
 
 BOTH = "both"
 
@@ -75,12 +70,7 @@ BOTH = "both"
 @click.option("-o", "--output", type=FILE, help="Write the report into this folder, too.")
 @json_option
 def quant_study(
-    margin: float,
-    texts: int,
-    budget: int | str | None,
-    output: Path | None,
-    as_json: bool,
-    **options: Any,
+    budget: int | str | None, output: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Measure what quantization does to character and tool calls, each type against F16.
 
@@ -94,50 +84,26 @@ def quant_study(
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
     """
-    from charprobe_lite.eval.cli.measure import DISPLAY
+    from charprobe_lite.eval.cli.study.output import DISPLAY, print_findings
     from charprobe_lite.eval.quant.run import run_quant_study
-
-    spec = _spec({**options, "texts": texts, "margin": margin}, budget)
-    study = run_quant_study(spec, DISPLAY, item_bar)
-    page = _report(study, output) if output else None
-    if as_json:
-        click.echo(json.dumps({**study.as_json(), "report": page and str(page)}))
-        return
-    show(study.findings, study.path)
-    if page:
-        click.echo(f"report: {page}")
-
-
-def _spec(options: dict[str, Any], budget: int | str | None) -> StudySpec:
-    """The spec, with F16 among its quant types."""
+    from charprobe_lite.eval.report import write_report
     from charprobe_lite.eval.study.cost import fit_budget
     from charprobe_lite.eval.study.spec import parse_spec
 
     quants = select_names(options["quant"], QUANT_TYPES, "--quant")
     if REFERENCE not in quants:
         note(f"{REFERENCE}: added, all others are compared with it")
-    lora = [name.replace(BOTH, "all") for name in options["lora"]]
-    values = {
-        **given(options),
+    options |= {
         "quant": (REFERENCE, *quants),
-        "lora": lora,
+        "lora": [name.replace(BOTH, "all") for name in options["lora"]],
         "persona": options["persona"] or ("all",),
     }
-    return fit_budget(parse_spec(values), budget, note)
-
-
-def _report(study: QuantFindings, folder: Path) -> Path:
-    from charprobe_lite.eval.report import write_report
-
-    return write_report(study.path, folder, quant_study=study.findings).page
-
-
-def show(found: QuantStudy, path: Path) -> None:
-    """Print what was found: files, differences, trends, and the recommendation."""
-    from charprobe_lite.eval.quant.terminal import terminal_tables
-
-    console = table_console(160)
-    for table in terminal_tables(found):
-        console.print(table)
-    console.print(found.recommendation, soft_wrap=True)
-    click.echo(f"study: {path}")
+    spec = fit_budget(parse_spec(option_values(options)), budget, note)
+    study = run_quant_study(spec, DISPLAY, item_bar)
+    page = write_report(study.path, output, quant_study=study.findings).page if output else None
+    if as_json:
+        click.echo(json.dumps({**study.as_json(), "report": page and str(page)}))
+        return
+    print_findings(study)
+    if page:
+        click.echo(f"report: {page}")

@@ -1,0 +1,212 @@
+"""Studies from Python: run one, open one, and read it as pandas tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.models.errors import BadInput, spelled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from charprobe_lite.eval.scores.cells import CellScore, Scores
+    from charprobe_lite.eval.stats.bootstrap import Estimate
+    from charprobe_lite.eval.study.spec import StudySpec
+
+CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
+INTERVALS = {
+    "ci": "detection_rate_ci",
+    "ci_rows": "detection_rate_ci_rows",
+    **{name: name for name in ("macro_f1_ci", "macro_f1_ci_rows", "f1_ci", "bounds")},
+}
+"""Intervals of a `CellScore`, and the columns that have their ends."""
+
+
+@spelled("argument")
+def run_study(*, progress: bool = True, **spec: Any) -> Study:
+    """Run what is missing of a study, as ``charprobe-lite eval`` does, and open it.
+
+    The arguments are those of the command with underscores: ``persona`` and ``quant`` take a name,
+    a comma-separated text or a list; ``limit`` a number, "all" or a pair (prompts, scenarios);
+    ``study`` is the file, by default ``runs/BASE-seedSEED.sqlite``. What the file has already is
+    not run again. With ``texts`` it is a quantization study, in which each file also reads texts
+    next to F16. ``progress`` shows a table in a notebook or a terminal, and lines elsewhere.
+    Raises BadInput for an argument that cannot be used, and for files that cannot be fetched or
+    made.
+    """
+    from charprobe_lite.eval.quant.run import run_quant_study
+    from charprobe_lite.eval.study.backends import check_backend
+    from charprobe_lite.eval.study.run import run_rollouts
+    from charprobe_lite.eval.study.spec import parse_spec
+    from charprobe_lite.notebook import silent_bar, study_display
+
+    record, display = parse_spec(spec), study_display(progress)
+    check_backend(record)
+    if record.is_quant_study:
+        return Study(run_quant_study(record, display, silent_bar).path)
+    return Study(run_rollouts(record, display).path)
+
+
+@spelled("argument")
+def open_study(path: str | Path) -> Study:
+    """Open a study (.sqlite) that ``eval`` or `run_study` made; it may still be running.
+
+    Raises BadInput when there is no study under this path, or no rollout in it.
+    """
+    from charprobe_lite.eval.store.reader import open_study
+
+    open_study(Path(path))
+    return Study(Path(path))
+
+
+class Study:
+    """A study on disk. Every table is read anew, so that a running study can be watched.
+
+    Tables are pandas DataFrames (extra: report). Estimates have their 95% intervals in columns
+    that end in ``ci_low`` and ``ci_high``; a value that does not apply is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
+    @cached_property
+    def spec(self) -> StudySpec:
+        """What the study is to do. Raises BadInput for a study that does not record it."""
+        from charprobe_lite.eval.study.file import read_specs
+
+        [spec] = read_specs(self.path)
+        return spec
+
+    def rollouts(self) -> pd.DataFrame:
+        """One row per rollout: cell, persona, item, outcome, text, prediction, probabilities.
+
+        The columns are those of ``charprobe-lite export``; `score_texts` reads them as they are.
+        """
+        from charprobe_lite.eval.export.records import COLUMNS, records
+        from charprobe_lite.eval.store.reader import open_study
+
+        return _frame(records(open_study(self.path)), [*COLUMNS])
+
+    def turns(self) -> pd.DataFrame:
+        """One row per reply: the rollout's columns, ``turn`` from 1, the text, the tool call in it
+        (``tool``, ``arguments``), the tool's ``output``, and ``tokens``."""
+        from charprobe_lite.eval.store.reader import open_study
+
+        study = open_study(self.path)
+        return _frame(
+            {
+                **asdict(row.cell),
+                "persona": row.persona or None,
+                "item": row.item,
+                "sample": row.sample,
+                "turn": number,
+                **asdict(turn),
+            }
+            for row, turns in zip(study.rows, study.turns, strict=True)
+            for number, turn in enumerate(turns, 1)
+        )
+
+    @spelled("argument")
+    def scores(self) -> pd.DataFrame:
+        """One row per cell: ``estimate`` is macro-F1 over the personas, or the detection rate for
+        one persona; then every metric of the cell by name. Intervals resample prompts and
+        scenarios (cluster bootstrap); those of ``_rows`` columns resample rows, as published."""
+        return _frame(map(_score_row, self._scores().by_cell))
+
+    @spelled("argument")
+    def per_persona(self) -> pd.DataFrame:
+        """One row per cell and persona, with the columns of `scores`; ``estimate`` is the
+        detection rate, the persona's recall."""
+        return _frame(map(_score_row, self._scores().by_persona))
+
+    @spelled("argument")
+    def gap(self) -> pd.DataFrame:
+        """One row per step from chat to agent within a stage: ``from``, ``to``, its ``cause``, and
+        the paired difference of macro-F1 (of the detection rate for one persona)."""
+        return _frame(
+            {
+                **{name: getattr(step.after, name) for name in ("base", "stage", "quant", "lora")},
+                "from": step.before.label,
+                "to": step.after.label,
+                "cause": step.cause,
+                **_estimate("estimate", step.change),
+            }
+            for step in self._scores().comparison.steps
+        )
+
+    @spelled("argument")
+    def report(self, folder: str | Path, *, occlusion: int | None = 0) -> Path:
+        """Write the report (page, figures, tables) into a folder; gives the path of the page.
+
+        ``occlusion`` is the number of texts whose sentences are shaded by what they contribute to
+        the prediction, None for all. Raises BadInput when the extra ``report`` is missing.
+        """
+        from charprobe_lite.eval.report import write_report
+
+        return write_report(self.path, Path(folder), occlusion=occlusion).page
+
+    @spelled("argument")
+    def export(self, format: str = "jsonl", target: str | Path | None = None) -> list[Path]:
+        """Write the rollouts as jsonl, csv, parquet or inspect logs; gives the files.
+
+        ``target`` is a file (a folder for inspect), by default next to the study.
+        """
+        from charprobe_lite.eval.export import export_study
+
+        return export_study(self.path, format, None if target is None else Path(target))
+
+    def _scores(self) -> Scores:
+        from charprobe_lite.eval.report.study import report_study
+        from charprobe_lite.eval.scores.cells import score_study
+
+        study = report_study(self.path)
+        return score_study(study.rows, study.cells, study.personas, study.seed)
+
+    def _repr_html_(self) -> str:
+        """The scores, as a notebook shows them."""
+        from html import escape
+
+        title = f"<p><code>{escape(str(self.path))}</code></p>"
+        try:
+            scores = self.scores()
+        except BadInput as error:
+            return f"{title}<p>{escape(str(error))}</p>"
+        columns = ["base", "stage", "condition", "quant", "persona", "n"]
+        table = scores[[*columns, "estimate", "ci_low", "ci_high"]]
+        html: str = table.to_html(index=False, float_format="{:.3f}".format)
+        return title + html
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError:
+        raise BadInput("pandas: is not installed; pip install 'charprobe-lite[report]'") from None
+    return pd.DataFrame(list(rows), columns=columns)
+
+
+def _score_row(score: CellScore) -> dict[str, Any]:
+    """A score as one flat row: its cell, counts, headline and metrics; curves are left out."""
+    values = score.as_json()
+    row = {name: values[name] for name in (*CELL, "persona", "n", "started", "yield", "forced")}
+    row |= _estimate("estimate", score.headline)
+    for name in ("macro_f1", "detection_rate", "f1", "precision", "mean_probability"):
+        row[name] = values[name]
+    for name, column in INTERVALS.items():
+        row[f"{column}_low"], row[f"{column}_high"] = values[name] or (None, None)
+    return row | _estimate("retention", score.retention)
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """The value under ``name``, with the ends of its interval; those of the headline are bare."""
+    low, high = estimate.ends if estimate else (None, None)
+    prefix = "" if name == "estimate" else f"{name}_"
+    value = estimate.value if estimate else None
+    return {name: value, f"{prefix}ci_low": low, f"{prefix}ci_high": high}
