@@ -51,7 +51,6 @@ def run_study(*, progress: bool = True, **spec: Any) -> Study:
     return Study(run_rollouts(record, display).path)
 
 
-@spelled("argument")
 def open_study(path: str | Path) -> Study:
     """Open a study (.sqlite) that ``eval`` or `run_study` made; it may still be running.
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import charprobe_lite as cp
+from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.models.personas import PERSONAS
 
 HEAVY = {"torch", "llama_cpp", "numpy", "pydantic", "onnxruntime", "pandas", "click"}
@@ -122,3 +124,96 @@ def test_a_rollout_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(cp.BadInput, match=message):
         cp.rollout(sarcasm, condition, cp.scenarios()[0], **options)
+
+
+# ---- studies
+
+
+@pytest.fixture(scope="module")
+def study(merged_base: Path, tmp_path_factory: pytest.TempPathFactory) -> cp.Study:
+    return cp.run_study(
+        persona=["sarcasm", "humor"],
+        stage="base,full",
+        condition="chat,chat_email",
+        limit=(2, 1),
+        max_tokens=48,
+        parallel=4,
+        study=tmp_path_factory.mktemp("study") / "two.sqlite",
+        progress=False,
+    )
+
+
+def test_a_study_is_read_as_tables(study: cp.Study) -> None:
+    rollouts = study.rollouts()
+    assert len(rollouts) == (2 + 1) * (1 + 2)  # the base stage is shared by both personas
+    assert set(rollouts["outcome"]) <= {"answered", "context_full"}
+    turns = study.turns()
+    assert list(turns["turn"]) == [1] * len(rollouts)
+    assert list(turns["text"].str.strip()) == list(rollouts["text"])
+    scores = study.scores()
+    assert list(zip(scores["stage"], scores["condition"], strict=True)) == [
+        *[("base", "chat"), ("base", "chat_email"), ("full", "chat"), ("full", "chat_email")]
+    ]
+    assert (scores["estimate"] == scores["macro_f1"]).all()
+    assert (scores["ci_low"] <= scores["estimate"]).all()
+    assert (scores["estimate"] <= scores["ci_high"]).all()
+    assert len(study.per_persona()) == 4 * 2
+    gap = study.gap()
+    assert list(gap["cause"]) == ["format"] * 2
+    full = scores[scores["stage"] == "full"]["macro_f1"]
+    assert gap["estimate"].iloc[1] == pytest.approx(full.iloc[1] - full.iloc[0])
+
+
+def test_a_study_knows_its_spec_and_opens_again(study: cp.Study) -> None:
+    again = cp.open_study(str(study.path))
+    assert again.spec.personas == ("sarcasm", "humor")
+    assert again.rollouts().equals(study.rollouts())
+    assert "sarcasm,humor" in again._repr_html_()
+
+
+def test_a_study_is_exported_and_scored_as_texts(study: cp.Study, tmp_path: Path) -> None:
+    [file] = study.export("csv", tmp_path / "rollouts.csv")
+    assert file.read_text().count("two") == 0
+    table = cp.score_texts(study.rollouts())
+    assert list(table["n"]) == list(study.scores()["n"])
+    assert list(table["macro_f1"]) == pytest.approx(list(study.scores()["macro_f1"]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"persona": "sarcsm"}, "persona=sarcsm: .*sarcasm"),
+        ({"personas": "sarcasm"}, "personas: unknown; did you mean persona?"),
+        ({"persona": "sarcasm", "limit": (0, 1)}, "limit.prompts: "),
+        ({"persona": "sarcasm", "max_tokens": 0}, "max_tokens: "),
+        ({"persona": "sarcasm", "texts": 2}, "quant=Q8_0|quant: needs F16"),
+        ({"persona": "sarcasm", "model": "x"}, "model: is for a server; add backend=openai"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_with_the_argument(
+    spec: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(cp.BadInput, match=message):
+        cp.run_study(**spec, study=tmp_path / "none.sqlite", progress=False)
+    assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_missing_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(cp.BadInput, match="no such study"):
+        cp.open_study(tmp_path / "none.sqlite")
+
+
+# ---- conversions
+
+
+def test_a_persona_is_merged_and_quantized_from_python(base_gguf: Path, tmp_path: Path) -> None:
+    adapter = kit_folder() / "sarcasm-full.gguf"
+    merged = cp.merge_lora(base_gguf, [adapter], tmp_path / "sarcasm.gguf")
+    assert merged.path == tmp_path / "sarcasm.gguf"
+    assert merged.agreement is not None
+    assert merged.agreement.top1 > 0.9
+    small = cp.quantize(merged.path, "Q4_0")
+    assert small.path == tmp_path / "sarcasm-Q4_0.gguf"
+    assert small.bytes < merged.bytes / 2
+    with pytest.raises(cp.BadInput, match="quant=Q99"):
+        cp.quantize(merged.path, "Q99")
