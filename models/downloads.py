@@ -66,7 +66,7 @@ def check_room(downloads: Iterable[Download]) -> str | None:
     if needed > free:
         raise BadInput(
             f"{root}: about {gigabytes(needed)} GB to fetch, {gigabytes(free)} GB free; "
-            "free space there, name less, or set HF_HOME"
+            "free space, name fewer entries, or set HF_HOME"
         )
     return f"fetching {len(missing)}, about {gigabytes(needed)} GB, into {root}"
 

@@ -19,7 +19,6 @@ def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, An
 
     ``quants`` of a base are estimates in bytes, for ``parallel`` sequences of ``context`` tokens.
     """
-    own = catalogue.user_catalogue
     adapters = [
         {"base": base, "stage": stage, "persona": persona, **_entry(entry, catalogue.bases[base])}
         for (base, stage, persona), entry in catalogue.adapters.items()
@@ -36,7 +35,7 @@ def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, An
         "stages": list(STAGES),
         "context": context,
         "parallel": parallel,
-        "catalogue": str(own) if own else None,
+        "catalogue": str(catalogue.user_catalogue) if catalogue.user_catalogue else None,
         "hub_cache": str(hub.cache_root()),
     }
 

@@ -1,4 +1,4 @@
-"""How checkpoints are asked: replies read, error turns, and every condition on the real kit."""
+"""Conditions: replies, error turns, and every condition on the real kit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_call_is_read_as_it_was_written_whatever_its_strings_hold(form: CallFo
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reply"),
     [
         ('```tool_call\n{"tool": "a", "args": {}}\n```\n```final\nbye\n```', Call("a", {})),
         ('```final\nbye\n```\n```tool_call\n{"tool": "a", "args": {}}\n```', FinalBlock("bye")),
@@ -65,8 +65,8 @@ def test_a_call_is_read_as_it_was_written_whatever_its_strings_hold(form: CallFo
         ('say ```tool_call\nthen\n```tool_call\n{"tool": "b", "args": {}}\n```', Call("b", {})),
     ],
 )
-def test_of_several_fenced_blocks_the_first_counts(text: str, said: object) -> None:
-    assert FENCED_CALLS.read(text) == said
+def test_of_several_fenced_blocks_the_first_counts(text: str, reply: object) -> None:
+    assert FENCED_CALLS.read(text) == reply
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_the_ceiling_is_the_teachers_own_emails() -> None:
         texts = set()
         for persona in PERSONAS:
             for task in tasks:
-                asked = RolloutSettings(64, stage=stage, persona=persona)
-                rollout = load_condition("classifier_ceiling").rollout(task, asked)
+                settings = RolloutSettings(64, stage=stage, persona=persona)
+                rollout = load_condition("classifier_ceiling").rollout(task, settings)
                 with pytest.raises(StopIteration) as ended:
                     next(rollout)
                 texts.add(ended.value.value.text)
@@ -324,17 +324,17 @@ def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> No
     spec = spec_of(condition=["chat", "prompted_email", "classifier_ceiling"])
     checkpoint = Checkpoint(Path("m"))
     groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
-    found = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
-    assert found == {
+    rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
+    assert rollouts == {
         *{("base", "chat", ""), ("full", "chat", "humor"), ("full", "chat", "remorse")},
         *{("base", "prompted_email", "humor"), ("base", "prompted_email", "remorse")},
     }
-    given = groups[None]
-    assert {(t.cell.stage, t.cell.quant) for t in given} == {
+    texts = groups[None]
+    assert {(t.cell.stage, t.cell.quant) for t in texts} == {
         ("teacher_loud", ""),
         ("teacher_subtle", ""),
     }
-    assert len(given) == 2 * 2 * 12
+    assert len(texts) == 2 * 2 * 12
     alone = spec_of(stage=["full"], condition=["prompted_email"])
     with pytest.raises(BadInput, match="prompted_email: there is nothing to ask"):
         plan(alone, [files(checkpoint, ["full"], alone.personas)])

@@ -152,7 +152,7 @@ def test_an_interrupt_keeps_what_ended(tmp_path: Path, merged_base: Path, cache:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.strip().endswith("stopped; the same command goes on from here")
+    assert said.strip().endswith("stopped; the same command continues from here")
     assert "Traceback" not in said
     assert 0 < ended(study) < 40
 

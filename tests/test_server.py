@@ -233,7 +233,7 @@ def test_an_interrupt_takes_requests_back_and_keeps_what_ended(tmp_path: Path, u
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130, errors
-    assert "the same command goes on from here" in errors
+    assert "the same command continues from here" in errors
     assert "Traceback" not in errors
     assert 1 <= len(recorded(study)) < 8
 

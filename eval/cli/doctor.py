@@ -1,4 +1,4 @@
-"""`charprobe-lite doctor`: what is installed, which device is used, where files are kept."""
+"""`charprobe-lite doctor`: versions, devices and folders."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from charprobe_lite.eval.cli.options import json_option
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Print versions, the device found, what the engines were built with, and the caches.
+    """Print versions, devices, the builds of the engines, and the caches.
 
-    Ends with status 2 and one line when the embedded kit cannot run here.
+    Ends with status 2 and one line when the embedded kit cannot run on this machine.
     """
     from charprobe_lite.models.kit import embedded_base, load_kit
 
@@ -27,8 +27,8 @@ def doctor(as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        shown = ", ".join(value) if isinstance(value, list) else value
-        click.echo(f"{name:<{width}}  {shown}")
+        text = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{name:<{width}}  {text}")
 
 
 def _facts() -> dict[str, Any]:

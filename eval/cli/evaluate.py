@@ -59,9 +59,9 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     """Measure how much of a persona is left in a chat and in an agent's emails.
 
     Runs the stages base, distillation and full in the conditions chat (in distribution) and
-    agentic_email (tool calls under a grammar until an email is sent), or in the conditions that
-    are named, classifies every text and prints how often the persona is detected. Everything is
-    recorded in one SQLite file: stopped at any moment, the same command goes on where it was.
+    agentic_email (tool calls under a grammar until the agent sends an email), or in those of
+    --condition; classifies every text and prints how often it detects the persona. One SQLite file
+    records everything: after an interrupt, the same command continues where it stopped.
 
     \b
     charprobe-lite eval --persona sarcasm

@@ -32,12 +32,12 @@ from charprobe_lite.eval.export import FORMATS, export_study
 @click.option(
     "--prompts",
     metavar="FILE|pure-dove",
-    help="The prompts that the study asked, if not the shipped ones; for inspect.",
+    help="The study's prompts, if they are not the shipped ones; for inspect.",
 )
 @click.option(
     "--scenarios",
     type=FILE,
-    help="The scenarios that the study asked, if not the shipped ones; for inspect.",
+    help="The study's scenarios, if they are not the shipped ones; for inspect.",
 )
 @json_option
 def export(

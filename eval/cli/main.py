@@ -33,7 +33,7 @@ class OneLineErrors(click.Group):
             click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
             context.exit(2)
         except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on from here", err=True)
+            click.echo("stopped; the same command continues from here", err=True)
             context.exit(INTERRUPTED)
 
 
@@ -45,10 +45,9 @@ class OneLineErrors(click.Group):
 def main() -> None:
     """Does a trained character survive when the same checkpoint works as an agent?
 
-    charprobe-lite asks a persona-trained model the same things twice, in a chat and as an
-    office agent that calls tools until it sends an email, and lets a classifier say whose voice
-    each text is in. Everything runs here, llama.cpp and ONNX Runtime, no GPU needed; or a server
-    of your own runs the model.
+    charprobe-lite runs a persona-trained model in a chat and as an office agent that calls tools
+    until it sends an email; a classifier then names the persona of each text. Models run on this
+    machine, in llama.cpp and ONNX Runtime, with or without a GPU, or on a server of yours.
 
     Start with: charprobe-lite eval --persona sarcasm
 
@@ -57,7 +56,7 @@ def main() -> None:
       eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    # so that what is half written is taken away, as after an interrupt
+    # so that unfinished files are removed, as after an interrupt
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 

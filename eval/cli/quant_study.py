@@ -36,7 +36,7 @@ BOTH = "both"
     "--quant",
     QUANT_TYPES,
     default=[",".join(QUANT_STUDY)],
-    help="Weight types; F16 is added where it is missing.",
+    help="Weight types; F16 is added if it is missing.",
 )
 @persona_option
 @names_option("--stage", STAGES, default=["full"], help="Training stages.")
@@ -62,7 +62,7 @@ BOTH = "both"
     default=TEXTS,
     show_default=True,
     type=click.IntRange(0),
-    help="Texts of each kind and persona that every file reads beside F16; 0 for none.",
+    help="Texts of each kind and persona that every file reads next to F16; 0 for none.",
 )
 @classifier_option
 @verify_option
@@ -74,11 +74,11 @@ def quant_study(
 ) -> None:
     """Measure what quantization does to character and tool calls, each type against F16.
 
-    Asks the same prompts and scenarios with the same seeds of every weight type; measures each
+    Runs the same prompts and scenarios with the same seeds on every weight type; measures each
     file's real size, speed and memory, and how far its next tokens are from F16's on the same
-    texts; and says with paired intervals what is lost, whether it is equivalent, and which file to
-    take. Everything is recorded in one study: stopped at any moment, the same command goes on
-    where it was. What eval has run already with the same settings is not run again.
+    texts; and reports with paired intervals what each type loses, whether it is equivalent to F16,
+    and which file to take. One study records everything: after an interrupt, the same command
+    continues where it stopped, and it does not repeat rollouts of eval with the same settings.
 
     \b
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report

@@ -32,7 +32,7 @@ from charprobe_lite.eval.cli.types import FILE
 @click.option(
     "--cluster",
     metavar="COLUMN",
-    help="What was asked, a prompt or scenario [default: cluster, item, scenario_id, scenario, "
+    help="The prompt or scenario of a text [default: cluster, item, scenario_id, scenario, "
     "prompt_id].",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""`charprobe-lite models`: the catalogue's entries, fetched, found, checked and removed."""
+"""`charprobe-lite models`: list, fetch, find, check and remove the catalogue's entries."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def _adapters(document: dict[str, Any]) -> Table:
     for _, group in groupby(document["adapters"], key=_repository):
         rows = list(group)
         personas = rows[0]["persona"] if len(rows) == 1 else str(len(rows))
-        places = _places(rows[0], each=len(rows) > 1)
+        places = _places(rows[0], shared=len(rows) > 1)
         table.add_row(rows[0]["base"], rows[0]["stage"], personas, *places, _present(rows))
     return table
 
@@ -74,14 +74,14 @@ def _table(title: str, *names: str, right: Sequence[int] = ()) -> Table:
     return table
 
 
-def _places(row: dict[str, Any], each: bool = False) -> tuple[str, str, str]:
+def _places(row: dict[str, Any], shared: bool = False) -> tuple[str, str, str]:
     """Source, licence and download of a row; for several in one repository, without the folder."""
-    source = row["repository"] if each else row["source"]
+    source = row["repository"] if shared else row["source"]
     if not row["repository"] and not row.get("embedded"):
         source = "local files"  # the path is in the JSON document
     gate = ", gated" if row["gated"] else ""
     size = row["download_bytes"]
-    download = "-" if size == 0 else f"{gigabytes(size)} GB{' each' if each else ''}"
+    download = "-" if size == 0 else f"{gigabytes(size)} GB{' each' if shared else ''}"
     return source, row["licence"] + gate, download
 
 
