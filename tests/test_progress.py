@@ -63,8 +63,8 @@ def test_the_share_detected_is_that_of_the_labelled(monkeypatch: pytest.MonkeyPa
     assert counts.detected(CHAT) == (0.75, 4)
     assert counts.detected(BASE) == (0.25, 2)  # each stands for two personas
     assert counts.detected(AGENT) is None
-    assert counts.complete(BASE)
-    assert not counts.complete(CHAT)
+    assert counts.is_complete(BASE)
+    assert not counts.is_complete(CHAT)
 
 
 def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str, str]:

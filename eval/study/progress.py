@@ -1,4 +1,4 @@
-"""How far a study is, for the person who waits: what is done, what is detected, how long yet."""
+"""The progress of a running study: what is done, what is detected, how long it takes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.eval.cells import Cell
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 Labels = Mapping[Cell, Counter[tuple[str, str | None]]]
+"""How many samples of a cell have which (persona, label); None is none yet."""
+NAMES = ("description", "fields[detail]")
 
 
 class Progress:
-    """What a running study tells; this one keeps it to itself."""
+    """What a running study reports; this one shows nothing."""
 
-    def begin(self, asked: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
+    def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
         """How many rollouts each cell has, and how many of them are not there yet."""
 
     def ended(self, cell: Cell, tokens: int) -> None:
@@ -31,21 +33,21 @@ class Progress:
 
 
 class Counts(Progress):
-    """Counts what a study tells, since ``begin``."""
+    """Counts what a study reports, since ``begin``."""
 
     def __init__(self, personas: Sequence[str]) -> None:
         self._personas = personas
         self._began: float | None = None
         self._labels: Labels = {}
         self.totals: Mapping[Cell, int] = {}
-        self.there: Mapping[Cell, int] = {}
+        self._done: Counter[Cell] = Counter()
         self._ended: Counter[Cell] = Counter()
         self._tokens: Counter[Cell] = Counter()
 
-    def begin(self, asked: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
+    def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
         self._began = time.monotonic()
-        self.totals = asked
-        self.there = {cell: number - missing.get(cell, 0) for cell, number in asked.items()}
+        self.totals = totals
+        self._done = Counter({cell: n - missing.get(cell, 0) for cell, n in totals.items()})
 
     def ended(self, cell: Cell, tokens: int) -> None:
         self._ended[cell] += 1
@@ -56,40 +58,38 @@ class Counts(Progress):
 
     def done(self, cell: Cell) -> int:
         """Rollouts of the cell that have ended, in this run or before."""
-        return self.there[cell] + self._ended[cell]
+        return self._done[cell] + self._ended[cell]
 
-    def names(self, cell: Cell) -> list[str]:
-        """Stage and what is asked; the quant type too, where the study has several."""
-        several = len({each.quant for each in self.totals} - {""}) > 1
-        return [cell.stage, cell.label, *([cell.quant] if several else [])]
+    def name(self, cell: Cell) -> str:
+        """Stage and condition; the quant type too, where the study has several."""
+        has_several = len({cell.quant for cell in self.totals} - {""}) > 1
+        names = [cell.stage, cell.label, cell.quant if has_several else ""]
+        return " ".join(filter(None, names))
 
-    def complete(self, cell: Cell) -> bool:
+    def is_complete(self, cell: Cell) -> bool:
         """Whether every rollout of the cell has ended and every text has its label."""
-        waiting = any(said is None for _, said in self._labels.get(cell, ()))
+        waiting = any(label is None for _, label in self._labels.get(cell, ()))
         return self.done(cell) == self.totals[cell] and not waiting
 
     def detected(self, cell: Cell) -> tuple[float, int] | None:
         """Share of the cell's labelled samples that were classified as their persona, and how many.
 
-        A base-stage sample stands for every persona, as in the scores.
+        A base-stage sample counts for every persona, as in the scores.
         """
-        known = {key: n for key, n in self._labels.get(cell, {}).items() if key[1] is not None}
-        if not (number := sum(known.values())):
+        counts = {key: n for key, n in self._labels.get(cell, {}).items() if key[1] is not None}
+        if not (total := sum(counts.values())):
             return None
+        personas = self._personas
         hits = sum(
-            n * (said == persona if persona else self._personas.count(said) / len(self._personas))
-            for (persona, said), n in known.items()
+            n * (label == persona if persona else personas.count(label or "") / len(personas))
+            for (persona, label), n in counts.items()
         )
-        return hits / number, number
-
-    def seconds(self) -> float:
-        """Since ``begin``; 0 before."""
-        return 0 if self._began is None else time.monotonic() - self._began
+        return hits / total, total
 
     def tokens_per_second(self) -> float | None:
         """Generated tokens of the rollouts that have ended in this run; None before the first."""
-        tokens, seconds = self._tokens.total(), self.seconds()
-        return tokens / seconds if tokens and seconds else None
+        seconds = 0 if self._began is None else time.monotonic() - self._began
+        return self._tokens.total() / seconds if self._tokens and seconds else None
 
     def seconds_left(self) -> float | None:
         """At this speed, if a rollout takes as many tokens as others of its cell.
@@ -99,17 +99,12 @@ class Counts(Progress):
         speed = self.tokens_per_second()
         if speed is None:
             return None
-        return (
-            sum(
-                (self.totals[cell] - self.done(cell)) * self._tokens_each(cell)
-                for cell in self.totals
-            )
-            / speed
-        )
+        left = {cell: total - self.done(cell) for cell, total in self.totals.items()}
+        return sum(n * self._tokens_per_rollout(cell) for cell, n in left.items()) / speed
 
-    def _tokens_each(self, cell: Cell) -> float:
-        alike = [each for each in self._ended if each.condition == cell.condition]
-        for cells in ([cell], alike, list(self._ended)):
+    def _tokens_per_rollout(self, cell: Cell) -> float:
+        same_condition = [other for other in self._ended if other.condition == cell.condition]
+        for cells in ([cell], same_condition, list(self._ended)):
             if ended := sum(self._ended[each] for each in cells):
                 return sum(self._tokens[each] for each in cells) / ended
         return 0
@@ -121,81 +116,94 @@ class Counts(Progress):
             return ""
         return f"{speed:.0f} tokens/s, about {duration(left)} left"
 
+    def detection(self, cell: Cell) -> str:
+        """The share detected in words."""
+        share = self.detected(cell)
+        return f"detected {share[0]:.0%} of {share[1]}" if share else ""
+
 
 class Lines(Counts):
-    """A plain line on stderr for each cell that is through."""
+    """A plain line on stderr for each cell that is complete."""
 
     def __init__(self, personas: Sequence[str], console: Console) -> None:
         super().__init__(personas)
         self._console = console
-        self._through: set[Cell] = set()
+        self._printed: set[Cell] = set()
 
-    def begin(self, asked: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
-        super().begin(asked, missing)
-        self._through = {cell for cell in asked if not missing.get(cell)}
-        self._say(f"{sum(self.there.values())} of {sum(asked.values())} rollouts are there already")
+    def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
+        super().begin(totals, missing)
+        self._printed = {cell for cell in totals if not missing.get(cell)}
+        self._print(f"{self._done.total()} of {sum(totals.values())} rollouts are there already")
 
     def labelled(self, labels: Labels) -> None:
         super().labelled(labels)
         for cell in self.totals:
-            if cell not in self._through and self.complete(cell):
-                self._through.add(cell)
-                rest = ", ".join(filter(None, (_detected(self, cell), self.speed_and_left())))
-                names = " ".join(filter(None, self.names(cell)))
-                self._say(f"{names}: {self.totals[cell]} rollouts, {rest}")
+            if cell not in self._printed and self.is_complete(cell):
+                self._printed.add(cell)
+                details = filter(None, (self.detection(cell), self.speed_and_left()))
+                line = f"{self.name(cell)}: {self.totals[cell]} rollouts, {', '.join(details)}"
+                self._print(line)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveTable(Counts):
-    """A bar for the study above a table of its cells, on a terminal, until it is closed."""
+    """A bar for the study above a bar for each cell, on a terminal, until it is closed."""
 
     def __init__(self, personas: Sequence[str], console: Console) -> None:
-        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bars
 
         super().__init__(personas)
-        self._console = console
-        # transient: what stays is the table of scores, which says it all
-        self._live = Live(self, console=console, redirect_stdout=False, transient=True)
+        text = [TextColumn(f"{{task.{name}}}", markup=False) for name in NAMES]
+        columns = (text[0], BarColumn(16), MofNCompleteColumn(), text[1])
+        # transient: the table of scores, which says it all, takes its place
+        self._bars = Bars(*columns, console=console, transient=True, redirect_stdout=False)
+        self._study = self._bars.add_task("rollouts", detail="")
+        self._cells: dict[Cell, Any] = {}
 
-    def begin(self, asked: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
-        super().begin(asked, missing)
-        self._live.start()
+    def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
+        super().begin(totals, missing)
+        self._bars.update(self._study, total=sum(totals.values()))
+        self._cells = {
+            cell: self._bars.add_task(self.name(cell), total=total, detail="")
+            for cell, total in totals.items()
+        }
+        self._update()
+        self._bars.start()
+
+    def ended(self, cell: Cell, tokens: int) -> None:
+        super().ended(cell, tokens)
+        self._update()
+
+    def labelled(self, labels: Labels) -> None:
+        super().labelled(labels)
+        self._update()
 
     def close(self) -> None:
         """Take the table away."""
-        self._live.stop()
+        self._bars.stop()
 
-    def __rich__(self) -> RenderableType:
-        from rich.console import Group
-        from rich.table import Table
-
-        total, done = sum(self.totals.values()), sum(map(self.done, self.totals))
-        head = Table.grid(padding=(0, 1))
-        head.add_row("rollouts", _bar(done, total, 30), f"{done}/{total}", self.speed_and_left())
-        cells = Table.grid(padding=(0, 2))
-        shown = self._shown(max(self._console.height - 4, 1))
-        for cell in shown:
-            done, number = self.done(cell), self.totals[cell]
-            names = self.names(cell)
-            cells.add_row(*names, _bar(done, number, 12), f"{done}/{number}", _detected(self, cell))
-        more = len(self.totals) - len(shown)
-        return Group(head, cells, *([f"and {more} more cells"] if more else []))
-
-    def _shown(self, most: int) -> list[Cell]:
-        """As many cells as fit, those that are not through first, in the order of the study."""
-        cells = list(self.totals)
-        kept = set(sorted(cells, key=lambda cell: (self.complete(cell), cells.index(cell)))[:most])
-        return [cell for cell in cells if cell in kept]
+    def _update(self) -> None:
+        done = sum(map(self.done, self.totals))
+        self._bars.update(self._study, completed=done, detail=self.speed_and_left())
+        fits = len(self.totals) < self._bars.console.height - 2
+        for cell, task in self._cells.items():
+            self._bars.update(
+                task,
+                completed=self.done(cell),
+                detail=self.detection(cell),
+                visible=fits or not self.is_complete(cell),
+            )
 
 
 @contextmanager
 def watching(personas: Sequence[str], console: Console | None = None) -> Iterator[Progress]:
-    """Show on stderr what a study tells: a live table on a terminal, else a few plain lines."""
+    """Show a study's progress on stderr: a live table on a terminal, else a few plain lines."""
     from rich.console import Console
 
-    # no FORCE_COLOR either puts control characters into a file
+    # not even FORCE_COLOR puts control characters into a file
     console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
     if not console.is_terminal:
         yield Lines(personas, console)
@@ -208,18 +216,7 @@ def watching(personas: Sequence[str], console: Console | None = None) -> Iterato
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as one says it."""
+    """Seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _detected(counts: Counts, cell: Cell) -> str:
-    found = counts.detected(cell)
-    return f"detected {found[0]:.0%} of {found[1]}" if found else ""
-
-
-def _bar(done: int, total: int, width: int) -> RenderableType:
-    from rich.progress_bar import ProgressBar
-
-    return ProgressBar(total, done, width=width)

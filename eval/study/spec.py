@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,7 +19,7 @@ from charprobe_lite.models.catalogue import (
     load_catalogue,
     select_names,
 )
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.backend import BackendOptions
@@ -156,12 +155,16 @@ class StudySpec(_Record):
         return self.relative_to(Path.cwd()).model_dump(mode="json", by_alias=True)
 
 
+FIELDS = [field.alias or name for name, field in StudySpec.model_fields.items()]
+"""The names of the fields, as options, keys and arguments spell them."""
+
+
 def parse_spec(values: Mapping[str, Any]) -> StudySpec:
     """The spec that these values give. Raises BadInput naming the first field that is wrong."""
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:
-        raise BadInput(_problem(error)) from None
+        raise BadInput(first_problem(error, option=True, fields=FIELDS)) from None
 
 
 def resolve(spec: StudySpec) -> StudySpec:
@@ -212,19 +215,6 @@ def served_names(models: Sequence[str]) -> dict[tuple[str, str], str]:
             f"--model {names[ANY_CHECKPOINT]}: write base= or STAGE/PERSONA= before each name"
         )
     return names
-
-
-def _problem(error: ValidationError) -> str:
-    """The first problem; an unknown field with the one that it resembles."""
-    problem: Any = error.errors(include_url=False)[0]
-    option = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-    if problem["type"] != "extra_forbidden":
-        return f"{option}: {problem['msg']}"
-    fields = Limits.model_fields if "." in option else StudySpec.model_fields
-    names = [field.alias or name for name, field in fields.items()]
-    near = get_close_matches(str(problem["loc"][-1]), names, 1)
-    fix = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
-    return f"{option}: unknown; {fix}"
 
 
 def _stages(spec: StudySpec) -> list[str]:
