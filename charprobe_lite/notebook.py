@@ -74,7 +74,7 @@ class NotebookTable(Counts):
 
     def _repr_html_(self) -> str:
         rows = [
-            f"<tr><td>{escape(' '.join(filter(None, self.names(cell))))}</td>"
+            f"<tr><td>{escape(self.name(cell))}</td>"
             f"<td><progress value={self.done(cell)} max={total}></progress></td>"
             f"<td>{self.done(cell)} of {total}</td></tr>"
             for cell, total in self.totals.items()

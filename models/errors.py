@@ -40,7 +40,7 @@ def first_problem(error: Exception, option: bool = False, fields: Sequence[str] 
     problem = error.errors(include_url=False)[0]
     message, (name, *rest) = problem["msg"], [str(part) for part in problem["loc"]] or [""]
     if problem["type"] == "extra_forbidden" and (option or fields):
-        near = nearest(name, fields)
+        near = None if rest else nearest(name, fields)
         fix = f"; did you mean {_option(near) if option else near}?" if near else ""
         message = f"unknown{fix}"
     if option:

@@ -229,8 +229,8 @@ def test_a_study_file_is_a_study_for_every_base_and_seed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("persona: humor\nquants: [F16]\n", "quants: unknown; did you mean quant?"),
-        ("persona: humor\nlimit: {prompt: 3}\n", "limit.prompt: unknown; did you mean promp"),
+        ("persona: humor\nquants: [F16]\n", "quants: unknown; did you mean quant"),
+        ("persona: humor\nlimit: {prompt: 3}\n", "limit.prompt: unknown"),
         ("persona: humor\nrepeats: 0\n", "repeats: Input should be greater than"),
         ("persona: humor\nbase: smollm\n", "base: smollm: unknown; "),
         ("persona: humor\nstage: [ful]\n", "stage: ful: unknown; "),

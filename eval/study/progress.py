@@ -86,9 +86,13 @@ class Counts(Progress):
         )
         return hits / total, total
 
+    def seconds(self) -> float:
+        """Since ``begin``; 0 before."""
+        return 0 if self._began is None else time.monotonic() - self._began
+
     def tokens_per_second(self) -> float | None:
         """Generated tokens of the rollouts that have ended in this run; None before the first."""
-        seconds = 0 if self._began is None else time.monotonic() - self._began
+        seconds = self.seconds()
         return self._tokens.total() / seconds if self._tokens and seconds else None
 
     def seconds_left(self) -> float | None:
