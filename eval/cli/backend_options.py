@@ -13,16 +13,11 @@ from charprobe_lite.models import defaults
 
 BACKEND_OPTIONS = (
     click.option(
-        "--steps",
-        default=defaults.MAX_STEPS,
-        show_default=True,
-        type=click.IntRange(1),
-        help="Agent turns.",
+        "--steps", default=defaults.MAX_STEPS, type=click.IntRange(1), help="Agent turns."
     ),
     click.option(
         "--backend",
         default="llama.cpp",
-        show_default=True,
         type=click.Choice(["llama.cpp", "openai"]),
         help="Run models here, or drive an OpenAI-compatible server (extra: server).",
     ),
@@ -36,7 +31,6 @@ BACKEND_OPTIONS = (
     click.option(
         "--timeout",
         default=defaults.TIMEOUT,
-        show_default=True,
         type=click.FloatRange(1),
         help="Seconds to wait for a reply of the server.",
     ),

@@ -19,7 +19,6 @@ from charprobe_lite.eval.export import FORMATS, export_study
     "--format",
     "kind",
     default="jsonl",
-    show_default=True,
     metavar="|".join(FORMATS),
     help="Parquet needs the extra tables, inspect the extra inspect.",
 )

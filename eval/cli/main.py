@@ -39,7 +39,11 @@ class OneLineErrors(click.Group):
 
 @click.group(
     cls=OneLineErrors,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(package_name="charprobe-lite")
 def main() -> None:

@@ -17,29 +17,19 @@ Option = Callable[[Any], Any]
 
 def names_option(flag: str, names: Sequence[str], **settings: Any) -> Option:
     """An option that takes several of ``names``; `catalogue.select_names` expands its value."""
-    return click.option(flag, multiple=True, type=NameList(names), show_default=True, **settings)
+    return click.option(flag, multiple=True, type=NameList(names), **settings)
 
 
 def parallel_option(help: str) -> Option:
     """The number of rollouts at once."""
     return click.option(
-        "--parallel",
-        default=defaults.PARALLEL,
-        show_default=True,
-        type=click.IntRange(1, 64),
-        help=help,
+        "--parallel", default=defaults.PARALLEL, type=click.IntRange(1, 64), help=help
     )
 
 
 def context_option(help: str) -> Option:
     """The tokens of one rollout."""
-    return click.option(
-        "--context",
-        default=defaults.CONTEXT,
-        show_default=True,
-        type=click.IntRange(128),
-        help=help,
-    )
+    return click.option("--context", default=defaults.CONTEXT, type=click.IntRange(128), help=help)
 
 
 def threads_option(default: str) -> Option:
@@ -72,18 +62,13 @@ budget_option = click.option(
     "machine is this machine's memory.",
 )
 shard_option = click.option(
-    "--shard",
-    type=Shard(),
-    help="Run only this part of the rollouts; study merge joins the parts.",
+    "--shard", type=Shard(), help="Run only this part of the rollouts; study merge joins the parts."
 )
 classifier_option = click.option(
     "--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT."
 )
 verify_option = click.option(
-    "--verify/--no-verify",
-    default=True,
-    show_default=True,
-    help="Check converted files against their originals.",
+    "--verify/--no-verify", default=True, help="Check converted files against their originals."
 )
 study_option = click.option(
     "--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite]."
@@ -92,13 +77,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 RUN_OPTIONS = (
     budget_option,
-    click.option(
-        "--seed", default=0, show_default=True, type=click.IntRange(0), help="The study's seed."
-    ),
+    click.option("--seed", default=0, type=click.IntRange(0), help="The study's seed."),
     click.option(
         "--repeats",
         default=1,
-        show_default=True,
         type=click.IntRange(1, 1000),
         help="Rollouts per prompt and scenario, each with another seed.",
     ),
@@ -106,7 +88,6 @@ RUN_OPTIONS = (
     click.option(
         "--limit",
         default=f"{defaults.PROMPTS},{defaults.SCENARIOS}",
-        show_default=True,
         type=Limit(),
         help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
         "break_character is every prompt with every suffix.",
@@ -115,7 +96,6 @@ RUN_OPTIONS = (
     click.option(
         "--device",
         default="auto",
-        show_default=True,
         type=click.Choice(["auto", "cpu", "metal", "cuda"]),
         help="Device of llama.cpp and the classifier; doctor lists the devices.",
     ),
@@ -126,11 +106,7 @@ RUN_OPTIONS = (
     ),
     threads_option("physical cores"),
     click.option(
-        "--max-tokens",
-        default=defaults.MAX_TOKENS,
-        show_default=True,
-        type=click.IntRange(1),
-        help="Tokens per turn.",
+        "--max-tokens", default=defaults.MAX_TOKENS, type=click.IntRange(1), help="Tokens per turn."
     ),
     context_option("Tokens that one rollout may fill."),
 )

@@ -53,14 +53,12 @@ BOTH = "both"
 @click.option(
     "--margin",
     default=MARGIN,
-    show_default=True,
     type=click.FloatRange(0, 1, min_open=True),
     help="The largest difference from F16 that counts as none.",
 )
 @click.option(
     "--texts",
     default=TEXTS,
-    show_default=True,
     type=click.IntRange(0),
     help="Texts of each kind and persona that every file reads next to F16; 0 for none.",
 )

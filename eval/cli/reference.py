@@ -29,7 +29,7 @@ BAR = r"\|"
 
 def reference() -> str:
     """Every command with its usage, help text, arguments and options."""
-    context = click.Context(main, info_name="charprobe-lite")
+    context = click.Context(main, info_name="charprobe-lite", **main.context_settings)
     return "\n".join([INTRODUCTION, *_sections(context)])
 
 

@@ -18,7 +18,6 @@ from charprobe_lite.eval.cli.types import FILE, Count
 @click.option(
     "--occlusion",
     default="none",
-    show_default=True,
     type=Count(),
     help="Samples whose sentences are shaded by what they do to the prediction.",
 )

@@ -43,9 +43,7 @@ from charprobe_lite.eval.cli.types import FILE
 )
 @click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
 @click.option("--resamples", type=click.IntRange(100), help="[default: 1000 rows, 10000 clusters]")
-@click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the resamples."
-)
+@click.option("--seed", default=0, type=click.IntRange(0), help="Of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
 def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Score texts or predictions from JSON lines, CSV, parquet or a study (.sqlite).

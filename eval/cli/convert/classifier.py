@@ -24,9 +24,7 @@ TYPES = ("fp32", "int8", "fp16")
     help="A folder with config.json, safetensors and tokenizer.json.",
 )
 @names_option("--type", TYPES, default=["fp32,int8"], help="Files to write; fp16 is for GPUs.")
-@click.option(
-    "--verify/--no-verify", default=True, show_default=True, help="Compare logits with torch."
-)
+@click.option("--verify/--no-verify", default=True, help="Compare logits with torch.")
 @click.option("-o", "--output", required=True, type=FILE, help="The new folder to write.")
 @json_option
 def classifier(

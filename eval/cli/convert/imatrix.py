@@ -15,11 +15,7 @@ from charprobe_lite.eval.cli.types import FILE
 @click.option("--model", required=True, type=FILE, help="A GGUF model, F16 or better.")
 @click.option("--text", type=FILE, help="Calibration text [default: the corpus's training texts].")
 @click.option(
-    "--chunks",
-    default=100,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Most pieces of 512 tokens to run.",
+    "--chunks", default=100, type=click.IntRange(1), help="Most pieces of 512 tokens to run."
 )
 @output_option
 def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:

@@ -28,17 +28,13 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 @click.option(
     "--quant",
     default="F16",
-    show_default=True,
     type=click.Choice(QUANT_TYPES),
     metavar="TYPE",
     help="Weight type, as llama.cpp names it: F16, Q8_0, Q4_K_M, ...",
 )
 @click.option("--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF).")
 @click.option(
-    "--verify/--no-verify",
-    default=True,
-    show_default=True,
-    help="Compare token ids and logits with the original.",
+    "--verify/--no-verify", default=True, help="Compare token ids and logits with the original."
 )
 @cores_option
 @output_option

@@ -17,12 +17,9 @@ from charprobe_lite.models.personas import PERSONAS
 @click.option(
     "--weights/--no-weights",
     default=True,
-    show_default=True,
     help="The base's own weights; a GGUF base does not need them.",
 )
-@click.option(
-    "--classifier/--no-classifier", default=True, show_default=True, help="The base's classifier."
-)
+@click.option("--classifier/--no-classifier", default=True, help="The base's classifier.")
 def pull(
     base: tuple[str, ...],
     stage: tuple[str, ...],

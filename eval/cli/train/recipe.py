@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 out_option = click.option(
     "--out",
     default=Path("runs/kit"),
-    show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Work folder; the finished kit is OUT/kit.",
 )
-seed_option = click.option("--seed", default=0, show_default=True, help="Seed of the recipe.")
+seed_option = click.option("--seed", default=0, help="Seed of the recipe.")
 
 
 @contextmanager
