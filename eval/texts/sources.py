@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,7 @@ def score_files(
 
 
 def score_frame(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Sequence[Mapping[str, Any]],
     *,
     text: str | None = None,
     label: str | None = None,
@@ -52,7 +52,7 @@ def score_frame(
     seed: int = 0,
     resamples: int | None = None,
 ) -> pd.DataFrame:
-    """Scores of a data frame's texts or predictions, one row per group of ``by``.
+    """Scores of texts or predictions in a data frame, or in records: one row per group of ``by``.
 
     The other names are columns; None takes the first of `DEFAULT_COLUMNS` that the frame has.
     ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
@@ -65,7 +65,8 @@ def score_frame(
     groups = (by,) if isinstance(by, str) else tuple(by)
     columns = Columns(text, label, prediction, cluster, human, groups)
     labels = _loaded(classifier).labels if classifier else ()
-    values = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    table = pd.DataFrame(frame)
+    values = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = ((f"row {number}", row) for number, row in enumerate(values))
     with spelled("argument"):
         texts = table_texts("frame", rows, columns, labels)
