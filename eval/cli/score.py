@@ -19,15 +19,15 @@ from charprobe_lite.eval.cli.types import FILE
 @click.option(
     "--prediction",
     metavar="COLUMN",
-    help="Predicted labels [default: trait_pred, prediction]; where there is none, the "
-    "classifier reads the text.",
+    help="Predicted labels [default: trait_pred, prediction]; without them the "
+    "classifier reads the texts.",
 )
 @click.option(
     "--by",
     multiple=True,
     metavar="COLUMN[,COLUMN]",
-    help="Groups [default: those of base, stage, condition, quant, format, grammar that are "
-    "there].",
+    help="Groups [default: those of base, stage, condition, quant, format, grammar that the "
+    "file has].",
 )
 @click.option(
     "--cluster",

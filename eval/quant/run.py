@@ -57,6 +57,8 @@ def run_quant_study(spec: StudySpec, display: Display, bar: Bar) -> QuantFinding
 
 def refuse_without_reference(spec: StudySpec) -> None:
     """BadInput for a quantization study in which nothing can be compared."""
+    if not spec.is_quant_study:
+        return
     quants = select_names(spec.quants, QUANT_TYPES, "--quant")
     if REFERENCE not in quants:
         raise BadInput(

@@ -22,10 +22,13 @@ def plan(
 ) -> None:
     """Print the cells of a study file and what they cost in disk, memory and time."""
     from charprobe_lite.eval.cli.study.output import print_forecast, print_statuses
+    from charprobe_lite.eval.quant.run import refuse_without_reference
     from charprobe_lite.eval.study.plan import forecast_studies, planned_studies
     from charprobe_lite.eval.study.status import study_status
 
     specs = planned_studies(file, budget, shard, note)
+    for spec in specs:
+        refuse_without_reference(spec)
     statuses = [study_status(spec) for spec in specs]
     forecasts = forecast_studies(specs)
     if as_json:

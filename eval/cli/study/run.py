@@ -57,17 +57,18 @@ def _run(specs: list[StudySpec], as_json: bool) -> None:
     from charprobe_lite.eval.study.run import run_study
 
     for spec in specs:
-        if spec.is_quant_study:
-            refuse_without_reference(spec)
+        refuse_without_reference(spec)
     documents = []
     for spec in specs:
         if spec.is_quant_study:
             findings = run_quant_study(spec, DISPLAY, item_bar)
             documents.append(findings.as_json())
-            None if as_json else print_findings(findings)
+            if not as_json:
+                print_findings(findings)
         else:
             scored = run_study(spec, DISPLAY)
             documents.append(scored.as_json())
-            None if as_json else print_scores(scored)
+            if not as_json:
+                print_scores(scored)
     if as_json:
         click.echo(json.dumps({"studies": documents}))
