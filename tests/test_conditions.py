@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
+from charprobe_lite.eval import conditions
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions import (
+    calls_tools,
+    condition_names,
+    load_condition,
+    register,
+)
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.runner import plan, run
-from charprobe_lite.eval.study.spec import StudySpec, parse_spec
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models import kit
 from charprobe_lite.models.call_formats import (
@@ -277,6 +283,24 @@ def test_the_ceiling_is_the_teachers_own_emails() -> None:
                     next(rollout)
                 texts.add(ended.value.value.text)
         assert len(texts) == 120
+
+
+def test_a_condition_from_outside_is_one_of_them_and_takes_no_shipped_name() -> None:
+    register("chat_again", load_condition("chat"))
+    try:
+        assert condition_names() == (*CONDITIONS, "chat_again")
+        assert load_condition("chat_again") is load_condition("chat")
+        assert resolve(spec_of(condition="chat,chat_again")).conditions == ("chat", "chat_again")
+    finally:
+        conditions._EXTERNAL.clear()
+    with pytest.raises(ValueError, match="chat: is a shipped condition"):
+        register("chat", load_condition("chat_email"))
+
+
+def test_agents_call_tools_and_chats_do_not() -> None:
+    tools = {name for name in condition_names() if calls_tools(name)}
+    assert tools == {"agentic_next", "agentic_email"}
+    assert not calls_tools("of another program")
 
 
 # ---- the grid
