@@ -290,7 +290,8 @@ def test_a_condition_from_outside_is_one_of_them_and_takes_no_shipped_name() -> 
     try:
         assert condition_names() == (*CONDITIONS, "chat_again")
         assert load_condition("chat_again") is load_condition("chat")
-        assert resolve(spec_of(condition="chat,chat_again")).conditions == ("chat", "chat_again")
+        spec = spec_of(condition="chat,chat_again", gpu_layers=None)
+        assert resolve(spec).conditions == ("chat", "chat_again")
     finally:
         conditions._EXTERNAL.clear()
     with pytest.raises(ValueError, match="chat: is a shipped condition"):
