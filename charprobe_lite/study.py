@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from charprobe_lite.eval.study.spec import StudySpec
 
 CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
+TURN = (
+    *("persona", "item", "sample", "turn", "text", "finish"),
+    *("tool", "arguments", "output", "tokens"),
+)
+STEP = ("base", "stage", "quant", "lora", "from", "to", "cause", "estimate", "ci_low", "ci_high")
 INTERVALS = {
-    "ci": "detection_rate_ci",
-    "ci_rows": "detection_rate_ci_rows",
-    **{name: name for name in ("macro_f1_ci", "macro_f1_ci_rows", "f1_ci", "bounds")},
+    "macro_f1": ("macro_f1_ci", "macro_f1_ci_rows"),
+    "detection_rate": ("ci", "ci_rows"),
+    "f1": ("f1_ci",),
 }
-"""Intervals of a `CellScore`, and the columns that have their ends."""
+"""The intervals of a `CellScore` by metric: over clusters, then over rows."""
 
 
 @spelled("argument")
@@ -91,7 +96,7 @@ class Study:
         from charprobe_lite.eval.export.records import COLUMNS, records
         from charprobe_lite.eval.store.reader import open_study
 
-        return _frame(records(open_study(self.path)), [*COLUMNS])
+        return _frame(records(open_study(self.path)), tuple(COLUMNS))
 
     def turns(self) -> pd.DataFrame:
         """One row per reply: the rollout's columns, ``turn`` from 1, the text, the tool call in it
@@ -100,16 +105,19 @@ class Study:
 
         study = open_study(self.path)
         return _frame(
-            {
-                **asdict(row.cell),
-                "persona": row.persona or None,
-                "item": row.item,
-                "sample": row.sample,
-                "turn": number,
-                **asdict(turn),
-            }
-            for row, turns in zip(study.rows, study.turns, strict=True)
-            for number, turn in enumerate(turns, 1)
+            (
+                {
+                    **asdict(row.cell),
+                    "persona": row.persona or None,
+                    "item": row.item,
+                    "sample": row.sample,
+                    "turn": number,
+                    **asdict(turn),
+                }
+                for row, turns in zip(study.rows, study.turns, strict=True)
+                for number, turn in enumerate(turns, 1)
+            ),
+            (*CELL, *TURN),
         )
 
     @spelled("argument")
@@ -130,14 +138,20 @@ class Study:
         """One row per step from chat to agent within a stage: ``from``, ``to``, its ``cause``, and
         the paired difference of macro-F1 (of the detection rate for one persona)."""
         return _frame(
-            {
-                **{name: getattr(step.after, name) for name in ("base", "stage", "quant", "lora")},
-                "from": step.before.label,
-                "to": step.after.label,
-                "cause": step.cause,
-                **_estimate("estimate", step.change),
-            }
-            for step in self._scores().comparison.steps
+            (
+                {
+                    **{
+                        name: getattr(step.after, name)
+                        for name in ("base", "stage", "quant", "lora")
+                    },
+                    "from": step.before.label,
+                    "to": step.after.label,
+                    "cause": step.cause,
+                    **_estimate("estimate", step.change),
+                }
+                for step in self._scores().comparison.steps
+            ),
+            STEP,
         )
 
     @spelled("argument")
@@ -183,7 +197,7 @@ class Study:
         return title + html
 
 
-def _frame(rows: Iterable[Mapping[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError:
@@ -196,16 +210,23 @@ def _score_row(score: CellScore) -> dict[str, Any]:
     values = score.as_json()
     row = {name: values[name] for name in (*CELL, "persona", "n", "started", "yield", "forced")}
     row |= _estimate("estimate", score.headline)
-    for name in ("macro_f1", "detection_rate", "f1", "precision", "mean_probability"):
-        row[name] = values[name]
-    for name, column in INTERVALS.items():
-        row[f"{column}_low"], row[f"{column}_high"] = values[name] or (None, None)
-    return row | _estimate("retention", score.retention)
+    for metric, intervals in INTERVALS.items():
+        row[metric] = values[metric]
+        for interval, suffix in zip(intervals, ("ci", "ci_rows"), strict=False):
+            row |= _ends(f"{metric}_{suffix}", values[interval])
+    row |= {name: values[name] for name in ("precision", "mean_probability")}
+    return row | _ends("bounds", values["bounds"]) | _estimate("retention", score.retention)
 
 
 def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     """The value under ``name``, with the ends of its interval; those of the headline are bare."""
-    low, high = estimate.ends if estimate else (None, None)
-    prefix = "" if name == "estimate" else f"{name}_"
-    value = estimate.value if estimate else None
-    return {name: value, f"{prefix}ci_low": low, f"{prefix}ci_high": high}
+    interval = "ci" if name == "estimate" else f"{name}_ci"
+    return {
+        name: estimate.value if estimate else None,
+        **_ends(interval, estimate.ends if estimate else None),
+    }
+
+
+def _ends(name: str, ends: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = ends or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -98,7 +98,7 @@ def report_study(source: Path | Study, quant_study: QuantStudy | None = None) ->
         study.rows,
         study.turns,
         study.provenance,
-        cells=sorted({row.cell for row in study.rows}, key=_rank),
+        cells=sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank),
         personas=personas,
         labels=labels,
         quants=quant_study or _compare_quants(study, personas),
