@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import charprobe_lite as cp
 from charprobe_lite.eval.cli.reference import reference
 from tests.conftest import Command, ValidJson
 
@@ -19,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 
@@ -148,3 +152,37 @@ def test_documents_of_conversions(
         done = charprobe("convert", command, *both, *arguments, "-o", output, "--json")
         assert done.returncode == 0, done.stderr
         valid_json(json.loads(done.stdout), f"convert-{command}")
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name
+)
+def test_python_examples_call_what_exists(page: Path) -> None:
+    code = "\n".join(PYTHON.findall(page.read_text("utf-8")))
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    names = [ast.unparse(call.func) for call in calls]
+    assert sum(name.startswith("cp.") for name in names) >= 5
+    for call, name in zip(calls, names, strict=True):
+        if name.startswith("cp.") and "(" not in name:
+            function = cp
+            for part in name.split(".")[1:]:
+                function = getattr(function, part)
+            keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            inspect.signature(function).bind_partial(*call.args, **keywords)
+
+
+def test_python_examples_run(cache: Path, tmp_path: Path) -> None:
+    """All but the conversion, which needs a checkpoint; the study is a small one."""
+    blocks = PYTHON.findall((DOCS / "python.md").read_text("utf-8"))
+    code = "\n".join(block for block in blocks if "merge_lora" not in block)
+    assert "(24, 10)" in code
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("(24, 10)", "(1, 1)")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sarcasm" in done.stdout
+    assert (tmp_path / "report" / "report.html").is_file()
