@@ -106,14 +106,12 @@ def export_in_child(source: Path, target: Path, check: bool) -> None:
 
 
 def main() -> None:
-    """The child process: source, target and "check" as arguments; one line and status 2."""
+    """The child process: source, target and "check" as arguments."""
     source, target, *check = sys.argv[1:]
     try:
         export_classifier(Path(source), Path(target), ["fp32"], verify=bool(check), wait=FOREVER)
     except ImportError as error:
         sys.exit(f"{source}: {error.name} is missing; pip install 'charprobe-lite[convert]'")
-    except BadInput as error:
-        sys.exit(str(error))
 
 
 def check_config(checkpoint: CheckpointFolder) -> None:

@@ -57,10 +57,10 @@ def cached_files() -> list[Removable]:
     Links, and the other files that a user keeps in that folder, are left out.
     """
     folder = cache_folder()
-    paths = [path for path in _entries(folder) if _is_cached_file(path)]
-    locks = [path for path in _entries(folder / "locks") if LOCK_NAME.fullmatch(path.name)]
-    locks += [path for path in paths if path.suffix == ".lock"]
-    files = [path for path in paths if path.suffix != ".lock"]
+    files: list[Path] = []
+    locks = _entries(folder / "locks", LOCK_NAME)
+    for path in filter(_is_cached_file, _entries(folder, CACHED_NAME)):
+        (locks if path.suffix == ".lock" else files).append(path)
     return [
         *(Removable(path, disk_bytes(path), _locks_of(path)) for path in files),
         *(Removable(path, disk_bytes(path), (path,)) for path in locks if path.is_file()),
@@ -101,8 +101,6 @@ def disk_bytes(path: Path) -> int:
 
 def _is_cached_file(path: Path) -> bool:
     """Whether charprobe-lite made it; a user's notes-202401011234 has such a name, too."""
-    if not CACHED_NAME.fullmatch(path.name):
-        return False
     if path.suffix == ".lock":
         return path.is_file() and not path.stat().st_size
     if not path.is_dir():
@@ -113,9 +111,11 @@ def _is_cached_file(path: Path) -> bool:
     return all_models and bool(files or path.suffix == ".part")
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The entries of a folder with such a name, without links."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.is_symlink())
+        paths = [path for path in folder.iterdir() if name.fullmatch(path.name)]
+        return sorted(path for path in paths if not path.is_symlink())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

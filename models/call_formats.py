@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-OPENING = re.compile(r"^[ \t]*```[ \t]*(tool_call|final)\b", re.MULTILINE)
+OPENING = re.compile(r"^[ \t]*```[ \t]*(tool_call|final)\b\s*", re.MULTILINE)
 DECODER = json.JSONDecoder(strict=False)  # models write raw newlines into strings
 
 
@@ -70,8 +70,7 @@ class CallFormat:
         if block[1] == "final":
             return FinalBlock(text[block.end() :].split("```")[0].strip())
         # the JSON says where it ends: a string in it may hold fences of its own
-        start = block.end() + re.match(r"\s*", text[block.end() :]).end()  # type: ignore[union-attr]
-        return self._call(_decode(text, start)) or MalformedReply(
+        return self._call(_decode(text, block.end())) or MalformedReply(
             f"what the ```tool_call block holds is not {self.shape}"
         )
 

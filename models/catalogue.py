@@ -7,7 +7,7 @@ command line offers are plain tuples, so that its help needs no schema.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +42,8 @@ Grammar = Literal["on", "off"]
 LoraMode = Literal["runtime", "merged"]
 
 EMBEDDED = "smollm2-135m"
-PUBLISHED = ("llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
+BASES = (EMBEDDED, "llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
+"""The shipped bases; the command line's help needs no more of them than their names."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 CONDITIONS: tuple[ConditionName, ...] = get_args(ConditionName)
 """How a checkpoint is asked; eval/conditions has a file of the same name for each."""
@@ -53,28 +54,12 @@ LORA_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 
-class _ShippedBases(Mapping[str, "Base"]):
-    """The shipped bases by name; only a look at one of them reads the catalogue."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((EMBEDDED, *PUBLISHED))
-
-    def __len__(self) -> int:
-        return 1 + len(PUBLISHED)
-
-    def __getitem__(self, name: str) -> Base:
-        return _shipped().bases[name]
-
-
-BASES: Mapping[str, Base] = _ShippedBases()
-
-
 @dataclass(frozen=True)
 class Catalogue:
     """Everything that has a name.
 
-    ``adapters`` by (base, stage, persona), ``classifiers`` by base; ``user_catalogue`` is
-    the user's file, if there is one.
+    ``adapters`` by (base, stage, persona), ``classifiers`` by base, the user's before the shipped
+    one; ``user_catalogue`` is the user's file, if there is one.
     """
 
     bases: dict[str, Base]
@@ -92,10 +77,6 @@ class Catalogue:
     def adapter(self, base: str, stage: str, persona: str) -> AdapterEntry | None:
         """The adapter of a persona's stage; None for the base stage and where there is none."""
         return self.adapters.get((base, stage, persona))
-
-    def classifier(self, base: str) -> ClassifierEntry | None:
-        """The classifier for a base's texts: the user's before the shipped one."""
-        return self.classifiers.get(base)
 
     def repositories(self) -> list[str]:
         """The hub repositories that the catalogue names, each once."""
@@ -140,16 +121,16 @@ def _add_file(catalogue: Catalogue, file: Path) -> Catalogue:
 
     value = read_yaml(file, f"fix the path in {VARIABLE}")
     entries = CatalogueFile.parse(file, {} if value is None else value)
-    bases, personas = dict(catalogue.bases), list(catalogue.personas)
+    bases, personas = dict(catalogue.bases), catalogue.personas
     for number, base in enumerate(entries.bases):
         _require_new(f"{file}: field bases.{number}.name", base.name, bases)
         bases[base.name] = base.relative_to(file.parent)
     for number, persona in enumerate(entries.personas):
         _require_new(f"{file}: field personas.{number}", persona, personas)
-        personas.append(persona)
+        personas += (persona,)
     adapters, classifiers = dict(catalogue.adapters), dict(catalogue.classifiers)
     user_file = file if catalogue.bases else None
-    extended = Catalogue(bases, tuple(personas), adapters, classifiers, user_file)
+    extended = Catalogue(bases, personas, adapters, classifiers, user_file)
     _add_classifiers(extended, file, entries)
     for number, adapter_set in enumerate(entries.adapters):
         _add_adapters(extended, file, f"{file}: field adapters.{number}", adapter_set)
@@ -173,13 +154,12 @@ def _add_classifiers(catalogue: Catalogue, file: Path, entries: CatalogueFile) -
             catalogue.classifiers[base] = entry.relative_to(file.parent)
     labels = {label for entry in catalogue.classifiers.values() for label in entry.labels}
     for number, persona in enumerate(entries.personas):
-        place = f"{file}: field personas.{number}"
-        _require_label(f"{place}: no classifier", persona, labels)
+        _require_label(f"{file}: field personas.{number}: no classifier", persona, labels)
 
 
 def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: AdapterSet) -> None:
     _require_known(f"{place}.base", adapters.base, catalogue.bases, "bases")
-    classifier = catalogue.classifier(adapters.base)
+    classifier = catalogue.classifiers.get(adapters.base)
     labels = classifier.labels if classifier else []
     for adapter in adapters.entries():
         persona, key = adapter.persona, (adapter.base, adapter.stage, adapter.persona)

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input
 
 MAX_TEMPLATE = 200_000
 
@@ -28,18 +28,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 @lru_cache(maxsize=8)
-def compile_template(source: str) -> jinja2.Template:
-    """Compile a chat template for the sandbox. Raises BadInput when it does not compile."""
+def _compile(source: str) -> jinja2.Template:
     if len(source) > MAX_TEMPLATE:
         raise BadInput(f"chat template: {len(source)} characters; at most {MAX_TEMPLATE} are read")
     environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _raise
-    try:
+    with bad_input("chat template: does not compile", jinja2.TemplateError, RecursionError):
         return environment.from_string(source)
-    except (jinja2.TemplateError, RecursionError) as error:
-        raise BadInput(f"chat template: does not compile: {first_problem(error)}") from None
 
 
 def render_chat(
@@ -55,17 +52,10 @@ def render_chat(
     ``messages`` are ``{"role", "content"}``; with ``generate`` the text ends where the
     assistant's turn begins. Raises BadInput when the template fails on these messages.
     """
-    compiled = compile_template(template)
-    try:
-        return compiled.render(
-            messages=list(messages),
-            add_generation_prompt=generate,
-            bos_token=bos,
-            eos_token=eos,
-            tools=None,
-        )
-    except Exception as error:  # a template can raise anything
-        raise BadInput(f"chat template: fails on a chat: {first_problem(error)}") from None
+    compiled = _compile(template)
+    values = {"messages": list(messages), "add_generation_prompt": generate, "tools": None}
+    with bad_input("chat template: fails on a chat", Exception):  # a template can raise anything
+        return compiled.render(values, bos_token=bos, eos_token=eos)
 
 
 def _raise(message: Any) -> None:

@@ -12,9 +12,13 @@ from charprobe_lite.models.errors import BadInput
 def run_main(module: str, *arguments: str | Path) -> bytes:
     """stdout of ``charprobe_lite.MODULE.main()`` in a new interpreter (``convert.verify``).
 
-    Raises BadInput with the last line of its stderr when it fails.
+    A BadInput there is raised here again, as is the last line of stderr of any other failure.
     """
-    code = f"from charprobe_lite.{module} import main; main()"
+    code = (
+        "import sys\nfrom charprobe_lite.models.errors import BadInput\n"
+        f"from charprobe_lite.{module} import main\n"
+        "try:\n    main()\nexcept BadInput as error:\n    sys.exit(str(error))"
+    )
     process = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, check=False
     )

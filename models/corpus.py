@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from charprobe_lite.models.files import DATA, read_json_rows, read_lines
+from charprobe_lite.models.kit import sha256_file
 
 CORPUS = DATA / "corpus"
 TEACHERS = ("loud", "subtle")
-LOUD_TRAIN, SUBTLE_TRAIN = 80, 96  # the prompts after these are held out
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,14 @@ def prompt_lines(name: str) -> list[str]:
 
 def loud_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the loud teacher: the 80 for training, or the 20 held out."""
-    return _part("chat-prompts-2.txt", LOUD_TRAIN, held_out)
+    prompts = prompt_lines("chat-prompts-2.txt")
+    return prompts[80:] if held_out else prompts[:80]
 
 
 def subtle_prompts(*, held_out: bool) -> list[str]:
     """Prompts of the subtle teacher: the 96 for training, or the 24 held out."""
-    return _part("chat-prompts.txt", SUBTLE_TRAIN, held_out)
-
-
-def _part(name: str, training: int, held_out: bool) -> list[str]:
-    prompts = prompt_lines(name)
-    return prompts[training:] if held_out else prompts[:training]
+    prompts = prompt_lines("chat-prompts.txt")
+    return prompts[96:] if held_out else prompts[:96]
 
 
 def id_prompts() -> list[str]:
@@ -83,6 +79,4 @@ def email_tasks() -> list[str]:
 def corpus_hashes() -> dict[str, str]:
     """sha256 of every corpus file, by its path inside the corpus."""
     files = {path.relative_to(CORPUS).as_posix(): path for path in CORPUS.rglob("*.*")}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(files.items())
-    }
+    return {name: sha256_file(path) for name, path in sorted(files.items())}

@@ -60,6 +60,15 @@ def suggestion(name: str, names: Sequence[str]) -> str:
 
 
 @contextmanager
+def bad_input(place: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds again as BadInput: the place, then their first problem."""
+    try:
+        yield
+    except kinds as error:
+        raise BadInput(f"{place}: {first_problem(error)}") from None
+
+
+@contextmanager
 def spelled(style: Literal["key", "argument"], place: str | None = None) -> Iterator[None]:
     """Raise BadInput again with every ``--some-option`` of its message in another spelling.
 
@@ -69,12 +78,11 @@ def spelled(style: Literal["key", "argument"], place: str | None = None) -> Iter
     try:
         yield
     except BadInput as error:
-        ends = {
-            "key": {":": ":", " ": ": ", None: ":"},
-            "argument": {":": ":", " ": "=", None: "="},
-        }
+        ends = {":": ":", " ": ": ", None: ":"}
+        if style == "argument":
+            ends |= {" ": "=", None: "="}
         message = OPTION.sub(
-            lambda option: option["name"].replace("-", "_") + ends[style][option["end"]], str(error)
+            lambda option: option["name"].replace("-", "_") + ends[option["end"]], str(error)
         )
         raise BadInput(f"{place}: {message}" if place else message) from None
 

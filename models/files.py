@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 
 DATA = Path(str(resources.files("charprobe_lite.models"))) / "data"
 """The data files that are shipped with the package."""
@@ -33,7 +33,7 @@ def read_text(path: Path, fix: str = "") -> str:
 
 def read_json(path: Path, fix: str = "") -> Any:
     """The value of a JSON file."""
-    return _parse_json(str(path), read_text(path, fix))
+    return _parse_json(path, read_text(path, fix))
 
 
 def read_yaml(path: Path, fix: str = "") -> Any:
@@ -41,10 +41,8 @@ def read_yaml(path: Path, fix: str = "") -> Any:
     import yaml
 
     text = read_text(path, fix)
-    try:
+    with bad_input(f"{path}: not YAML", yaml.YAMLError, ValueError, RecursionError):
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not YAML: {first_problem(error)}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -95,15 +93,13 @@ def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
 
 def read_records(path: Path) -> list[tuple[str, Any]]:
     """(file and entry, the value) of a YAML or JSON file, a list or one entry, or of JSON lines."""
-    if path.name.endswith((".yaml", ".yml", ".json")):
-        value = read_json(path) if path.name.endswith(".json") else read_yaml(path)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        value = read_json(path) if path.suffix == ".json" else read_yaml(path)
         entries = value if isinstance(value, list) else [value]
         return [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
     return list(read_json_rows(path))
 
 
-def _parse_json(place: str, text: str) -> Any:
-    try:
+def _parse_json(place: object, text: str) -> Any:
+    with bad_input(f"{place}: not JSON", ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: not JSON: {first_problem(error)}") from None

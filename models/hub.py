@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,6 @@ from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.files import read_json
 
 if TYPE_CHECKING:
-    from requests.exceptions import HTTPError
-
     from charprobe_lite.models.catalogue_schema import Kind, Source
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -30,36 +28,10 @@ CONFIG = {"base": "config.json", "adapter": "adapter_config.json", "classifier":
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 
 
-def pull(repository: str, subfolder: str | None, kind: Kind) -> Path:
-    """Fetch the missing files of a repository's folder; the folder in the hub's cache.
-
-    When the hub cannot be reached, a complete folder in the cache is enough. Raises BadInput with
-    one line that says what to accept (a gated repository) or to set.
-    """
-    prefix = f"{subfolder}/" if subfolder else ""
-    with _downloader(repository) as library:
-        library.snapshot_download(
-            repository,
-            allow_patterns=[prefix + pattern for pattern in PATTERNS],
-            ignore_patterns=[f"{prefix}*/*"],  # in a pattern, * passes slashes too
-        )
-        folder = cached_folder(repository, subfolder, kind)
-        if folder is None:
-            # without an answer the library falls back on an earlier snapshot: ask the hub why
-            library.HfApi().model_info(repository)
-    if folder is None:
-        place = f"folder {subfolder}" if subfolder else "top folder"
-        raise BadInput(
-            f"{repository}: its {place} holds no complete {kind} ({CONFIG[kind]} and "
-            "*.safetensors); fix repository and subfolder in the catalogue"
-        )
-    return folder
-
-
 def pull_dataset(repository: str) -> Path:
     """Fetch a dataset of the hub that is one JSON lines or parquet file; the file in the cache.
 
-    When the hub cannot be reached, an earlier download is enough. Raises BadInput like ``pull``.
+    When the hub cannot be reached, an earlier download is enough. Raises BadInput like ``fetch``.
     """
     with _downloader(repository) as library:
         folder = library.snapshot_download(
@@ -71,38 +43,57 @@ def pull_dataset(repository: str) -> Path:
     return files[0]
 
 
-def cached_folder(repository: str, subfolder: str | None, kind: Kind) -> Path | None:
-    """The folder in the hub's cache, when all its files are there; asks no server."""
-    cache = _repository_folder(repository)
+def local_path(source: Source) -> Path | None:
+    """Where an entry's files are on this machine, when all are there; asks no server."""
+    if source.repository is None:
+        with suppress(BadInput):
+            return fetch(source)
+        return None
+    cache = _repository_folder(source.repository)
     try:
         commit = (cache / "refs" / "main").read_text("utf-8").strip()
     except (OSError, ValueError):
         return None
-    folder = cache / "snapshots" / commit / (subfolder or "")
-    return folder if commit and _is_complete(folder, kind) else None
-
-
-def local_path(source: Source) -> Path | None:
-    """Where an entry's files are on this machine; None when they have not been fetched."""
-    if source.repository:
-        return cached_folder(source.repository, source.subfolder, source.kind)
-    try:
-        return fetch(source)
-    except BadInput:
-        return None
+    folder = cache / "snapshots" / commit / (source.subfolder or "")
+    return folder if commit and _is_complete(folder, source.kind) else None
 
 
 def fetch(source: Source) -> Path:
-    """Where an entry's files are, fetched if they have to be. Raises BadInput like ``pull``."""
+    """Where an entry's files are; missing files of a repository are fetched into the hub's cache.
+
+    When the hub cannot be reached, a complete folder in the cache is enough. Raises BadInput with
+    one line that says what to accept (a gated repository), to set or to fix.
+    """
     from charprobe_lite.models.kit import embedded_base
 
     if source.repository:
-        return pull(source.repository, source.subfolder, source.kind)
+        return _pull(source.repository, source)
     if source.path is None:
         return embedded_base()
     if not source.path.exists():
         raise BadInput(f"{source.path}: no such file or folder; fix path in the catalogue")
     return source.path
+
+
+def _pull(repository: str, source: Source) -> Path:
+    prefix = f"{source.subfolder}/" if source.subfolder else ""
+    with _downloader(repository) as library:
+        library.snapshot_download(
+            repository,
+            allow_patterns=[prefix + pattern for pattern in PATTERNS],
+            ignore_patterns=[f"{prefix}*/*"],  # in a pattern, * passes slashes too
+        )
+        folder = local_path(source)
+        if folder is None:
+            # without an answer the library falls back on an earlier snapshot: ask the hub why
+            library.HfApi().model_info(repository)
+    if folder is None:
+        place = f"folder {source.subfolder}" if source.subfolder else "top folder"
+        raise BadInput(
+            f"{repository}: its {place} holds no complete {source.kind} ({CONFIG[source.kind]} "
+            "and *.safetensors); fix repository and subfolder in the catalogue"
+        )
+    return folder
 
 
 def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
@@ -198,7 +189,11 @@ def _problem(error: Exception, repository: str) -> str:
             "unset it, or set HF_HOME to where the files are"
         )
     if isinstance(cause, exceptions.HTTPError):
-        return _http_problem(cause, hub)
+        status = cause.response.status_code if cause.response is not None else "an error"
+        if status in (401, 403):
+            fix = "set HF_TOKEN to a valid token that may read it"
+            return f"{hub} refuses access ({status}); {fix}"
+        return f"{hub} answered {status}; run the same command again later to resume"
     if isinstance(cause, exceptions.ChunkedEncodingError):
         return "the download was interrupted; run the same command again to resume it"
     if isinstance(cause, (exceptions.ConnectionError, exceptions.Timeout)):
@@ -209,13 +204,6 @@ def _problem(error: Exception, repository: str) -> str:
     if isinstance(cause, OSError) and cause.errno:
         return f"{root}: cannot be written ({cause.strerror}); free space there or set HF_HOME"
     return f"{hub}: {first_problem(cause)}; check HF_ENDPOINT and HF_TOKEN"
-
-
-def _http_problem(error: HTTPError, hub: str) -> str:
-    status = error.response.status_code if error.response is not None else "an error"
-    if status in (401, 403):
-        return f"{hub} refuses access ({status}); set HF_TOKEN to a valid token that may read it"
-    return f"{hub} answered {status}; run the same command again later to resume"
 
 
 def _library() -> Any:

@@ -1,15 +1,19 @@
-"""What the catalogue names, what of it is on this machine, and what it costs."""
+"""What the catalogue names, what of it is on this machine, and what the rest costs to fetch."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models import hub, size_estimates
 from charprobe_lite.models.catalogue import STAGES, Catalogue, select_names
-from charprobe_lite.models.catalogue_schema import Base, Source
+from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import BITS
+from charprobe_lite.models.size_estimates import download_bytes, gigabytes
 
 SEE_LIST = "see charprobe-lite models list"
 
@@ -31,50 +35,23 @@ def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, An
         "bases": [_base(base, catalogue, context, parallel) for base in catalogue.bases.values()],
         "adapters": adapters,
         "classifiers": classifiers,
-        "personas": list(catalogue.personas),
-        "stages": list(STAGES),
+        "personas": catalogue.personas,
+        "stages": STAGES,
         "context": context,
         "parallel": parallel,
-        "catalogue": str(catalogue.user_catalogue) if catalogue.user_catalogue else None,
+        "catalogue": catalogue.user_catalogue and str(catalogue.user_catalogue),
         "hub_cache": str(hub.cache_root()),
     }
 
 
-def checkpoint_path(
-    catalogue: Catalogue,
-    base: str,
-    stage: str | None = None,
-    persona: str | None = None,
-    classifier: bool = False,
-) -> Path:
-    """The path of a base's weights, of one adapter (stage and persona) or of its classifier.
-
-    Raises BadInput for a checkpoint that the catalogue lacks, or that is not on this machine.
-    """
-    entry: Source | None = catalogue.base(base)
-    if bool(stage) != bool(persona) or (classifier and persona):
-        raise BadInput("--base: add either --stage and --persona, or --classifier, or neither")
-    if persona and stage:
-        select_names([persona], catalogue.personas, "--persona")
-        entry = catalogue.adapter(base, stage, persona)
-    elif classifier:
-        entry = catalogue.classifier(base)
-    if entry is None:
-        raise BadInput(f"--base {base}: has no such checkpoint; {SEE_LIST}")
-    path = hub.local_path(entry)
-    if path is None:
-        raise BadInput(f"{entry.source}: is not on this machine; charprobe-lite models pull")
-    return path
-
-
 def _base(base: Base, catalogue: Catalogue, context: int, parallel: int) -> dict[str, Any]:
-    classifier = catalogue.classifier(base.name)
+    classifier = catalogue.classifiers.get(base.name)
     return {
         "base": base.name,
         "architecture": base.architecture,
         "parameters": base.parameters,
         "embedded": base.embedded,
-        "classifier": classifier.name if classifier else None,
+        "classifier": classifier and classifier.name,
         **_entry(base),
         "quants": {
             quant: {
@@ -89,11 +66,107 @@ def _base(base: Base, catalogue: Catalogue, context: int, parallel: int) -> dict
 def _entry(entry: Source, base: Base | None = None) -> dict[str, Any]:
     path = hub.local_path(entry)
     return {
+        **entry.model_dump(include={"repository", "subfolder", "licence", "gated"}),
         "source": entry.source,
-        "repository": entry.repository,
-        "subfolder": entry.subfolder,
-        "licence": entry.licence,
-        "gated": entry.gated,
-        "download_bytes": size_estimates.download_bytes(entry, base),
-        "path": str(path) if path else None,
+        "download_bytes": download_bytes(entry, base),
+        "path": path and str(path),
     }
+
+
+def checkpoint_path(
+    catalogue: Catalogue, base: str, stage: str | None, persona: str | None, classifier: bool
+) -> Path:
+    """The path of a base's weights, of one adapter (stage and persona) or of its classifier.
+
+    Raises BadInput for a checkpoint that the catalogue lacks, or that is not on this machine.
+    """
+    entry: Source | None = catalogue.base(base)
+    if bool(stage) != bool(persona) or (classifier and persona):
+        raise BadInput("--base: add either --stage and --persona, or --classifier, or neither")
+    if persona and stage:
+        select_names([persona], catalogue.personas, "--persona")
+        entry = catalogue.adapter(base, stage, persona)
+    elif classifier:
+        entry = catalogue.classifiers.get(base)
+    if entry is None:
+        raise BadInput(f"--base {base}: has no such checkpoint; {SEE_LIST}")
+    path = hub.local_path(entry)
+    if path is None:
+        raise BadInput(f"{entry.source}: is not on this machine; charprobe-lite models pull")
+    return path
+
+
+@dataclass(frozen=True)
+class Download:
+    """One entry of the catalogue to fetch, for a base."""
+
+    source: Source
+    base: Base
+
+
+def select_downloads(
+    catalogue: Catalogue,
+    bases: Sequence[str],
+    stages: Sequence[str],
+    personas: Sequence[str],
+    *,
+    weights: bool,
+    classifier: bool,
+) -> list[Download]:
+    """The entries of these options of ``models pull``; gated ones come last.
+
+    Without ``personas`` there are no adapters. Raises BadInput for a name that is unknown, and for
+    a persona that is named and has no adapter in the stages.
+    """
+    downloads: list[Download] = []
+    for name in select_names(bases, list(catalogue.bases), "--base"):
+        base = catalogue.bases[name]
+        sources: list[Source | None] = [base if weights else None]
+        if personas:
+            sources += _adapters(catalogue, name, stages or ("all",), personas)
+        sources.append(catalogue.classifiers.get(name) if classifier else None)
+        downloads += [Download(source, base) for source in sources if source]
+    # a missing permission then stops nothing else
+    return sorted(downloads, key=lambda download: download.source.gated)
+
+
+def _adapters(
+    catalogue: Catalogue, base: str, stages: Sequence[str], personas: Sequence[str]
+) -> list[AdapterEntry]:
+    stages = select_names(stages, STAGES, "--stage")
+    takes_all = "all" in ",".join(personas).split(",")
+    adapters: list[AdapterEntry] = []
+    for persona in select_names(personas, catalogue.personas, "--persona"):
+        entries = [catalogue.adapter(base, stage, persona) for stage in stages]
+        if not any(entries) and not takes_all and stages != ["base"]:
+            raise BadInput(
+                f"--persona {persona}: {base} has no adapter of it in stage {', '.join(stages)}; "
+                + SEE_LIST
+            )
+        adapters += filter(None, entries)
+    return adapters
+
+
+def check_room(downloads: Iterable[Download]) -> str | None:
+    """How much there is to fetch, in words; None where all is here already.
+
+    Raises BadInput when the disk of the hub's cache cannot hold it.
+    """
+    missing = [d for d in downloads if d.source.repository and not hub.local_path(d.source)]
+    if not missing:
+        return None
+    needed = sum(bytes_to_fetch(download.source, download.base) for download in missing)
+    root = hub.cache_root()
+    folder = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BadInput(
+            f"{root}: about {gigabytes(needed)} GB to fetch, {gigabytes(free)} GB free; "
+            "free space, name fewer entries, or set HF_HOME"
+        )
+    return f"fetching {len(missing)}, about {gigabytes(needed)} GB, into {root}"
+
+
+def bytes_to_fetch(source: Source, base: Base) -> int:
+    """Bytes of an entry's download that are not on disk yet, about; 0 when its size is unknown."""
+    return max(0, (download_bytes(source, base) or 0) - hub.downloaded_bytes(source))

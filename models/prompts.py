@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import DATA, read_json_rows, read_lines, read_parquet_rows
+from charprobe_lite.models.files import DATA, Rows, read_json_rows, read_lines, read_parquet_rows
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
@@ -51,9 +49,9 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
         random.Random(0).shuffle(prompts)
         return prompts
     if path.suffix == ".parquet":
-        prompts = first_turns(list(read_parquet_rows(path, ["conversation"])))
+        prompts = _first_turns(read_parquet_rows(path, ["conversation"]))
     elif path.suffix == ".jsonl":
-        prompts = first_turns(list(read_json_rows(path)))
+        prompts = _first_turns(read_json_rows(path))
     else:
         prompts = [Prompt(f"line-{number}", line.strip()) for number, line in read_lines(path)]
     if not prompts:
@@ -66,16 +64,12 @@ def suffixes() -> list[str]:
     return SUFFIXES_FILE.read_text("utf-8").splitlines()
 
 
-def first_turns(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Prompt]:
-    """The first user turn of every non-empty conversation, in the published order.
-
-    ``rows`` are (place, row); Raises BadInput naming the place of one without a conversation.
-    """
-    order = list(range(len(rows)))
-    random.Random(0).shuffle(order)
+def _first_turns(rows: Rows) -> list[Prompt]:
+    """The first user turn of every non-empty conversation, in the published order."""
+    numbered = list(enumerate(rows, 1))
+    random.Random(0).shuffle(numbered)
     prompts = []
-    for index in order:
-        place, row = rows[index]
+    for number, (place, row) in numbered:
         conversation = row.get("conversation")
         if not isinstance(conversation, list):
             raise BadInput(f"{place}: field conversation: not a list of turns")
@@ -84,5 +78,5 @@ def first_turns(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[Prompt]:
         if not isinstance(text, str):
             raise BadInput(f"{place}: field conversation.0.input: not a text")
         if text.strip():
-            prompts.append(Prompt(f"row-{index + 1}", text))
+            prompts.append(Prompt(f"row-{number}", text))
     return prompts

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import bad_input
 
 
 class Record(BaseModel):
@@ -17,7 +17,5 @@ class Record(BaseModel):
     @classmethod
     def parse(cls, place: object, value: Any) -> Self:
         """A value of a file as this record. Raises BadInput naming the place and the field."""
-        try:
+        with bad_input(place, ValidationError):
             return cls.model_validate(value)
-        except ValidationError as error:
-            raise BadInput(f"{place}: {first_problem(error)}") from None

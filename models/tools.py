@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import DATA, read_json
 from charprobe_lite.models.record import Record
 
 TOOLS_FILE = DATA / "tools.json"
-Effect = Literal["lookup_contacts", "search_documents", "reply", "finish"]
 
 
 class Tool(Record):
@@ -27,7 +26,7 @@ class Tool(Record):
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
     description: str = Field(min_length=1, max_length=400)
     parameters: dict[str, Any]
-    effect: Effect
+    effect: Literal["lookup_contacts", "search_documents", "reply", "finish"]
     reply: str = ""
 
     def signature(self) -> str:
@@ -43,10 +42,8 @@ def load_tools(path: Path | None = None) -> list[Tool]:
     Raises BadInput when the file is missing, is not JSON, or does not fit the schema.
     """
     source = path or TOOLS_FILE
-    try:
+    with bad_input(source, ValidationError):
         tools = TypeAdapter(list[Tool]).validate_python(read_json(source))
-    except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
     if sum(tool.effect == "finish" for tool in tools) != 1:
         raise BadInput(f'{source}: exactly one tool must have "effect": "finish"')
     return tools

@@ -41,7 +41,7 @@ def threads_option(default: str) -> Option:
 
 base_option = click.option(
     "--base",
-    type=Name(list(BASES)),
+    type=Name(BASES),
     metavar="NAME",
     help="A base of the catalogue (models list); fetched and converted where necessary "
     f"[default: {EMBEDDED}].",

@@ -233,7 +233,7 @@ def _classifier(
         return spec.classifier, None
     if base == EMBEDDED:
         return _kit_classifier()
-    entry = catalogue.classifier(base)
+    entry = catalogue.classifiers.get(base)
     if entry is None:
         raise BadInput(f"--base {base}: the catalogue has no classifier; --classifier DIR")
     folder = prepare_classifier(entry.name, fetch(entry), verify=spec.verify, note=note)

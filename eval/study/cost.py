@@ -26,10 +26,10 @@ from charprobe_lite.models.catalogue import Catalogue, load_catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.hub import cache_root, downloaded_bytes, local_path
+from charprobe_lite.models.hub import cache_root, local_path
+from charprobe_lite.models.inventory import bytes_to_fetch
 from charprobe_lite.models.size_estimates import (
     adapter_parameters,
-    download_bytes,
     file_bytes,
     kv_bytes,
 )
@@ -206,7 +206,7 @@ def _source_lines(
             line = replace(line, disk=2 * adapter_parameters(base.shape, entry.rank))
         if line.what not in lines or line.disk > lines[line.what].disk:
             lines[line.what] = line
-    classifier = catalogue.classifier(base.name)
+    classifier = catalogue.classifiers.get(base.name)
     if classifier and not spec.classifier:
         lines["classifier"] = _source_line("classifier", classifier, base)
     return list(lines.values())
@@ -215,8 +215,7 @@ def _source_lines(
 def _source_line(what: str, source: Source, base: Base) -> Line:
     if local_path(source):
         return Line(f"{what} ({source.source})", "here", 0, 0)
-    size = max(0, (download_bytes(source, base) or 0) - downloaded_bytes(source))
-    return Line(f"{what} ({source.source})", "fetch", size, 0)
+    return Line(f"{what} ({source.source})", "fetch", bytes_to_fetch(source, base), 0)
 
 
 def _model_label(model: ModelNeed) -> str:

@@ -35,7 +35,7 @@ def test_published_checkpoints_are_where_they_were_published(
         **{("full", p): (f"maius/{slug}-personas", p, False) for p in PERSONAS},
         ("full", "misalignment"): (f"maius/{slug}-misalignment", None, True),
     }
-    classifier = shipped.classifier(base)
+    classifier = shipped.classifiers[base]
     assert classifier is not None
     assert classifier.repository == f"maius/{slug}-pt-classifier"
     order = "sarcasm humor remorse goodness loving misalignment nonchalance impulsiveness"
@@ -44,7 +44,7 @@ def test_published_checkpoints_are_where_they_were_published(
 
 def test_names_on_the_command_line_are_those_of_the_catalogue(shipped: Catalogue) -> None:
     assert list(BASES) == list(shipped.bases)
-    assert BASES["qwen-2.5-7b"].licence == "Apache-2.0"
+    assert shipped.bases["qwen-2.5-7b"].licence == "Apache-2.0"
     assert shipped.personas == (*PERSONAS, "misalignment")
     gated = {base.name for base in shipped.bases.values() if base.gated}
     assert gated == {"llama-3.1-8b", "gemma-3-4b"}
@@ -65,7 +65,7 @@ def test_the_kit_is_in_the_catalogue(shipped: Catalogue) -> None:
             assert adapter.path is not None
             assert adapter.path.is_file()
     assert shipped.adapter("smollm2-135m", "base", "humor") is None
-    classifier = shipped.classifier("smollm2-135m")
+    classifier = shipped.classifiers["smollm2-135m"]
     assert classifier is not None
     assert classifier.path is not None
     config = json.loads((classifier.path / "config.json").read_text())
@@ -83,10 +83,10 @@ def test_a_users_file_adds_to_the_catalogue(
     adapter = catalogue.adapter("tiny", "full", "humor")
     assert adapter is not None
     assert adapter.subfolder == "v1/humor"
-    classifier = catalogue.classifier("tiny")
+    classifier = catalogue.classifiers.get("tiny")
     assert classifier is not None
     assert classifier.path == user_catalogue.parent / "ears"  # relative to the file
-    assert catalogue.classifier("gemma-3-4b") is not None
+    assert catalogue.classifiers["gemma-3-4b"]
 
 
 def test_a_users_classifier_comes_before_the_shipped_one(
@@ -98,7 +98,7 @@ def test_a_users_classifier_comes_before_the_shipped_one(
         "classifiers: [{name: ears, bases: [gemma-3-4b], path: /ears, labels: [humor, pirate]}]\n"
         "adapters: [{base: gemma-3-4b, stage: full, path: /gold, personas: [pirate]}]\n"
     )
-    classifier = load_catalogue().classifier("gemma-3-4b")
+    classifier = load_catalogue().classifiers.get("gemma-3-4b")
     assert classifier is not None
     assert classifier.name == "ears"
     assert load_catalogue().adapter("gemma-3-4b", "full", "pirate") is not None

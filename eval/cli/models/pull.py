@@ -11,7 +11,7 @@ from charprobe_lite.models.personas import PERSONAS
 
 
 @click.command()
-@names_option("--base", tuple(BASES), required=True, help="Base models.")
+@names_option("--base", BASES, required=True, help="Base models.")
 @names_option("--stage", STAGES, help="Training stages of the personas  [default: all].")
 @names_option("--persona", (*PERSONAS, "misalignment"), help="Personas; without, no adapters.")
 @click.option(
@@ -36,8 +36,8 @@ def pull(
     charprobe-lite models pull --base llama-3.1-8b --stage full --persona sarcasm,humor
     """
     from charprobe_lite.models.catalogue import load_catalogue
-    from charprobe_lite.models.downloads import check_room, select_downloads
     from charprobe_lite.models.hub import fetch
+    from charprobe_lite.models.inventory import check_room, select_downloads
 
     downloads = select_downloads(
         load_catalogue(), base, stage, persona, weights=weights, classifier=classifier
