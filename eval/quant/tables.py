@@ -43,13 +43,17 @@ def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Records as people read them: rounded, an interval next to its value."""
     return [
         {
-            name.replace("macro_f1", "macro-F1").replace("_", " "): _readable_value(value)
-            + _readable_interval(record, name)
+            readable_name(name): _readable_value(value) + _readable_interval(record, name)
             for name, value in record.items()
             if not name.endswith(("low", "high"))
         }
         for record in records
     ]
+
+
+def readable_name(name: str) -> str:
+    """A field or metric for people."""
+    return name.replace("macro_f1", "macro-F1").replace("_", " ")
 
 
 def rounded(value: float) -> str:

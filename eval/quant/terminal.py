@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.score import CellQuality, QuantScore
-from charprobe_lite.eval.quant.tables import quant_tables, readable, rounded
+from charprobe_lite.eval.quant.findings import CAPABILITIES, QuantStudy
+from charprobe_lite.eval.quant.score import QuantScore
+from charprobe_lite.eval.quant.tables import (
+    quant_tables,
+    readable,
+    readable_name,
+    rounded,
+    trained_cells,
+)
 from charprobe_lite.eval.scores.terminal import plain_table
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
@@ -25,9 +31,7 @@ def terminal_tables(study: QuantStudy) -> Iterator[Table]:
     for numbers in quant_tables(study):
         if numbers.name in FINDINGS:
             records = readable(numbers.records)
-            table = plain_table(numbers.caption, [], [])
-            for name in records[0]:
-                table.add_column(name)
+            table = plain_table(numbers.caption, [*records[0]], [], wrap=records[0])
             for record in records:
                 table.add_row(*record.values())
             yield table
@@ -62,21 +66,17 @@ def _fidelity(quants: Sequence[QuantScore]) -> Table:
 
 
 def _cells(study: QuantStudy) -> Table:
-    metric = study.metric.replace("macro_f1", "macro-F1").replace("_", " ")
-    health = ("well_formed", "yield", "unforced")
-    numbers = ["n", metric, "minus F16", f"within {study.margin:g}"]
-    numbers += [name.replace("_", " ") for name in health]
+    metrics = map(readable_name, (study.metric, *CAPABILITIES))
+    numbers = ["n", next(metrics), "minus F16", f"within {study.margin:g}", *metrics]
     table = plain_table("character and tool calls", ["quant", "lora", "condition"], numbers)
-    for quant in study.quants:
-        for cell in quant.trained_cells:
-            change = cell.difference
-            table.add_row(
-                *(*_file(quant), cell.condition, str(cell.score.n)),
-                _interval(cell.score.headline),
-                _interval(change.change if change else None, "+"),
-                VERDICTS[change.equivalent] if change else "-",
-                *(_share(cell, name) for name in health),
-            )
+    for quant, cell in trained_cells(study):
+        difference, health = cell.difference, cell.health
+        table.add_row(
+            *(*_file(quant), cell.condition, str(cell.score.n), _interval(cell.score.headline)),
+            _interval(difference.change if difference else None, "+"),
+            VERDICTS[difference.equivalent] if difference else "-",
+            *(f"{health[x].value.value:.0%}" if x in health else "-" for x in CAPABILITIES),
+        )
     return table
 
 
@@ -89,7 +89,3 @@ def _interval(estimate: Estimate | None, sign: str = "") -> str:
         return "-"
     value, low, high = (f"{number:{sign}.3f}" for number in (estimate.value, *estimate.ends))
     return f"{value} [{low}, {high}]"
-
-
-def _share(cell: CellQuality, name: str) -> str:
-    return f"{cell.health[name].value.value:.0%}" if name in cell.health else "-"

@@ -10,6 +10,7 @@ from pathlib import Path
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.records import score_recorded_study
+from charprobe_lite.eval.quant.tables import readable_name
 from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
 from charprobe_lite.eval.scores.terminal import conclusion
 from charprobe_lite.eval.store.database import Store
@@ -65,8 +66,7 @@ class ReportStudy(Study):
     @property
     def quant_metric(self) -> str:
         """The metric of the quant types, for people."""
-        metric = self.quants.metric if self.quants else ""
-        return metric.replace("macro_f1", "macro-F1").replace("_", " ")
+        return readable_name(self.quants.metric) if self.quants else ""
 
     @property
     def chance(self) -> float:

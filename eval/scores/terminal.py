@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich import box
 from rich.table import Table
@@ -13,11 +13,17 @@ from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.catalogue import STAGES
 
 
-def plain_table(title: str | None, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty rich table: columns of names, then right-aligned columns of numbers."""
+def plain_table(
+    title: str | None, names: Sequence[str], numbers: Sequence[str], wrap: Collection[str] = ()
+) -> Table:
+    """An empty rich table: columns of names, then right-aligned columns of numbers.
+
+    Only the columns in ``wrap`` break a long text into lines.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in names:
-        table.add_column(name, no_wrap=True)
+        long = name in wrap
+        table.add_column(name, no_wrap=not long, overflow="fold" if long else "ellipsis")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -25,45 +31,35 @@ def plain_table(title: str | None, names: Sequence[str], numbers: Sequence[str])
 
 def score_table(scores: Sequence[CellScore], title: str) -> Table:
     """The scores as a rich table; columns without a value are left out."""
-    columns = {
-        "stage": [score.stage for score in scores],
-        "lora": [score.lora or "-" for score in scores],
-        "condition": [score.label for score in scores],
-        "persona": [score.persona for score in scores],
-    }
-    if len({score.lora for score in scores if score.lora}) < 2:
-        del columns["lora"]
-    numbers = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
+    lora = ["lora"] if len({score.lora for score in scores if score.lora}) > 1 else []
+    persona = ["persona"] if len({score.persona for score in scores}) > 1 else []
     group = any(score.macro_f1 is not None for score in scores)
+    numbers = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
     numbers += ["macro-F1", "95% interval"] if group else []
-    one_by_one = len(set(columns["persona"])) > 1
-    if one_by_one:
-        numbers += ["F1"]
-    else:
-        del columns["persona"]
-    table = plain_table(title, list(columns), numbers)
-    for score, names in zip(scores, zip(*columns.values(), strict=True), strict=True):
+    numbers += ["F1"] if persona else []
+    table = plain_table(title, ["stage", *lora, "condition", *persona], numbers)
+    for score in scores:
         table.add_row(
-            *names,
+            *(score.stage, *([score.lora or "-"] if lora else []), score.label),
+            *([score.persona] if persona else []),
             *(_percent(score.detection_rate), _interval(score.ci, 100, "%")),
             *(_number(score.mean_probability), str(score.n), _percent(score.yield_)),
             "-" if score.forced is None else str(score.forced),
             *((_number(score.macro_f1), _interval(score.macro_f1_ci, 1, "")) if group else ()),
-            *((_number(score.f1),) if one_by_one else ()),
+            *((_number(score.f1),) if persona else ()),
         )
     return table
 
 
 def gap_table(comparison: Comparison) -> Table:
     """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
-    differences = [*comparison.steps, *comparison.stages]
-    lora = len({step.after.lora for step in differences if step.after.lora}) > 1
-    names = ["stage", *(["lora"] if lora else []), "condition", "through"]
-    table = plain_table("where it is lost", names, ["change", "95% interval"])
     rows = [
         (step, step.before.stage, f"{step.before.condition} to {step.after.condition}", step.cause)
         for step in comparison.steps
     ] + [(step, step.cause, step.before.condition, "training") for step in comparison.stages]
+    lora = ["lora"] if len({step.after.lora for step, *_ in rows if step.after.lora}) > 1 else []
+    names = ["stage", *lora, "condition", "through"]
+    table = plain_table("where it is lost", names, ["change", "95% interval"])
     for step, stage, condition, cause in rows:
         change = step.change
         ends = f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -68,21 +69,21 @@ class StudyStatus:
 
     def table(self) -> Table:
         """The cells, and their sums."""
-        from rich import box
-        from rich.table import Table
+        from charprobe_lite.eval.scores.terminal import plain_table
 
-        table = Table(title=str(self.spec.study), title_justify="left", box=box.SIMPLE_HEAD)
-        for name in ("stage", "condition", "quant"):
-            table.add_column(name, no_wrap=True)
-        for name in ("rollouts", *COUNTS[1:]):
-            table.add_column(name, justify="right", no_wrap=True)
+        numbers = ["rollouts", *COUNTS[1:]]
+        table = plain_table(str(self.spec.study), ["stage", "condition", "quant"], numbers)
         for status in self.cells:
-            counts = (str(getattr(status, name)) for name in COUNTS)
-            table.add_row(status.cell.stage, status.cell.label, status.cell.quant or "-", *counts)
+            cell = status.cell
+            table.add_row(cell.stage, cell.label, cell.quant or "-", *_counts(status))
         table.add_section()
-        sums = (str(sum(getattr(status, name) for status in self.cells)) for name in COUNTS)
-        table.add_row("all", "", "", *sums)
+        table.add_row("all", "", "", *_counts(*self.cells))
         return table
+
+
+def _counts(*cells: CellStatus) -> Iterator[str]:
+    """The sum of every count."""
+    return (str(sum(getattr(cell, name) for cell in cells)) for name in COUNTS)
 
 
 def study_status(spec: StudySpec) -> StudyStatus:

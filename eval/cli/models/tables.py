@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from charprobe_lite.eval.scores.terminal import plain_table
 from charprobe_lite.models.size_estimates import gigabytes
 
 COST_QUANTS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+WRAP = ("source", "licence")
+PLACE = (*WRAP, "download", "here")
 
 
 def inventory_tables(document: dict[str, Any]) -> list[Table]:
@@ -20,7 +21,7 @@ def inventory_tables(document: dict[str, Any]) -> list[Table]:
 
 
 def _bases(document: dict[str, Any]) -> Table:
-    table = _table("bases", "base", "weights", "type", "source", "licence", "download", "here")
+    table = plain_table("bases", ["base", "weights", "type", *PLACE], [], WRAP)
     for row in document["bases"]:
         size = f"{row['parameters'] / 1e9:.2f}B"
         table.add_row(row["base"], size, row["architecture"], *_places(row), _present([row]))
@@ -28,7 +29,7 @@ def _bases(document: dict[str, Any]) -> Table:
 
 
 def _adapters(document: dict[str, Any]) -> Table:
-    table = _table("adapters", "base", "stage", "personas", "source", "licence", "download", "here")
+    table = plain_table("adapters", ["base", "stage", "personas", *PLACE], [], WRAP)
     # the personas of one repository make one row
     for _, group in groupby(document["adapters"], key=_repository):
         rows = list(group)
@@ -43,7 +44,7 @@ def _repository(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _classifiers(document: dict[str, Any]) -> Table:
-    table = _table("classifiers", "base", "labels", "source", "licence", "download", "here")
+    table = plain_table("classifiers", ["base", "labels", *PLACE], [], WRAP)
     for row in document["classifiers"]:
         table.add_row(row["base"], str(len(row["labels"])), *_places(row), _present([row]))
     return table
@@ -54,8 +55,7 @@ def _costs(document: dict[str, Any]) -> Table:
         f"GB of disk / memory with {document['parallel']} rollouts of {document['context']} tokens "
         "(estimates)"
     )
-    names = [row["base"] for row in document["bases"]]
-    table = _table(title, "quant", *names, right=range(1, len(names) + 1))
+    table = plain_table(title, ["quant"], [row["base"] for row in document["bases"]])
     for quant in COST_QUANTS:
         table.add_row(quant, *(_cost(row["quants"][quant]) for row in document["bases"]))
     return table
@@ -63,15 +63,6 @@ def _costs(document: dict[str, Any]) -> Table:
 
 def _cost(quant: dict[str, int | None]) -> str:
     return f"{gigabytes(quant['file_bytes'])} / {gigabytes(quant['memory_bytes'])}"
-
-
-def _table(title: str, *names: str, right: Sequence[int] = ()) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, name in enumerate(names):
-        long = name in ("source", "licence")
-        table.add_column(name, no_wrap=not long, overflow="fold")
-        table.columns[number].justify = "right" if number in right else "left"
-    return table
 
 
 def _places(row: dict[str, Any], shared: bool = False) -> tuple[str, str, str]:
