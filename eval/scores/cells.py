@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,16 +19,12 @@ from charprobe_lite.eval.stats.classification import (
     calibration,
     class_rates,
     confusion,
-    detection_rate,
     macro_f1,
     per_class,
     row_bootstrap,
+    wilson_share,
 )
-from charprobe_lite.eval.stats.metrics import (
-    ResampledMetrics,
-    label_metrics,
-    label_names,
-)
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics, label_names
 
 
 @dataclass(frozen=True)
@@ -42,8 +38,8 @@ class CellScore:
     For one persona ``detection_rate`` is its recall; for a group it is the share of rows predicted
     as their persona. Only a group has ``macro_f1``, ``confusion`` and ``retention``; only one
     persona of a group has ``f1`` and ``precision``. ``bounds`` (see `gap.bounds`) are those of
-    macro-F1 or, for one persona, of the detection rate. ``calibration`` compares probabilities
-    with the checkpoint's persona; an untrained checkpoint has none.
+    macro-F1 or, for one persona, of the detection rate. An untrained checkpoint has no
+    ``calibration``.
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
     per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
@@ -126,7 +122,7 @@ def score_study(
     by_cell, by_persona = [], []
     for cell in cells:
         cell_rows = [row for row in rows if row.cell == cell and row.persona in ("", *personas)]
-        singles = _persona_scores(cell, cell_rows, personas, resampled, names)
+        singles = list(_persona_scores(cell, cell_rows, personas, resampled, names))
         by_persona += singles
         if len(personas) == 1:
             by_cell += singles
@@ -151,11 +147,8 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
     true = [probabilities[persona] for persona, probabilities in classified]
     trained = classified and all(row.persona for row in rows)
     return CellScore(
-        base=cell.base,
-        stage=cell.stage,
+        **asdict(cell),
         persona=",".join(personas),
-        condition=cell.condition,
-        quant=cell.quant,
         n=sum(row.text is not None for row in rows),
         started=len(rows),
         yield_=sent / len(rows) if agentic and rows else None,
@@ -163,9 +156,6 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         mean_probability=sum(true) / len(true) if true else None,
         bounds=gap.bounds(rows, personas),
         calibration=calibration(*zip(*classified, strict=True)) if trained else None,
-        format=cell.format,
-        grammar=cell.grammar,
-        lora=cell.lora,
     )
 
 
@@ -193,43 +183,30 @@ def _persona_scores(
     personas: Sequence[str],
     resampled: gap.CellMetrics,
     names: Sequence[str],
-) -> list[CellScore]:
-    """One score per persona; one of a group also has its F1 and precision among them."""
+) -> Iterator[CellScore]:
+    """One score per persona; ``names`` are all labels of ``resampled``."""
     labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
     classes = per_class(labels.true, labels.predicted)
-    intervals = _class_intervals(resampled, cell, names, classes)
-    scores = []
+    key, width = (cell, "accuracy"), len(names)
+    if classes:
+        rates = class_rates(resampled.totals(key).reshape(-1, width, width))
     for persona in personas:
         samples = [row for row in rows if row.persona in ("", persona)]
         score = _counts(cell, samples, [persona])
         if persona in classes:
             predicted = [row.prediction for row in samples if row.prediction is not None]
-            wilson = detection_rate(predicted, persona)
+            wilson = wilson_share(predicted.count(persona), len(predicted))
+            f1, recall = (
+                resampled.interval(values[:, names.index(persona)], [key])
+                for values in (rates.f1, rates.recall)
+            )
             repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
-            f1, recall = intervals[persona]
-            rate = recall if repeated else wilson
-            score = replace(score, detection_rate=wilson.value, ci=rate.ends, ci_rows=wilson.ends)
+            ends = (recall if repeated else wilson).ends
+            score = replace(score, detection_rate=wilson.value, ci=ends, ci_rows=wilson.ends)
             if len(personas) > 1:
                 precision = classes[persona].precision
                 score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
-        scores.append(score)
-    return scores
-
-
-def _class_intervals(
-    resampled: gap.CellMetrics, cell: Cell, names: Sequence[str], classes: Collection[str]
-) -> dict[str, tuple[Estimate, Estimate]]:
-    """F1 and recall of ``classes``; ``names`` are all labels of ``resampled``."""
-    if not classes:
-        return {}
-    key = (cell, "accuracy")
-    rates = class_rates(resampled.totals(key).reshape(-1, len(names), len(names)))
-    columns = {label: (rates.f1[:, n], rates.recall[:, n]) for n, label in enumerate(names)}
-    return {
-        label: (resampled.interval(f1, [key]), resampled.interval(recall, [key]))
-        for label, (f1, recall) in columns.items()
-        if label in classes
-    }
+        yield score
 
 
 def scores_by_quant(scores: Scores) -> dict[str, Scores]:
@@ -237,16 +214,14 @@ def scores_by_quant(scores: Scores) -> dict[str, Scores]:
     quants = list(dict.fromkeys(score.quant for score in scores.by_cell if score.quant)) or [""]
 
     def select(quant: str) -> Scores:
-        names = ("", quant) if quant == quants[0] else (quant,)
-        steps, stages = (
-            [step for step in steps if step.after.quant in names]
-            for steps in (scores.comparison.steps, scores.comparison.stages)
-        )
+        names, comparison = ("", quant) if quant == quants[0] else (quant,), scores.comparison
+        steps = [step for step in comparison.steps if step.after.quant in names]
+        stages = [step for step in comparison.stages if step.after.quant in names]
         return replace(
             scores,
             by_cell=[score for score in scores.by_cell if score.quant in names],
             by_persona=[score for score in scores.by_persona if score.quant in names],
-            comparison=replace(scores.comparison, steps=steps, stages=stages),
+            comparison=replace(comparison, steps=steps, stages=stages),
         )
 
     return {quant: select(quant) for quant in quants}

@@ -8,9 +8,9 @@ same scenarios is a paired difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ BREAK_CHARACTER = "break_character"
 CEILING = "classifier_ceiling"
 MISSED = ""
 """The label of a missing email where it counts as a miss: no persona."""
+Change = Callable[[Cell, Cell], Estimate]
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 
@@ -90,11 +91,17 @@ def headline_metric(personas: Sequence[str]) -> str:
 
 def compare(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> Comparison:
     """Differences in ``metric`` between ``cells``, those of ``resampled``."""
+
+    def change(before: Cell, after: Cell) -> Estimate:
+        return resampled.difference((after, metric), (before, metric)).change
+
     return Comparison(
-        steps=_steps(resampled, cells, metric),
-        stages=_stages(resampled, cells, metric),
+        steps=_steps(cells, change),
+        stages=_stages(cells, change),
         retention=_retention(resampled, cells, metric),
-        ceilings={cell: resampled.estimate((cell, metric)) for cell in cells if _is_ceiling(cell)},
+        ceilings={
+            cell: resampled.estimate((cell, metric)) for cell in cells if cell.condition == CEILING
+        },
     )
 
 
@@ -156,18 +163,15 @@ def _step_of(cell: Cell) -> int:
 
 
 def _tool_calls(cell: Cell) -> tuple[str, ...]:
-    """How tool calls are written."""
     return cell.format, cell.grammar
 
 
-def _steps(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> list[Difference]:
-    differences = []
-    for chain in condition_chains(cells):
-        steps = [(*ends, _cause(*ends)) for ends in pairwise(chain)]
-        if len(steps) > 1:
-            steps.append((chain[0], chain[-1], "total"))
-        differences += [_difference(resampled, *step, metric) for step in steps]
-    return differences
+def _steps(cells: Sequence[Cell], change: Change) -> list[Difference]:
+    ends = []
+    for path in condition_chains(cells):
+        steps = [(*pair, _cause(*pair)) for pair in pairwise(path)]
+        ends += [*steps, (path[0], path[-1], "total")] if len(steps) > 1 else steps
+    return [Difference(*step, change(*step[:2])) for step in ends]
 
 
 def _cause(before: Cell, after: Cell) -> str:
@@ -176,21 +180,15 @@ def _cause(before: Cell, after: Cell) -> str:
     return " + ".join(CAUSES[condition] for condition in steps)
 
 
-def _stages(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> list[Difference]:
-    differences = []
-    for template in dict.fromkeys(replace(cell, stage="") for cell in cells):
-        stages = [cell for cell in map(template.at, STAGES) if cell in cells]
-        for before, after in pairwise(stages):
-            cause = f"{before.stage} to {after.stage}"
-            differences.append(_difference(resampled, before, after, cause, metric))
-    return differences
-
-
-def _difference(
-    resampled: CellMetrics, before: Cell, after: Cell, cause: str, metric: str
-) -> Difference:
-    change = resampled.difference((after, metric), (before, metric)).change
-    return Difference(before, after, cause, change)
+def _stages(cells: Sequence[Cell], change: Change) -> list[Difference]:
+    chains = [
+        [cell for cell in map(template.at, STAGES) if cell in cells]
+        for template in dict.fromkeys(replace(cell, stage="") for cell in cells)
+    ]
+    return [
+        Difference(before, after, f"{before.stage} to {after.stage}", change(before, after))
+        for before, after in chain.from_iterable(map(pairwise, chains))
+    ]
 
 
 def _retention(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> dict[Cell, Estimate]:
@@ -199,12 +197,13 @@ def _retention(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> di
     The ceiling is made of emails, so a chat can retain more than 1; of two teachers the loud one
     is taken. Left out where the ceiling is not above the base stage, as are such resamples.
     """
-    ceilings = sorted(filter(_is_ceiling, cells), key=lambda cell: cell.stage)  # loud before subtle
+    ceilings = [cell for cell in cells if cell.condition == CEILING]
+    ceilings.sort(key=lambda cell: cell.stage)  # loud before subtle
     retention = {}
     for cell in cells:
         base = cell.at("base")
         ceiling = next((other for other in ceilings if other.base == cell.base), None)
-        if cell.stage == "base" or _is_ceiling(cell) or ceiling is None or base not in cells:
+        if cell.stage == "base" or cell in ceilings or not ceiling or base not in cells:
             continue
         names = [(place, metric) for place in (cell, base, ceiling)]
         score, floor, top = map(resampled.replicates, names)
@@ -214,10 +213,6 @@ def _retention(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> di
         if np.isfinite(estimate.value):
             retention[cell] = estimate
     return retention
-
-
-def _is_ceiling(cell: Cell) -> bool:
-    return cell.condition == CEILING
 
 
 def _difference_json(difference: Difference, field: str) -> dict[str, Any]:

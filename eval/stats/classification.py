@@ -42,9 +42,7 @@ class Labels:
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, str]]) -> Labels:
         """The columns of rows (true, predicted, cluster)."""
-        return (
-            cls(*(list(column) for column in zip(*rows, strict=True))) if rows else cls([], [], [])
-        )
+        return cls(*([row[column] for row in rows] for column in range(3)))
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,6 @@ class HumanAgreement:
     kappa: float | None
     present: Hits
     absent: Hits
-
-
-def detection_rate(predicted: Sequence[str], persona: str) -> Estimate:
-    """Share of samples classified as ``persona`` (recall), Wilson's interval. Needs a sample."""
-    return wilson_share(sum(label == persona for label in predicted), len(predicted))
 
 
 def wilson_share(hits: int, n: int) -> Estimate:
