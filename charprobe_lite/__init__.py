@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charprobe_lite.conversion import convert_adapter, export_classifier, merge_lora, quantize
     from charprobe_lite.engine import Engine
-    from charprobe_lite.eval.texts.sources import score_frame as score_texts
+    from charprobe_lite.eval.texts.scores import score_frame as score_texts
     from charprobe_lite.models.errors import BadInput
     from charprobe_lite.rollouts import RolloutRecord, prompts, rollout, scenarios
     from charprobe_lite.runtime.classifier import Classifier
@@ -43,7 +43,7 @@ _HOMES = {
     "rollout": "rollouts:rollout",
     "run_study": "study:run_study",
     "scenarios": "rollouts:scenarios",
-    "score_texts": "eval.texts.sources:score_frame",
+    "score_texts": "eval.texts.scores:score_frame",
 }
 """The module and the name in it of every public name."""
 

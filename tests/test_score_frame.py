@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from charprobe_lite.eval.texts.reader import Columns
-from charprobe_lite.eval.texts.sources import score_files, score_frame
+from charprobe_lite.eval.texts.scores import score_files, score_frame
 from charprobe_lite.models.errors import BadInput
 
 

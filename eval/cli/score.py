@@ -58,8 +58,7 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     charprobe-lite score runs/smollm2-135m-seed0.sqlite --human labels.json
     """
     from charprobe_lite.eval.texts.reader import Columns
-    from charprobe_lite.eval.texts.scores import group_table
-    from charprobe_lite.eval.texts.sources import score_files
+    from charprobe_lite.eval.texts.scores import group_table, score_files
 
     human = options["human"]
     marks = Path(human) if human and human.endswith(".json") else None

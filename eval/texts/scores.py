@@ -1,9 +1,10 @@
-"""Scores of texts by group: what `charprobe-lite score` prints."""
+"""Scores of texts in files and data frames; texts without a prediction are classified."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
@@ -22,10 +23,18 @@ from charprobe_lite.eval.stats.classification import (
     per_class,
 )
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
-from charprobe_lite.eval.texts.reader import ScoredText
-from charprobe_lite.models.errors import printable
+from charprobe_lite.eval.texts.reader import (
+    Columns,
+    ScoredText,
+    add_marks,
+    read_texts,
+    table_texts,
+)
+from charprobe_lite.models.errors import BadInput, printable, spelled
+from charprobe_lite.runtime.classifier import Classifier
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 Group = tuple[tuple[str, str], ...]
@@ -80,6 +89,92 @@ class GroupScore:
             "human_n": self.human and self.human.n,
             "kappa": self.human and self.human.kappa,
         }
+
+
+def score_files(
+    paths: Sequence[Path],
+    columns: Columns,
+    *,
+    classifier: Path | None = None,
+    marks: Path | None = None,
+    seed: int = 0,
+    resamples: int | None = None,
+) -> list[GroupScore]:
+    """Scores of the texts in files, one per group, as `score_texts`.
+
+    ``classifier`` is a folder with ONNX ModernBERT, None for the kit's; ``marks`` a file with
+    labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
+    """
+    labels = Classifier(classifier).labels if classifier else ()
+    texts = [text for path in paths for text in read_texts(path, columns, labels)]
+    texts = add_marks(texts, marks) if marks else texts
+    return score_texts(classify_texts(texts, classifier), seed, resamples)
+
+
+def score_frame(
+    frame: pd.DataFrame | Sequence[Mapping[str, Any]],
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    prediction: str | None = None,
+    by: str | Sequence[str] = (),
+    cluster: str | None = None,
+    human: str | None = None,
+    classifier: Path | Classifier | None = None,
+    seed: int = 0,
+    resamples: int | None = None,
+) -> pd.DataFrame:
+    """Scores of texts or predictions in a data frame, or in records: one row per group of ``by``.
+
+    The other names are columns; None takes the first of `DEFAULT_COLUMNS` that the frame has.
+    ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
+    label. Without a prediction ``classifier`` reads the text: a folder, a classifier, None for the
+    kit's. The columns of the result are those of `GroupScore.record`. Raises BadInput naming row
+    and field.
+    """
+    import pandas as pd
+
+    groups = (by,) if isinstance(by, str) else tuple(by)
+    columns = Columns(text, label, prediction, cluster, human, groups)
+    labels = _loaded(classifier).labels if classifier else ()
+    table = pd.DataFrame(frame)
+    values = table.astype(object).where(table.notna(), None).to_dict("records")
+    rows = ((f"row {number}", row) for number, row in enumerate(values))
+    with spelled("argument"):
+        texts = table_texts("frame", rows, columns, labels)
+        texts = classify_texts(texts, classifier)
+    return pd.DataFrame([score.record() for score in score_texts(texts, seed, resamples)])
+
+
+def classify_texts(
+    texts: Sequence[ScoredText], classifier: Path | Classifier | None = None
+) -> list[ScoredText]:
+    """``texts`` with a prediction each; those without are classified.
+
+    Raises BadInput for true labels that the classifier does not have.
+    """
+    unclassified = [text for text in texts if text.prediction is None]
+    if not unclassified:
+        return list(texts)
+    model = _loaded(classifier)
+    for text in unclassified:
+        if unknown := set(text.true).difference(model.labels):
+            raise BadInput(
+                f"{text.place}: label {min(unknown)!r} is not one of the classifier's: "
+                + ", ".join(model.labels)
+            )
+    predictions = model.classify([text.text or "" for text in unclassified])
+    classified = (
+        replace(text, prediction=prediction.label, probabilities=prediction.probabilities)
+        for text, prediction in zip(unclassified, predictions, strict=True)
+    )
+    return [text if text.prediction is not None else next(classified) for text in texts]
+
+
+def _loaded(classifier: Path | Classifier | None) -> Any:
+    if classifier is None:
+        return Classifier.kit()
+    return Classifier(classifier) if isinstance(classifier, Path) else classifier
 
 
 def score_texts(
