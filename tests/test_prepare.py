@@ -186,7 +186,7 @@ def test_a_persona_without_an_adapter_is_one_line(own_catalogue: Path, charprobe
     assert "--persona humor: unknown; choose from sarcasm, all" in result.stderr
     unknown = charprobe("eval", "--base", "tinny", "--persona", "sarcasm")
     assert unknown.returncode == 2
-    assert "--base tinny: unknown; choose from smollm2-135m" in unknown.stderr
+    assert "--base tinny: unknown; did you mean tiny?" in unknown.stderr
 
 
 def test_what_the_hub_does_not_give_is_one_line(
@@ -198,7 +198,7 @@ def test_what_the_hub_does_not_give_is_one_line(
         *("eval", "--base", "gemma-3-4b", "--quant", "Q2_K", "--parallel", "1", *ASKED[:2])
     )
     assert result.returncode == 2
-    assert "google/gemma-3-4b-it: is not whole" in result.stderr
+    assert "google/gemma-3-4b-it: is not complete" in result.stderr
     assert "Traceback" not in result.stderr
 
 
