@@ -84,10 +84,8 @@ def remove(items: Iterable[Removable]) -> list[Removable]:
                 else:
                     item.path.unlink(missing_ok=True)
             except OSError as error:
-                reason = error.strerror or error
-                raise BadInput(
-                    f"{item.path}: cannot be removed ({reason}); fix its permissions"
-                ) from None
+                reason = f"cannot be removed ({error.strerror or error}); fix its permissions"
+                raise BadInput(f"{item.path}: {reason}") from None
         deletions.append(item)
     return deletions
 

@@ -38,16 +38,12 @@ class Source(Record):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if self.places != 1:
+        places = (self.repository, self.path, getattr(self, "embedded", False))
+        if sum(map(bool, places)) != 1:
             raise PydanticCustomError("place", "give either repository or path")
         if self.subfolder and self.repository is None:
             raise PydanticCustomError("place", "subfolder belongs to a repository; give that too")
         return self
-
-    @property
-    def places(self) -> int:
-        """The number of places that the entry names."""
-        return (self.repository is not None) + (self.path is not None)
 
     def relative_to(self, folder: Path) -> Self:
         """The same entry; a relative ``path`` starts at ``folder``."""
@@ -97,11 +93,6 @@ class Base(Source):
     stored: WeightType = "BF16"
     shape: Shape | None = None
     embedded: bool = False
-
-    @property
-    def places(self) -> int:
-        """The number of places that the entry names, the package included."""
-        return super().places + self.embedded
 
 
 class AdapterSource(Source):

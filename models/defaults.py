@@ -4,26 +4,15 @@ from __future__ import annotations
 
 CONDITIONS = ("chat", "agentic_email")
 QUANT = "Q8_0"
-PROMPTS, SCENARIOS = 24, 10
-"""Prompts and scenarios per cell."""
-PARALLEL = 8
-"""Rollouts that run at once."""
-MAX_TOKENS = 384
-"""Tokens per reply."""
-MAX_STEPS = 8
-"""Replies per agent rollout, as published."""
-CONTEXT = 2560
-"""Tokens that one rollout may fill."""
-TEMPERATURE, TOP_P = 0.7, 0.95
-"""Decoding, as published."""
-TIMEOUT = 600.0
-"""Seconds to wait for a reply of a server."""
+PROMPTS, SCENARIOS = 24, 10  # per cell
+PARALLEL = 8  # rollouts that run at once
+MAX_TOKENS = 384  # per reply
+MAX_STEPS = 8  # replies per agent rollout, as published
+CONTEXT = 2560  # tokens that one rollout may fill
+TEMPERATURE, TOP_P = 0.7, 0.95  # decoding, as published
+TIMEOUT = 600.0  # seconds to wait for a reply of a server
 
-REFERENCE = "F16"
-"""The quant type that all others are compared with."""
-MARGIN = 0.03
-"""The largest difference from the reference in a share that counts as none."""
+REFERENCE = "F16"  # the quant type that all others are compared with
+MARGIN = 0.03  # the largest difference from the reference in a share that counts as none
 QUANT_STUDY = ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
-"""Quant types of a quantization study."""
-TEXTS = 4
-"""Texts of each kind and persona that every file of a quantization study reads."""
+TEXTS = 4  # of each kind and persona, read by every file of a quantization study

@@ -9,7 +9,7 @@ import mmap
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,18 +22,11 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from charprobe_lite.models.errors import BadInput, first_problem, printable
 
 COUNT, SHORT_COUNT = struct.Struct("<Q"), struct.Struct("<I")
+# the types of numbers have the values 0 to 12 in this order; 8 is a string and 9 an array
 SCALARS = {
-    GGUFValueType.UINT8: struct.Struct("<B"),
-    GGUFValueType.INT8: struct.Struct("<b"),
-    GGUFValueType.UINT16: struct.Struct("<H"),
-    GGUFValueType.INT16: struct.Struct("<h"),
-    GGUFValueType.UINT32: SHORT_COUNT,
-    GGUFValueType.INT32: struct.Struct("<i"),
-    GGUFValueType.FLOAT32: struct.Struct("<f"),
-    GGUFValueType.BOOL: struct.Struct("<?"),
-    GGUFValueType.UINT64: COUNT,
-    GGUFValueType.INT64: struct.Struct("<q"),
-    GGUFValueType.FLOAT64: struct.Struct("<d"),
+    GGUFValueType(value): struct.Struct(f"<{code}")
+    for value, code in enumerate("BbHhIif?--Qqd")
+    if code != "-"
 }
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
@@ -125,14 +118,16 @@ def read_header(path: Path) -> Header:
 
 def weight_summary(path: Path) -> WeightSummary:
     """The weights of a GGUF model. Raises BadInput when it is no readable GGUF with tensors."""
-    header = read_header(path)
+    header, name = read_header(path), "unknown"
     types: Counter[str] = Counter()
     for tensor in header.tensors:
         types[tensor.kind.name] += tensor.size
     if not types.total():
         raise BadInput(f"{path}: holds no tensors; name a GGUF model")
     size = sum(tensor.n_bytes for tensor in header.tensors)
-    name = _file_type(header.fields.get("general.file_type"))
+    with suppress(ValueError):
+        name = gguf.LlamaFileType(header.fields.get("general.file_type")).name
+        name = name.removeprefix("MOSTLY_").removeprefix("ALL_")
     return WeightSummary(name, dict(types.most_common()), 8 * size / types.total())
 
 
@@ -159,17 +154,15 @@ class _Cursor:
         self.offset += size
 
     def number(self, layout: struct.Struct) -> Any:
-        start = self.offset
         self.skip(layout.size)
-        return layout.unpack_from(self._data, start)[0]
+        return layout.unpack_from(self._data, self.offset - layout.size)[0]
 
     def text(self) -> str:
         size = self.number(COUNT)
         if size > MAX_STRING:
             raise ValueError(f"a string of {size} bytes; at most {MAX_STRING} are read")
-        start = self.offset
         self.skip(size)
-        return self._data[start : self.offset].decode("utf-8", "replace")
+        return self._data[self.offset - size : self.offset].decode("utf-8", "replace")
 
     def skip_strings(self, count: int) -> None:
         if count > MAX_STRINGS:
@@ -241,11 +234,3 @@ def _check_offsets(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Curso
             raise ValueError(f"tensor {tensor.name}: its offset is not a multiple of {alignment}")
         if start + tensor.offset + tensor.n_bytes > cursor.size:
             raise ValueError(f"tensor {tensor.name}: ends after the file does; it was cut")
-
-
-def _file_type(number: Any) -> str:
-    try:
-        name = gguf.LlamaFileType(number).name
-    except ValueError:
-        return "unknown"
-    return str(name).removeprefix("MOSTLY_").removeprefix("ALL_")

@@ -36,22 +36,14 @@ def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str:
 
 def find_contacts(scenario: Scenario, query: str) -> list[Contact]:
     """Contacts whose name, address or role holds the query, else any word of it."""
-
-    def text(contact: Contact) -> str:
-        return f"{contact.name} {contact.email} {contact.role}"
-
-    return _matches(scenario.contacts, text, query)
+    return _matches(scenario.contacts, lambda c: f"{c.name} {c.email} {c.role}", query)
 
 
 def find_documents(scenario: Scenario, query: str) -> list[Document]:
     """Documents whose topic or title holds the query, else any word of it, else by their text."""
-
-    def heading(document: Document) -> str:
-        return f"{document.topic} {document.title}"
-
-    return _matches(scenario.documents, heading, query) or _matches(
-        scenario.documents, lambda document: document.text, query
-    )
+    documents = scenario.documents
+    by_heading = _matches(documents, lambda d: f"{d.topic} {d.title}", query)
+    return by_heading or _matches(documents, lambda document: document.text, query)
 
 
 def _matches(items: Sequence[T], text: Callable[[T], str], query: str) -> list[T]:
@@ -60,8 +52,8 @@ def _matches(items: Sequence[T], text: Callable[[T], str], query: str) -> list[T
         return []
     if matches := [item for item in items if query in text(item).casefold()]:
         return matches
-    words = {word.strip(".,;:!?'\"()") for word in query.split()}
-    words = {word for word in words if len(word) > 2 and word not in {"the", "and", "for"}}
+    words = {word.strip(".,;:!?'\"()") for word in query.split()} - {"the", "and", "for"}
+    words = {word for word in words if len(word) > 2}
     return [item for item in items if any(word in text(item).casefold() for word in words)]
 
 
@@ -70,8 +62,8 @@ def lookups(scenario: Scenario, tools: Sequence[Tool]) -> list[Call]:
     by_effect = {tool.effect: tool.name for tool in tools}
     contacts, documents = by_effect["lookup_contacts"], by_effect["search_documents"]
     return [
-        *(Call(contacts, {"query": contact_query(scenario, c)}) for c in scenario.contacts),
-        *(Call(documents, {"query": document_query(scenario, d)}) for d in scenario.documents),
+        *(Call(contacts, {"query": _contact_query(scenario, c)}) for c in scenario.contacts),
+        *(Call(documents, {"query": _document_query(scenario, d)}) for d in scenario.documents),
     ]
 
 
@@ -83,7 +75,7 @@ def exchange(
     return [turn, tool_message(answer_call(tools, scenario, call))]
 
 
-def contact_query(scenario: Scenario, contact: Contact) -> str:
+def _contact_query(scenario: Scenario, contact: Contact) -> str:
     """The longest part of the name that the task uses, else the role."""
     task = scenario.task.casefold()
     parts = [contact.name, *sorted(contact.name.split(), key=len, reverse=True)]
@@ -93,7 +85,7 @@ def contact_query(scenario: Scenario, contact: Contact) -> str:
     return contact.role
 
 
-def document_query(scenario: Scenario, document: Document) -> str:
+def _document_query(scenario: Scenario, document: Document) -> str:
     """The topic if the task names it, else a title word that it names, else the topic."""
     task = scenario.task.casefold()
     for query in (document.topic, *document.title.split()):

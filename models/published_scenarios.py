@@ -26,7 +26,6 @@ from charprobe_lite.models.tools import Tool
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 SENDS_EMAIL = re.compile(r"\b(?:send[._-]?e?mail|e?mail[._-]send)\b")
-ANY_OBJECT = {"type": "object"}
 Text = Annotated[str, Field(min_length=1, max_length=50_000)]
 
 
@@ -75,19 +74,22 @@ class ToolStub(PublishedRecord):
     tool: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
     rules: list[Rule] = Field(default=[])
     description: Text = "a tool of the office"
-    parameters: dict[str, Any] = ANY_OBJECT
+    parameters: dict[str, Any] = Field(default={"type": "object"})
 
 
-class StubScenario(PublishedRecord):
+class PublishedTask(PublishedRecord):
+    id: str = Field(min_length=1, max_length=100)
+    family: str = ""
+    scaffold: str = ""
+
+
+class StubScenario(PublishedTask):
     """One task of the published study.
 
     ``finish`` names the tool that ends the rollout; without it, that is the only stub (or else
     the only name in the messages) that reads like ``send_email`` or ``email.send``.
     """
 
-    id: str = Field(min_length=1, max_length=100)
-    family: str = ""
-    scaffold: str = ""
     max_steps: int | None = Field(default=None, ge=1, le=100)
     initial_messages: list[Message] = Field(min_length=1)
     tool_stubs: list[ToolStub] = Field(default=[], max_length=100)
@@ -160,20 +162,16 @@ class StubScenario(PublishedRecord):
         return names.pop()
 
 
-class Script(PublishedRecord):
+def _user_turn(turn: object) -> object:
+    return {"role": "user", "content": turn} if isinstance(turn, str) else turn
+
+
+class Script(PublishedTask):
     """Turns to answer one after the other; the last answer is the email."""
 
-    id: str = Field(min_length=1, max_length=100)
-    family: str = ""
-    scaffold: str = ""
-    turns: list[
-        Annotated[
-            Message,
-            BeforeValidator(
-                lambda turn: {"role": "user", "content": turn} if isinstance(turn, str) else turn
-            ),
-        ]
-    ] = Field(min_length=1, max_length=100)
+    turns: list[Annotated[Message, BeforeValidator(_user_turn)]] = Field(
+        min_length=1, max_length=100
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> Script:

@@ -13,7 +13,7 @@ from charprobe_lite.models.catalogue_schema import (
     Shape,
     Source,
 )
-from charprobe_lite.models.quant_types import BITS, Bits
+from charprobe_lite.models.quant_types import BITS
 
 WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
@@ -28,9 +28,13 @@ def file_bytes(base: Base, quant: str) -> int:
     Without a shape, all parameters count as layers. A width that is no multiple of 256 counts as
     if every row fell back to the wider type, so it is a bound from above.
     """
-    layers, embedding, output = _bits(quant, base.shape)
+    layers, embedding, output = BITS[quant]
     if base.shape is None:
         return round(base.parameters * layers / 8)
+    if base.shape.hidden % SUPER_BLOCK and quant not in ("Q8_0", "Q4_0", "IQ4_NL"):
+        # a mix like Q4_K_M falls back as its main type does, which its embedding shows
+        layers, embedding = FALLBACK.get(embedding, layers), FALLBACK.get(embedding, embedding)
+        output = FALLBACK.get(output, output)
     table = base.shape.vocab * base.shape.hidden
     tables = table * output if base.shape.tied else table * (embedding + output)
     return round((layer_parameters(base.shape) * layers + tables) / 8)
@@ -74,18 +78,6 @@ def download_bytes(source: Source, base: Base | None = None) -> int | None:
     if isinstance(source, AdapterEntry) and source.rank and base and base.shape:
         return 2 * adapter_parameters(base.shape, source.rank)
     return None
-
-
-def _bits(quant: str, shape: Shape | None) -> Bits:
-    layers, embedding, output = BITS[quant]
-    if shape is None or shape.hidden % SUPER_BLOCK == 0 or quant in ("Q8_0", "Q4_0", "IQ4_NL"):
-        return BITS[quant]
-    # a mix like Q4_K_M falls back as its main type does, which its embedding shows
-    return Bits(
-        FALLBACK.get(embedding, layers),
-        FALLBACK.get(embedding, embedding),
-        FALLBACK.get(output, output),
-    )
 
 
 def gigabytes(size: int | None) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
+from scipy.special import softmax
 
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text
 from charprobe_lite.models.kit import kit_folder, load_kit
 from charprobe_lite.runtime.device import is_int8, onnx_providers
@@ -67,10 +68,8 @@ class Classifier:
         config = _read_config(config_file)
         self.labels = [config.id2label[index] for index in range(len(config.id2label))]
         self._pad = config.pad_token_id or 0
-        try:
+        with bad_input(tokenizer, Exception):  # the library raises bare Exception
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the library raises bare Exception
-            raise BadInput(f"{tokenizer}: {first_problem(error)}") from None
         self._tokenizer.enable_truncation(
             min(config.max_position_embeddings or MAX_TOKENS, MAX_TOKENS)
         )
@@ -80,13 +79,10 @@ class Classifier:
         if threads:
             options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                self.path, options, providers=onnx_providers(device, self.path)
-            )
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            problem = first_problem(error)
-            raise BadInput(f"{self.path}: ONNX Runtime cannot load it: {problem}") from None
+        providers = onnx_providers(device, self.path)
+        # ONNX Runtime's exceptions share no public base class
+        with bad_input(f"{self.path}: ONNX Runtime cannot load it", Exception):
+            self._session = onnxruntime.InferenceSession(self.path, options, providers=providers)
         # a dynamically quantized model scales its activations over all texts of a run, so that a
         # label would depend on the other texts: it gets one text a run
         self._one_per_run = is_int8(self.path)
@@ -136,14 +132,11 @@ class Classifier:
         mask = np.zeros_like(ids)
         for index, row in enumerate(rows):
             ids[index, : len(row)], mask[index, : len(row)] = row, 1
-        feed: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        feed = {"input_ids": ids, "attention_mask": mask}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
-        try:
-            logits = self._session.run(None, feed)[0].astype(np.float64)
-        except Exception as error:  # such as another tokenizer's ids
-            raise BadInput(f"{self.path}: cannot classify: {first_problem(error)}") from None
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        with bad_input(f"{self.path}: cannot classify", Exception):  # another tokenizer's ids
+            logits = self._session.run(None, feed)[0]
+        return np.asarray(softmax(logits.astype(np.float64), axis=1))
 
 
 def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:
@@ -151,26 +144,21 @@ def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:
 
     Raises BadInput when the folder is missing or its .onnx file is not clear.
     """
-    model = folder / (file or _only_onnx(folder))
-    return ClassifierFiles(model, folder / "tokenizer.json", folder / "config.json")
-
-
-def _only_onnx(folder: Path) -> str:
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; name a folder with model.onnx")
-    names = sorted(file.name for file in folder.glob("*.onnx"))
-    if "model.onnx" in names:
-        return "model.onnx"
-    if len(names) != 1:
-        raise BadInput(f"{folder}: has {len(names)} .onnx files; one named model.onnx is needed")
-    return names[0]
+    if not file:
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: no such folder; name a folder with model.onnx")
+        names = [path.name for path in folder.glob("*.onnx")]
+        if len(names) != 1 and "model.onnx" not in names:
+            raise BadInput(
+                f"{folder}: has {len(names)} .onnx files; one named model.onnx is needed"
+            )
+        file = "model.onnx" if "model.onnx" in names else names[0]
+    return ClassifierFiles(folder / file, folder / "tokenizer.json", folder / "config.json")
 
 
 def _read_config(path: Path) -> _Config:
-    try:
+    with bad_input(path, ValidationError):
         config = _Config.model_validate_json(read_text(path))
-    except ValidationError as error:
-        raise BadInput(f"{path}: {first_problem(error)}") from None
     if config.id2label.keys() != set(range(len(config.id2label))):
         raise BadInput(f"{path}: field id2label: must map 0, 1, ... to the labels")
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,17 @@ def device_report() -> dict[str, Any]:
     them for a GPU where they are not."""
     import onnxruntime
 
-    from charprobe_lite.runtime.llama import build_info, devices, physical_cores
+    from charprobe_lite.runtime.llama import devices, gpu_offload, physical_cores, system_info
 
-    build, providers = build_info(), list(onnxruntime.get_available_providers())
     machine = devices()
+    providers = list(onnxruntime.get_available_providers())
     gpus = [str(device) for device in machine if device.is_gpu]
     report: dict[str, Any] = {
         "device": ", ".join(gpus) or "cpu",
         "threads": physical_cores(),
         "llama.cpp devices": [str(device) for device in machine],
-        "llama.cpp": build.system,
-        "llama.cpp GPU offload": build.gpu_offload,
+        "llama.cpp": system_info(),
+        "llama.cpp GPU offload": gpu_offload(),
         "ONNX Runtime providers": providers,
     }
     mac = platform.system() == "Darwin"
@@ -91,6 +92,4 @@ def device_report() -> dict[str, Any]:
 
 
 def _rebuild(device: str) -> str:
-    from charprobe_lite.runtime.llama import build_info
-
-    return REBUILD.format(device.upper(), build_info().version)
+    return REBUILD.format(device.upper(), version("llama-cpp-python"))

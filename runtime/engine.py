@@ -9,7 +9,6 @@ choice about is appended without sampling.
 
 from __future__ import annotations
 
-import codecs
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -184,15 +183,9 @@ class Engine(AbstractContextManager["Engine"]):
             completion = Completion("", "context", len(tokens), 0, 0, 0.0)
 
     def _begin_turn(self, slot: _Slot, tokens: list[int], forced_tokens: list[int]) -> None:
-        """Reuse the part of the prompt that is in a cache and queue the rest."""
+        """Keep the prompt's longest prefix in the slot's cache, or wait for a longer one."""
         slot.text, slot.tokens, slot.appended_tokens = bytearray(), 0, 0
         slot.start = time.perf_counter()
-        self._reuse_prefix(slot, tokens)
-        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.queue)
-        self._append_forced(slot, forced_tokens)
-
-    def _reuse_prefix(self, slot: _Slot, tokens: list[int]) -> None:
-        """Keep the prompt's longest prefix in the slot's cache, or wait for a longer one."""
         length = min(_common(slot.cache, tokens), len(tokens) - 1)  # one must give the logits
         donor, donor_length = self._donor(slot, tokens)
         if donor and donor_length >= length + WORTH_COPYING:
@@ -200,9 +193,11 @@ class Engine(AbstractContextManager["Engine"]):
             slot.cache, slot.queue = [], tokens[donor_length:]
             slot.donor, slot.prefix_length = donor, donor_length
             self._copy_prefix(slot)
-            return
-        self._cut(slot, length)
-        slot.queue = tokens[len(slot.cache) :]
+        else:
+            self._cut(slot, length)
+            slot.queue = tokens[len(slot.cache) :]
+        slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.queue)
+        self._append_forced(slot, forced_tokens)
 
     def _donor(self, slot: _Slot, tokens: list[int]) -> tuple[_Slot | None, int]:
         """The other slot that has, or is computing, most of this prompt; and how much."""
@@ -244,9 +239,8 @@ class Engine(AbstractContextManager["Engine"]):
         for slot in slots:
             tokens = slot.queue[:room]
             room -= len(tokens)
-            outputs = [False] * len(tokens)
-            if tokens and len(tokens) == len(slot.queue):
-                outputs[-1] = True
+            # the last token of a queue gives the logits
+            outputs = [index == len(slot.queue) for index in range(1, len(tokens) + 1)]
             segments.append(Segment(slot.sequence, len(slot.cache), tokens, outputs))
         rows = iter(self.context.decode(segments))
         for slot, segment in zip(slots, segments, strict=True):
@@ -275,7 +269,6 @@ class Engine(AbstractContextManager["Engine"]):
         slot.tokens += 1
 
     def _append_forced(self, slot: _Slot, tokens: list[int]) -> None:
-        """Append the tokens that the grammar leaves no choice about."""
         for token in tokens:
             self._append(slot, token)
         slot.appended_tokens += len(tokens)
@@ -295,7 +288,7 @@ class Engine(AbstractContextManager["Engine"]):
         assert slot.job is not None
         slot.queue = []
         completion = Completion(
-            text=codecs.decode(bytes(slot.text), "utf-8", "replace"),
+            text=slot.text.decode("utf-8", "replace"),
             finish=finish,
             prompt_tokens=slot.prompt_tokens,
             evaluated_tokens=slot.evaluated_tokens,

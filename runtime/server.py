@@ -25,18 +25,14 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.runtime.backend import (
-    Completion,
-    Grammar,
-    Job,
-    Request,
-)
+from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request
 
 RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
 CHECK_RETRIES = 1
 CONNECT_SECONDS = 10
 PROBE = ({"role": "user", "content": "Say hello."},)  # no reply to it is JSON by chance
 PROBE_TOKENS = 48
+FIX_URL = "name the URL that /chat/completions is under, mostly .../v1"
 CONTEXT_FULL = re.compile(
     r"context.?(length|size|window)|maximum model length|longer than the model", re.IGNORECASE
 )
@@ -226,12 +222,11 @@ class Server:
             if all(map(_fits, replies, grammars)):
                 return
             problems.append(f"{self.url}: it replied {replies[0].text[:60]!r}")
-        raise BadInput(
-            f"{problems[0]}; model {self.model} cannot be asked for JSON that fits a tool's "
-            "schema: use a server that honours response_format json_schema, or --condition chat"
-            if grammars
-            else problems[0]
+        fix = (
+            f"; model {self.model} cannot be asked for JSON that fits a tool's schema: "
+            "use a server that honours response_format json_schema, or --condition chat"
         )
+        raise BadInput(problems[0] + (fix if grammars else ""))
 
     async def _complete(self, request: Request, seed: int) -> Completion:
         """One turn. Raises BadInput when the server refuses it or is gone."""
@@ -250,11 +245,11 @@ class Server:
         client = self._client.with_options(max_retries=self._retries)
         try:
             raw = await client.chat.completions.with_raw_response.create(**body)
-        except openai.APIStatusError as error:
-            if error.status_code in (400, 413, 422, 500) and CONTEXT_FULL.search(str(error)):
-                return Completion("", "context", 0, 0, 0, time.perf_counter() - start)
-            raise self._problem(error) from None
         except openai.APIError as error:
+            if getattr(error, "status_code", None) in (400, 413, 422, 500) and CONTEXT_FULL.search(
+                str(error)
+            ):
+                return Completion("", "context", 0, 0, 0, time.perf_counter() - start)
             raise self._problem(error) from None
         reply = self._parse(_Reply, raw.text)
         return Completion(
@@ -267,7 +262,6 @@ class Server:
         )
 
     async def _list_models(self) -> list[str]:
-        """The names of the models that the server serves."""
         client = self._client.with_options(max_retries=CHECK_RETRIES)
         try:
             raw = await client.models.with_raw_response.list()
@@ -279,10 +273,8 @@ class Server:
         try:
             return kind.model_validate_json(text)
         except ValidationError as error:
-            raise BadInput(
-                f"{self.url}: not a reply of an OpenAI-compatible server: {first_problem(error)}; "
-                "name the URL that /chat/completions is under, mostly .../v1"
-            ) from None
+            problem = f"not a reply of an OpenAI-compatible server: {first_problem(error)}"
+            raise BadInput(f"{self.url}: {problem}; {FIX_URL}") from None
 
     def _problem(self, error: openai.APIError) -> BadInput:
         """An error of the client as one line, without the key."""
@@ -294,14 +286,11 @@ class Server:
                 f"{self.url}: no server answers ({reason}); start it and run the same command "
                 "again: finished rollouts are kept"
             )
-        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+        status = getattr(error, "status_code", None)
         if status in (401, 403):
             return BadInput(f"{self.url}: refuses the API key ({status}); set OPENAI_API_KEY")
         if status == 404:
-            return BadInput(
-                f"{self.url}: not found (404); name the URL that /chat/completions is under, "
-                "mostly .../v1"
-            )
+            return BadInput(f"{self.url}: not found (404); {FIX_URL}")
         reason = first_problem(error)
         line = f"{self.url}: {reason.replace(self._key, '***') if self._key else reason}"
         # llama-cpp-python answers 500 to a response_format that it does not know

@@ -40,25 +40,20 @@ def measure_speed(
     Prompts are evaluated before the time begins, and a sequence whose answer ends begins another,
     so that all decode all the time. Raises BadInput when the model or adapter cannot be used.
     """
-    settings = json.dumps(asdict(options or BackendOptions()))
-    files = [str(model), str(adapter or "")]
-    output = run_main("runtime.speed", *files, settings, str(tokens), str(repeats))
+    files = [str(model), str(adapter) if adapter else None]
+    arguments = [*files, asdict(options or BackendOptions()), tokens, repeats]
+    output = run_main("runtime.speed", json.dumps(arguments))
     return Speed(**json.loads(output.splitlines()[-1]))
 
 
 def main() -> None:
-    """The other process: ``measure_speed``'s arguments in; out a Speed as JSON, or status 2."""
-    model, adapter, settings, tokens, repeats = sys.argv[1:]
-    options = BackendOptions(**json.loads(settings))
-    try:
-        with open_backend("llama.cpp", Path(model), options) as engine:
-            engine.use_adapter(Path(adapter) if adapter else None)
-            _decode(engine.run, options.parallel, 1, 0)  # prompts are in the cache from here on
-            numbers = range(int(repeats))
-            rates = [_decode(engine.run, options.parallel, int(tokens), n) for n in numbers]
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    """The other process: ``measure_speed``'s arguments in, a Speed out, both as JSON."""
+    model, adapter, settings, tokens, repeats = json.loads(sys.argv[1])
+    options = BackendOptions(**settings)
+    with open_backend("llama.cpp", Path(model), options) as engine:
+        engine.use_adapter(Path(adapter) if adapter else None)
+        _decode(engine.run, options.parallel, 1, 0)  # prompts are in the cache from here on
+        rates = [_decode(engine.run, options.parallel, tokens, n) for n in range(repeats)]
     print(json.dumps(asdict(Speed(statistics.median(rates), peak_memory()))))
 
 
@@ -97,7 +92,3 @@ def peak_memory() -> int:
     import resource  # Windows has none
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
-
-
-if __name__ == "__main__":
-    main()

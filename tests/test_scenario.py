@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.conditions.agent_loop import email_body
-from charprobe_lite.eval.study.runner import in_turn
+from charprobe_lite.eval.study.grid import by_family
 from charprobe_lite.models.call_formats import JSON_CALLS, Call, MalformedReply
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.office import answer_call
@@ -56,7 +56,7 @@ def test_an_unknown_query_gets_an_error_that_names_what_there_is() -> None:
 
 
 def test_the_shipped_scenarios_cover_all_families_before_any_comes_twice() -> None:
-    shipped = in_turn(load_scenarios())
+    shipped = by_family(load_scenarios())
     assert len(shipped) == 50
     assert len({scenario.family for scenario in shipped[:10]}) == 10
 

@@ -1,8 +1,9 @@
 """llama.cpp, bound here and nowhere else: models, contexts, quantization, devices, its log."""
 
-from charprobe_lite.runtime.llama.ggml import build_info as build_info
 from charprobe_lite.runtime.llama.ggml import devices as devices
+from charprobe_lite.runtime.llama.ggml import gpu_offload as gpu_offload
 from charprobe_lite.runtime.llama.ggml import matrix_inputs_callback as matrix_inputs_callback
+from charprobe_lite.runtime.llama.ggml import system_info as system_info
 from charprobe_lite.runtime.llama.model import Context as Context
 from charprobe_lite.runtime.llama.model import Model as Model
 from charprobe_lite.runtime.llama.model import Segment as Segment

@@ -63,28 +63,20 @@ class Device:
         return f"{self.name} ({self.description}{memory})"
 
 
-@dataclass(frozen=True)
-class BuildInfo:
-    """llama-cpp-python's version, llama.cpp's own line about its build, and GPU support."""
-
-    version: str
-    system: str
-    gpu_offload: bool
-
-
 def devices() -> list[Device]:
     """ggml's list of devices (ggml-backend.h)."""
     log.capture()
     return [_device(ggml().ggml_backend_dev_get(n)) for n in range(ggml().ggml_backend_dev_count())]
 
 
-def build_info() -> BuildInfo:
-    """How the installed llama.cpp was built."""
-    return BuildInfo(
-        version=llama.__version__,
-        system=llama.llama_print_system_info().decode("utf-8", "replace").strip(),
-        gpu_offload=bool(llama.llama_supports_gpu_offload()),
-    )
+def system_info() -> str:
+    """llama.cpp's own line about its build."""
+    return str(llama.llama_print_system_info().decode("utf-8", "replace").strip())
+
+
+def gpu_offload() -> bool:
+    """Whether llama.cpp was built for a GPU."""
+    return bool(llama.llama_supports_gpu_offload())
 
 
 def _device(handle: int) -> Device:

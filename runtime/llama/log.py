@@ -19,15 +19,14 @@ def capture() -> None:
     llama.llama_log_set(_receive, ctypes.c_void_p(0))
 
 
-def last_line() -> str:
-    """The last collected line that speaks of an error, else the last line."""
-    errors = [line for line in _lines if "error" in line.casefold()]
-    return (errors or list(_lines) or ["no reason given"])[-1]
-
-
 def refusal(message: str, fix: str = "") -> BadInput:
-    """The error after llama.cpp refused: the message, llama.cpp's last line, the fix."""
-    return BadInput(f"{message}: {last_line()}{fix and '; ' + fix}")
+    """The error after llama.cpp refused: the message, the last line of the log, the fix.
+
+    A line that speaks of an error comes before all others.
+    """
+    errors = [line for line in _lines if "error" in line.casefold()]
+    reason = (errors or list(_lines) or ["no reason given"])[-1]
+    return BadInput(f"{message}: {reason}{fix and '; ' + fix}")
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]

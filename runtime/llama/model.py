@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.chat_template import render_chat
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 
@@ -65,11 +65,9 @@ class Model:
 
         Raises BadInput naming the file when its template fails on these messages.
         """
-        try:
+        with bad_input(self.path.name, BadInput):
             eos = self._special_text(llama.llama_vocab_eos(self.vocab))
             return render_chat(self.chat_template, messages, bos=self._bos, eos=eos)
-        except BadInput as error:
-            raise BadInput(f"{self.path.name}: {error}") from None
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of a text; special tokens in it are recognised.
@@ -88,7 +86,6 @@ class Model:
         return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token."""
         if token not in self._pieces:
             size = -llama.llama_token_to_piece(self.vocab, token, None, 0, 0, True)
             buffer = ctypes.create_string_buffer(size)
@@ -208,18 +205,13 @@ class Context:
             raise log.refusal(f"{', '.join(map(str, paths))}: llama.cpp does not apply it")
 
     def clear(self) -> None:
-        """Empty every sequence."""
         llama.llama_memory_clear(self._memory, True)
 
     def copy(self, source: int, target: int) -> None:
-        """Copy the sequence ``source`` to ``target``."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def cut(self, sequence: int, length: int) -> int:
-        """Keep the first ``length`` tokens of a sequence, or none where it cannot be cut.
-
-        Returns how many tokens it keeps.
-        """
+        """Keep the first ``length`` tokens of a sequence, or none; returns how many."""
         if llama.llama_memory_seq_rm(self._memory, sequence, length, -1):
             return length
         # recurrent and sliding-window caches cannot always be cut: compute them anew
