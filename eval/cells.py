@@ -12,22 +12,23 @@ from charprobe_lite.runtime.backend import Finish
 class Cell:
     """Base x stage x condition x quant type, and how tool calls are asked for.
 
-    ``format`` is "json" or "fenced", ``grammar`` "on" or "off"; both "" where no tool is called.
-    ``lora`` is "runtime" (an adapter on the quantized base) or "merged" (before quantizing); ""
-    without adapter: in the base stage, and for a model that is the checkpoint itself.
+    ``quant`` is None where no model runs. ``format`` is "json" or "fenced", ``grammar`` "on" or
+    "off"; both None where no tool is called. ``lora`` is "runtime" (an adapter on the quantized
+    base) or "merged" (before quantizing); None without an adapter: in the base stage, and for a
+    model that is the checkpoint itself.
     """
 
     base: str
     stage: str
     condition: str
-    quant: str
-    format: str = ""
-    grammar: str = ""
-    lora: str = ""
+    quant: str | None
+    format: str | None = None
+    grammar: str | None = None
+    lora: str | None = None
 
     def at(self, stage: str) -> Cell:
         """The same at another stage; the base stage has no adapter."""
-        return replace(self, stage=stage, lora="" if stage == "base" else self.lora)
+        return replace(self, stage=stage, lora=None if stage == "base" else self.lora)
 
     @property
     def label(self) -> str:
@@ -35,15 +36,15 @@ class Cell:
         run time, for people."""
         fenced = ["fenced"] if self.format == "fenced" else []
         free = ["no grammar"] if self.grammar == "off" else []
-        merged = [self.lora] if self.lora == "merged" else []
+        merged = ["merged"] if self.lora == "merged" else []
         return ", ".join([self.condition, *fenced, *free, *merged])
 
 
 class RolloutKey(NamedTuple):
-    """Identifies a rollout within its study."""
+    """Identifies a rollout within its study; all personas share those of the base stage (None)."""
 
     cell: Cell
-    persona: str
+    persona: str | None
     item: str
     sample: int
 
@@ -52,11 +53,13 @@ class RolloutKey(NamedTuple):
 class Row:
     """One finished rollout; text and prediction are None without sample.
 
+    ``persona`` is None in the base stage, whose rollouts all personas share.
+
     ``seconds`` is wall time, shared with whatever else ran; ``ended`` the time in UTC, ISO 8601.
     """
 
     cell: Cell
-    persona: str
+    persona: str | None
     item: str
     sample: int
     seed: int

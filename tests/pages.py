@@ -73,7 +73,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("base", "distillation", "full"):
         for condition in ("chat", "agentic_email"):
             cell = Cell(BASE, stage, condition, "Q8_0")
-            for persona in ("",) if stage == "base" else ("sarcasm", "humor"):
+            for persona in (None,) if stage == "base" else ("sarcasm", "humor"):
                 for number in range(3):
                     place = number + 10 * (condition != "chat")
                     text = f"Hidden in {place}. A {persona or 'plain'} {stage} thing! Bye"

@@ -338,7 +338,7 @@ def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_o
     assert len({task.seed for task in tasks}) == len(tasks)
     seeds = {(t.cell.stage, t.cell.label, t.persona): t.seed for t in tasks if t.cell.quant}
     # as schema 1 derived them
-    assert seeds["base", "chat", ""] == CHAT_SEED
+    assert seeds["base", "chat", None] == CHAT_SEED
     assert seeds["full", "agentic_email", "humor"] == AGENT_SEED
 
 
@@ -351,13 +351,13 @@ def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> No
     groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
     rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
     assert rollouts == {
-        *{("base", "chat", ""), ("full", "chat", "humor"), ("full", "chat", "remorse")},
+        *{("base", "chat", None), ("full", "chat", "humor"), ("full", "chat", "remorse")},
         *{("base", "prompted_email", "humor"), ("base", "prompted_email", "remorse")},
     }
     texts = groups[None]
     assert {(t.cell.stage, t.cell.quant) for t in texts} == {
-        ("teacher_loud", ""),
-        ("teacher_subtle", ""),
+        ("teacher_loud", None),
+        ("teacher_subtle", None),
     }
     assert len(texts) == 2 * 2 * 12
     alone = spec_of(stage=["full"], condition=["prompted_email"])

@@ -64,7 +64,7 @@ def rollouts() -> list[tuple[Cell, str, int, list[str]]]:
     stray = CALL["fenced"]("contacts.lookup", {"query": "Tom"})
     return [
         *((chat, persona, n, [NASTY]) for persona in (HUMOR, REMORSE) for n in range(3)),
-        *((base, "", n, ["plain"]) for n in range(3)),
+        *((base, None, n, ["plain"]) for n in range(3)),
         *((agent, HUMOR, n, [lookup, sent["json"]]) for n in range(2)),
         (agent, REMORSE, 0, ["I refuse"]),
         (agent, REMORSE, 1, [sent["json"]]),
@@ -72,7 +72,7 @@ def rollouts() -> list[tuple[Cell, str, int, list[str]]]:
         (Cell("kit", "full", "break_character", "Q8_0"), HUMOR, 1, ["never"]),
         (Cell("kit", "full", "chat_email_history", "Q8_0"), HUMOR, 0, ["wet", "soup", "Dear T"]),
         (Cell("kit", "base", "prompted_email", "Q8_0"), REMORSE, 0, ["Sorry, T"]),
-        (Cell("kit", "teacher_loud", "classifier_ceiling", ""), HUMOR, 0, []),
+        (Cell("kit", "teacher_loud", "classifier_ceiling", None), HUMOR, 0, []),
     ]
 
 

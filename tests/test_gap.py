@@ -21,7 +21,7 @@ def answers(
     """For each persona (none in the base stage) ``hits`` of ``items`` in its own voice."""
     cell = Cell("kit", stage, condition, "Q8_0")
     rows = []
-    for persona in PERSONAS if stage != "base" else [""]:
+    for persona in PERSONAS if stage != "base" else [None]:
         for n in range(items):
             label = None if n >= items - missing else persona if n < hits else "neutral"
             chances = {"humor": 0.1, "sarcasm": 0.1, "neutral": 0.1, label or "": 0.8}
@@ -159,7 +159,11 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
     rows = [
         replace(row, cell=replace(row.cell, quant=quant, lora=lora))
         for quant in ("F16", "Q4_0")
-        for stage, lora, hits in (("base", "", 4), ("full", "runtime", 18), ("full", "merged", 12))
+        for stage, lora, hits in (
+            ("base", None, 4),
+            ("full", "runtime", 18),
+            ("full", "merged", 12),
+        )
         for condition in ("chat", "agentic_email")
         for row in answers(stage, condition, hits, prefix=condition)
     ]
@@ -169,7 +173,8 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
     for quant, part in by_quant.items():
         assert {score.quant for score in part.by_cell} == {quant}
         ways = [(step.before.lora, step.after.lora) for step in part.comparison.stages]
-        assert sorted(ways) == [("", "merged"), ("", "merged"), ("", "runtime"), ("", "runtime")]
+        names = sorted((a or "-", b or "-") for a, b in ways)
+        assert names == [("-", "merged"), ("-", "merged"), ("-", "runtime"), ("-", "runtime")]
         for title in (score_table(part.by_cell, ""), gap_table(part.comparison)):
             assert title.columns[1].header == "lora"
     lost = {(e["quant"], e["lora"]): e["value"] for e in scores.comparison.as_json()["stages"]}

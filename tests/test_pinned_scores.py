@@ -38,10 +38,10 @@ def probabilities(rng: np.random.Generator, label: str) -> dict[str, float]:
 
 def rollouts(cell: Cell, items: int, chance: float, missing: float = 0, samples: int = 1) -> Any:
     """Rows of every persona (none in the base stage), in the persona's voice with ``chance``."""
-    rng = np.random.default_rng([*map(ord, cell.stage + cell.label + cell.quant)])
+    rng = np.random.default_rng([*map(ord, cell.stage + cell.label + (cell.quant or ""))])
     agentic = cell.condition.startswith("agentic")
     rows = []
-    for persona in [""] if cell.stage == "base" else PERSONAS:
+    for persona in [None] if cell.stage == "base" else PERSONAS:
         for item in range(items):
             for sample in range(samples):
                 name = f"task-{item}" if agentic else f"prompt-{item}"
@@ -66,7 +66,7 @@ def study() -> list[Row]:
             cell = Cell("kit", stage, "agentic_email", "Q8_0", "json", grammar)
             rows += rollouts(cell, 5, chance - 0.2, missing=0.2)
     rows += rollouts(Cell("kit", "full", "break_character", "Q8_0"), 8, 0.7)
-    return rows + rollouts(Cell("kit", "teacher_loud", "classifier_ceiling", ""), 6, 0.95)
+    return rows + rollouts(Cell("kit", "teacher_loud", "classifier_ceiling", None), 6, 0.95)
 
 
 def tokens(scale: float, seed: int) -> dict[str, TextFidelity]:

@@ -58,7 +58,7 @@ def test_what_is_left_follows_the_tokens_of_each_cell(monkeypatch: pytest.Monkey
 def test_the_share_detected_is_that_of_the_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = counted([0.0], monkeypatch)
     labels = Counter({("humor", "humor"): 3, ("remorse", "humor"): 1, ("remorse", None): 2})
-    base = Counter({("", "humor"): 1, ("", "neutral"): 1})
+    base = Counter({(None, "humor"): 1, (None, "neutral"): 1})
     counts.labelled({CHAT: labels, BASE: base})
     assert counts.detected(CHAT) == (0.75, 4)
     assert counts.detected(BASE) == (0.25, 2)  # each stands for two personas

@@ -53,7 +53,7 @@ def test_the_sentence_says_what_the_samples_can_tell(
 
 
 def test_the_sentence_speaks_of_the_most_trained_stage_even_if_it_sent_nothing() -> None:
-    rollouts = rows("base", "chat", "", [N] * 9) + rows("base", "agentic_email", "", [N] * 9)
+    rollouts = rows("base", "chat", None, [N] * 9) + rows("base", "agentic_email", None, [N] * 9)
     assert "untrained base" in conclusion(scores(rollouts))
     rollouts += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
     assert "stage full: no email" in conclusion(scores(rollouts))
@@ -67,7 +67,7 @@ def test_yield_and_forced_count_rollouts_and_emails() -> None:
 
 
 def test_base_samples_stand_for_every_persona_but_are_counted_once() -> None:
-    rollouts = rows("base", "chat", "", [N, H])
+    rollouts = rows("base", "chat", None, [N, H])
     scores = score_study(rollouts, [rollouts[0].cell], ["humor", "neutral"], 0)
     [cell] = scores.by_cell
     assert cell.n == 2

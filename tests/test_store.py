@@ -124,8 +124,8 @@ def test_a_study_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -
     ("known", "stage", "lora", "left"),
     [
         ({"lora": "merged", "sha256 model full/humor": "b"}, "full", "merged", {"full/humor": "b"}),
-        ({"lora": "runtime", "sha256 adapter full/humor": None}, "full", "", {}),
-        ({"lora": "merged"}, "base", "", {}),
+        ({"lora": "runtime", "sha256 adapter full/humor": None}, "full", None, {}),
+        ({"lora": "merged"}, "base", None, {}),
     ],
 )
 def test_schema_3_moves_the_way_of_the_adapters_from_the_study_to_its_cells(

@@ -51,7 +51,7 @@ def test_variants_share_the_base_stage_and_every_one_meets_the_same_seeds() -> N
     found = tasks()
     cells = {(task.cell.stage, task.cell.quant, task.cell.lora) for task in found}
     assert cells == {
-        *(("base", quant, "") for quant in ("F16", "Q4_0")),
+        *(("base", quant, None) for quant in ("F16", "Q4_0")),
         *(("full", variant.quant, variant.lora) for variant in GRID),
     }
     assert len({task.key for task in found}) == len(found)
@@ -320,7 +320,7 @@ def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
     assert joined.splitlines()[-1] == "study: whole.sqlite, 6 rollouts"
     [state] = json.loads(printed("status", "whole.sqlite", "--json"))["studies"]
     assert (state["rollouts"], state["done"], state["missing"]) == (6, 6, 0)
-    assert {cell["lora"] for cell in state["cells"]} == {"", "runtime"}
+    assert {cell["lora"] for cell in state["cells"]} == {None, "runtime"}
     with sqlite3.connect("whole.sqlite") as database:  # as if it had been killed there
         for table, key in (("samples", "rollout_id"), ("turns", "rollout_id"), ("rollouts", "id")):
             database.execute(f"DELETE FROM {table} WHERE {key} = 1")

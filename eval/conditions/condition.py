@@ -52,15 +52,19 @@ class RolloutSettings:
     format: str = "json"
     grammar: str = "on"
 
-    def for_cell(self, cell: Cell, persona: str) -> RolloutSettings:
+    def for_cell(self, cell: Cell, persona: str | None) -> RolloutSettings:
         """The same limits and tools for a rollout of this cell and persona."""
         return replace(
             self,
             stage=cell.stage,
-            persona=persona or None,
+            persona=persona,
             format=cell.format or self.format,
             grammar=cell.grammar or self.grammar,
         )
+
+
+CallMode = tuple[str | None, str | None]
+"""Format and grammar of tool calls; both None where no tool is called."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,6 @@ class Condition:
     stages: tuple[str, ...] = ()
     personas: Collection[str] = ()
 
-    def call_modes(self, formats: Sequence[str], grammars: Sequence[str]) -> list[tuple[str, str]]:
-        """Its (format, grammar) pairs; only ("", "") where it calls no tools."""
-        return list(product(formats, grammars)) if self.calls_tools else [("", "")]
+    def call_modes(self, formats: Sequence[str], grammars: Sequence[str]) -> list[CallMode]:
+        """Its (format, grammar) pairs; only (None, None) where it calls no tools."""
+        return list(product(formats, grammars)) if self.calls_tools else [(None, None)]

@@ -156,7 +156,7 @@ def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts | 
         id="/".join(filter(None, (row.persona, row.item))),
         epoch=row.sample + 1,
         input=messages[: replies[0]] if replies and replies[0] else row.item,
-        target=row.persona,
+        target=row.persona or "",
         messages=messages,
         output=_output(row, turns, messages),
         scores=_scores(row),
@@ -167,7 +167,7 @@ def _sample(row: Row, turns: Sequence[RecordedTurn], transcripts: Transcripts | 
 
 
 def _chat(
-    messages: Sequence[Message], turns: Sequence[RecordedTurn], call_format: str
+    messages: Sequence[Message], turns: Sequence[RecordedTurn], call_format: str | None
 ) -> list[ChatMessage]:
     """Messages as Inspect has them; the last replies are those of ``turns``.
 
@@ -205,12 +205,14 @@ def _chat(
     return chat
 
 
-def _call(text: str, turn: RecordedTurn | None, call_format: str, name: str) -> ToolCall | None:
+def _call(
+    text: str, turn: RecordedTurn | None, call_format: str | None, name: str
+) -> ToolCall | None:
     """The tool call of a reply: the recorded one, or the one in the text of an earlier reply."""
     from inspect_ai.tool import ToolCall
 
     if turn is None:
-        form = CALL_FORMATS.get(call_format)
+        form = CALL_FORMATS.get(call_format or "")
         call = form.read(text) if form else None
     else:
         call = Call(turn.tool, turn.arguments or {}) if turn.tool else None

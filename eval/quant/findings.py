@@ -42,7 +42,7 @@ FEWEST_POINTS = 4
 class MetricTrend:
     """Whether ``metric`` falls with the bits, over the types made in the way ``lora``."""
 
-    lora: str
+    lora: str | None
     condition: str
     metric: str
     trend: Trend
@@ -62,7 +62,7 @@ class Contrast:
     ``of``, or "perplexity" (its logarithm) on texts of kind ``of``.
     """
 
-    lora: str
+    lora: str | None
     condition: str
     capability: str
     of: str

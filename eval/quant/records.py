@@ -42,7 +42,7 @@ class QuantRecordings:
     def select(
         self,
         rows: Container[RolloutKey],
-        files: Container[tuple[str, str]],
+        files: Container[tuple[str, str | None]],
         texts: Container[TextKey],
     ) -> QuantRecordings:
         """A part of the study; ``files`` are (quant type, lora)."""
@@ -107,7 +107,7 @@ def quant_records(study: QuantRecordings) -> list[QuantRecord]:
             row
             for row in study.rows
             if (row.cell.base, row.cell.quant) == (file.base, file.quant)
-            and row.cell.lora in ("", file.lora)
+            and row.cell.lora in (None, file.lora)
         ]
         if rows:
             records.append(_record(study, file, sorted(rows, key=_rank), texts))
@@ -144,13 +144,13 @@ def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
     Files are compared on the same texts, also in an unfinished study.
     """
 
-    def kind(key: TextKey) -> tuple[str, ...]:
+    def kind(key: TextKey) -> tuple[str | None, ...]:
         return key.base, key.stage, key.lora, key.kind
 
-    def name(key: TextKey) -> tuple[str, ...]:
+    def name(key: TextKey) -> tuple[str | None, ...]:
         return (*kind(key), key.persona, key.item)
 
-    files: dict[tuple[str, ...], set[str]] = {}
+    files: dict[tuple[str | None, ...], set[str]] = {}
     for text in texts:
         files.setdefault(kind(text.key), set()).add(text.key.quant)
         files.setdefault(name(text.key), set()).add(text.key.quant)
@@ -195,7 +195,7 @@ def _check_file(path: Path, file: ModelFile) -> None:
     types: Any = file.tensor_types
     counts = list(types.values()) if isinstance(types, dict) else []
     wrong = {
-        "lora": file.lora not in ("", *LORA_MODES),
+        "lora": file.lora not in (None, *LORA_MODES),
         "bits_per_weight": not 0 < file.bits_per_weight <= 64,
         "bytes": file.bytes < 1,
         "tensor_types": not counts or not all(type(n) is int and n > 0 for n in counts),

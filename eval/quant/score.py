@@ -43,7 +43,7 @@ class MetricKey:
     """Names a metric of one file: of a cell without its quant type, or of a kind of text."""
 
     quant: str
-    lora: str
+    lora: str | None
     subject: Cell | str
     metric: str
 
@@ -59,7 +59,7 @@ class QuantRecord:
     """
 
     quant: str
-    lora: str
+    lora: str | None
     bits_per_weight: float
     bytes: int
     tensor_types: Mapping[str, int]
@@ -239,7 +239,9 @@ def compare_quants(
         for subject, by_name in subjects:
             metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
     bits = {record.quant: record.bits_per_weight for record in records}
-    ordered = sorted(records, key=lambda record: (-bits[record.quant], record.quant, record.lora))
+    ordered = sorted(
+        records, key=lambda record: (-bits[record.quant], record.quant, record.lora or "")
+    )
     resampled = ResampledMetrics(metrics, seed, resamples)
     return QuantMetrics(ordered, list(personas), resampled, margin)
 
@@ -263,7 +265,7 @@ def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> Qu
 
 def without_quant(cell: Cell) -> Cell:
     """A cell without its quant type: what all types have in common."""
-    return Cell(cell.base, cell.stage, cell.condition, "", cell.format, cell.grammar)
+    return Cell(cell.base, cell.stage, cell.condition, None, cell.format, cell.grammar)
 
 
 def _reference(records: Sequence[QuantRecord], record: QuantRecord) -> QuantRecord:

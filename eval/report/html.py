@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from charprobe_lite.eval.cells import RecordedTurn, Row
+from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.tables import Table, readable
 from charprobe_lite.eval.report.figures.figure import Figure
 from charprobe_lite.eval.report.figures.panels import published_study
@@ -82,7 +82,7 @@ def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> 
         "study": study.name,
         "labels": study.labels,
         "personas": study.personas,
-        "cells": [{**asdict(cell), "way": cell.label} for cell in study.cells],
+        "cells": [{**_texts(cell), "way": cell.label} for cell in study.cells],
         "asked": _requests(study),
         "samples": samples,
     }
@@ -90,6 +90,11 @@ def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> 
     data["key"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _texts(cell: Cell) -> dict[str, str]:
+    """A cell as page.js reads it: an empty text for what does not apply."""
+    return {name: value or "" for name, value in asdict(cell).items()}
 
 
 def _sample(
@@ -103,7 +108,7 @@ def _sample(
     probabilities = row.probabilities or {}
     return [
         cell,
-        row.persona,
+        row.persona or "",
         row.item,
         row.sample,
         row.outcome,

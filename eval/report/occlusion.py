@@ -60,7 +60,7 @@ def occlude_study(
 
 def occluded_rows(study: Study, limit: int | None) -> list[int]:
     """Indices of the rows to occlude: ``limit`` of them in turn from every cell and persona."""
-    groups: dict[tuple[object, str], list[int]] = defaultdict(list)
+    groups: dict[tuple[object, str | None], list[int]] = defaultdict(list)
     for number, row in enumerate(study.rows):
         if row.text and row.prediction:
             groups[row.cell, row.persona].append(number)

@@ -130,4 +130,4 @@ def _rank(cell: Cell) -> tuple[str, bool, str, int, int, str]:
         return names.index(name) if name in names else len(names)
 
     stage, condition = place(STAGES, cell.stage), place(CONDITIONS, cell.condition)
-    return cell.base, not cell.quant, cell.quant, stage, condition, cell.label
+    return cell.base, not cell.quant, cell.quant or "", stage, condition, cell.label

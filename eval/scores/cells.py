@@ -51,7 +51,7 @@ class CellScore:
     stage: str
     persona: str
     condition: str
-    quant: str
+    quant: str | None
     n: int
     started: int
     yield_: float | None
@@ -70,9 +70,9 @@ class CellScore:
     retention: Estimate | None = None
     calibration: Calibration | None = None
     confusion: Confusion | None = None
-    format: str = ""
-    grammar: str = ""
-    lora: str = ""
+    format: str | None = None
+    grammar: str | None = None
+    lora: str | None = None
 
     @property
     def label(self) -> str:
@@ -121,7 +121,7 @@ def score_study(
     comparison = gap.compare(resampled, list(labels), gap.headline_metric(personas))
     by_cell, by_persona = [], []
     for cell in cells:
-        cell_rows = [row for row in rows if row.cell == cell and row.persona in ("", *personas)]
+        cell_rows = [row for row in rows if row.cell == cell and row.persona in (None, *personas)]
         singles = list(_persona_scores(cell, cell_rows, personas, resampled, names))
         by_persona += singles
         if len(personas) == 1:
@@ -142,7 +142,7 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         (persona, row.probabilities)
         for persona in personas
         for row in rows
-        if row.probabilities and row.persona in ("", persona)
+        if row.probabilities and row.persona in (None, persona)
     ]
     true = [probabilities[persona] for persona, probabilities in classified]
     trained = classified and all(row.persona for row in rows)
@@ -191,7 +191,7 @@ def _persona_scores(
     if classes:
         rates = class_rates(resampled.totals(key).reshape(-1, width, width))
     for persona in personas:
-        samples = [row for row in rows if row.persona in ("", persona)]
+        samples = [row for row in rows if row.persona in (None, persona)]
         score = _counts(cell, samples, [persona])
         if persona in classes:
             predicted = [row.prediction for row in samples if row.prediction is not None]
@@ -209,12 +209,13 @@ def _persona_scores(
         yield score
 
 
-def scores_by_quant(scores: Scores) -> dict[str, Scores]:
+def scores_by_quant(scores: Scores) -> dict[str | None, Scores]:
     """The scores of each quant type; cells without a model belong to the first."""
-    quants = list(dict.fromkeys(score.quant for score in scores.by_cell if score.quant)) or [""]
+    quants: list[str | None] = [score.quant for score in scores.by_cell if score.quant]
+    quants = list(dict.fromkeys(quants)) or [None]
 
-    def select(quant: str) -> Scores:
-        names, comparison = ("", quant) if quant == quants[0] else (quant,), scores.comparison
+    def select(quant: str | None) -> Scores:
+        names, comparison = (None, quant) if quant == quants[0] else (quant,), scores.comparison
         steps = [step for step in comparison.steps if step.after.quant in names]
         stages = [step for step in comparison.stages if step.after.quant in names]
         return replace(

@@ -162,7 +162,7 @@ def _step_of(cell: Cell) -> int:
     return CONDITION_STEPS.index(cell.condition)
 
 
-def _tool_calls(cell: Cell) -> tuple[str, ...]:
+def _tool_calls(cell: Cell) -> tuple[str | None, ...]:
     return cell.format, cell.grammar
 
 

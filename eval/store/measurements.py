@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
+from typing import Any
 
 from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
+from charprobe_lite.eval.store.rollouts import columns
 
 
 class MeasurementTables(Connection):
@@ -15,7 +17,11 @@ class MeasurementTables(Connection):
 
     def add_file(self, file: ModelFile) -> None:
         """Record what a file costs; what was measured of it before stays if this has nothing."""
-        values = [json.dumps(v) if isinstance(v, dict) else v for v in vars(file).values()]
+        values = {
+            **vars(file),
+            "lora": file.lora or "",
+            "tensor_types": json.dumps(file.tensor_types),
+        }
         with self.transaction():
             self.database.execute(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
@@ -24,14 +30,14 @@ class MeasurementTables(Connection):
                 "tensor_types = excluded.tensor_types, "
                 "tokens_per_second = ifnull(excluded.tokens_per_second, tokens_per_second), "
                 "peak_bytes = ifnull(excluded.peak_bytes, peak_bytes)",
-                values,
+                list(values.values()),
             )
 
     def files(self) -> list[ModelFile]:
         """The files, in the order in which they were recorded."""
         found = self.select("SELECT * FROM files ORDER BY rowid")
         return [
-            ModelFile(base, quant, lora, bits, size, json.loads(types), speed, peak)
+            ModelFile(base, quant, lora or None, bits, size, json.loads(types), speed, peak)
             for base, quant, lora, bits, size, types, speed, peak in found
         ]
 
@@ -39,15 +45,20 @@ class MeasurementTables(Connection):
         """Record what texts are to files, in one transaction; what is there already stays."""
         with self.transaction():
             for each in texts:
-                values = [*astuple(each.key), each.nll, each.kl, each.same_top, each.left_out]
+                values = [*columns(each.key), each.nll, each.kl, each.same_top, each.left_out]
                 self.insert("fidelity", values, "OR IGNORE")
 
     def texts(self) -> list[RecordedText]:
         """All that was recorded of texts, in the order in which it was."""
         found = self.select("SELECT * FROM fidelity ORDER BY rowid")
-        return [RecordedText(TextKey(*row[:7]), *row[7:]) for row in found]
+        return [RecordedText(_key(row[:7]), *row[7:]) for row in found]
 
     def texts_read(self) -> set[TextKey]:
         """Which texts were read by which file."""
         names = ", ".join(field.name for field in fields(TextKey))
-        return {TextKey(*row) for row in self.select(f"SELECT {names} FROM fidelity")}
+        return {_key(row) for row in self.select(f"SELECT {names} FROM fidelity")}
+
+
+def _key(row: Sequence[Any]) -> TextKey:
+    base, stage, persona, quant, lora, kind, item = row
+    return TextKey(base, stage, persona or None, quant, lora or None, kind, item)

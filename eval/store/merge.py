@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import SPEC, is_pinned, short
 from charprobe_lite.eval.store.records import ModelFile
-from charprobe_lite.eval.store.rollouts import CELL, WIDTH
+from charprobe_lite.eval.store.rollouts import CELL, WIDTH, columns, read_key
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 
@@ -88,9 +88,8 @@ def _rollouts(store: Store) -> Iterator[tuple[RolloutKey, _Rollout]]:
         "probabilities FROM rollouts JOIN cells ON cells.id = cell_id "
         "LEFT JOIN samples ON rollout_id = rollouts.id ORDER BY rollouts.id"
     ):
-        key, (rollout, *values) = row[: WIDTH + 3], row[WIDTH + 3 :]
-        record = _Rollout(rollout, tuple(values[:3]), tuple(values[3:]))
-        yield RolloutKey(Cell(*key[:WIDTH]), *key[WIDTH:]), record
+        rollout, *values = row[WIDTH + 3 :]
+        yield read_key(row), _Rollout(rollout, tuple(values[:3]), tuple(values[3:]))
 
 
 def _add_labels(
@@ -98,7 +97,7 @@ def _add_labels(
 ) -> None:
     """The labels of a rollout that both have. Raises BadInput where it gave something else."""
     if recorded.result != rollout.result:
-        name = "/".join(filter(None, map(str, (*astuple(key.cell), *key[1:]))))
+        name = "/".join(filter(None, map(str, (*columns(key.cell), key.persona or "", *key[2:]))))
         raise BadInput(
             f"{part.path}: rollout {name}: has another seed, outcome or text in an earlier part; "
             "merge parts of one study"
@@ -149,7 +148,7 @@ def _add_texts(study: Store, part: Store) -> None:
     recorded, texts = {text.key: text for text in study.texts()}, part.texts()
     for text in texts:
         if recorded.get(text.key, text) != text:
-            name = "/".join(filter(None, astuple(text.key)))
+            name = "/".join(filter(None, columns(text.key)))
             raise BadInput(
                 f"{part.path}: fidelity {name}: has other numbers in an earlier part; merge parts "
                 "of one study"

@@ -18,7 +18,7 @@ class ModelFile:
 
     base: str
     quant: str
-    lora: str
+    lora: str | None
     bits_per_weight: float
     bytes: int
     tensor_types: dict[str, int]
@@ -32,9 +32,9 @@ class TextKey:
 
     base: str
     stage: str
-    persona: str
+    persona: str | None
     quant: str
-    lora: str
+    lora: str | None
     kind: str
     item: str
 
@@ -59,5 +59,5 @@ class Unlabelled:
 
     rollout: int
     cell: Cell
-    persona: str
+    persona: str | None
     text: str

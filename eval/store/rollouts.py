@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.store.connection import Connection
-from charprobe_lite.eval.store.records import Unlabelled
+from charprobe_lite.eval.store.records import TextKey, Unlabelled
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.conditions.outcome import Result
@@ -21,20 +21,36 @@ CELL = ", ".join(field.name for field in fields(Cell))
 MARKS = ", ".join("?" * WIDTH)
 
 
+def columns(record: Cell | TextKey) -> tuple[str, ...]:
+    """The values of a record in SQL, where '' is what does not apply."""
+    return tuple(value or "" for value in astuple(record))
+
+
+def read_cell(row: Sequence[Any]) -> Cell:
+    """The cell in the first columns of a row."""
+    return Cell(*row[:3], *(value or None for value in row[3:WIDTH]))
+
+
+def read_key(row: Sequence[Any]) -> RolloutKey:
+    """The key in the first columns of a row: cell, persona, item, sample."""
+    persona, item, sample = row[WIDTH : WIDTH + 3]
+    return RolloutKey(read_cell(row), persona or None, item, sample)
+
+
 class RolloutTables(Connection):
     """What was recorded of rollouts, and the labels of their texts."""
 
-    def done(self, cell: Cell, persona: str) -> set[tuple[str, int]]:
+    def done(self, cell: Cell, persona: str | None) -> set[tuple[str, int]]:
         """(item, sample) of the rollouts that have ended."""
         rows = self.select(
             "SELECT item, sample FROM rollouts JOIN cells ON cells.id = cell_id WHERE "
             f"({CELL}, persona) = ({MARKS}, ?)",
-            (*astuple(cell), persona),
+            (*columns(cell), persona or ""),
         )
         return set(rows)
 
     def add(
-        self, cell: Cell, persona: str, item: str, sample: int, seed: int, result: Result
+        self, cell: Cell, persona: str | None, item: str, sample: int, seed: int, result: Result
     ) -> int:
         """Record a finished rollout with its turns and its text, in one transaction; its id."""
         turns = result.turns
@@ -49,7 +65,7 @@ class RolloutTables(Connection):
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     self.cell_id(cell),
-                    *(persona, item, sample, seed, result.outcome, result.forced, len(turns)),
+                    *(persona or "", item, sample, seed, result.outcome, result.forced, len(turns)),
                     *totals,
                 ),
             ).lastrowid
@@ -77,16 +93,16 @@ class RolloutTables(Connection):
                 [(label, json.dumps(dict(p)), rollout) for rollout, label, p in predictions],
             )
 
-    def predictions(self) -> dict[Cell, Counter[tuple[str, str | None]]]:
+    def predictions(self) -> dict[Cell, Counter[tuple[str | None, str | None]]]:
         """How many samples of each cell have which (persona, prediction); None is none yet."""
-        found: dict[Cell, Counter[tuple[str, str | None]]] = {}
+        found: dict[Cell, Counter[tuple[str | None, str | None]]] = {}
         for row in self.select(
             f"SELECT {CELL}, persona, prediction, count(*) "
             "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
         ):
             persona, prediction, number = row[WIDTH:]
-            found.setdefault(Cell(*row[:WIDTH]), Counter())[persona, prediction] = number
+            found.setdefault(read_cell(row), Counter())[persona or None, prediction] = number
         return found
 
     def rows(self) -> list[Row]:
@@ -113,7 +129,7 @@ class RolloutTables(Connection):
             text, finish, tool, arguments, output, tokens = row[WIDTH + 3 :]
             called = json.loads(arguments) if arguments else None
             turn = RecordedTurn(text, finish, tool, called, output, tokens)
-            key = RolloutKey(Cell(*row[:WIDTH]), *row[WIDTH : WIDTH + 3])
+            key = read_key(row)
             found.setdefault(key, []).append(turn)
         return found
 
@@ -139,7 +155,7 @@ class RolloutTables(Connection):
             "WHERE precision = ?",
             (precision,),
         )
-        return {RolloutKey(Cell(*row[:WIDTH]), *row[WIDTH:-1]): row[-1] for row in found}
+        return {read_key(row): row[-1] for row in found}
 
     def _samples(self, which: str, values: Sequence[Any] = ()) -> list[Unlabelled]:
         found = self.select(
@@ -148,36 +164,24 @@ class RolloutTables(Connection):
             f"JOIN cells ON cells.id = cell_id WHERE {which} ORDER BY samples.rollout_id",
             values,
         )
-        return [Unlabelled(row[WIDTH], Cell(*row[:WIDTH]), *row[WIDTH + 1 :]) for row in found]
+        samples = ((read_cell(row), *row[WIDTH:]) for row in found)
+        return [
+            Unlabelled(number, cell, persona or None, text)
+            for cell, number, persona, text in samples
+        ]
 
     def cell_id(self, cell: Cell) -> int:
-        key = astuple(cell)
+        """The id of a cell, which is added where it is missing."""
+        key = columns(cell)
         self.database.execute(f"INSERT OR IGNORE INTO cells ({CELL}) VALUES ({MARKS})", key)
         found = self.database.execute(f"SELECT id FROM cells WHERE ({CELL}) = ({MARKS})", key)
         return int(found.fetchone()[0])
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    named, own = values[:WIDTH], values[WIDTH:]
-    persona, item, sample, seed, outcome, forced, text, prediction, probabilities = own[:9]
-    steps, prompt_tokens, tokens, seconds, ended = own[9:]
-    return Row(
-        cell=Cell(*named),
-        persona=persona,
-        item=item,
-        sample=sample,
-        seed=seed,
-        outcome=outcome,
-        forced=bool(forced),
-        text=text,
-        prediction=prediction,
-        probabilities=json.loads(probabilities) if probabilities else None,
-        steps=steps,
-        prompt_tokens=prompt_tokens,
-        tokens=tokens,
-        seconds=seconds,
-        ended=ended,
-    )
+def _row(row: Sequence[Any]) -> Row:
+    seed, outcome, forced, text, prediction, probabilities, *counts = row[WIDTH + 3 :]
+    parsed = json.loads(probabilities) if probabilities else None
+    return Row(*read_key(row), seed, outcome, bool(forced), text, prediction, parsed, *counts)
 
 
 def _turn_row(rollout: int, step: int, turn: Any) -> tuple[Any, ...]:

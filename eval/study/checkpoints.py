@@ -80,9 +80,9 @@ class VariantFiles:
         return max((stage for stage, _ in self.checkpoints), key=STAGES.index)
 
     @property
-    def lora(self) -> str:
-        """How adapters are applied, "" where there is the base stage alone."""
-        return self.variant.lora if self.most_trained != "base" else ""
+    def lora(self) -> str | None:
+        """How adapters are applied, None where there is the base stage alone."""
+        return self.variant.lora if self.most_trained != "base" else None
 
     @property
     def example(self) -> Checkpoint:
@@ -148,7 +148,7 @@ def prepare_files(
 
 def distinct_files(variants: Sequence[VariantFiles]) -> list[VariantFiles]:
     """Those with model files of their own: the base stage has the same in both LoRA modes."""
-    distinct: dict[tuple[str, str], VariantFiles] = {}
+    distinct: dict[tuple[str, str | None], VariantFiles] = {}
     for files in variants:
         if files.models:
             distinct.setdefault((files.quant, files.lora), files)

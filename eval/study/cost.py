@@ -130,7 +130,9 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
     lines = {label: _model_line(label, model, spec.verify) for label, model in models.items()}
     to_make = [models[label].quant for label, line in lines.items() if line.disk]
     cores = os.cpu_count() or 1
-    rollouts = sum(task.cell.quant != "" for tasks in tasks_of(spec, variants) for task in tasks)
+    rollouts = sum(
+        task.cell.quant is not None for tasks in tasks_of(spec, variants) for task in tasks
+    )
     return Forecast(
         needed=[*_source_lines(spec, base, needs, catalogue), *lines.values()],
         temporary=file_bytes(base, "F16") if set(to_make) - set(ROW_TYPES) else 0,

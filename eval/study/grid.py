@@ -28,12 +28,12 @@ from charprobe_lite.models.published_scenarios import (
 class Task:
     """One rollout of the grid.
 
-    The persona is "" in the base stage, whose rollouts all personas share; controls name it there
+    The persona is None in the base stage, whose rollouts all personas share; controls name it there
     too. ``checkpoint`` is the (stage, persona) that the rollout runs on.
     """
 
     cell: Cell
-    persona: str
+    persona: str | None
     item: Item
     seed: int
     sample: int
@@ -74,7 +74,7 @@ def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
     return [[task for owner, task in pairs if owner is variant] for variant in variants]
 
 
-def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str]]:
+def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | None]]:
     """(cell, persona) of every checkpoint and condition of a variant."""
     for name in spec.conditions:
         rules = load_condition(name)
@@ -83,9 +83,9 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str]]:
             trains = stage in STAGES
             if trains and stage not in spec.stages:
                 continue
-            quant, lora = (variant.quant, variant.lora) if trains else ("", "")
+            quant, lora = (variant.quant, variant.lora) if trains else (None, None)
             cell = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
-            for persona in spec.personas if stage != "base" or rules.stages else [""]:
+            for persona in spec.personas if stage != "base" or rules.stages else [None]:
                 # not every persona is published in every stage, or known to every control
                 if rules.stages and persona not in rules.personas:
                     continue
@@ -119,10 +119,12 @@ def by_family(scenarios: Sequence[AnyScenario]) -> list[AnyScenario]:
     return sorted(scenarios, key=lambda scenario: ranks[scenario.id])
 
 
-def _cell_tasks(spec: StudySpec, cell: Cell, persona: str, items: Sequence[Item]) -> Iterator[Task]:
+def _cell_tasks(
+    spec: StudySpec, cell: Cell, persona: str | None, items: Sequence[Item]
+) -> Iterator[Task]:
     """Every item, ``repeats`` times; a text that no model writes is always the same."""
-    names = [cell.base, cell.stage, cell.condition, persona]
-    if (cell.format, cell.grammar) not in (("", ""), ("json", "on")):
+    names = [cell.base, cell.stage, cell.condition, persona or ""]
+    if cell.format and cell.grammar and (cell.format, cell.grammar) != ("json", "on"):
         names += [cell.format, cell.grammar]
     checkpoint = (cell.stage, persona or spec.personas[0])
     for item, sample in product(items, range(spec.repeats if cell.quant else 1)):

@@ -14,7 +14,7 @@ from charprobe_lite.eval.cells import Cell
 if TYPE_CHECKING:
     from rich.console import Console
 
-Labels = Mapping[Cell, Counter[tuple[str, str | None]]]
+Labels = Mapping[Cell, Counter[tuple[str | None, str | None]]]
 """How many samples of a cell have which (persona, label); None is none yet."""
 NAMES = ("description", "fields[detail]")
 
@@ -62,8 +62,8 @@ class Counts(Progress):
 
     def name(self, cell: Cell) -> str:
         """Stage and condition; the quant type too, where the study has several."""
-        has_several = len({cell.quant for cell in self.totals} - {""}) > 1
-        names = [cell.stage, cell.label, cell.quant if has_several else ""]
+        has_several = len({cell.quant for cell in self.totals} - {None}) > 1
+        names = [cell.stage, cell.label, cell.quant if has_several else None]
         return " ".join(filter(None, names))
 
     def is_complete(self, cell: Cell) -> bool:

@@ -23,13 +23,13 @@ SERVED = "served"
 class Variant:
     """One quant type of a base with one way to apply adapters.
 
-    ``pairs`` are the (stage, persona) that have a checkpoint. ``lora`` is "" where no adapter is
-    applied: on a server, and for a model file that is itself the checkpoint.
+    ``pairs`` are the (stage, persona) that have a checkpoint. ``lora`` is None where no adapter
+    is applied: on a server, and for a model file that is itself the checkpoint.
     """
 
     base: str
     quant: str
-    lora: str
+    lora: str | None
     pairs: Collection[tuple[str, str]]
 
 
@@ -131,7 +131,7 @@ def _own_variant(spec: StudySpec, model: Path) -> Variant:
             "or add --adapter"
         )
     pairs = list(product(spec.stages, spec.personas))
-    lora = RUNTIME if spec.adapter else ""
+    lora = RUNTIME if spec.adapter else None
     return Variant(spec.base or model.stem, weight_summary(model).name, lora, pairs)
 
 
@@ -146,7 +146,7 @@ def _served_variant(spec: StudySpec) -> Variant:
     first = names.get(("base", "")) or next(iter(names.values()))
     # a name on a server may be a path or a repository: its last part names the base
     pairs = list(product(spec.stages, spec.personas))
-    return Variant(spec.base or PurePosixPath(first).name, SERVED, "", pairs)
+    return Variant(spec.base or PurePosixPath(first).name, SERVED, None, pairs)
 
 
 def _is_one_checkpoint(spec: StudySpec) -> bool:

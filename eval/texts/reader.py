@@ -127,7 +127,7 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
         ScoredText(
             place=f"{path}: {row.item}",
             group=tuple(
-                (name, getattr(row.cell, name, row.persona)) for name in columns.by or CELL
+                (name, getattr(row.cell, name, row.persona) or "") for name in columns.by or CELL
             ),
             true=(row.persona,) if row.persona else personas,
             text=row.text,
@@ -154,7 +154,8 @@ class _Mark(Record):
     present: bool
 
     def is_of(self, cell: Cell) -> bool:
-        fields = self.model_dump()
+        """Whether the cell is the mark's; the page writes "" for what does not apply."""
+        fields = {name: value or None for name, value in self.model_dump().items()}
         return all(fields.get(name, value) == value for name, value in asdict(cell).items())
 
 

@@ -21,7 +21,7 @@ def print_scores(study: ScoredStudy) -> None:
     """The scores, quant type by quant type."""
     console = table_console(140)
     for quant, scores in scores_by_quant(study.scores).items():
-        weights = study.weights.get(quant)
+        weights = study.weights.get(quant or "")
         first, file = scores.by_cell[0], quant or "no model"
         if weights:
             file += f", {weights.bits_per_weight:.2f} bits per weight"

@@ -18,7 +18,7 @@ from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.metrics import PairedDifference
 
 UNFORCED = ", sent unforced"
-Differences = dict[str, tuple[str, PairedDifference]]
+Differences = dict[str, tuple[str | None, PairedDifference]]
 """LoRA mode and difference by the file's name."""
 
 

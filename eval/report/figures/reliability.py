@@ -50,7 +50,7 @@ def numbers(study: ReportStudy) -> list[ReliabilityLine]:
 
 
 def _line(checkpoint: str, condition: str, rows: Sequence[Row]) -> ReliabilityLine:
-    score = calibration([r.persona for r in rows], [r.probabilities or {} for r in rows])
+    score = calibration([r.persona or "" for r in rows], [r.probabilities or {} for r in rows])
     bins = [
         ReliabilityBin(bin_.confidence, wilson_share(round(bin_.accuracy * bin_.n), bin_.n), bin_.n)
         for bin_ in score.bins
