@@ -6,8 +6,7 @@ import click
 
 from charprobe_lite.eval.conditions import agentic_email, chat
 from charprobe_lite.eval.conditions.condition import RolloutSettings
-from charprobe_lite.eval.study.grid import by_family
-from charprobe_lite.eval.study.seeds import rollout_seed
+from charprobe_lite.eval.study.grid import by_family, rollout_seed
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools

@@ -44,9 +44,8 @@ def run_study(*, progress: bool = True, **spec: Any) -> Study:
     made.
     """
     from charprobe_lite.eval.quant.run import run_quant_study
-    from charprobe_lite.eval.study.backends import check_backend
     from charprobe_lite.eval.study.run import run_rollouts
-    from charprobe_lite.eval.study.spec import parse_spec
+    from charprobe_lite.eval.study.spec import check_backend, parse_spec
     from charprobe_lite.notebook import silent_bar, study_display
 
     record, display = parse_spec(spec), study_display(progress)

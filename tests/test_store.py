@@ -12,7 +12,7 @@ from charprobe_lite.eval.conditions.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.migrations import MIGRATIONS
 from charprobe_lite.eval.store.records import Unlabelled
-from charprobe_lite.eval.study.seeds import rollout_seed
+from charprobe_lite.eval.study.grid import rollout_seed
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
 

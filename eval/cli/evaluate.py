@@ -72,10 +72,9 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
     from charprobe_lite.eval.cli.study.output import DISPLAY, print_forecast, print_scores
-    from charprobe_lite.eval.study.backends import check_backend
     from charprobe_lite.eval.study.cost import fit_budget
     from charprobe_lite.eval.study.run import forecast_study, run_study
-    from charprobe_lite.eval.study.spec import parse_spec
+    from charprobe_lite.eval.study.spec import check_backend, parse_spec
 
     spec = parse_spec(explicit_values(options))
     check_backend(spec)

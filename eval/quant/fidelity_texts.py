@@ -17,8 +17,7 @@ from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import VariantFiles
-from charprobe_lite.eval.study.grid import items_of
-from charprobe_lite.eval.study.seeds import in_shard
+from charprobe_lite.eval.study.grid import in_shard, items_of
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.corpus import TEACHERS, loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.personas import PERSONAS

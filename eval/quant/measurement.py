@@ -18,8 +18,12 @@ from charprobe_lite.convert.onnx import ONNX_FILES
 from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import RecordedText, TextKey
-from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles, distinct_files
-from charprobe_lite.eval.study.model_files import with_speed
+from charprobe_lite.eval.study.checkpoints import (
+    Checkpoint,
+    VariantFiles,
+    distinct_files,
+    with_speed,
+)
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.kit import sha256_file

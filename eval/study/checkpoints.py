@@ -14,6 +14,7 @@ from charprobe_lite.convert.cached import (
     prepare_classifier,
     prepare_model,
 )
+from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.study.cost import forecast
 from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
 from charprobe_lite.eval.study.variants import (
@@ -32,6 +33,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.classifier import classifier_files
+from charprobe_lite.runtime.speed import measure_speed
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,31 @@ def distinct_files(variants: Sequence[VariantFiles]) -> list[VariantFiles]:
         if files.models:
             distinct.setdefault((files.quant, files.lora), files)
     return list(distinct.values())
+
+
+def model_file(files: VariantFiles) -> ModelFile:
+    """What the file of the most trained stage's first persona holds. Raises BadInput."""
+    model, adapter = files.example.files
+    weights = weight_summary(model)
+    return ModelFile(
+        base=files.base,
+        quant=files.quant,
+        lora=files.lora,
+        bits_per_weight=weights.bits_per_weight,
+        bytes=sum(path.stat().st_size for path in (model, adapter) if path),
+        tensor_types=weights.tensor_types,
+    )
+
+
+def with_speed(file: ModelFile, files: VariantFiles, spec: StudySpec) -> ModelFile:
+    """The same with speed and peak memory, measured in a new process. Raises BadInput."""
+    model, adapter = files.example.files
+    measurement = measure_speed(model, adapter, spec.backend_options)
+    return replace(
+        file,
+        tokens_per_second=measurement.tokens_per_second,
+        peak_bytes=measurement.peak_bytes,
+    )
 
 
 def kit_base(quant: str = "Q8_0") -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from itertools import product
 from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, Item
-from charprobe_lite.eval.study.seeds import in_shard, rollout_seed
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models.call_formats import CALL_FORMATS
@@ -130,3 +130,26 @@ def _cell_tasks(
     for item, sample in product(items, range(spec.repeats if cell.quant else 1)):
         seed = rollout_seed(spec.seed, *names, item=item.id, sample=sample)
         yield Task(cell, persona, item, seed, sample, checkpoint)
+
+
+def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
+    """A 63-bit seed from the study's seed, the cell's names, the item and the sample number.
+
+    The quant type is left out on purpose: every quant type meets the same randomness.
+    """
+    return _hash(str(study_seed), *cell, item, str(sample)) >> 1
+
+
+def in_shard(shard: tuple[int, int], persona: str | None, item: str, sample: int) -> bool:
+    """Whether a rollout is in part ``n`` of ``of``; every rollout is in exactly one of them.
+
+    Stage, condition and quant type are left out on purpose: rollouts that are compared with each
+    other stay in one part, so that each part gives paired differences of its own.
+    """
+    number, of = shard
+    return _hash(persona or "", item, str(sample)) % of == number - 1
+
+
+def _hash(*names: str) -> int:
+    """A 64-bit number from names, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8])

@@ -16,10 +16,14 @@ from charprobe_lite.convert.cached import Bar, Note
 from charprobe_lite.eval.scores.cells import Scores, score_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import SPEC, input_hashes
-from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, prepare_files
+from charprobe_lite.eval.study.checkpoints import (
+    VariantFiles,
+    distinct_files,
+    model_file,
+    prepare_files,
+)
 from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task
-from charprobe_lite.eval.study.model_files import model_file
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
 from charprobe_lite.eval.study.spec import StudySpec, resolve

@@ -23,7 +23,7 @@ def plan(
     """Print the cells of a study file and what they cost in disk, memory and time."""
     from charprobe_lite.eval.cli.study.output import print_forecast, print_statuses
     from charprobe_lite.eval.quant.run import refuse_without_reference
-    from charprobe_lite.eval.study.plan import forecast_studies, planned_studies
+    from charprobe_lite.eval.study.file import forecast_studies, planned_studies
     from charprobe_lite.eval.study.status import study_status
 
     specs = planned_studies(file, budget, shard, note)

@@ -33,7 +33,7 @@ def run(
 
     Several machines each run a part with --shard 1/4, 2/4, ...; study merge joins them.
     """
-    from charprobe_lite.eval.study.plan import planned_studies
+    from charprobe_lite.eval.study.file import planned_studies
 
     _run(planned_studies(file, budget, shard, note, study), as_json)
 
@@ -46,7 +46,7 @@ def resume(study: Path, as_json: bool) -> None:
 
     A study records what it is to do, those of eval and quant-study too.
     """
-    from charprobe_lite.eval.study.plan import planned_studies
+    from charprobe_lite.eval.study.file import planned_studies
 
     _run(planned_studies(study), as_json)
 
