@@ -198,7 +198,7 @@ def test_what_the_hub_does_not_give_is_one_line(
         *("eval", "--base", "gemma-3-4b", "--quant", "Q2_K", "--parallel", "1", *ASKED[:2])
     )
     assert result.returncode == 2
-    assert "google/gemma-3-4b-it: is not complete" in result.stderr
+    assert "google/gemma-3-4b-it: is incomplete" in result.stderr
     assert "Traceback" not in result.stderr
 
 
