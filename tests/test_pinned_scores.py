@@ -15,8 +15,7 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.fidelity_score import TextFidelity
-from charprobe_lite.eval.quant.findings import score_quants
-from charprobe_lite.eval.quant.instrument import compare_classifiers
+from charprobe_lite.eval.quant.findings import compare_classifiers, score_quants
 from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.scores.terminal import conclusion

@@ -12,9 +12,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
-from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
+from charprobe_lite.eval.quant.findings import QuantStudy, compare_classifiers, score_quants
 from charprobe_lite.eval.quant.health import health_metrics
-from charprobe_lite.eval.quant.instrument import compare_classifiers
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.stats.metrics import PairedDifference, ResampledMetrics
 from charprobe_lite.models.errors import BadInput
@@ -175,7 +174,7 @@ def test_the_classifiers_own_quantization() -> None:
         f1_score(true, entry, labels=PERSONAS, average="macro", zero_division=0)
         for entry in (full, small)
     ]
-    assert result.f1.change.value == pytest.approx(scores[1] - scores[0])
+    assert result.macro_f1.change.value == pytest.approx(scores[1] - scores[0])
     same = compare_classifiers(Labels(["humor"] * 9, ["humor"] * 9, items[:9]), ["humor"] * 9)
     assert same.kappa is None
     assert same.agreement.low < 0.9

@@ -56,13 +56,6 @@ class FidelityScore:
     kl_p99: Estimate
     top1: Estimate
 
-    def as_json(self) -> dict[str, Any]:
-        """Counts, and every number with its interval."""
-        return {
-            name: value.as_json() if isinstance(value, Estimate) else value
-            for name, value in vars(self).items()
-        }
-
 
 def fidelity_metrics(texts: Mapping[str, TextFidelity]) -> dict[str, Metric]:
     """Mean nll, mean KL divergence and top-1 agreement; a row per text, which is a cluster."""

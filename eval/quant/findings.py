@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.quant.instrument import ClassifierAgreement
 from charprobe_lite.eval.quant.recommend import recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
@@ -20,9 +19,17 @@ from charprobe_lite.eval.quant.score import (
     QuantRecord,
     QuantScore,
     compare_quants,
+    document,
     score_quant,
 )
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.stats.classification import Labels, accuracies, kappas, macro_f1s
+from charprobe_lite.eval.stats.metrics import (
+    PairedDifference,
+    ResampledMetrics,
+    label_metric,
+    label_names,
+)
 from charprobe_lite.eval.stats.trend import (
     Slope,
     Trend,
@@ -79,13 +86,7 @@ class Contrast:
 
     def as_json(self) -> dict[str, Any]:
         """Both slopes and their difference."""
-        slopes = {
-            name: {"loss": slope.loss.as_json(), "standardised": slope.standardised.as_json()}
-            for name, slope in (("character", self.character), ("other", self.other))
-        }
-        subject = {name: getattr(self, name) for name in ("lora", "condition", "capability", "of")}
-        verdict = {"difference": self.difference.as_json(), "faster": self.falls_faster}
-        return {**subject, **slopes, **verdict}
+        return {**document(vars(self)), "faster": self.falls_faster}
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,23 @@ class KlCorrelation:
 
     def as_json(self) -> dict[str, Any]:
         """The correlation and its subject."""
-        subject = {"text": self.text, "condition": self.condition, "points": self.points}
-        return subject | self.correlation.as_json()
+        fields = vars(self) | self.correlation.as_json()
+        del fields["correlation"]
+        return fields
+
+
+@dataclass(frozen=True)
+class ClassifierAgreement:
+    """The classifier in full precision and quantized, on the same ``n`` texts.
+
+    ``agreement``: share of texts with the same label; ``kappa`` corrects it for chance, None where
+    both give one label to every text. ``macro_f1`` is that of the quantized one minus the other's.
+    """
+
+    n: int
+    agreement: Estimate
+    kappa: Estimate | None
+    macro_f1: PairedDifference
 
 
 @dataclass(frozen=True)
@@ -123,13 +139,13 @@ class QuantStudy:
     def as_json(self) -> dict[str, Any]:
         """The study as ``--json`` prints it."""
         return {
-            "quants": [quant.as_json() for quant in self.quants],
+            "quants": document(self.quants),
             "reference": REFERENCE,
             "margin": self.margin,
-            "trends": [trend.as_json() for trend in self.trends],
-            "contrasts": [contrast.as_json() for contrast in self.contrasts],
-            "kl_correlation": [correlation.as_json() for correlation in self.kl_correlations],
-            "classifier": self.classifier and self.classifier.as_json(),
+            "trends": document(self.trends),
+            "contrasts": document(self.contrasts),
+            "kl_correlation": document(self.kl_correlations),
+            "classifier": document(self.classifier),
             "recommendation": self.recommendation,
         }
 
@@ -170,6 +186,40 @@ def score_quants(
         kl_correlations=_kl_correlations(metrics, cells),
         classifier=classifier,
         recommendation=recommendation(quants, margin),
+    )
+
+
+def compare_classifiers(
+    full: Labels,
+    quantized: Sequence[str],
+    margin: float | None = None,
+    seed: int = 0,
+    resamples: int = CLUSTER_RESAMPLES,
+) -> ClassifierAgreement:
+    """``full``: true labels, fp32's predictions and clusters; ``quantized``: int8's predictions.
+
+    Raises ValueError for lists of different lengths or without a text.
+    """
+    if not full.true:
+        raise ValueError("no text to compare the classifiers on")
+    n = len(full.true)
+    other = Labels(full.true, quantized, full.cluster)
+    both = Labels(full.predicted, quantized, full.cluster)
+    resampled = ResampledMetrics(
+        {
+            "full": label_metric(full, label_names([full]), macro_f1s, n),
+            "quantized": label_metric(other, label_names([other]), macro_f1s, n),
+            "agreement": label_metric(both, label_names([both]), accuracies, n),
+            "kappa": label_metric(both, label_names([both]), kappas),
+        },
+        seed,
+        resamples,
+    )
+    return ClassifierAgreement(
+        n=n,
+        agreement=resampled.estimate("agreement"),
+        kappa=resampled.estimate("kappa") if "kappa" in resampled else None,
+        macro_f1=resampled.difference("quantized", "full", margin),
     )
 
 

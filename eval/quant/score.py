@@ -7,7 +7,7 @@ those, so that what they have in common cancels in a difference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell, Row
@@ -35,7 +35,19 @@ from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
 
+FIDELITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 CHARACTER, RECOGNISED = "character", "recognised"
+
+
+def document(value: Any) -> Any:
+    """Records as ``--json`` prints them: by their ``as_json``, or else field by field."""
+    if hasattr(value, "as_json"):
+        return value.as_json()
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {name: document(part) for name, part in value.items()}
+    return [document(part) for part in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -88,8 +100,7 @@ class ComparedEstimate:
 
     def as_json(self) -> dict[str, Any]:
         """``estimate``, ``ci`` and ``difference``."""
-        difference = self.difference and self.difference.as_json()
-        return {**self.value.as_json(), "difference": difference}
+        return {**self.value.as_json(), "difference": document(self.difference)}
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class CellQuality:
         return {
             **self.score.as_json(),
             "difference": self.difference_json(),
-            "health": _all_json(self.health),
+            "health": document(self.health),
         }
 
 
@@ -172,23 +183,16 @@ class QuantScore:
         ``difference`` is that of `headline`; each cell has its difference as well. ``fidelity`` has
         every kind of text with intervals.
         """
-        record, first = self.record, next(iter(self.fidelity.values()), None)
+        costs = ("quant", "lora", "bits_per_weight", "bytes", "tensor_types", "tokens_per_second")
+        fidelity, first = document(self.fidelity), next(iter(self.fidelity.values()), None)
         return {
-            "quant": record.quant,
-            "lora": record.lora,
-            "bits_per_weight": record.bits_per_weight,
-            "bytes": record.bytes,
-            "tensor_types": dict(record.tensor_types),
-            "tokens_per_second": record.tokens_per_second,
-            **{
-                name: getattr(first, name).value if first else None
-                for name in ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
-            },
-            "peak_bytes": record.peak_bytes,
-            "health": _all_json(self.health),
-            "cells": [cell.as_json() for cell in self.cells],
+            **{name: getattr(self.record, name) for name in costs},
+            **{name: getattr(first, name).value if first else None for name in FIDELITY},
+            "peak_bytes": self.record.peak_bytes,
+            "health": document(self.health),
+            "cells": document(self.cells),
             "difference": self.headline and self.headline.difference_json(),
-            "fidelity": _all_json(self.fidelity),
+            "fidelity": fidelity,
         }
 
 
@@ -315,9 +319,3 @@ def _health(record: QuantRecord, cell: Cell, metrics: QuantMetrics) -> dict[str,
 def _step(cell: Cell) -> int:
     condition = cell.condition
     return CONDITION_STEPS.index(condition) if condition in CONDITION_STEPS else -1
-
-
-def _all_json(
-    values: Mapping[str, ComparedEstimate] | Mapping[str, FidelityScore],
-) -> dict[str, Any]:
-    return {name: value.as_json() for name, value in values.items()}

@@ -145,7 +145,7 @@ def _classifier(study: QuantStudy) -> list[Record]:
             "texts": agreement.n,
             **estimate_columns("agreement", agreement.agreement),
             **estimate_columns("kappa", agreement.kappa),
-            **estimate_columns("macro_f1_difference", agreement.f1.change),
+            **estimate_columns("macro_f1_difference", agreement.macro_f1.change),
         }
     ]
 
