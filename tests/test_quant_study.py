@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
 from charprobe_lite.eval.cli.study import resume
-from charprobe_lite.eval.quant.measurement import measure_fidelity
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
+from charprobe_lite.eval.quant.run import measure_fidelity
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
 from charprobe_lite.eval.study.checkpoints import prepare_files

@@ -127,19 +127,10 @@ def _record(
     stages = {row.cell.stage for row in rows if row.cell.stage in STAGES}
     stage = max(stages, key=STAGES.index, default="")
     reader = (file.base, stage, file.quant, file.lora)
-    own_texts = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == reader]
-    return QuantRecord(
-        quant=file.quant,
-        lora=file.lora,
-        bits_per_weight=file.bits_per_weight,
-        bytes=file.bytes,
-        tensor_types=file.tensor_types,
-        rows=rows,
-        turns={row.key: study.turns[row.key] for row in rows if row.key in study.turns},
-        fidelity=_fidelity(study.path, own_texts),
-        tokens_per_second=file.tokens_per_second,
-        peak_bytes=file.peak_bytes,
-    )
+    texts = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == reader]
+    turns = {row.key: study.turns[row.key] for row in rows if row.key in study.turns}
+    costs = {name: value for name, value in vars(file).items() if name != "base"}
+    return QuantRecord(**costs, rows=rows, turns=turns, fidelity=_fidelity(study.path, texts))
 
 
 def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
@@ -205,10 +196,10 @@ def _check_file(path: Path, file: ModelFile) -> None:
         "tensor_types": not counts or not all(type(n) is int and n > 0 for n in counts),
         "tokens_per_second": not math.isfinite(file.tokens_per_second or 0),
     }
-    for field in (name for name, is_wrong in wrong.items() if is_wrong):
-        value = getattr(file, field)
-        name = f"file {file.quant} {file.lora}"
-        raise BadInput(f"{path}: {name}: field {field}: cannot be {value!r}")
+    if True in wrong.values():
+        field = next(name for name, is_wrong in wrong.items() if is_wrong)
+        problem = f"field {field}: cannot be {getattr(file, field)!r}"
+        raise BadInput(f"{path}: file {file.quant} {file.lora}: {problem}")
 
 
 def _classifier_agreement(

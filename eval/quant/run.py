@@ -1,22 +1,41 @@
-"""A quantization study from its spec to its findings: what ``quant-study`` does."""
+"""A quantization study from its spec to its findings: what ``quant-study`` does.
+
+Next to the rollouts it measures the files' speed, their fidelity to F16, and other labels. Each
+measurement is recorded at once, text by text, so that a stopped run resumes at the next one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from charprobe_lite.convert.onnx import ONNX_FILES
+from charprobe_lite.eval.quant.fidelity_texts import Conversation, conversations
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.measurement import Bar, label_again, measure_fidelity, measure_speed
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.checkpoints import distinct_files
+from charprobe_lite.eval.store.records import RecordedText, TextKey
+from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, with_speed
 from charprobe_lite.eval.study.run import Display, run_rollouts
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.runtime.classifier import Classifier, classifier_files
+from charprobe_lite.runtime.fidelity import ModelComparison, concatenate, reply_texts
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""A progress bar of this name and length; its context's value advances it by one."""
+BATCH = 32  # texts that are labelled between two transactions
 
 
 @dataclass(frozen=True)
@@ -67,3 +86,136 @@ def refuse_without_reference(spec: StudySpec) -> None:
         )
     if quants == [REFERENCE]:
         raise BadInput(f"--quant {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
+
+
+def measure_speed(
+    store: Store, variants: Sequence[VariantFiles], spec: StudySpec, bar: Bar
+) -> None:
+    """Record speed and peak memory of the files that lack them, each in a separate process."""
+    files = {(file.base, file.quant, file.lora): file for file in store.files()}
+    pairs = [(files[v.base, v.quant, v.lora], v) for v in distinct_files(variants)]
+    missing = [(file, variant) for file, variant in pairs if file.tokens_per_second is None]
+    with bar("speed and memory", len(missing)) as advance:
+        for file, variant in missing:
+            store.add_file(with_speed(file, variant, spec))
+            advance()
+
+
+def measure_fidelity(
+    store: Store, variants: Sequence[VariantFiles], spec: StudySpec, limit: int, bar: Bar
+) -> set[TextKey]:
+    """Let every file read the texts that it lacks, compared with F16 made in the same way.
+
+    ``limit`` texts of each kind and persona. Returns the keys of all texts, also of those that were
+    read before. Raises BadInput for a file that cannot be read.
+    """
+    readings, recorded = list(_readings(store, variants, spec, limit)), store.texts_read()
+    missing = [
+        replace(reading, texts=[t for t in reading.texts if not recorded >= {*reading.keys(t)}])
+        for reading in readings
+    ]
+    with bar("reading texts", sum(len(reading.texts) for reading in missing)) as advance:
+        for records in chain.from_iterable(_read(reading, spec) for reading in missing):
+            store.add_texts(records)
+            advance()
+    return {key for reading in readings for text in reading.texts for key in reading.keys(text)}
+
+
+def label_again(store: Store, files: VariantFiles, spec: StudySpec, bar: Bar) -> str | None:
+    """Label every text with the classifier's file of the other precision, if it has one.
+
+    Returns that precision: "fp32" for an int8 classifier, "int8" for a full one.
+    """
+    precision = _other_precision(files)
+    if precision is None:
+        return None
+    path = files.classifier / ONNX_FILES[precision]
+    store.pin({f"sha256 classifier {precision}": sha256_file(path)})
+    missing = store.to_relabel(precision)
+    if not missing:
+        return precision
+    batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
+    with bar(f"labels in {precision}", len(batches)) as advance:
+        classifier = Classifier(files.classifier, ONNX_FILES[precision], device=spec.device)
+        for batch in batches:
+            predictions = classifier.classify([sample.text for sample in batch])
+            pairs = zip(batch, predictions, strict=True)
+            store.relabel(precision, [(sample.rollout, p.label) for sample, p in pairs])
+            advance()
+    return precision
+
+
+def _other_precision(files: VariantFiles) -> str | None:
+    """fp32 for an int8 classifier and int8 for an fp32 one; None without such a file."""
+    name = classifier_files(files.classifier, files.classifier_file).model.name
+    other = {ONNX_FILES["int8"]: "fp32", ONNX_FILES["fp32"]: "int8"}.get(name)
+    return other if other and (files.classifier / ONNX_FILES[other]).is_file() else None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The texts that a file and its reference, F16 made in the same way, both read."""
+
+    reference: VariantFiles
+    files: VariantFiles
+    texts: list[Conversation]
+
+    def keys(self, text: Conversation) -> list[TextKey]:
+        """The keys of a text's two records: the file's, and the reference's."""
+        return [
+            TextKey(
+                *(variant.base, variant.most_trained, text.persona, variant.quant, variant.lora),
+                *(text.kind, text.item),
+            )
+            for variant in (self.files, self.reference)
+        ]
+
+
+def _readings(
+    store: Store, variants: Sequence[VariantFiles], spec: StudySpec, limit: int
+) -> Iterator[_Reading]:
+    """Every file with all texts of files that are made in its way."""
+    distinct = distinct_files(variants)
+    for reference in [files for files in distinct if files.quant == REFERENCE]:
+        texts = conversations(store, reference, spec, limit) if limit else []
+        for files in distinct:
+            if files.lora == reference.lora and files is not reference:
+                yield _Reading(reference, files, texts)
+
+
+def _read(reading: _Reading, spec: StudySpec) -> Iterator[list[RecordedText]]:
+    """The records of each text; a pair of models is loaded once, whatever their adapters."""
+    groups: dict[Any, dict[Any, list[Conversation]]] = {}
+    for text in reading.texts:
+        role = reading.files.most_trained, text.persona or spec.personas[0]
+        files = (variant.checkpoints[role].files for variant in (reading.reference, reading.files))
+        models, adapters = zip(*files, strict=True)
+        groups.setdefault(models, {}).setdefault(adapters, []).append(text)
+    options: dict[str, Any] = {"context": spec.context, "threads": spec.threads}
+    for models, texts_by_adapters in groups.items():
+        with ModelComparison(*models, **options, gpu_layers=spec.gpu_layers or 0) as comparison:
+            for adapters, texts in texts_by_adapters.items():
+                comparison.use_adapters(*adapters)
+                for text in texts:
+                    yield _compared(comparison, text, reading.keys(text))
+
+
+def _compared(
+    comparison: ModelComparison, text: Conversation, keys: Sequence[TextKey]
+) -> list[RecordedText]:
+    """The record of the file, and of the reference, whose distance from itself is 0."""
+    parts = reply_texts(comparison.reference, text.messages)
+    fidelity = concatenate([comparison.compare(part) for part in parts])
+    kl, same_top = fidelity.kl, fidelity.same_top
+    sides = (
+        (fidelity.nll, kl, same_top),
+        (fidelity.reference_nll, np.zeros_like(kl), np.ones_like(same_top)),
+    )
+    return [
+        RecordedText(key, _bytes(nll), _bytes(kl), same.tobytes(), fidelity.overflow)
+        for key, (nll, kl, same) in zip(keys, sides, strict=True)
+    ]
+
+
+def _bytes(values: NDArray[np.float32]) -> bytes:
+    return values.astype("<f4").tobytes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore, document
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 Record = dict[str, Any]
@@ -27,7 +27,7 @@ def quant_tables(study: QuantStudy) -> list[Table]:
     tables = [
         Table("quant-types", "What each file costs", _costs(study.quants)),
         Table("quant-health", "Tool-call health", _health(study)),
-        Table("quant-trend", "Does it fall with the bits? (Page's test)", _trends(study)),
+        Table("quant-trend", "Does it fall with the bits? (Page's test)", document(study.trends)),
         Table("quant-contrast", "Does character fall faster than capability?", _rates(study)),
         Table(
             "quant-correlation",
@@ -43,8 +43,8 @@ def readable(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Records as people read them: rounded, an interval next to its value."""
     return [
         {
-            readable_name(name): _readable_value(value) + _readable_interval(record, name)
-            for name, value in record.items()
+            readable_name(name): _readable(record, name)
+            for name in record
             if not name.endswith(("low", "high"))
         }
         for record in records
@@ -67,7 +67,7 @@ def _costs(quants: Sequence[QuantScore]) -> list[Record]:
             **file_columns(quant),
             "bits_per_weight": quant.record.bits_per_weight,
             "megabytes": quant.record.bytes / 1e6,
-            "weights_stored_as": ", ".join(_shares(quant)),
+            "weights_stored_as": _shares(quant.record.tensor_types),
             "tokens_per_second": quant.record.tokens_per_second,
             "peak_megabytes": quant.record.peak_bytes and quant.record.peak_bytes / 1e6,
         }
@@ -75,12 +75,10 @@ def _costs(quants: Sequence[QuantScore]) -> list[Record]:
     ]
 
 
-def _shares(quant: QuantScore) -> list[str]:
+def _shares(types: Mapping[str, int]) -> str:
     """The real types of the weights with their shares, the most frequent first."""
-    types = quant.record.tensor_types
-    total = sum(types.values())
     ordered = sorted(types.items(), key=lambda pair: (-pair[1], pair[0]))
-    return [f"{name} {count / total:.0%}" for name, count in ordered]
+    return ", ".join(f"{name} {count / sum(types.values()):.0%}" for name, count in ordered)
 
 
 def trained_cells(study: QuantStudy) -> Iterator[tuple[QuantScore, CellQuality]]:
@@ -95,26 +93,18 @@ def _health(study: QuantStudy) -> list[Record]:
             "condition": cell.condition,
             "what": name,
             **estimate_columns("value", estimate.value),
-            **estimate_columns(
-                "difference", estimate.difference.change if estimate.difference else None
-            ),
+            **estimate_columns("difference", difference.change if difference else None),
         }
         for quant, cell in trained_cells(study)
         for name, estimate in cell.health.items()
+        for difference in [estimate.difference]
     ]
-
-
-def _trends(study: QuantStudy) -> list[Record]:
-    return [trend.as_json() for trend in study.trends]
 
 
 def _rates(study: QuantStudy) -> list[Record]:
     return [
         {
-            "lora": contrast.lora,
-            "condition": contrast.condition,
-            "capability": contrast.capability,
-            "of": contrast.of,
+            **{name: getattr(contrast, name) for name in ("lora", "condition", "capability", "of")},
             **estimate_columns("character_per_halving", contrast.character.standardised),
             **estimate_columns("capability_per_halving", contrast.other.standardised),
             **estimate_columns("difference", contrast.difference),
@@ -137,9 +127,6 @@ def _correlations(study: QuantStudy) -> list[Record]:
 
 
 def _classifier(study: QuantStudy) -> list[Record]:
-    agreement = study.classifier
-    if agreement is None:
-        return []
     return [
         {
             "texts": agreement.n,
@@ -147,6 +134,7 @@ def _classifier(study: QuantStudy) -> list[Record]:
             **estimate_columns("kappa", agreement.kappa),
             **estimate_columns("macro_f1_difference", agreement.macro_f1.change),
         }
+        for agreement in filter(None, [study.classifier])
     ]
 
 
@@ -167,15 +155,13 @@ def verdict_text(verdict: bool | None) -> str:
     return {True: "yes", False: "no", None: "not decided"}[verdict]
 
 
-def _readable_interval(record: Mapping[str, Any], name: str) -> str:
+def _readable(record: Mapping[str, Any], name: str) -> str:
     prefix = "" if name in ("value", "right") else f"{name}_"
-    low, high = record.get(f"{prefix}low"), record.get(f"{prefix}high")
-    if low is None or high is None:
-        return ""
-    return f" [{_readable_value(low)}, {_readable_value(high)}]"
+    value, low, high = (_text(record.get(key)) for key in (name, f"{prefix}low", f"{prefix}high"))
+    return value if "-" in (low, high) else f"{value} [{low}, {high}]"
 
 
-def _readable_value(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return "-"
     return rounded(value) if isinstance(value, float) else str(value)
