@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.findings import QuantStudy, compare_classifiers, score_quants
-from charprobe_lite.eval.quant.health import health_metrics
+from charprobe_lite.eval.quant.score import health_metrics
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.stats.metrics import PairedDifference, ResampledMetrics
 from charprobe_lite.models.errors import BadInput

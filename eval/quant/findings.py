@@ -20,6 +20,7 @@ from charprobe_lite.eval.quant.score import (
     QuantScore,
     compare_quants,
     document,
+    reference_of,
     score_quant,
 )
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
@@ -80,9 +81,7 @@ class Contrast:
     @property
     def falls_faster(self) -> bool | None:
         """Whether character falls faster; None where the interval holds 0."""
-        if self.difference.low > 0:
-            return True
-        return False if self.difference.high < 0 else None
+        return True if self.difference.low > 0 else False if self.difference.high < 0 else None
 
     def as_json(self) -> dict[str, Any]:
         """Both slopes and their difference."""
@@ -228,7 +227,7 @@ def _series(metrics: QuantMetrics) -> list[list[QuantRecord]]:
     series = []
     for lora in dict.fromkeys(record.lora for record in metrics.records):
         files = [record for record in metrics.records if record.lora == lora]
-        reference = metrics.reference(files[0])
+        reference = reference_of(files[0], metrics.records)
         series.append(files if reference in files else [reference, *files])
     return series
 
@@ -301,7 +300,7 @@ def _kl_correlations(metrics: QuantMetrics, cells: Sequence[Cell]) -> list[KlCor
             (
                 record.key(kind, "kl"),
                 record.key(cell, CHARACTER),
-                metrics.reference(record).key(cell, CHARACTER),
+                reference_of(record, metrics.records).key(cell, CHARACTER),
             )
             for record in metrics.records
             if record.quant != REFERENCE

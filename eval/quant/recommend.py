@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
@@ -27,23 +28,22 @@ def recommendation(quants: Sequence[QuantScore], margin: float) -> str:
     conditions = [cell.condition for cell in reference.trained_cells]
     if not files or not conditions:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
-    character = [keeps_character(file, len(conditions)) for file in files]
-    verdicts = [
-        False if loses_emails(file) else verdict
-        for file, verdict in zip(files, character, strict=True)
-    ]
-    left_out = _left_out([f for f, v in zip(files, character, strict=True) if v is not False])
+    candidates = [file for file in files if keeps_character(file, len(conditions)) is not False]
+    left_out = _left_out(candidates)
+    candidates = [file for file in candidates if not loses_emails(file)]
+    best = next((file for file in candidates if keeps_character(file, len(conditions))), None)
     goal = f"the character within {margin:g} of {REFERENCE} in {_listed(conditions)}"
-    undecided = [f for f, verdict in zip(files, verdicts, strict=True) if verdict is None]
-    if True in verdicts:
-        position = verdicts.index(True)
-        best = f"Take {_file(files[position])}: the smallest file that keeps {goal}"
-        return f"{best}{_open([f for f in undecided if f in files[:position]])}{left_out}."
-    if undecided:
+    if best:
+        smaller = candidates[: candidates.index(best)]
+        names = _listed([file.name for file in smaller])
+        doubt = f"; {TOO_FEW} to say whether {names} {_do(smaller)}{_more(smaller)}"
+        take = f"Take {_file(best)}: the smallest file that keeps {goal}"
+        return f"{take}{doubt if smaller else ''}{left_out}."
+    if candidates:
         return (
             f"Not decided: no file is shown to keep {goal}, and {TOO_FEW} to say that "
-            f"{_listed([file.name for file in undecided])} {_do(undecided)} not{_more(undecided)}"
-            f"{left_out}."
+            f"{_listed([file.name for file in candidates])} {_do(candidates)} not"
+            f"{_more(candidates)}{left_out}."
         )
     place = conditions[0] if len(conditions) == 1 else f"at least one of {_listed(conditions)}"
     emails = f", or its agents' work{left_out}" if left_out else ""
@@ -83,34 +83,24 @@ def _file(quant: QuantScore) -> str:
     return f"{record.quant} ({', '.join(filter(None, (record.lora, size)))})"
 
 
-def _open(smaller: Sequence[QuantScore]) -> str:
-    """The question that smaller files leave open."""
-    if not smaller:
-        return ""
-    names = _listed([file.name for file in smaller])
-    return f"; {TOO_FEW} to say whether {names} {_do(smaller)}{_more(smaller)}"
-
-
 def _more(undecided: Sequence[QuantScore]) -> str:
     """How many times as many prompts and scenarios the least undecided file would take.
 
     The half-width of an interval falls with the root of their number; it would have to be smaller
     than the room between the estimate and the margin.
     """
-    factors = []
-    for file in undecided:
-        needed = [_times(cell.difference) for cell in file.trained_cells if cell.difference]
-        if needed and None not in needed:
-            factors.append(max(times for times in needed if times is not None))
-    if not factors:
-        return ""
-    return f" (about {max(min(factors), 1.1):.2g} times as many might)"
+    factors = [
+        max((_times(cell.difference) for cell in cells if cell.difference), default=math.inf)
+        for cells in (file.trained_cells for file in undecided)
+    ]
+    least = min(factors, default=math.inf)
+    return f" (about {max(least, 1.1):.2g} times as many might)" if least < math.inf else ""
 
 
-def _times(difference: PairedDifference) -> float | None:
+def _times(difference: PairedDifference) -> float:
     room = difference.change.value + (difference.margin or 0)
     end = difference.interval_90[0 if room > 0 else 1]
-    return ((difference.change.value - end) / room) ** 2 if room else None
+    return ((difference.change.value - end) / room) ** 2 if room else math.inf
 
 
 def _do(files: Sequence[object]) -> str:
@@ -118,5 +108,4 @@ def _do(files: Sequence[object]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -19,8 +19,7 @@ from charprobe_lite.eval.quant.findings import (
     compare_classifiers,
     score_quants,
 )
-from charprobe_lite.eval.quant.health import Turns
-from charprobe_lite.eval.quant.score import QuantRecord
+from charprobe_lite.eval.quant.score import QuantRecord, Turns
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.store.database import Store

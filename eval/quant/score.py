@@ -7,20 +7,22 @@ those, so that what they have in common cancels in a difference.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
-from charprobe_lite.eval.cells import Cell, Row
+import numpy as np
+
+from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.conditions import calls_tools
+from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,
     fidelity_metrics,
     score_fidelity,
 )
-from charprobe_lite.eval.quant.health import HEALTH, SHARES, Turns, health_metrics
 from charprobe_lite.eval.scores.cells import CellScore, score_study
-from charprobe_lite.eval.scores.gap import CONDITION_STEPS, headline_metric, labels_of
+from charprobe_lite.eval.scores.gap import CONDITION_STEPS, cluster_of, headline_metric, labels_of
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.classification import accuracies
 from charprobe_lite.eval.stats.metrics import (
@@ -30,12 +32,27 @@ from charprobe_lite.eval.stats.metrics import (
     ResampledMetrics,
     label_metric,
     label_names,
+    ratio,
 )
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
 
 FIDELITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
+Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
+"""As `Store.turns` returns them."""
+COUNTS = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
+"""What is counted in each rollout."""
+HEALTH = {
+    "well_formed": ("well_formed", "replies"),
+    "malformed": ("malformed", "rollouts"),
+    "yield": ("sent", "rollouts"),
+    "forced": ("forced", "rollouts"),
+    "unforced": ("unforced", "rollouts"),
+    "steps": ("replies", "rollouts"),
+}
+"""The metrics as ratios of counts."""
+SHARES = ("well_formed", "yield", "forced", "unforced")
 CHARACTER, RECOGNISED = "character", "recognised"
 
 
@@ -201,7 +218,7 @@ class QuantMetrics:
     """All quant types' records, most bits per weight first, with their resampled metrics."""
 
     records: list[QuantRecord]
-    personas: list[str]
+    personas: Sequence[str]
     resampled: ResampledMetrics[MetricKey]
     margin: float
 
@@ -210,15 +227,11 @@ class QuantMetrics:
         """The metric of character."""
         return "macro_f1" if len(self.personas) > 1 else "detection_rate"
 
-    def reference(self, record: QuantRecord) -> QuantRecord:
-        """F16 made in the same way, or else F16 made in the other."""
-        return _reference(self.records, record)
-
     def difference(
         self, record: QuantRecord, subject: Cell | str, metric: str, share: bool = True
     ) -> PairedDifference | None:
         """From F16; None for F16 itself, and where either has nothing to measure."""
-        reference = self.reference(record)
+        reference = reference_of(record, self.records)
         key, other = record.key(subject, metric), reference.key(subject, metric)
         if reference is record or key not in self.resampled or other not in self.resampled:
             return None
@@ -237,17 +250,14 @@ def compare_quants(
         raise BadInput(f"--quant: {REFERENCE} is missing, which all others are compared with")
     metrics: dict[MetricKey, Metric] = {}
     for record in records:
-        cells = _cell_metrics(record, _reference(records, record), personas)
+        cells = _cell_metrics(record, reference_of(record, records), personas)
         texts = {kind: fidelity_metrics(texts) for kind, texts in record.fidelity.items()}
         subjects: list[tuple[Cell | str, dict[str, Metric]]] = [*cells.items(), *texts.items()]
         for subject, by_name in subjects:
             metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
     bits = {record.quant: record.bits_per_weight for record in records}
-    ordered = sorted(
-        records, key=lambda record: (-bits[record.quant], record.quant, record.lora or "")
-    )
-    resampled = ResampledMetrics(metrics, seed, resamples)
-    return QuantMetrics(ordered, list(personas), resampled, margin)
+    ordered = sorted(records, key=lambda r: (-bits[r.quant], r.quant, r.lora or ""))
+    return QuantMetrics(ordered, personas, ResampledMetrics(metrics, seed, resamples), margin)
 
 
 def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> QuantScore:
@@ -255,10 +265,17 @@ def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> Qu
     scores = score_study(record.rows, record.cells, metrics.personas, seed).by_cell
     cells = []
     for cell, score in zip(map(without_quant, record.cells), scores, strict=True):
+        health = {
+            name: ComparedEstimate(
+                metrics.resampled.estimate(record.key(cell, name)),
+                metrics.difference(record, cell, name, share=name in SHARES),
+            )
+            for name in HEALTH
+            if record.key(cell, name) in metrics.resampled
+        }
         difference = metrics.difference(record, cell, CHARACTER)
-        health = _health(record, cell, metrics)
         cells.append(CellQuality(cell, score, metrics.metric, difference, health))
-    reference, fidelity = metrics.reference(record), {}
+    reference, fidelity = reference_of(record, metrics.records), {}
     for kind, texts in record.fidelity.items():
         keys = {name: record.key(kind, name) for name in ("nll", "kl", "top1")}
         compared = reference is not record and kind in reference.fidelity
@@ -269,10 +286,11 @@ def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> Qu
 
 def without_quant(cell: Cell) -> Cell:
     """A cell without its quant type: what all types have in common."""
-    return Cell(cell.base, cell.stage, cell.condition, None, cell.format, cell.grammar)
+    return replace(cell, quant=None, lora=None)
 
 
-def _reference(records: Sequence[QuantRecord], record: QuantRecord) -> QuantRecord:
+def reference_of(record: QuantRecord, records: Sequence[QuantRecord]) -> QuantRecord:
+    """F16 made in the same way, or else F16 made in the other."""
     references = [other for other in records if other.quant == REFERENCE]
     return next((other for other in references if other.lora == record.lora), references[0])
 
@@ -305,15 +323,33 @@ def _cell_metrics(
     return metrics
 
 
-def _health(record: QuantRecord, cell: Cell, metrics: QuantMetrics) -> dict[str, ComparedEstimate]:
-    return {
-        name: ComparedEstimate(
-            metrics.resampled.estimate(record.key(cell, name)),
-            metrics.difference(record, cell, name, share=name in SHARES),
-        )
-        for name in HEALTH
-        if record.key(cell, name) in metrics.resampled
-    }
+def health_metrics(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
+    """The metrics `HEALTH` of one agentic cell's rollouts.
+
+    ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
+    parse rate; without a grammar the model alone decides it. ``malformed``: the other replies, per
+    rollout. ``yield``: share of rollouts that sent an email. ``forced``: share of rollouts whose
+    email the grammar demanded, ``unforced``: share that sent one without that. ``steps``: replies
+    per rollout.
+    """
+    cluster = [cluster_of(row) for row in rows]
+    counts = [_counts(row, turns.get(row.key, ())) for row in rows]
+    values = np.array(counts, dtype=np.float64).reshape(-1, len(COUNTS))
+    metrics = {}
+    for name, counted in HEALTH.items():
+        of, per = map(COUNTS.index, counted)
+        observations = max(int(values[:, per].sum()), 1) if name in SHARES else None
+        metrics[name] = ratio(cluster, values, of, per, observations)
+    return metrics
+
+
+def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
+    """`COUNTS` of one rollout."""
+    # the block that ends the job is a reply without a tool call and yet well formed
+    malformed = sum(turn.tool is None for turn in turns) - (row.outcome == Outcome.NO_EMAIL)
+    sent = row.outcome == Outcome.SENT
+    replies = [len(turns) - malformed, len(turns), malformed]
+    return [*replies, sent, row.forced, sent and not row.forced, 1]
 
 
 def _step(cell: Cell) -> int:

@@ -10,20 +10,8 @@ from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.scores import gap
+from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import (
-    Calibration,
-    Confusion,
-    Labels,
-    accuracies,
-    calibration,
-    class_rates,
-    confusion,
-    macro_f1,
-    per_class,
-    row_bootstrap,
-    wilson_share,
-)
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics, label_names
 
 
@@ -68,8 +56,8 @@ class CellScore:
     precision: float | None = None
     bounds: tuple[float, float] | None = None
     retention: Estimate | None = None
-    calibration: Calibration | None = None
-    confusion: Confusion | None = None
+    calibration: classification.Calibration | None = None
+    confusion: classification.Confusion | None = None
     format: str | None = None
     grammar: str | None = None
     lora: str | None = None
@@ -108,7 +96,7 @@ class Scores:
     by_persona: list[CellScore]
     comparison: gap.Comparison
     resampled: gap.CellMetrics
-    labels: dict[Cell, Labels]
+    labels: dict[Cell, classification.Labels]
 
 
 def score_study(
@@ -155,25 +143,31 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         forced=sum(row.forced for row in rows) if agentic else None,
         mean_probability=sum(true) / len(true) if true else None,
         bounds=gap.bounds(rows, personas),
-        calibration=calibration(*zip(*classified, strict=True)) if trained else None,
+        calibration=classification.calibration(*zip(*classified, strict=True)) if trained else None,
     )
 
 
 def _with_macro_f1(
-    score: CellScore, cell: Cell, labels: Labels, resampled: gap.CellMetrics, seed: int
+    score: CellScore,
+    cell: Cell,
+    labels: classification.Labels,
+    resampled: gap.CellMetrics,
+    seed: int,
 ) -> CellScore:
     """``score`` with the metrics of a group of personas."""
     rate, macro = (resampled.estimate((cell, name)) for name in ("accuracy", "macro_f1"))
-    names, counts = confusion(labels.true, labels.predicted)
+    names, counts = classification.confusion(labels.true, labels.predicted)
     return replace(
         score,
         detection_rate=rate.value,
         ci=rate.ends,
-        ci_rows=row_bootstrap(accuracies, labels.true, labels.predicted, seed).ends,
+        ci_rows=classification.row_bootstrap(
+            classification.accuracies, labels.true, labels.predicted, seed
+        ).ends,
         macro_f1=macro.value,
         macro_f1_ci=macro.ends,
-        macro_f1_ci_rows=macro_f1(labels.true, labels.predicted, seed).ends,
-        confusion=Confusion(names, counts.tolist()),
+        macro_f1_ci_rows=classification.macro_f1(labels.true, labels.predicted, seed).ends,
+        confusion=classification.Confusion(names, counts.tolist()),
     )
 
 
@@ -185,26 +179,24 @@ def _persona_scores(
     names: Sequence[str],
 ) -> Iterator[CellScore]:
     """One score per persona; ``names`` are all labels of ``resampled``."""
-    labels = gap.labels_of(rows, personas).get(cell, Labels([], [], []))
-    classes = per_class(labels.true, labels.predicted)
+    labels = gap.labels_of(rows, personas).get(cell, classification.Labels([], [], []))
     key, width = (cell, "accuracy"), len(names)
-    if classes:
-        rates = class_rates(resampled.totals(key).reshape(-1, width, width))
+    if labels.true:
+        rates = classification.class_rates(resampled.totals(key).reshape(-1, width, width))
     for persona in personas:
         samples = [row for row in rows if row.persona in (None, persona)]
         score = _counts(cell, samples, [persona])
-        if persona in classes:
+        if persona in labels.true:
             predicted = [row.prediction for row in samples if row.prediction is not None]
-            wilson = wilson_share(predicted.count(persona), len(predicted))
-            f1, recall = (
-                resampled.interval(values[:, names.index(persona)], [key])
-                for values in (rates.f1, rates.recall)
-            )
+            wilson = classification.wilson_share(predicted.count(persona), len(predicted))
+            column = names.index(persona)
+            f1 = resampled.interval(rates.f1[:, column], [key])
+            recall = resampled.interval(rates.recall[:, column], [key])
             repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
             ends = (recall if repeated else wilson).ends
             score = replace(score, detection_rate=wilson.value, ci=ends, ci_rows=wilson.ends)
             if len(personas) > 1:
-                precision = classes[persona].precision
+                precision = float(rates.precision[0, column])
                 score = replace(score, f1=f1.value, f1_ci=f1.ends, precision=precision)
         yield score
 

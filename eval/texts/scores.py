@@ -7,21 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.stats.classification import (
-    ROW_RESAMPLES,
-    Calibration,
-    ClassScore,
-    Confusion,
-    HumanAgreement,
-    Labels,
-    accuracies,
-    calibration,
-    confusion,
-    human_agreement,
-    macro_f1,
-    per_class,
-)
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.texts.reader import (
     Columns,
@@ -59,10 +46,10 @@ class GroupScore:
     interval: Literal["cluster", "rows"]
     ci_rows: Ends
     ci_cluster: Ends | None
-    per_persona: dict[str, ClassScore]
-    confusion: Confusion
-    calibration: Calibration | None
-    human: HumanAgreement | None
+    per_persona: dict[str, classification.ClassScore]
+    confusion: classification.Confusion
+    calibration: classification.Calibration | None
+    human: classification.HumanAgreement | None
 
     def as_json(self) -> dict[str, Any]:
         """The group as ``--json`` prints it: its columns first."""
@@ -197,7 +184,9 @@ def score_texts(
     scores = []
     for group, members in groups.items():
         clusters = resampled.estimate((group, "macro_f1")) if group in clustered else None
-        scores.append(_score(group, members, clusters, seed, resamples or ROW_RESAMPLES))
+        scores.append(
+            _score(group, members, clusters, seed, resamples or classification.ROW_RESAMPLES)
+        )
     return scores
 
 
@@ -209,43 +198,43 @@ def _score(
     resamples: int,
 ) -> GroupScore:
     labels = _labels(texts)
-    rows = macro_f1(labels.true, labels.predicted, seed, resamples)
-    names, counts = confusion(labels.true, labels.predicted)
+    rows = classification.macro_f1(labels.true, labels.predicted, seed, resamples)
+    names, counts = classification.confusion(labels.true, labels.predicted)
     return GroupScore(
         group=group,
         n=len(texts),
-        accuracy=float(accuracies(counts[None])[0]),
+        accuracy=float(classification.accuracies(counts[None])[0]),
         macro_f1=rows.value,
         ci=(clusters or rows).ends,
         interval="cluster" if clusters else "rows",
         ci_rows=rows.ends,
         ci_cluster=clusters.ends if clusters else None,
-        per_persona=per_class(labels.true, labels.predicted),
-        confusion=Confusion(names, counts.tolist()),
+        per_persona=classification.per_class(labels.true, labels.predicted),
+        confusion=classification.Confusion(names, counts.tolist()),
         calibration=_calibration(texts),
         human=_human_agreement(texts),
     )
 
 
-def _labels(texts: Sequence[ScoredText]) -> Labels:
+def _labels(texts: Sequence[ScoredText]) -> classification.Labels:
     """A text that is scored against many personas is as many rows of its cluster."""
-    return Labels.of(
+    return classification.Labels.of(
         [(true, str(text.prediction), str(text.cluster)) for text in texts for true in text.true]
     )
 
 
-def _calibration(texts: Sequence[ScoredText]) -> Calibration | None:
+def _calibration(texts: Sequence[ScoredText]) -> classification.Calibration | None:
     rows = [(t.true[0], t.probabilities) for t in texts if t.probabilities and len(t.true) == 1]
-    return calibration(*zip(*rows, strict=True)) if len(rows) == len(texts) else None
+    return classification.calibration(*zip(*rows, strict=True)) if len(rows) == len(texts) else None
 
 
-def _human_agreement(texts: Sequence[ScoredText]) -> HumanAgreement | None:
+def _human_agreement(texts: Sequence[ScoredText]) -> classification.HumanAgreement | None:
     answers = [
         (text.prediction == persona, present)
         for text in texts
         for persona, present in text.human.items()
     ]
-    return human_agreement(*zip(*answers, strict=True)) if answers else None
+    return classification.human_agreement(*zip(*answers, strict=True)) if answers else None
 
 
 def group_table(scores: Sequence[GroupScore]) -> Table:
@@ -269,7 +258,7 @@ def group_table(scores: Sequence[GroupScore]) -> Table:
     return table
 
 
-def _human_cells(human: HumanAgreement | None) -> list[str]:
+def _human_cells(human: classification.HumanAgreement | None) -> list[str]:
     if human is None:
         return ["-"] * 4
     kappa = "-" if human.kappa is None else f"{human.kappa:.2f}"

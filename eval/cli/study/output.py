@@ -6,7 +6,7 @@ import click
 
 from charprobe_lite.eval.cli.progress import conversion_bar, note, table_console
 from charprobe_lite.eval.quant.run import QuantFindings
-from charprobe_lite.eval.quant.terminal import terminal_tables
+from charprobe_lite.eval.quant.tables import terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
 from charprobe_lite.eval.scores.terminal import conclusion, gap_table, score_table
 from charprobe_lite.eval.study.cost import Forecast, table
