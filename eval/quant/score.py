@@ -250,11 +250,10 @@ def compare_quants(
         raise BadInput(f"--quant: {REFERENCE} is missing, which all others are compared with")
     metrics: dict[MetricKey, Metric] = {}
     for record in records:
-        cells = _cell_metrics(record, reference_of(record, records), personas)
-        texts = {kind: fidelity_metrics(texts) for kind, texts in record.fidelity.items()}
-        subjects: list[tuple[Cell | str, dict[str, Metric]]] = [*cells.items(), *texts.items()]
-        for subject, by_name in subjects:
-            metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
+        metrics |= _cell_metrics(record, reference_of(record, records), personas)
+        for kind, texts in record.fidelity.items():
+            fidelity = fidelity_metrics(texts)
+            metrics |= {record.key(kind, name): metric for name, metric in fidelity.items()}
     bits = {record.quant: record.bits_per_weight for record in records}
     ordered = sorted(records, key=lambda r: (-bits[r.quant], r.quant, r.lora or ""))
     return QuantMetrics(ordered, personas, ResampledMetrics(metrics, seed, resamples), margin)
@@ -297,29 +296,30 @@ def reference_of(record: QuantRecord, records: Sequence[QuantRecord]) -> QuantRe
 
 def _cell_metrics(
     record: QuantRecord, reference: QuantRecord, personas: Sequence[str]
-) -> dict[Cell, dict[str, Metric]]:
+) -> dict[MetricKey, Metric]:
     """Character of every cell with a classified text, health of every agentic one.
 
     A persona without a text is not in a macro-F1, which is then of other personas than F16's: such
     a cell has no `CHARACTER`.
     """
-    metrics: dict[Cell, dict[str, Metric]] = {without_quant(cell): {} for cell in record.cells}
+    metrics: dict[MetricKey, Metric] = {}
     statistic = LABEL_STATISTICS[headline_metric(personas)]
-    reference_personas = {
+    references = {
         without_quant(cell): set(labels.true)
         for cell, labels in labels_of(reference.rows, personas).items()
     }
-    for cell, labels in labels_of(record.rows, personas).items():
-        # a base-stage text is a row for every persona, and still one observation
-        texts = sum(row.cell == cell and row.prediction is not None for row in record.rows)
-        key, names = without_quant(cell), label_names([labels], personas)
-        if reference_personas.get(key) == set(labels.true):
-            metrics[key][CHARACTER] = label_metric(labels, names, statistic, texts)
-        metrics[key][RECOGNISED] = label_metric(labels, names, accuracies, texts)
+    labels = labels_of(record.rows, personas)
     for cell in record.cells:
-        if calls_tools(cell.condition):
-            rows = [row for row in record.rows if row.cell == cell]
-            metrics[without_quant(cell)] |= health_metrics(rows, record.turns)
+        subject, rows = without_quant(cell), [row for row in record.rows if row.cell == cell]
+        by_name = health_metrics(rows, record.turns) if calls_tools(cell.condition) else {}
+        if cell in labels:
+            # a base-stage text is a row for every persona, and still one observation
+            texts = sum(row.prediction is not None for row in rows)
+            names = label_names([labels[cell]], personas)
+            if references.get(subject) == set(labels[cell].true):
+                by_name[CHARACTER] = label_metric(labels[cell], names, statistic, texts)
+            by_name[RECOGNISED] = label_metric(labels[cell], names, accuracies, texts)
+        metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
     return metrics
 
 

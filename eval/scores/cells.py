@@ -85,11 +85,9 @@ class CellScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a study.
+    """All scores of a study: one per cell; one per cell and persona.
 
-    ``by_cell``: one per cell; ``by_persona``: one per cell and persona, the same list for one
-    persona. ``resampled`` has ``(cell, "macro_f1")`` and ``(cell, "accuracy")`` of the cells in
-    ``labels``, those with a classified sample, for further comparisons.
+    ``resampled`` holds the metrics of the cells in ``labels``, those with a classified sample.
     """
 
     by_cell: list[CellScore]

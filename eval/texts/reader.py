@@ -196,7 +196,7 @@ def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
     names: dict[str, str | None] = {}
     for role, defaults in DEFAULT_COLUMNS.items():
         name: str | None = getattr(columns, role)
-        _refuse_unknown(f"{source}: --{role}", [name] if name else [], header)
+        _refuse_unknown(f"{source}: --{role}", [name], header)
         names[role] = name or next((default for default in defaults if default in header), None)
     _refuse_unknown(f"{source}: --by", columns.by, header)
     if not names["label"]:
@@ -207,8 +207,8 @@ def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
     return Columns(**names, by=columns.by or tuple(name for name in CELL if name in header))
 
 
-def _refuse_unknown(option: str, names: Sequence[str], header: Collection[str]) -> None:
-    for name in names:
+def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection[str]) -> None:
+    for name in filter(None, names):
         if name not in header:
             raise BadInput(f"{option} {name}: no such column; it has {', '.join(header)}")
 
@@ -300,8 +300,8 @@ class _TableRow:
             raise self.error(ORDER, f"missing; it names the labels of {PROBABILITIES}")
         if ORDER in self.values and self.order() != order:
             raise self.error(ORDER, "differs from the first row's; use one order")
-        complete = isinstance(value, list) and len(value) == len(order)
-        if not complete or not all(type(p) in (int, float) and 0 <= p <= 1 for p in value):
+        numbers = isinstance(value, list) and all(type(p) in (int, float) for p in value)
+        if not numbers or len(value) != len(order) or not all(0 <= p <= 1 for p in value):
             problem = f"must be {len(order)} numbers from 0 to 1, one per label"
             raise self.error(PROBABILITIES, problem)
         if abs(sum(value) - 1) > TOLERANCE:

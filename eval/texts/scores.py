@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
-from charprobe_lite.eval.texts.reader import (
-    Columns,
-    ScoredText,
-    add_marks,
-    read_texts,
-    table_texts,
-)
+from charprobe_lite.eval.texts import reader
+from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
 from charprobe_lite.runtime.classifier import Classifier
 
@@ -53,21 +48,16 @@ class GroupScore:
 
     def as_json(self) -> dict[str, Any]:
         """The group as ``--json`` prints it: its columns first."""
-        scores = asdict(self)
-        del scores["group"]
-        return {**dict(self.group), **scores}
+        return dict(self.group) | {n: v for n, v in asdict(self).items() if n != "group"}
 
     def record(self) -> dict[str, Any]:
         """The group as one flat row of a table: its columns, then the headline numbers.
 
-        ``ci_low`` and ``ci_high`` are macro-F1's, of the kind that ``interval`` names; numbers that
-        the group does not have are None.
+        ``ci_low`` and ``ci_high`` are macro-F1's; numbers that the group does not have are None.
         """
         return {
             **dict(self.group),
-            "n": self.n,
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
+            **{name: getattr(self, name) for name in ("n", "accuracy", "macro_f1")},
             "ci_low": self.ci[0],
             "ci_high": self.ci[1],
             "interval": self.interval,
@@ -93,8 +83,8 @@ def score_files(
     labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
     """
     labels = Classifier(classifier).labels if classifier else ()
-    texts = [text for path in paths for text in read_texts(path, columns, labels)]
-    texts = add_marks(texts, marks) if marks else texts
+    texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
+    texts = reader.add_marks(texts, marks) if marks else texts
     return score_texts(classify_texts(texts, classifier), seed, resamples)
 
 
@@ -128,7 +118,7 @@ def score_frame(
     values = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = ((f"row {number}", row) for number, row in enumerate(values))
     with spelled("argument"):
-        texts = table_texts("frame", rows, columns, labels)
+        texts = reader.table_texts("frame", rows, columns, labels)
         texts = classify_texts(texts, classifier)
     return pd.DataFrame([score.record() for score in score_texts(texts, seed, resamples)])
 
@@ -229,11 +219,8 @@ def _calibration(texts: Sequence[ScoredText]) -> classification.Calibration | No
 
 
 def _human_agreement(texts: Sequence[ScoredText]) -> classification.HumanAgreement | None:
-    answers = [
-        (text.prediction == persona, present)
-        for text in texts
-        for persona, present in text.human.items()
-    ]
+    pairs = ((text.prediction, *pair) for text in texts for pair in text.human.items())
+    answers = [(prediction == persona, present) for prediction, persona, present in pairs]
     return classification.human_agreement(*zip(*answers, strict=True)) if answers else None
 
 
