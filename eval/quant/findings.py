@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -164,25 +164,14 @@ def score_quants(
     metrics = compare_quants(records, personas, margin, seed, resamples)
     quants = [score_quant(record, metrics, seed) for record in metrics.records]
     cells = list(dict.fromkeys(cell.cell for quant in quants for cell in quant.trained_cells))
-    series = _series(metrics)
-    trends = [
-        _trend(metrics, files, cell, name)
-        for files in series
-        for cell in cells
-        for name in (RECOGNISED, *_capabilities(cell))
-    ]
+    pairs = list(product(_series(metrics), cells))
     return QuantStudy(
         margin=margin,
         metric=metrics.metric,
         quants=quants,
-        trends=[trend for trend in trends if trend],
-        contrasts=[
-            contrast
-            for files in series
-            for cell in cells
-            for contrast in _contrasts(metrics, files, cell, cells)
-        ],
-        kl_correlations=_kl_correlations(metrics, cells),
+        trends=[trend for pair in pairs for trend in _trends(metrics, *pair)],
+        contrasts=[contrast for pair in pairs for contrast in _contrasts(metrics, *pair, cells)],
+        kl_correlations=list(_kl_correlations(metrics, cells)),
         classifier=classifier,
         recommendation=recommendation(quants, margin),
     )
@@ -246,27 +235,27 @@ def _points(
     return keys, [record.bits_per_weight for record in records]
 
 
-def _trend(
-    metrics: QuantMetrics, files: Sequence[QuantRecord], cell: Cell, name: str
-) -> MetricTrend | None:
-    keys, bits = _points(metrics, files, cell, name)
-    if len(keys) < 2:
-        return None
-    values = np.column_stack([metrics.resampled.by_cluster(key) for key in keys])
-    trend = page_trend(values, bits)
-    return MetricTrend(files[-1].lora, cell.label, name, trend) if trend else None
+def _trends(
+    metrics: QuantMetrics, files: Sequence[QuantRecord], cell: Cell
+) -> Iterator[MetricTrend]:
+    for name in (RECOGNISED, *_capabilities(cell)):
+        keys, bits = _points(metrics, files, cell, name)
+        if keys:
+            values = np.column_stack([metrics.resampled.by_cluster(key) for key in keys])
+            if trend := page_trend(values, bits):
+                yield MetricTrend(files[-1].lora, cell.label, name, trend)
 
 
 def _contrasts(
     metrics: QuantMetrics, files: Sequence[QuantRecord], cell: Cell, cells: Sequence[Cell]
-) -> list[Contrast]:
+) -> Iterator[Contrast]:
     """Character in one condition against every capability of the study."""
     capabilities: list[tuple[Cell | str, str]] = [
         (other, name) for other in cells for name in _capabilities(other)
     ]
     kinds = dict.fromkeys(kind for record in files for kind in record.fidelity)
     capabilities += [(kind, "nll") for kind in kinds]
-    resampled, contrasts = metrics.resampled, []
+    resampled = metrics.resampled
     keys, bits = _points(metrics, files, cell, CHARACTER)
     for subject, name in capabilities:
         other_keys, other_bits = _points(metrics, files, subject, name)
@@ -277,23 +266,20 @@ def _contrasts(
         difference = first - sign * second
         if not np.isfinite(difference[0]):
             continue  # no variation, as in calls under a grammar
-        contrasts.append(
-            Contrast(
-                lora=files[-1].lora,
-                condition=cell.label,
-                capability="perplexity" if name == "nll" else name,
-                of=subject.label if isinstance(subject, Cell) else subject,
-                character=slope(resampled, keys, bits),
-                other=slope(resampled, other_keys, bits, sign),
-                difference=resampled.bootstrap.interval(difference, [*keys, *other_keys]),
-            )
+        yield Contrast(
+            lora=files[-1].lora,
+            condition=cell.label,
+            capability="perplexity" if name == "nll" else name,
+            of=subject.label if isinstance(subject, Cell) else subject,
+            character=slope(resampled, keys, bits),
+            other=slope(resampled, other_keys, bits, sign),
+            difference=resampled.bootstrap.interval(difference, [*keys, *other_keys]),
         )
-    return contrasts
 
 
-def _kl_correlations(metrics: QuantMetrics, cells: Sequence[Cell]) -> list[KlCorrelation]:
+def _kl_correlations(metrics: QuantMetrics, cells: Sequence[Cell]) -> Iterator[KlCorrelation]:
     """Every kind of text against every condition with enough points."""
-    correlations, resampled = [], metrics.resampled
+    resampled = metrics.resampled
     kinds = dict.fromkeys(kind for record in metrics.records for kind in record.fidelity)
     for kind, cell in product(kinds, cells):
         points = [
@@ -316,5 +302,4 @@ def _kl_correlations(metrics: QuantMetrics, cells: Sequence[Cell]) -> list[KlCor
         values = rank_correlation(kl, reference - character)
         rho = resampled.bootstrap.interval(values, keys)
         if np.isfinite(rho.value):
-            correlations.append(KlCorrelation(kind, cell.label, len(points), rho))
-    return correlations
+            yield KlCorrelation(kind, cell.label, len(points), rho)
