@@ -207,14 +207,13 @@ def _classifier_agreement(
     """The classifier in both precisions, on every text of a trained checkpoint that has both."""
     for precision, labels in study.labels.items():
         both = [
-            (row, row.prediction, labels[row.key])
+            (row.persona, cluster_of(row), row.prediction, labels[row.key])
             for row in study.rows
             if row.prediction is not None and row.persona in personas and row.key in labels
         ]
         if both:
-            rows, recorded, other = zip(*both, strict=True)
+            true, clusters, recorded, other = zip(*both, strict=True)
             full, quantized = (other, recorded) if precision == "fp32" else (recorded, other)
-            true, clusters = [row.persona for row in rows], [cluster_of(row) for row in rows]
             return compare_classifiers(Labels(true, full, clusters), quantized, margin, seed)
     return None
 
