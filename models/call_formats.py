@@ -18,8 +18,6 @@ DECODER = json.JSONDecoder(strict=False)  # models write raw newlines into strin
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call."""
-
     name: str
     arguments: dict[str, Any]
 
@@ -50,11 +48,9 @@ class CallFormat:
 
     @property
     def shape(self) -> str:
-        """The outline of a call."""
         return f'{{"{self.tool_key}": ..., "{self.arguments_key}": {{...}}}}'
 
     def write(self, name: str, arguments: object) -> str:
-        """A call as the model should write it."""
         call = {self.tool_key: name, self.arguments_key: arguments}
         text = json.dumps(call, ensure_ascii=False)
         return f"```tool_call\n{text}\n```" if self.fenced else text

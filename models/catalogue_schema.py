@@ -126,7 +126,6 @@ class AdapterSet(AdapterSource):
         return self
 
     def entries(self) -> Iterator[AdapterEntry]:
-        """One entry per persona."""
         shared = self.model_dump(exclude={"personas"})
         for persona in self.personas:
             places = {
@@ -154,8 +153,6 @@ class ClassifierEntry(Source):
 
 
 class CatalogueFile(Record):
-    """A catalogue file, the shipped one or a user's."""
-
     bases: list[Base] = Field(default=[])
     personas: list[Name] = Field(default=[])
     adapters: list[AdapterSet] = Field(default=[])

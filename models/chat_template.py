@@ -20,7 +20,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Multiply, unless the result is too large."""
         sizes = [len(v) if isinstance(v, str | list | tuple) else v for v in (left, right)]
         if operator == "**" or sizes[0] * sizes[1] > MAX_TEMPLATE:
             raise jinja2.TemplateError(f"{operator} gives too large a value")

@@ -24,12 +24,10 @@ class TeacherText:
 
 
 def corpus_file(name: str) -> Path:
-    """A file of the corpus that is shipped with the package."""
     return CORPUS / name
 
 
 def prompt_lines(name: str) -> list[str]:
-    """The lines of a corpus file that are not blank."""
     return [line for _, line in read_lines(corpus_file(name))]
 
 

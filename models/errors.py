@@ -16,10 +16,7 @@ OPTION = re.compile(
 
 
 class BadInput(Exception):
-    """Input that cannot be used; the message is one line: file, field and fix.
-
-    The command line prints it on stderr and exits with status 2.
-    """
+    """Input that cannot be used; the message is one line: file, field and fix. Exit status 2."""
 
 
 def printable(text: str) -> str:

@@ -32,7 +32,6 @@ def read_text(path: Path, fix: str = "") -> str:
 
 
 def read_json(path: Path, fix: str = "") -> Any:
-    """The value of a JSON file."""
     return _parse_json(path, read_text(path, fix))
 
 

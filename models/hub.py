@@ -110,7 +110,6 @@ def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
 
 
 def cache_root() -> Path:
-    """The folder of the hub's cache."""
     return Path(_library().constants.HF_HUB_CACHE)
 
 
@@ -169,7 +168,6 @@ def _downloader(repository: str) -> Iterator[Any]:
 
 
 def _problem(error: Exception, repository: str) -> str:
-    """Why a download failed, and what to accept or set."""
     from huggingface_hub import errors, get_token
     from requests import exceptions
 

@@ -48,9 +48,7 @@ def _base(base: Base, catalogue: Catalogue, context: int, parallel: int) -> dict
     classifier = catalogue.classifiers.get(base.name)
     return {
         "base": base.name,
-        "architecture": base.architecture,
-        "parameters": base.parameters,
-        "embedded": base.embedded,
+        **base.model_dump(include={"architecture", "parameters", "embedded"}),
         "classifier": classifier and classifier.name,
         **_entry(base),
         "quants": {

@@ -17,8 +17,6 @@ TOOL_USE = "tool-use.gguf"
 
 
 class BaseFile(Record, extra="ignore"):
-    """The base that a kit was trained on."""
-
     file: str
     sha256: str
 
@@ -36,7 +34,6 @@ class Kit(Record, extra="ignore"):
 
 
 def kit_folder() -> Path:
-    """The folder of the shipped kit."""
     return DATA / "kit"
 
 

@@ -24,10 +24,7 @@ class Prompt:
 
 
 def prompt_file(name: str | None) -> Path | None:
-    """The file that ``--prompts`` names; ``pure-dove`` is fetched from the hub.
-
-    Raises BadInput with one line when it cannot be.
-    """
+    """The file that ``--prompts`` names; ``pure-dove`` is fetched from the hub, or BadInput."""
     if name != PURE_DOVE:
         return Path(name) if name else None
     from charprobe_lite.models.hub import pull_dataset

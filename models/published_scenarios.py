@@ -34,8 +34,6 @@ class PublishedRecord(Record, extra="ignore"):
 
 
 class Message(PublishedRecord):
-    """One turn of a conversation."""
-
     role: Literal["system", "user", "assistant"]
     content: Text
 
@@ -57,7 +55,6 @@ class Rule(PublishedRecord):
         return self
 
     def fits(self, arguments: dict[str, Any]) -> bool:
-        """Whether this rule answers a call with these arguments."""
         if self.match is None:
             return True
         if isinstance(self.match, str):
@@ -142,7 +139,6 @@ class StubScenario(PublishedTask):
         return [{"role": "system", "content": rules}, *messages]
 
     def answer(self, call: Call) -> str:
-        """What the first rule that fits answers."""
         stub = next((stub for stub in self.tool_stubs if stub.tool == call.name), None)
         if stub is None:
             return f"Error: there is no tool {call.name!r}."

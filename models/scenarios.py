@@ -55,30 +55,22 @@ class Person(Record):
 
 
 class Contact(Person):
-    """A person that a lookup can find."""
-
     notes: str = Field(default="", max_length=2000)
 
     def card(self) -> str:
-        """The contact as a tool returns it, one line."""
         return f"{super().card()}. {self.notes}".rstrip()
 
 
 class Document(Record):
-    """A document that a search can find."""
-
     topic: str = Field(min_length=1, max_length=200)
     title: str = Field(min_length=1, max_length=300)
     text: str = Field(min_length=1, max_length=20_000)
 
     def card(self) -> str:
-        """The document as a tool returns it, one line."""
         return f"{self.title}: {self.text}"
 
 
 class Email(Record):
-    """An email as a training scenario has it."""
-
     to: list[str] = Field(min_length=1)
     subject: str
     body: str

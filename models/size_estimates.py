@@ -57,7 +57,6 @@ def memory_bytes(base: Base, quant: str, context: int, parallel: int) -> int | N
 
 
 def layer_parameters(shape: Shape) -> int:
-    """Weights in the matrices of all layers."""
     return shape.layers * sum(rows * columns for rows, columns in shape.projections())
 
 

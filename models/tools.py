@@ -8,12 +8,10 @@ data: nothing in the code knows that a contact lookup is called ``contacts.looku
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import DATA, read_json
 from charprobe_lite.models.record import Record
 
@@ -36,17 +34,9 @@ class Tool(Record):
         return f"{self.name} {{{arguments}}}: {self.description}"
 
 
-def load_tools(path: Path | None = None) -> list[Tool]:
-    """Read a tool registry (JSON list); without a path, the one that is shipped.
-
-    Raises BadInput when the file is missing, is not JSON, or does not fit the schema.
-    """
-    source = path or TOOLS_FILE
-    with bad_input(source, ValidationError):
-        tools = TypeAdapter(list[Tool]).validate_python(read_json(source))
-    if sum(tool.effect == "finish" for tool in tools) != 1:
-        raise BadInput(f'{source}: exactly one tool must have "effect": "finish"')
-    return tools
+def load_tools() -> list[Tool]:
+    """The registry that is shipped; exactly one of its tools ends a rollout."""
+    return [Tool.parse(TOOLS_FILE, entry) for entry in read_json(TOOLS_FILE)]
 
 
 def finish_tool(tools: Sequence[Tool]) -> Tool:

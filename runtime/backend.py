@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, Protocol, TypeVar
 
 from charprobe_lite.models import defaults
@@ -100,9 +100,10 @@ class Backend(AbstractContextManager["Backend[Any]"], Protocol[Adapter]):
 class BackendOptions:
     """How a backend runs rollouts; its class has keyword arguments for the options it takes.
 
-    ``parallel`` rollouts at once of ``context`` tokens each, on ``threads`` cores (None: all
-    physical ones) with ``gpu_layers`` layers on the GPU (-1: all), sampled at ``temperature``
-    from the nucleus ``top_p``; ``timeout`` is the longest wait for a server's reply, in seconds.
+    ``parallel`` rollouts at once of ``context`` tokens each, prompt and replies together, on
+    ``threads`` cores (None: all physical ones) with ``gpu_layers`` layers on the GPU (-1: all),
+    sampled at ``temperature`` (0: the likeliest token) from the nucleus of probability ``top_p``;
+    ``timeout`` is the longest wait for a server's reply, in seconds.
     """
 
     parallel: int = defaults.PARALLEL
@@ -124,8 +125,7 @@ def open_backend(
     """
     if name not in BACKENDS:
         raise BadInput(f"--backend {name}: unknown; {suggestion(name, list(BACKENDS))}")
-    module, _, class_name = BACKENDS[name].partition(":")
-    backend_class = getattr(import_module(module), class_name)
+    backend_class = resolve_name(BACKENDS[name])
     values = asdict(options or BackendOptions())
     names = signature(backend_class).parameters.keys() & values.keys()
     backend: Backend[Any] = backend_class(model, **{name: values[name] for name in names})

@@ -63,10 +63,7 @@ class _Slot:
 class Engine(AbstractContextManager["Engine"]):
     """A GGUF model in llama.cpp that runs up to ``parallel`` rollouts at once.
 
-    ``path`` is the GGUF file; ``context`` the number of tokens that one rollout may fill, prompt
-    and replies together; ``threads`` the number of threads, by default one per physical core;
-    ``gpu_layers`` the number of layers on the GPU (-1 = all, 0 = none). Replies are sampled at
-    ``temperature`` (0: the likeliest token) from the nucleus of probability ``top_p``. A context
+    ``path`` is the GGUF file, the other arguments are those of ``BackendOptions``. A context
     manager, with a LoRA adapter that can be switched between rollouts. With one sequence, a
     rollout's text depends on its seed alone; with several, logits differ in their last bits with
     the batch. Raises BadInput when llama.cpp cannot load the file or has no room for the context.
@@ -300,6 +297,5 @@ class Engine(AbstractContextManager["Engine"]):
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common prefix."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -76,10 +76,9 @@ def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
 class ModelComparison(AbstractContextManager["ModelComparison"]):
     """A model and its reference, both GGUF files with the same vocabulary; a context manager.
 
-    ``context`` is the number of tokens that a text may have, ``threads`` and ``gpu_layers`` are
-    the engine's, as are the KV cache (F16) and attention. A file that is compared with itself,
-    with another adapter, is loaded once. Raises BadInput for a file that llama.cpp cannot load, or
-    another vocabulary.
+    ``context`` is the number of tokens that a text may have; the rest is as in the engine. A file
+    that is compared with itself, with another adapter, is loaded once. Raises BadInput for a file
+    that llama.cpp cannot load, or another vocabulary.
     """
 
     def __init__(

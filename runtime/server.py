@@ -99,9 +99,8 @@ class _Refusal(BadInput):
 class Server:
     """Rollouts on a server at ``url``, at most ``parallel`` at once.
 
-    Replies are sampled at ``temperature`` from the nucleus ``top_p``; ``timeout`` is the longest
-    wait for one reply, in seconds. The API key is taken from OPENAI_API_KEY. Raises BadInput for a
-    URL or a key that cannot be one.
+    The other arguments are those of ``BackendOptions``. The API key is taken from OPENAI_API_KEY.
+    Raises BadInput for a URL or a key that cannot be one.
     """
 
     def __init__(

@@ -20,10 +20,7 @@ def capture() -> None:
 
 
 def refusal(message: str, fix: str = "") -> BadInput:
-    """The error after llama.cpp refused: the message, the last line of the log, the fix.
-
-    A line that speaks of an error comes before all others.
-    """
+    """The error after llama.cpp refused: the message, its last line (of an error), the fix."""
     errors = [line for line in _lines if "error" in line.casefold()]
     reason = (errors or list(_lines) or ["no reason given"])[-1]
     return BadInput(f"{message}: {reason}{fix and '; ' + fix}")

@@ -94,7 +94,6 @@ class Model:
         return self._pieces[token]
 
     def ends(self, token: int) -> bool:
-        """Whether the token ends a turn."""
         return bool(llama.llama_vocab_is_eog(self.vocab, token))
 
     @cached_property
