@@ -27,13 +27,9 @@ class ExportFormat:
     messages: bool = False
 
 
-FORMATS: dict[str, str | ExportFormat] = {
-    "jsonl": "charprobe_lite.eval.export.jsonl",
-    "parquet": "charprobe_lite.eval.export.parquet",
-    "csv": "charprobe_lite.eval.export.csv",
-    "inspect": "charprobe_lite.eval.export.inspect",
-}
-"""Each format by name, or the module whose ``FORMAT`` it is, which is imported when it is used."""
+FORMATS: dict[str, ExportFormat | None] = dict.fromkeys(("jsonl", "parquet", "csv", "inspect"))
+"""The formats by name; None for the ``FORMAT`` of the module of that name, not imported yet."""
+EXTRAS = {"pyarrow": "tables", "inspect_ai": "inspect"}
 
 
 def register(name: str, export_format: ExportFormat) -> None:
@@ -54,11 +50,13 @@ def export_study(
     ``target`` is the file, or the new folder of a format with many; without it ``STUDY.FORMAT``
     or ``STUDY-FORMAT``. ``prompts`` and ``scenarios`` are those of the study where they are not
     the shipped ones, for formats with messages; ``note`` is told what is missing of these. Raises
-    BadInput for a study that cannot be read, an unknown format and a target that cannot be
-    written.
+    BadInput for a study that cannot be read, an unknown format or one whose package is missing, and
+    a target that cannot be written.
     """
+    from charprobe_lite.eval.conditions.transcript import Transcripts
     from charprobe_lite.eval.store.reader import open_study
     from charprobe_lite.models.atomic import new_file, new_folder
+    from charprobe_lite.models.prompts import prompt_file
 
     export_format = _export_format(name)
     if not export_format.messages and (prompts or scenarios):
@@ -68,7 +66,9 @@ def export_study(
     target = target or source.path.with_name(source.path.stem + ending)
     if target.is_file() and target.samefile(source.path):
         raise BadInput(f"{target}: is the study itself; name another file")
-    transcripts = _transcripts(source, prompts, scenarios) if export_format.messages else None
+    transcripts = None
+    if export_format.messages:
+        transcripts = Transcripts(source.provenance, prompt_file(prompts), scenarios)
     with (new_folder if export_format.folder else new_file)(target) as part:
         export_format.write(source, part, transcripts)
     if transcripts and transcripts.mismatches and note:
@@ -82,15 +82,10 @@ def export_study(
 def _export_format(name: str) -> ExportFormat:
     if name not in FORMATS:
         raise BadInput(f"--format {name}: unknown; choose from {', '.join(FORMATS)}")
-    entry = FORMATS[name]
-    if isinstance(entry, ExportFormat):
-        return entry
-    export_format: ExportFormat = import_module(entry).FORMAT
-    return export_format
-
-
-def _transcripts(study: Study, prompts: str | None, scenarios: Path | None) -> Transcripts:
-    from charprobe_lite.eval.conditions.transcript import Transcripts
-    from charprobe_lite.models.prompts import prompt_file
-
-    return Transcripts(study.provenance, prompt_file(prompts), scenarios)
+    try:
+        return FORMATS[name] or import_module(f"{__name__}.{name}").FORMAT
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"--format {name}: {error.name} is not installed; "
+            f"pip install 'charprobe-lite[{EXTRAS.get(str(error.name), name)}]'"
+        ) from None

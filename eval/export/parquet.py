@@ -5,21 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow.parquet import write_table
+
 from charprobe_lite.eval.export import ExportFormat
 from charprobe_lite.eval.export.records import COLUMNS, records
 from charprobe_lite.eval.store.reader import Study
-from charprobe_lite.models.errors import BadInput
 
 
 def write(study: Study, target: Path, _: Any = None) -> None:
-    """The records as a table. Raises BadInput when pyarrow is missing."""
-    try:
-        import pyarrow as pa
-        from pyarrow.parquet import write_table
-    except ImportError:
-        raise BadInput(
-            "--format parquet: pyarrow is not installed; pip install 'charprobe-lite[tables]'"
-        ) from None
+    """The records as a table."""
     types = {name: pa.type_for_alias(kind.split()[0]) for name, kind in COLUMNS.items()}
     lists = {name: pa.list_(types[name]) for name, kind in COLUMNS.items() if kind.endswith("list")}
     schema = pa.schema(list({**types, **lists}.items()))

@@ -25,10 +25,9 @@ COLUMNS = {
     "ended": "string",
 }
 """The columns of a record, in order, with their types; `score` reads them without options."""
-Record = dict[str, Any]
 
 
-def records(study: Study) -> list[Record]:
+def records(study: Study) -> list[dict[str, Any]]:
     """One record per rollout, with the columns of ``COLUMNS``.
 
     ``cluster`` is the prompt or scenario, ``probs`` the probabilities of the labels in
@@ -39,7 +38,7 @@ def records(study: Study) -> list[Record]:
     return [_record(row, order) for row in study.rows]
 
 
-def _record(row: Row, order: list[str]) -> Record:
+def _record(row: Row, order: list[str]) -> dict[str, Any]:
     probabilities = row.probabilities
     values = {
         **asdict(row.cell),
