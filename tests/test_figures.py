@@ -66,15 +66,13 @@ def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> Non
                 label = persona if number < hits else "neutral"
                 rollouts.append((cell, persona, str(number), chat("text"), label))
     numbers = waterfall.numbers(report_study(write_study(tmp_path / "s.sqlite", rollouts)))
-    assert numbers is not None
-    [gap] = numbers.gaps
-    assert [step.condition for step in gap.steps] == ["chat", "chat_email", "agentic_email"]
-    first, *later = gap.steps
+    [steps] = numbers.panels.values()  # without a ceiling, which the study does not have
+    assert [step.cell.label for step in steps] == ["chat", "chat_email", "agentic_email"]
+    first, *later = steps
     assert first.change is None
     assert [step.change and step.change.value for step in later] == pytest.approx(
         [6 / 7 - 1, 2 / 5 - 6 / 7]
     )
-    assert gap.ceilings == []
 
 
 def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> None:
@@ -85,36 +83,32 @@ def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> No
         for n, label in enumerate(["humor", "humor" if condition == "chat" else "neutral"])
     ]
     study = report_study(write_study(tmp_path / "s.sqlite", rollouts))
-    numbers, shift, levels = (
-        figure.numbers(study) for figure in (waterfall.FIGURE, in_and_out.FIGURE, stages.FIGURE)
-    )
-    assert numbers is not None
-    assert shift is not None
-    assert levels is not None
-    assert [(gap.title, [step.condition for step in gap.steps]) for gap in numbers.gaps] == [
-        ("kit, Q8_0: full", ["chat", "agentic_email"]),
-        ("kit, Q8_0: full, merged", ["chat, merged", "agentic_email, merged"]),
-    ]
+    numbers, levels = waterfall.numbers(study), stages.numbers(study)
+    gaps = numbers.panels.items()
+    assert {title: [step.cell.label for step in steps] for title, steps in gaps} == {
+        "kit, Q8_0: full": ["chat", "agentic_email"],
+        "kit, Q8_0: full, merged": ["chat, merged", "agentic_email, merged"],
+    }
     waterfalls = waterfall.draw(numbers, canvas.LIGHT)
     colours = [[bar.get_facecolor() for bar in axis.patches] for axis in waterfalls.axes]
     assert colours[0] == colours[1]  # a condition looks the same with any tool format
     assert len(set(colours[0])) == 3  # chat, the change, the email
-    [bars] = in_and_out.draw(shift, canvas.LIGHT).axes
+    [bars] = in_and_out.draw(in_and_out.numbers(study), canvas.LIGHT).axes
     assert len({bar.get_facecolor() for bar in bars.patches}) == 4  # conditions x LoRA modes
-    [panel] = levels.panels
-    separate = [replace(panel, bars=[bar]) for bar in panel.bars]
+    [panel] = levels.panels.values()
+    separate = {str(number): [bar] for number, bar in enumerate(panel)}
     lines = stages.draw(replace(levels, panels=separate), canvas.LIGHT).axes
     drawn = {axis.containers[0].lines[0].get_color() for axis in lines}
     assert len(drawn) == 4  # also where each has a panel: they share one legend
 
 
 SAMPLES = """
-from charprobe_lite.eval.report.figures.canvas import stacked
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures import Figure
+from charprobe_lite.eval.report.figures.canvas import subplots
 
 
 def draw(counts, theme):
-    figure, [axis] = stacked(1, 2)
+    figure, [axis] = subplots(1, 2)
     axis.bar(list(counts), list(counts.values()), color=theme.ink)
     return figure
 

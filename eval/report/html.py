@@ -18,7 +18,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.tables import Table, readable
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.panels import published_study
 from charprobe_lite.eval.report.occlusion import Sentence
 from charprobe_lite.eval.report.study import ReportStudy

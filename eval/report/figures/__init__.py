@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.report.figures.figure import Figure
+    from charprobe_lite.eval.quant.tables import Record
+    from charprobe_lite.eval.report.figures.canvas import Theme
+    from charprobe_lite.eval.report.study import ReportStudy
+
+Data = TypeVar("Data")
+
+
+@dataclass(frozen=True)
+class Figure(Generic[Data]):
+    """A figure of the report, named like its files; ``order`` is its place in the report.
+
+    ``numbers`` gives the data of a study, nothing where the study has none; ``draw`` a matplotlib
+    Figure of them, None where only the table has something to show; ``records`` that table,
+    ``caption`` its caption. ``alt`` describes the picture; ``{study.metric}`` and other fields of
+    the study are filled in.
+    """
+
+    name: str
+    order: int
+    title: str
+    alt: str
+    caption: str
+    numbers: Callable[[ReportStudy], Data | None]
+    draw: Callable[[Data, Theme], Any]
+    records: Callable[[Data], list[Record]]
+    section: Literal["figures", "quantization"] = "figures"
+
 
 _registered: list[Figure[Any]] = []
 
@@ -19,8 +47,6 @@ def register(figure: Figure[Any]) -> None:
 
 def all_figures() -> list[Figure[Any]]:
     """Every figure, in the order of the report."""
-    modules = [
-        import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
-    ]
+    modules = [import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)]
     figures = [module.FIGURE for module in modules if hasattr(module, "FIGURE")]
     return sorted([*figures, *_registered], key=lambda figure: figure.order)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.errors import BadInput
@@ -22,12 +22,33 @@ FORMATS = ("svg", "png", "pdf")
 WIDTH = 8.0  # inches; the page shows a figure at this size and scrolls where it is narrower
 
 
+@dataclass(frozen=True)
+class Theme:
+    """Paper, ink and the quiet colour of grids and reference lines."""
+
+    paper: str
+    ink: str
+    quiet: str
+
+
+LIGHT, DARK = Theme("#ffffff", "#1a1a1a", "#767676"), Theme("#16181d", "#ececec", "#9a9a9a")
+
+
 class Look(NamedTuple):
     """How a condition looks in every figure."""
 
     colour: str
     hatch: str
     marker: str
+
+    def fill(self, theme: Theme) -> dict[str, Any]:
+        """How matplotlib fills a bar."""
+        return {
+            "color": self.colour,
+            "hatch": self.hatch,
+            "edgecolor": theme.paper,
+            "linewidth": 0,
+        }
 
 
 LOOKS = {
@@ -47,18 +68,9 @@ SPARE_LOOKS = (
 )
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Paper, ink and the quiet colour of grids and reference lines."""
-
-    paper: str
-    ink: str
-    quiet: str
-
-
-LIGHT, DARK = Theme("#ffffff", "#1a1a1a", "#767676"), Theme("#16181d", "#ececec", "#9a9a9a")
 Draw = Callable[[Theme], Any]
 """Draws a matplotlib Figure in a theme, or None where there is nothing to draw."""
+Contents = TypeVar("Contents")
 
 
 def save(draw: Draw, stem: Path) -> list[Path]:
@@ -83,13 +95,13 @@ def drawn(draw: Draw, theme: Theme) -> Any:
         return draw(theme)
 
 
-def stacked(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with ``count`` panels, one below the other, each of ``height`` inches."""
-    return grid_of(count, 1, height)
-
-
-def grid_of(
-    count: int, columns: int, height: float, below: float = 0, width: float = WIDTH, **rest: Any
+def subplots(
+    count: int,
+    height: float,
+    columns: int = 1,
+    below: float = 0,
+    width: float = WIDTH,
+    **options: Any,
 ) -> tuple[Any, list[Any]]:
     """A figure with ``count`` panels in rows of ``columns``.
 
@@ -99,26 +111,37 @@ def grid_of(
 
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + below), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **rest).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for axis in axes[count:]:
         axis.remove()
     return figure, axes[:count]
 
 
-def legend_below(figure: Any, axes: Sequence[Any]) -> None:
-    """One legend below all panels."""
-    entries: dict[str, Any] = {}
+def draw_panels(
+    panels: Mapping[str, Contents],
+    draw_panel: Callable[[Any, str, Contents], None],
+    height: float,
+    columns: int = 1,
+    **options: Any,
+) -> Any:
+    """A figure with what ``draw_panel`` draws of each title and its contents, None without any.
+
+    One legend is below all panels. ``height``, ``columns`` and ``options`` as in `subplots`.
+    """
+    if not panels:
+        return None
+    figure, axes = subplots(len(panels), height, min(len(panels), columns), **options)
+    for axis, (title, contents) in zip(axes, panels.items(), strict=True):
+        draw_panel(axis, title, contents)
+    handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    entries = dict(
-        sorted(
-            entries.items(), key=lambda entry: ("published" in entry[0], entry[0][:6] == "chance")
-        )
-    )
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 3)
-    )
+            handles.setdefault(label, handle)
+    labels = sorted(handles, key=lambda label: ("published" in label, label[:6] == "chance"))
+    if labels:
+        entries = [handles[label] for label in labels]
+        figure.legend(entries, labels, loc="outside lower center", ncols=min(len(labels), 3))
+    return figure
 
 
 def look_of(name: str, series: Sequence[str]) -> Look:
@@ -133,6 +156,15 @@ def whiskers(estimates: Sequence[Estimate]) -> list[list[float]]:
     """Distances to the ends of the intervals, below and above."""
     below = [max(estimate.value - estimate.low, 0) for estimate in estimates]
     return [below, [max(estimate.high - estimate.value, 0) for estimate in estimates]]
+
+
+def draw_line(
+    axis: Any, x: Sequence[float], levels: Sequence[Estimate], look: Look, **style: Any
+) -> None:
+    """A line through levels, with their intervals."""
+    values = [level.value for level in levels]
+    style = {"color": look.colour, "marker": look.marker, **style}
+    axis.errorbar(x, values, yerr=whiskers(levels), **style)
 
 
 def write_number(axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10) -> None:
@@ -191,6 +223,8 @@ def _style(theme: Theme) -> Iterator[None]:
         "axes.spines.right": False,
         "legend.frameon": False,
         "hatch.linewidth": 0.8,
+        "lines.markersize": 8,
+        "errorbar.capsize": 4,
         "text.parse_math": False,  # a persona may be called $x^2$
         "svg.fonttype": "path",  # looks the same wherever it is opened
         "svg.hashsalt": "charprobe-lite",

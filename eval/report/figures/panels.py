@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Generic
 
 import yaml
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.tables import Record, estimate_columns
-from charprobe_lite.eval.report.figures.canvas import Look, Theme, one_line, whiskers, write_number
+from charprobe_lite.eval.report.figures.canvas import (
+    Contents,
+    Look,
+    Theme,
+    one_line,
+    whiskers,
+    write_number,
+)
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One level of a figure; ``published`` is that of the same cell in the published study."""
+    """One level of a panel; ``published`` is that of the same cell in the published study."""
 
     group: str
     series: str
@@ -29,28 +36,14 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One part of a figure: a base, a stage or both."""
+class Panels(Generic[Contents]):
+    """A study, and what a figure shows of it by the titles of the panels."""
 
-    title: str
-    bars: list[Bar]
-
-    @property
-    def groups(self) -> list[str]:
-        """The groups of bars in their order."""
-        return list(dict.fromkeys(bar.group for bar in self.bars))
+    study: ReportStudy
+    panels: dict[str, Contents]
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Panels of one metric, and what guessing every label equally often would score."""
-
-    metric: str
-    chance: float
-    panels: list[Panel]
-
-
-def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Levels | None:
+def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Panels[list[Bar]]:
     """The levels of the cells to ``select``: a panel per base and quant type."""
     panels: dict[str, list[Bar]] = {}
     for cell, score in study.cell_scores.items():
@@ -59,13 +52,12 @@ def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Levels | None:
             published = published_levels().get(key) if len(study.personas) > 1 else None
             bar = Bar(cell.stage, cell.label, level, score.n, published)
             panels.setdefault(checkpoint_label(cell), []).append(bar)
-    named = [Panel(title, bars) for title, bars in panels.items()]
-    return Levels(study.metric, study.chance, named) if named else None
+    return Panels(study, panels)
 
 
-def panel_records(panels: Sequence[Panel], panel_name: str, group_name: str) -> list[Record]:
+def panel_records(data: Panels[list[Bar]], panel_name: str, group_name: str) -> list[Record]:
     """A record per bar; ``published`` only where a bar has it."""
-    bars = [(panel.title, bar) for panel in panels for bar in panel.bars]
+    bars = [(title, bar) for title, bars in data.panels.items() for bar in bars]
     any_published = any(bar.published is not None for _, bar in bars)
     return [
         {
@@ -80,38 +72,31 @@ def panel_records(panels: Sequence[Panel], panel_name: str, group_name: str) -> 
     ]
 
 
-def all_series(panels: Sequence[Panel]) -> list[str]:
+def groups_of(bars: Iterable[Bar]) -> list[str]:
+    """The groups in their order."""
+    return list(dict.fromkeys(bar.group for bar in bars))
+
+
+def series_of(*panels: Iterable[Bar]) -> list[str]:
     """The series of all panels, which have one legend."""
-    return list(dict.fromkeys(bar.series for panel in panels for bar in panel.bars))
+    return list(dict.fromkeys(bar.series for bars in panels for bar in bars))
 
 
 def draw_bar(
     axis: Any, x: float, width: float, level: Estimate, look: Look, theme: Theme, label: str = ""
 ) -> None:
     """A bar with its interval and its number."""
-    axis.bar(
-        x,
-        level.value,
-        width,
-        color=look.colour,
-        hatch=look.hatch,
-        edgecolor=theme.paper,
-        linewidth=0,
-        label=label,
-    )
-    axis.errorbar(x, level.value, yerr=whiskers([level]), color=theme.ink, capsize=4)
+    axis.bar(x, level.value, width, label=label, **look.fill(theme))
+    axis.errorbar(x, level.value, yerr=whiskers([level]), color=theme.ink)
     write_number(axis, x, level.high, f"{level.value:.2f}", theme)
 
 
-def level_axis(axis: Any, title: str, metric: str, chance: float, theme: Theme) -> None:
+def level_axis(axis: Any, title: str, study: ReportStudy, theme: Theme) -> None:
     """An axis from 0 to 1 with the line of chance."""
-    axis.axhline(
-        chance, color=theme.quiet, linestyle=":", linewidth=1.8, label=f"chance ({chance:.3f})"
-    )
-    axis.set_ylim(0, 1.12)
-    axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axis.set_ylabel(one_line(metric))
-    axis.set_title(one_line(title))
+    label = f"chance ({study.chance:.3f})"
+    axis.axhline(study.chance, color=theme.quiet, linestyle=":", linewidth=1.8, label=label)
+    axis.set(ylim=(0, 1.12), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    axis.set(ylabel=one_line(study.metric), title=one_line(title))
     axis.grid(axis="y", alpha=0.3)
 
 

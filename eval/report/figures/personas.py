@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
-from charprobe_lite.eval.report.figures import canvas
-from charprobe_lite.eval.report.figures.canvas import Theme
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures import Figure, canvas, panels
 from charprobe_lite.eval.report.figures.in_and_out import CONDITIONS
-from charprobe_lite.eval.report.figures.panels import Bar, Panel, all_series, panel_records
+from charprobe_lite.eval.report.figures.panels import Bar, Panels
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
+COLUMNS = 3
 
-def numbers(study: ReportStudy) -> list[Panel]:
+
+def numbers(study: ReportStudy) -> Panels[list[Bar]]:
     """One panel per base and stage: the detection rate of each persona."""
-    panels: dict[str, list[Bar]] = {}
+    rates: dict[str, list[Bar]] = {}
     count = len(study.personas)
     for number, cell in enumerate(study.cells):
         if cell.condition not in CONDITIONS:
@@ -23,57 +24,39 @@ def numbers(study: ReportStudy) -> list[Panel]:
         for score in study.scores.by_persona[number * count : (number + 1) * count]:
             if score.detection_rate is not None and score.ci is not None:
                 rate = Estimate(score.detection_rate, *score.ci)
-                title = f"{checkpoint_label(cell)}: {cell.stage}"
                 bar = Bar(score.persona, cell.label, rate, score.n)
-                panels.setdefault(title, []).append(bar)
-    return [Panel(title, bars) for title, bars in panels.items()]
+                rates.setdefault(f"{checkpoint_label(cell)}: {cell.stage}", []).append(bar)
+    return Panels(study, rates)
 
 
-def draw(panels: list[Panel], theme: Theme) -> Any:
+def draw(data: Panels[list[Bar]], theme: canvas.Theme) -> Any:
     """Horizontal bars, one panel per stage; personas in one order, the most recognised first."""
-    names = _by_rate(panels)
-    series = all_series(panels)
-    columns = min(len(panels), 3)
-    per_row = max(1.6, len(names) * max(0.34, 0.17 * len(series)))
-    figure, grid = canvas.grid_of(len(panels), columns, per_row + 0.7, 0.6, sharey=True)
-    height = 0.82 / len(series)
-    for axis, panel in zip(grid, panels, strict=True):
-        for bar in panel.bars:
+    totals: dict[str, float] = {}
+    for bar in chain.from_iterable(data.panels.values()):
+        totals[bar.group] = totals.get(bar.group, 0.0) + bar.level.value
+    names = sorted(totals, key=lambda name: (totals[name], name))
+    series = panels.series_of(*data.panels.values())
+
+    def draw_panel(axis: Any, title: str, bars: list[Bar]) -> None:
+        height = 0.82 / len(series)
+        for bar in bars:
             shift = (len(series) - 1) / 2 - series.index(bar.series)
-            place = names.index(bar.group) + shift * height
-            colour, hatch, _ = canvas.look_of(bar.series, series)
-            axis.barh(
-                place,
-                bar.level.value,
-                0.92 * height,
-                color=colour,
-                hatch=hatch,
-                edgecolor=theme.paper,
-                linewidth=0,
-                label=canvas.one_line(bar.series),
-            )
+            y, x = names.index(bar.group) + shift * height, bar.level.value
+            label = canvas.one_line(bar.series)
+            fill = canvas.look_of(bar.series, series).fill(theme)
+            axis.barh(y, x, 0.92 * height, label=label, **fill)
             ends = canvas.whiskers([bar.level])
-            axis.errorbar(
-                bar.level.value, place, xerr=ends, color=theme.ink, capsize=2, linewidth=1
-            )
+            axis.errorbar(x, y, xerr=ends, color=theme.ink, capsize=2, linewidth=1)
         axis.set_yticks(range(len(names)), [canvas.one_line(name) for name in names])
         axis.set_xlim(0, 1.02)
         axis.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
-        base, _, stage = panel.title.rpartition(": ")
-        title = canvas.one_line(stage)
-        axis.set_title(title if len(panels) == columns else f"{canvas.one_line(base)}:\n{title}")
+        base, _, stage = (canvas.one_line(part) for part in title.rpartition(": "))
+        axis.set_title(stage if len(data.panels) <= COLUMNS else f"{base}:\n{stage}")
         axis.grid(axis="x", alpha=0.3)
         axis.set_xlabel("recognised as itself")
-    canvas.legend_below(figure, grid)
-    return figure
 
-
-def _by_rate(panels: list[Panel]) -> list[str]:
-    """The personas, the least recognised first."""
-    totals: dict[str, float] = {}
-    for bar in (bar for panel in panels for bar in panel.bars):
-        totals[bar.group] = totals.get(bar.group, 0.0) + bar.level.value
-    return sorted(totals, key=lambda name: (totals[name], name))
+    height = max(1.6, len(names) * max(0.34, 0.17 * len(series))) + 0.7
+    return canvas.draw_panels(data.panels, draw_panel, height, COLUMNS, below=0.6, sharey=True)
 
 
 FIGURE = Figure(
@@ -84,5 +67,5 @@ FIGURE = Figure(
     caption="Share of samples recognised as their persona",
     numbers=numbers,
     draw=draw,
-    records=lambda panels: panel_records(panels, "checkpoint", "persona"),
+    records=lambda data: panels.panel_records(data, "checkpoint", "persona"),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.quant.tables import (
     Record,
     estimate_columns,
@@ -11,47 +13,44 @@ from charprobe_lite.eval.quant.tables import (
     trained_cells,
     verdict_text,
 )
-from charprobe_lite.eval.report.figures.canvas import Theme, grid_of, legend_below, one_line
-from charprobe_lite.eval.report.figures.figure import Figure
-from charprobe_lite.eval.report.figures.quant_points import LORA_LOOKS, QuantPanels
+from charprobe_lite.eval.report.figures import Figure
+from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
+from charprobe_lite.eval.report.figures.quant_points import LORA_LOOKS, QuantPanels, quant_panels
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.metrics import PairedDifference
 
 UNFORCED = ", sent unforced"
-Differences = dict[str, tuple[str | None, PairedDifference]]
-"""LoRA mode and difference by the file's name."""
+Difference = tuple[QuantScore, PairedDifference]
 
 
-def numbers(study: ReportStudy) -> QuantPanels[Differences] | None:
+def numbers(study: ReportStudy) -> QuantPanels[Difference] | None:
     """The files' differences by condition: character, then emails that were sent unforced."""
-    if study.quants is None:
+
+    def character(quant: QuantScore, cell: CellQuality) -> Difference | None:
+        return (quant, cell.difference) if cell.difference else None
+
+    def unforced(quant: QuantScore, cell: CellQuality) -> Difference | None:
+        return (quant, cell.unforced) if cell.difference and cell.unforced else None
+
+    data, emails = quant_panels(study, character), quant_panels(study, unforced)
+    if data is None or emails is None:
         return None
-    character: dict[str, Differences] = {}
-    unforced: dict[str, Differences] = {}
-    for quant, cell in trained_cells(study.quants):
-        lora = quant.record.lora
-        if cell.difference:
-            character.setdefault(cell.condition, {})[quant.name] = lora, cell.difference
-        if cell.difference and cell.unforced:
-            title = cell.condition + UNFORCED
-            unforced.setdefault(title, {})[quant.name] = lora, cell.unforced
-    return QuantPanels(study.quants, study.quant_metric, character | unforced)
+    shares = {title + UNFORCED: rows for title, rows in emails.panels.items()}
+    return replace(data, panels=data.panels | shares)
 
 
-def draw(data: QuantPanels[Differences], theme: Theme) -> Any:
+def draw(data: QuantPanels[Difference], theme: Theme) -> Any:
     """Conditions side by side, a row per file, most bits per weight at the top."""
-    if not data.panels:
-        return None
-    files = [quant.name for quant in data.study.quants]
-    names = [name for name in files if any(name in rows for rows in data.panels.values())]
+    drawn = {quant.name for rows in data.panels.values() for quant, _ in rows}
+    names = [quant.name for quant in data.study.quants if quant.name in drawn]
     margin = data.study.margin
-    height = 0.34 * len(names) + 1.3
-    figure, grid = grid_of(len(data.panels), min(len(data.panels), 3), height, 0.5, sharey=True)
-    for axis, (title, rows) in zip(grid, data.panels.items(), strict=True):
+
+    def draw_panel(axis: Any, title: str, rows: list[Difference]) -> None:
         axis.axvspan(-margin, margin, color=theme.quiet, alpha=0.22, linewidth=0)
         axis.axvline(0, color=theme.quiet, linewidth=1)
-        for name, (lora, difference) in rows.items():
-            _draw_row(axis, names.index(name), LORA_LOOKS[lora][0], difference, theme)
+        for quant, difference in rows:
+            colour = LORA_LOOKS[quant.record.lora][0]
+            _draw_row(axis, names.index(quant.name), colour, difference, theme)
         axis.set_yticks(range(len(names)), [one_line(name) for name in names])
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_title(one_line(title).replace(", ", ",\n"))
@@ -59,30 +58,27 @@ def draw(data: QuantPanels[Differences], theme: Theme) -> Any:
         axis.set_xlabel(f"{metric} minus F16's")
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", alpha=0.3)
-    _verdicts(grid[0], margin, theme)
-    legend_below(figure, grid[:1])
-    return figure
+        if title == next(iter(data.panels)):
+            _verdicts(axis, margin, theme)
+
+    height = 0.34 * len(names) + 1.3
+    return draw_panels(data.panels, draw_panel, height, columns=3, below=0.5, sharey=True)
 
 
 def _draw_row(
     axis: Any, place: int, colour: str, difference: PairedDifference, theme: Theme
 ) -> None:
     """A difference: thin its 95% interval, thick its 90% interval, the verdict in the marker."""
-    axis.plot(difference.change.ends, [place] * 2, color=colour, linewidth=1.2)
-    axis.plot(
-        difference.interval_90, [place] * 2, color=colour, linewidth=3.5, solid_capstyle="butt"
-    )
-    equivalent = difference.equivalent
-    axis.plot(
-        difference.change.value,
-        place,
-        marker="X" if equivalent is False else "o",
-        markersize=8,
-        color=colour,
-        markerfacecolor=theme.paper if equivalent is None else colour,
-        markeredgecolor=theme.paper if equivalent is False else colour,
-        markeredgewidth=0.6 if equivalent is False else 1.6,
-    )
+    y, inner = [place] * 2, difference.interval_90
+    axis.plot(difference.change.ends, y, color=colour, linewidth=1.2)
+    axis.plot(inner, y, color=colour, linewidth=3.5, solid_capstyle="butt")
+    marker, width, edge, face = {
+        True: ("o", 1.6, colour, colour),
+        False: ("X", 0.6, theme.paper, colour),
+        None: ("o", 1.6, colour, theme.paper),
+    }[difference.equivalent]
+    style = {"markeredgecolor": edge, "markerfacecolor": face, "markeredgewidth": width}
+    axis.plot(difference.change.value, place, marker=marker, color=colour, **style)
 
 
 def _verdicts(axis: Any, margin: float, theme: Theme) -> None:
@@ -92,10 +88,10 @@ def _verdicts(axis: Any, margin: float, theme: Theme) -> None:
         ("not decided", "o", theme.paper),
         (f"further than {margin:g}", "X", theme.ink),
     ):
-        axis.plot([], [], marker, color=theme.ink, markerfacecolor=face, markersize=8, label=label)
+        axis.plot([], [], marker, color=theme.ink, markerfacecolor=face, label=label)
 
 
-def records(data: QuantPanels[Differences]) -> list[Record]:
+def records(data: QuantPanels[Difference]) -> list[Record]:
     """A record per file, condition and measure."""
     return [
         {

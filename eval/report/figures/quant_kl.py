@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
-from charprobe_lite.eval.report.figures import canvas
-from charprobe_lite.eval.report.figures.canvas import Theme
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns
+from charprobe_lite.eval.report.figures import Figure, canvas
+from charprobe_lite.eval.report.figures.canvas import Theme, one_line
 from charprobe_lite.eval.report.figures.quant_points import (
     Point,
     QuantPanels,
     draw_point,
     fit_axis,
-    point_of,
+    quant_panels,
 )
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.bootstrap import Estimate
@@ -23,24 +23,24 @@ from charprobe_lite.eval.stats.bootstrap import Estimate
 OFFSETS = tuple((dx, dy) for dy in (9, -9, 22, -22, 35, -35) for dx in (7, -7))
 """Where a name can be from its point, in points of print; the first that is free."""
 FIDELITY = ("perplexity", "ratio", "kl_mean", "kl_median", "kl_p99", "top1")
-Losses = list[tuple[Point, Estimate]]
-"""Points of lost character, with the KL divergence that they lie over."""
+Loss = tuple[Point, Estimate]
+"""A point of lost character, with the KL divergence that it lies over."""
 
 
-def numbers(study: ReportStudy) -> QuantPanels[Losses] | None:
+def numbers(study: ReportStudy) -> QuantPanels[Loss] | None:
     """The files' losses by condition, over mean KL divergence on the first kind of text."""
-    if study.quants is None:
-        return None
-    kind = _text_kind(study.quants)
-    panels: dict[str, Losses] = {}
-    for quant, cell in trained_cells(study.quants):
+    kind = _text_kind(study.quants) if study.quants else ""
+
+    def loss(quant: QuantScore, cell: CellQuality) -> Loss | None:
         fidelity = quant.fidelity.get(kind)
-        if cell.difference and fidelity and fidelity.kl_mean.value > 0:
-            change = cell.difference.change
-            loss = Estimate(-change.value, -change.high, -change.low)
-            point = point_of(quant, fidelity.kl_mean.value, loss)
-            panels.setdefault(cell.condition, []).append((point, fidelity.kl_mean))
-    return QuantPanels(study.quants, study.quant_metric, panels)
+        if not cell.difference or not fidelity or fidelity.kl_mean.value <= 0:
+            return None
+        change = cell.difference.change
+        level = Estimate(-change.value, -change.high, -change.low)
+        record, divergence = quant.record, fidelity.kl_mean
+        return Point(record.quant, record.lora, divergence.value, level), divergence
+
+    return quant_panels(study, loss)
 
 
 def _text_kind(study: QuantStudy) -> str:
@@ -48,33 +48,31 @@ def _text_kind(study: QuantStudy) -> str:
     return next((kind for quant in study.quants for kind in quant.fidelity), "")
 
 
-def draw(data: QuantPanels[Losses], theme: Theme) -> Any:
+def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
     """One panel per condition: loss against mean KL divergence."""
-    if not data.panels:
-        return None
     kind = _text_kind(data.study)
     correlations = {(kl.text, kl.condition): kl for kl in reversed(data.study.kl_correlations)}
-    figure, axes = canvas.stacked(len(data.panels), 3.5)
-    for axis, (title, points) in zip(axes, data.panels.items(), strict=True):
+
+    def draw_panel(axis: Any, title: str, losses: list[Loss]) -> None:
         axis.axhline(0, color=theme.quiet, linewidth=1)
-        for point, divergence in points:
+        for point, divergence in losses:
             draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
         _divergence_axis(axis)
-        axis.set_title(canvas.one_line(title), loc="left")
+        axis.set_title(one_line(title), loc="left")
         if kl := correlations.get((kind, title)):
             rho = kl.correlation
             text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
             axis.set_title(text, loc="right", size=10)
-        fit_axis(axis, [end for point, _ in points for end in (0, *point.level.ends)])
-        axis.set_ylabel(f"{canvas.one_line(data.metric)} lost")
+        fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
+        axis.set_ylabel(f"{one_line(data.metric)} lost")
         axis.grid(alpha=0.3)
-    axes[-1].set_xlabel(
-        f"mean KL divergence from F16, nats per token ({canvas.one_line(kind)} texts)"
-    )
-    canvas.legend_below(figure, axes)
-    figure.draw_without_rendering()  # names find room once the panels have their places
-    for axis, points in zip(axes, data.panels.values(), strict=True):
-        _name_points(axis, [point for point, _ in points], theme)
+
+    if figure := canvas.draw_panels(data.panels, draw_panel, 3.5):
+        texts = f"({one_line(kind)} texts)"
+        figure.axes[-1].set_xlabel(f"mean KL divergence from F16, nats per token {texts}")
+        figure.draw_without_rendering()  # names find room once the panels have their places
+        for axis, losses in zip(figure.axes, data.panels.values(), strict=True):
+            _name_points(axis, [point for point, _ in losses], theme)
     return figure
 
 
@@ -98,7 +96,7 @@ def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
     for point in points:
         for dx, dy in OFFSETS:
             name = axis.annotate(
-                canvas.one_line(point.quant),
+                one_line(point.quant),
                 (point.x, point.level.value),
                 xytext=(dx, dy),
                 textcoords="offset points",
@@ -118,22 +116,16 @@ def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
             name.remove()
 
 
-def records(data: QuantPanels[Losses]) -> list[Record]:
+def records(data: QuantPanels[Loss]) -> list[Record]:
     """A record per file and kind of text."""
-    return [
-        {
-            **file_columns(quant),
-            "texts": kind,
-            "tokens": score.tokens,
-            **{
-                column: value
-                for name in FIDELITY
-                for column, value in estimate_columns(name, getattr(score, name)).items()
-            },
-        }
-        for quant in data.study.quants
-        for kind, score in quant.fidelity.items()
-    ]
+    tables = []
+    for quant in data.study.quants:
+        for kind, score in quant.fidelity.items():
+            record = {**file_columns(quant), "texts": kind, "tokens": score.tokens}
+            for name in FIDELITY:
+                record |= estimate_columns(name, getattr(score, name))
+            tables.append(record)
+    return tables
 
 
 FIGURE = Figure(

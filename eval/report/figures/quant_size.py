@@ -7,15 +7,16 @@ from dataclasses import replace
 from math import log2
 from typing import Any
 
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
-from charprobe_lite.eval.report.figures.canvas import Theme, legend_below, one_line, stacked
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures import Figure
+from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
 from charprobe_lite.eval.report.figures.quant_points import (
     Point,
     QuantPanels,
     draw_point,
     fit_axis,
-    point_of,
+    quant_panels,
 )
 from charprobe_lite.eval.report.study import ReportStudy
 
@@ -23,24 +24,24 @@ LETTER, PANEL = 0.085, 7.2
 """Inches that a letter of a tick takes, generously, and a panel across."""
 
 
-def numbers(study: ReportStudy) -> QuantPanels[list[Point]] | None:
+def numbers(study: ReportStudy) -> QuantPanels[Point] | None:
     """The files' levels by condition, over bits per weight."""
-    if study.quants is None:
-        return None
-    panels: dict[str, list[Point]] = {}
-    for quant, cell in trained_cells(study.quants):
-        if (level := cell.score.headline) is not None:
-            point = point_of(quant, quant.record.bits_per_weight, level)
-            panels.setdefault(cell.condition, []).append(point)
-    return QuantPanels(study.quants, study.quant_metric, panels) if panels else None
+
+    def point(quant: QuantScore, cell: CellQuality) -> Point | None:
+        record, level = quant.record, cell.score.headline
+        return Point(record.quant, record.lora, record.bits_per_weight, level) if level else None
+
+    return quant_panels(study, point)
 
 
-def draw(data: QuantPanels[list[Point]], theme: Theme) -> Any:
+def draw(data: QuantPanels[Point], theme: Theme) -> Any:
     """One panel per condition: level against bits per weight, on a logarithmic axis."""
     labels = {title: _size_labels(points) for title, points in data.panels.items()}
-    depth = max(text.count("\n") for texts in labels.values() for text in texts.values())
-    figure, axes = stacked(len(data.panels), 2.9 + 0.2 * depth)
-    for axis, (title, points) in zip(axes, data.panels.items(), strict=True):
+    depth = max(
+        (text.count("\n") for texts in labels.values() for text in texts.values()), default=0
+    )
+
+    def draw_panel(axis: Any, title: str, points: list[Point]) -> None:
         _draw_points(axis, points, theme)
         same_size = _same_size(points)
         axis.set_xscale("log", base=2)
@@ -52,11 +53,11 @@ def draw(data: QuantPanels[list[Point]], theme: Theme) -> Any:
         axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1])
         for quant in same_size:
             _name_above(axis, [p for p in _side_by_side(points) if p.quant == quant], theme)
-        axis.set_ylabel(one_line(data.metric))
-        axis.set_title(one_line(title))
+        axis.set(ylabel=one_line(data.metric), title=one_line(title))
         axis.grid(axis="y", alpha=0.3)
-    axes[-1].set_xlabel("bits per weight (logarithmic)")
-    legend_below(figure, axes)
+
+    if figure := draw_panels(data.panels, draw_panel, 2.9 + 0.2 * depth):
+        figure.axes[-1].set_xlabel("bits per weight (logarithmic)")
     return figure
 
 
@@ -73,15 +74,9 @@ def _draw_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
     """The files' points, and the Pareto front below them."""
     shifted = _side_by_side(points)
     best = [shifted[points.index(point)] for point in front(points)]
-    axis.plot(
-        [point.x for point in best],
-        [point.level.value for point in best],
-        color=theme.quiet,
-        linewidth=5,
-        alpha=0.35,
-        zorder=0,
-        label="Pareto front",
-    )
+    x, y = [point.x for point in best], [point.level.value for point in best]
+    style = {"color": theme.quiet, "linewidth": 5, "alpha": 0.35, "zorder": 0}
+    axis.plot(x, y, label="Pareto front", **style)
     for point in shifted:
         draw_point(axis, point, theme)
 
@@ -104,17 +99,9 @@ def _same_size(points: Sequence[Point]) -> list[str]:
 
 def _name_above(axis: Any, points: Sequence[Point], theme: Theme) -> None:
     """The name of a type, upright above its points at the top of the panel."""
-    axis.text(
-        sum(point.x for point in points) / len(points),
-        0.98,
-        one_line(points[0].quant),
-        transform=axis.get_xaxis_transform(),
-        ha="center",
-        va="top",
-        rotation=90,
-        size=9,
-        color=theme.ink,
-    )
+    x, name = sum(point.x for point in points) / len(points), one_line(points[0].quant)
+    style = {"ha": "center", "va": "top", "rotation": 90, "size": 9, "color": theme.ink}
+    axis.text(x, 0.98, name, transform=axis.get_xaxis_transform(), **style)
 
 
 def _size(point: Point) -> float:
@@ -147,7 +134,7 @@ def _x_limits(points: Sequence[Point]) -> tuple[float, float]:
     return min(sizes) * 0.91, max(sizes) * 1.06
 
 
-def records(data: QuantPanels[list[Point]]) -> list[Record]:
+def records(data: QuantPanels[Point]) -> list[Record]:
     """A record per file and condition."""
     return [
         {

@@ -2,104 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.quant.tables import Record
-from charprobe_lite.eval.report.figures.canvas import Theme, grid_of, look_of, one_line, whiskers
-from charprobe_lite.eval.report.figures.figure import Figure
+from charprobe_lite.eval.report.figures import Figure
+from charprobe_lite.eval.report.figures.canvas import (
+    Theme,
+    draw_line,
+    draw_panels,
+    look_of,
+    one_line,
+)
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import calibration, wilson_share
+from charprobe_lite.eval.stats.classification import Calibration, calibration, wilson_share
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Samples of similar confidence: how many of them the classifier is right about."""
-
-    confidence: float
-    accuracy: Estimate
-    n: int
-
-
-@dataclass(frozen=True)
-class ReliabilityLine:
-    """A reliability diagram's line and its expected calibration error."""
-
-    checkpoint: str
-    condition: str
-    ece: float
-    n: int
-    bins: list[ReliabilityBin]
-
-
-def numbers(study: ReportStudy) -> list[ReliabilityLine]:
+def numbers(study: ReportStudy) -> dict[str, Calibration]:
     """Confidence against accuracy per base and condition, over the trained stages.
 
-    Bins and error as in `classification.calibration`, each bin's accuracy with Wilson's interval.
     The base stage has no true persona and is left out.
     """
-    keys = {cell: (checkpoint_label(cell), cell.label) for cell in study.cells}
-    groups: dict[tuple[str, str], list[Row]] = {key: [] for key in keys.values()}
+    groups: dict[str, list[Row]] = {f"{checkpoint_label(c)}: {c.label}": [] for c in study.cells}
     for row in study.rows:
         if row.persona and row.probabilities:
-            groups[keys[row.cell]].append(row)
-    return [_line(*key, rows) for key, rows in groups.items() if rows]
+            groups[f"{checkpoint_label(row.cell)}: {row.cell.label}"].append(row)
+    return {
+        title: calibration([row.persona for row in rows], [row.probabilities or {} for row in rows])
+        for title, rows in groups.items()
+        if rows
+    }
 
 
-def _line(checkpoint: str, condition: str, rows: Sequence[Row]) -> ReliabilityLine:
-    score = calibration([r.persona or "" for r in rows], [r.probabilities or {} for r in rows])
-    bins = [
-        ReliabilityBin(bin_.confidence, wilson_share(round(bin_.accuracy * bin_.n), bin_.n), bin_.n)
-        for bin_ in score.bins
-    ]
-    return ReliabilityLine(checkpoint, condition, score.ece, len(rows), bins)
+def _accuracies(line: Calibration) -> list[Estimate]:
+    """The accuracy of each bin with Wilson's interval."""
+    return [wilson_share(round(entry.accuracy * entry.n), entry.n) for entry in line.bins]
 
 
-def draw(lines: list[ReliabilityLine], theme: Theme) -> Any:
+def draw(lines: dict[str, Calibration], theme: Theme) -> Any:
     """Accuracy against confidence; on the diagonal the classifier is as right as it is sure."""
-    figure, grid = grid_of(len(lines), min(len(lines), 3), 3, 0.4, sharex=True, sharey=True)
-    checkpoints = len({line.checkpoint for line in lines})
-    for axis, line in zip(grid, lines, strict=True):
-        look = look_of(line.condition, [other.condition for other in lines])
+    checkpoints, _, conditions = zip(*(title.rpartition(": ") for title in lines), strict=True)
+
+    def draw_panel(axis: Any, title: str, line: Calibration) -> None:
+        checkpoint, _, condition = title.rpartition(": ")
+        look, x = look_of(condition, conditions), [entry.confidence for entry in line.bins]
         axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--")
-        axis.errorbar(
-            [entry.confidence for entry in line.bins],
-            [entry.accuracy.value for entry in line.bins],
-            yerr=whiskers([entry.accuracy for entry in line.bins]),
-            color=look.colour,
-            marker=look.marker,
-            markersize=6,
-            linewidth=1.8,
-            capsize=3,
-        )
-        above = f"{one_line(line.checkpoint)}\n" if checkpoints > 1 else ""
-        title = f"{above}{one_line(line.condition)}\nECE {line.ece:.3f}, n = {line.n}"
-        axis.set_title(title, size=10)
-        axis.set_xlim(0, 1.02)
-        axis.set_ylim(-0.02, 1.02)
+        draw_line(axis, x, _accuracies(line), look, markersize=6, linewidth=1.8, capsize=3)
+        above = f"{one_line(checkpoint)}\n" if len({*checkpoints}) > 1 else ""
+        numbers = f"ECE {line.ece:.3f}, n = {sum(entry.n for entry in line.bins)}"
+        axis.set_title(f"{above}{one_line(condition)}\n{numbers}", size=10)
+        axis.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
+
+    figure = draw_panels(lines, draw_panel, 3, columns=3, below=0.4, sharex=True, sharey=True)
     figure.supxlabel("probability of the predicted label", size=10)
     figure.supylabel("share that is right", size=10)
     return figure
 
 
-def records(lines: list[ReliabilityLine]) -> list[Record]:
+def records(lines: dict[str, Calibration]) -> list[Record]:
     """A record per bin."""
     return [
         {
-            "condition": f"{line.checkpoint}: {line.condition}",
+            "condition": title,
             "ece": line.ece,
             "confidence": entry.confidence,
-            "right": entry.accuracy.value,
-            "low": entry.accuracy.low,
-            "high": entry.accuracy.high,
+            "right": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
             "n": entry.n,
         }
-        for line in lines
-        for entry in line.bins
+        for title, line in lines.items()
+        for entry, accuracy in zip(line.bins, _accuracies(line), strict=True)
     ]
 
 

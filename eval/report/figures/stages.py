@@ -4,62 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from charprobe_lite.eval.report.figures import canvas
-from charprobe_lite.eval.report.figures.canvas import Theme
-from charprobe_lite.eval.report.figures.figure import Figure
-from charprobe_lite.eval.report.figures.panels import (
-    Levels,
-    all_series,
-    level_axis,
-    levels,
-    panel_records,
-)
+from charprobe_lite.eval.report.figures import Figure, canvas, panels
+from charprobe_lite.eval.report.figures.panels import Bar, Panels
 from charprobe_lite.eval.report.study import ReportStudy
 
 
-def numbers(study: ReportStudy) -> Levels | None:
+def numbers(study: ReportStudy) -> Panels[list[Bar]]:
     """The levels of all cells with a model."""
-    return levels(study, lambda cell: bool(cell.quant))
+    return panels.levels(study, lambda cell: bool(cell.quant))
 
 
-def draw(data: Levels, theme: Theme) -> Any:
+def draw(data: Panels[list[Bar]], theme: canvas.Theme) -> Any:
     """A line per condition over the stages; published levels are hollow and dashed."""
-    figure, axes = canvas.stacked(len(data.panels), 3.8)
-    for axis, panel in zip(axes, data.panels, strict=True):
-        groups, series = panel.groups, all_series([panel])
+    all_series = panels.series_of(*data.panels.values())
+
+    def draw_panel(axis: Any, title: str, bars: list[Bar]) -> None:
+        groups, series = panels.groups_of(bars), panels.series_of(bars)
         for number, name in enumerate(series):
-            bars = [bar for bar in panel.bars if bar.series == name]
+            line = [bar for bar in bars if bar.series == name]
             shift = 0.04 * (number - (len(series) - 1) / 2)
-            places = [groups.index(bar.group) + shift for bar in bars]
-            colour, _, marker = canvas.look_of(name, all_series(data.panels))
-            axis.errorbar(
-                places,
-                [bar.level.value for bar in bars],
-                yerr=canvas.whiskers([bar.level for bar in bars]),
-                color=colour,
-                marker=marker,
-                markersize=8,
-                linewidth=2,
-                capsize=4,
-                label=canvas.one_line(name),
-            )
-            published = [
-                (x, bar.published) for x, bar in zip(places, bars, strict=True) if bar.published
-            ]
-            if published:
-                axis.plot(
-                    *zip(*published, strict=True),
-                    color=colour,
-                    marker=marker,
-                    markerfacecolor=theme.paper,
-                    linestyle="--",
-                    label=f"{canvas.one_line(name)}, published",
-                )
+            x = [groups.index(bar.group) + shift for bar in line]
+            look, label = canvas.look_of(name, all_series), canvas.one_line(name)
+            canvas.draw_line(axis, x, [bar.level for bar in line], look, linewidth=2, label=label)
+            published = [(place, bar.published) for place, bar in zip(x, line, strict=True)]
+            points = [point for point in published if point[1]]
+            if points:
+                hollow = {"markerfacecolor": theme.paper, "markersize": 6, "linestyle": "--"}
+                style = {"color": look.colour, "marker": look.marker, **hollow}
+                axis.plot(*zip(*points, strict=True), label=f"{label}, published", **style)
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.35, len(groups) - 0.65)
-        level_axis(axis, panel.title, data.metric, data.chance, theme)
-    canvas.legend_below(figure, axes)
-    return figure
+        panels.level_axis(axis, title, data.study, theme)
+
+    return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
 
 FIGURE = Figure(
@@ -70,5 +47,5 @@ FIGURE = Figure(
     caption="Conditions by stage",
     numbers=numbers,
     draw=draw,
-    records=lambda data: panel_records(data.panels, "base", "stage"),
+    records=lambda data: panels.panel_records(data, "base", "stage"),
 )
