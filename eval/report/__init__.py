@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,9 @@ from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.quant.findings import QuantStudy
-    from charprobe_lite.eval.report.occlusion import Sentence
+    from charprobe_lite.eval.report.occlusion import ProgressBar, Sentence
     from charprobe_lite.eval.report.study import ReportStudy
     from charprobe_lite.eval.store.reader import Study
-
-ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Opens a bar of this name and length; calls of what it gives advance the bar by one."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +27,8 @@ class WrittenReport:
 
     def as_json(self) -> dict[str, Any]:
         """The paths as ``--json`` prints them."""
-        return {
-            "page": str(self.page),
-            "figures": [str(file) for file in self.figures],
-            "tables": [str(file) for file in self.tables],
-        }
+        figures, tables = [*map(str, self.figures)], [*map(str, self.tables)]
+        return {"page": str(self.page), "figures": figures, "tables": tables}
 
 
 def write_report(
@@ -59,9 +52,7 @@ def write_report(
     from charprobe_lite.eval.report.study import report_study
 
     source = report_study(study, quant_study)
-    occlusions = {}
-    if occlusion != 0:
-        occlusions = occlude_study(source, occlusion, classifier, progress)
+    occlusions = {} if occlusion == 0 else occlude_study(source, occlusion, classifier, progress)
     try:
         return write_files(source, folder, occlusions)
     except OSError as error:

@@ -23,6 +23,11 @@ from charprobe_lite.eval.report.figures.panels import published_study
 from charprobe_lite.eval.report.occlusion import Sentence
 from charprobe_lite.eval.report.study import ReportStudy
 
+POLICY = (
+    "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -41,22 +46,20 @@ def page(
     tables: Sequence[Table],
     occlusions: Mapping[int, Sequence[Sentence]],
 ) -> str:
-    """The report as HTML.
+    """The report as HTML, with the occluded sentences by row index.
 
     ``tables``: that of all cells, then those of a quantization study that belong to no picture.
-    ``occlusions`` has the occluded sentences by row index.
     """
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(
-        loader=PackageLoader("charprobe_lite.eval.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_url"] = _data_url
+    loader = PackageLoader("charprobe_lite.eval.report")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["data_url"] = lambda svg: f"data:image/svg+xml;base64,{_base64(svg)}"
     environment.filters["readable"] = readable
-    style, script = _asset("page.css"), _asset("page.js")
+    files = resources.files("charprobe_lite.eval.report")
+    style, script = ((files / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    records = [record for picture in pictures for record in picture.table.records]
+    published = any(record.get("published") is not None for record in records)
     return environment.get_template("page.html.j2").render(
         study=study,
         pictures=pictures,
@@ -64,10 +67,10 @@ def page(
         quant_tables=tables[1:],
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=POLICY.format(script=_hash(script), style=_hash(style)),
         island=island(study, occlusions),
         shaded=len(occlusions),
-        published=_published_source(pictures),
+        published=published_study()["source"] if published else None,
     )
 
 
@@ -105,22 +108,13 @@ def _sample(
     sentences: Sequence[Sentence] | None,
 ) -> list[Any]:
     """One sample as page.js reads it: a list, since twenty thousand of them repeat no names."""
-    probabilities = row.probabilities or {}
+    probabilities = row.probabilities
+    rounded = probabilities and [
+        round(probabilities[label], 4) if label in probabilities else None for label in study.labels
+    ]
     return [
-        cell,
-        row.persona or "",
-        row.item,
-        row.sample,
-        row.outcome,
-        int(row.forced),
-        row.prediction,
-        row.probabilities
-        and [
-            round(probabilities[label], 4) if label in probabilities else None
-            for label in study.labels
-        ],
-        row.text,
-        [_turn(row, turn) for turn in turns],
+        *(cell, row.persona or "", row.item, row.sample, row.outcome, int(row.forced)),
+        *(row.prediction, rounded, row.text, [_turn(row, turn) for turn in turns]),
         sentences and [[_utf16(s.text), round(s.weight, 4)] for s in sentences],
     ]
 
@@ -162,36 +156,9 @@ def _utf16(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def _published_source(pictures: Sequence[Picture]) -> str | None:
-    """The source of the published levels, where a picture shows one."""
-    records = (record for picture in pictures for record in picture.table.records)
-    if any(record.get("published") is not None for record in records):
-        return str(published_study()["source"])
-    return None
-
-
-def _policy(style: str, script: str) -> str:
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src '{_hash(script)}'",
-            f"style-src '{_hash(style)}'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
-        ]
-    )
-
-
 def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return "sha256-" + _base64(hashlib.sha256(text.encode()).digest())
 
 
-def _asset(name: str) -> str:
-    return (resources.files("charprobe_lite.eval.report") / name).read_text("utf-8")
-
-
-def _data_url(svg: bytes) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -23,6 +23,8 @@ from charprobe_lite.runtime.classifier import Classifier
 # a run of stops is looked at from its beginning only, so that no text takes quadratic time
 SENTENCE_END = re.compile(r"(?<![.!?…。])[.!?…。]++[\"'\u201d\u2019)\]]*+\s+|\n\s*")
 MOST_SENTENCES = 100
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Opens a bar of this name and length; calls of what it gives advance the bar by one."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +36,22 @@ class Sentence:
 
 
 def occlude_study(
-    study: Study,
-    limit: int | None,
-    classifier_folder: Path | None,
-    progress: Callable[[str, int], AbstractContextManager[Callable[[], None]]] | None = None,
+    study: Study, limit: int | None, folder: Path | None, progress: ProgressBar | None = None
 ) -> dict[int, list[Sentence]]:
     """The occluded sentences of ``limit`` rows (None for all) by row index.
 
     A text of more than 100 sentences is left out. Raises BadInput when the folder does not hold
     the classifier that made the study's predictions.
     """
-    classifier = study_classifier(study, classifier_folder)
-    numbers = occluded_rows(study, limit)
+    classifier, numbers = study_classifier(study, folder), occluded_rows(study, limit)
     occlusions = {}
-    bar = progress("leaving out sentences", len(numbers)) if progress else nullcontext()
+    bar = progress("leaving out sentences", len(numbers)) if progress else nullcontext(lambda: None)
     with bar as advance:
         for number in numbers:
             row = study.rows[number]
             if sentences := occlude(classifier, row.text or "", row.prediction or ""):
                 occlusions[number] = sentences
-            if advance:
-                advance()
+            advance()
     return occlusions
 
 

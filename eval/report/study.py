@@ -46,7 +46,9 @@ class ReportStudy(Study):
     @cached_property
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
-        return score_study(self.rows, self.cells, self.personas, self.seed)
+        return score_study(
+            self.rows, self.cells, self.personas, int(self.provenance.get("seed", 0))
+        )
 
     @property
     def cell_scores(self) -> dict[Cell, CellScore]:
@@ -93,15 +95,12 @@ def report_study(source: Path | Study, quant_study: QuantStudy | None = None) ->
     trained = {row.persona for row in study.rows}
     personas = [label for label in labels if label in trained]
     personas = personas or [label for label in labels if label != NEUTRAL]
+    if quant_study is None:
+        with Store(study.path, readonly=True) as store:
+            quant_study = score_recorded_study(store, personas)
+    cells = sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank)
     return ReportStudy(
-        study.path,
-        study.rows,
-        study.turns,
-        study.provenance,
-        cells=sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank),
-        personas=personas,
-        labels=labels,
-        quants=quant_study or _compare_quants(study, personas),
+        **vars(study), cells=cells, personas=personas, labels=labels, quants=quant_study
     )
 
 
@@ -113,14 +112,8 @@ def checkpoint_label(cell: Cell) -> str:
 def most_trained(cells: Sequence[Cell]) -> list[Cell]:
     """The cells of the most trained stage."""
     stages = {cell.stage for cell in cells}
-    best = next((stage for stage in reversed(STAGES) if stage in stages), None)
-    return [cell for cell in cells if cell.stage == best]
-
-
-def _compare_quants(study: Study, personas: Sequence[str]) -> QuantStudy | None:
-    """The scores of the study's quant types; None without F16 and another type."""
-    with Store(study.path, readonly=True) as store:
-        return score_recorded_study(store, personas)
+    best = [stage for stage in STAGES if stage in stages][-1:]
+    return [cell for cell in cells if cell.stage in best]
 
 
 def _rank(cell: Cell) -> tuple[str, bool, str, int, int, str]:

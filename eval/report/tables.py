@@ -22,10 +22,8 @@ def cells_table(study: ReportStudy) -> Table:
                 "quant": score.quant,
                 "stage": score.stage,
                 "condition": cell.label,
-                "macro_f1": score.macro_f1,
-                **_ends("macro_f1", score.macro_f1_ci),
-                "recognised": score.detection_rate,
-                **_ends("recognised", score.ci),
+                **_interval("macro_f1", score.macro_f1, score.macro_f1_ci),
+                **_interval("recognised", score.detection_rate, score.ci),
                 "samples": score.n,
                 "rollouts": score.started,
                 "yield": score.yield_,
@@ -36,9 +34,9 @@ def cells_table(study: ReportStudy) -> Table:
     )
 
 
-def _ends(name: str, interval: tuple[float, float] | None) -> Record:
-    low, high = interval or (None, None)
-    return {f"{name}_low": low, f"{name}_high": high}
+def _interval(name: str, value: float | None, ends: tuple[float, float] | None) -> Record:
+    low, high = ends or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def save(table: Table, folder: Path) -> list[Path]:

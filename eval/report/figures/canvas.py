@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.errors import BadInput
 
-FORMATS = ("svg", "png", "pdf")
+FORMATS = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""The files of a figure, and their metadata that would differ between two runs."""
 WIDTH = 8.0  # inches; the page shows a figure at this size and scrolls where it is narrower
 
 
@@ -43,12 +44,8 @@ class Look(NamedTuple):
 
     def fill(self, theme: Theme) -> dict[str, Any]:
         """How matplotlib fills a bar."""
-        return {
-            "color": self.colour,
-            "hatch": self.hatch,
-            "edgecolor": theme.paper,
-            "linewidth": 0,
-        }
+        style = {"color": self.colour, "hatch": self.hatch}
+        return {**style, "edgecolor": theme.paper, "linewidth": 0}
 
 
 LOOKS = {
@@ -96,12 +93,7 @@ def drawn(draw: Draw, theme: Theme) -> Any:
 
 
 def subplots(
-    count: int,
-    height: float,
-    columns: int = 1,
-    below: float = 0,
-    width: float = WIDTH,
-    **options: Any,
+    count: int, height: float, columns: int = 1, below: float = 0, width: float = WIDTH, **rest: Any
 ) -> tuple[Any, list[Any]]:
     """A figure with ``count`` panels in rows of ``columns``.
 
@@ -111,7 +103,7 @@ def subplots(
 
     rows = -(-count // columns)
     figure = Figure(figsize=(width, rows * height + below), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **rest).flat)
     for axis in axes[count:]:
         axis.remove()
     return figure, axes[:count]
@@ -169,16 +161,8 @@ def draw_line(
 
 def write_number(axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10) -> None:
     """Write a number just above a point of the axis."""
-    axis.annotate(
-        text,
-        (x, y),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        size=size,
-        color=theme.ink,
-    )
+    place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+    axis.annotate(text, (x, y), size=size, color=theme.ink, **place)
 
 
 def one_line(name: str) -> str:
@@ -194,10 +178,9 @@ def wrapped(name: str) -> str:
 
 def _bytes(figure: Any, kind: str) -> bytes:
     """The file's bytes, without dates and random ids."""
-    metadata = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
     target = io.BytesIO()
     with _style(LIGHT):
-        figure.savefig(target, format=kind, dpi=200, metadata=metadata[kind])
+        figure.savefig(target, format=kind, dpi=200, metadata=FORMATS[kind])
     return target.getvalue()
 
 

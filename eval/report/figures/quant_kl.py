@@ -93,20 +93,14 @@ def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
 
     centres = [axis.transData.transform((p.x, p.level.value)) for p in points]
     taken = [Bbox.from_extents(x - 7, y - 7, x + 7, y + 7) for x, y in centres]
+    halo = withStroke(linewidth=2.5, foreground=theme.paper)
+    style = {"size": 9, "color": theme.ink, "path_effects": [halo], "zorder": 4, "in_layout": False}
     for point in points:
         for dx, dy in OFFSETS:
+            side = {"ha": "left" if dx > 0 else "right", "va": "center"}
+            place = {"xytext": (dx, dy), "textcoords": "offset points", **side}
             name = axis.annotate(
-                one_line(point.quant),
-                (point.x, point.level.value),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha="left" if dx > 0 else "right",
-                va="center",
-                size=9,
-                color=theme.ink,
-                path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
-                zorder=4,
-                in_layout=False,
+                one_line(point.quant), (point.x, point.level.value), **place, **style
             )
             box = name.get_window_extent()
             inside = axis.bbox.contains(*box.min) and axis.bbox.contains(*box.max)

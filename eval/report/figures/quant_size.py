@@ -42,8 +42,13 @@ def draw(data: QuantPanels[Point], theme: Theme) -> Any:
     )
 
     def draw_panel(axis: Any, title: str, points: list[Point]) -> None:
-        _draw_points(axis, points, theme)
-        same_size = _same_size(points)
+        shifted, same_size = _side_by_side(points), _same_size(points)
+        best = [shifted[points.index(point)] for point in front(points)]
+        x, y = [point.x for point in best], [point.level.value for point in best]
+        style = {"color": theme.quiet, "linewidth": 5, "alpha": 0.35, "zorder": 0}
+        axis.plot(x, y, label="Pareto front", **style)
+        for point in shifted:
+            draw_point(axis, point, theme)
         axis.set_xscale("log", base=2)
         axis.set_xlim(_x_limits(points))
         axis.set_xticks([*labels[title]], [*labels[title].values()])
@@ -51,8 +56,11 @@ def draw(data: QuantPanels[Point], theme: Theme) -> Any:
         ends = [end for point in points for end in point.level.ends]
         fit_axis(axis, ends, above=0.35 if same_size else 0)
         axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1])
-        for quant in same_size:
-            _name_above(axis, [p for p in _side_by_side(points) if p.quant == quant], theme)
+        for quant in same_size:  # its name above its points, upright at the top of the panel
+            places = [point.x for point in shifted if point.quant == quant]
+            style = {"ha": "center", "va": "top", "rotation": 90, "size": 9, "color": theme.ink}
+            top = {"transform": axis.get_xaxis_transform()}
+            axis.text(sum(places) / len(places), 0.98, one_line(quant), **style, **top)
         axis.set(ylabel=one_line(data.metric), title=one_line(title))
         axis.grid(axis="y", alpha=0.3)
 
@@ -68,17 +76,6 @@ def front(points: Iterable[Point]) -> list[Point]:
         if not best or point.level.value > best[-1].level.value:
             best.append(point)
     return best
-
-
-def _draw_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:
-    """The files' points, and the Pareto front below them."""
-    shifted = _side_by_side(points)
-    best = [shifted[points.index(point)] for point in front(points)]
-    x, y = [point.x for point in best], [point.level.value for point in best]
-    style = {"color": theme.quiet, "linewidth": 5, "alpha": 0.35, "zorder": 0}
-    axis.plot(x, y, label="Pareto front", **style)
-    for point in shifted:
-        draw_point(axis, point, theme)
 
 
 def _side_by_side(points: Sequence[Point]) -> list[Point]:
@@ -97,24 +94,15 @@ def _same_size(points: Sequence[Point]) -> list[str]:
     return [quant for quant, size in sizes.items() if [*sizes.values()].count(size) > 1]
 
 
-def _name_above(axis: Any, points: Sequence[Point], theme: Theme) -> None:
-    """The name of a type, upright above its points at the top of the panel."""
-    x, name = sum(point.x for point in points) / len(points), one_line(points[0].quant)
-    style = {"ha": "center", "va": "top", "rotation": 90, "size": 9, "color": theme.ink}
-    axis.text(x, 0.98, name, transform=axis.get_xaxis_transform(), **style)
-
-
 def _size(point: Point) -> float:
     return round(point.x, 2)
 
 
 def _size_labels(points: Sequence[Point]) -> dict[float, str]:
     """The types' names and bits by bits, in deeper lines where they would cover each other."""
-    sizes: dict[float, list[str]] = {}
+    sizes: dict[float, dict[str, None]] = {}  # the types of a size, each once
     for point in points:
-        names = sizes.setdefault(_size(point), [])
-        if point.quant not in names:
-            names.append(point.quant)
+        sizes.setdefault(_size(point), {})[point.quant] = None
     low, high = _x_limits(points)
     ends: list[float] = []
     labels, depth = {}, 1 + max(map(len, sizes.values()))
