@@ -12,6 +12,7 @@ from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.quant.findings import QuantStudy
+    from charprobe_lite.eval.quant.tables import Table
     from charprobe_lite.eval.report.occlusion import ProgressBar, Sentence
     from charprobe_lite.eval.report.study import ReportStudy
     from charprobe_lite.eval.store.reader import Study
@@ -65,12 +66,20 @@ def write_files(
     study: ReportStudy, folder: Path, occlusions: Mapping[int, Sequence[Sentence]]
 ) -> WrittenReport:
     """Write the files of a report; ``occlusions`` has the occluded sentences by row index."""
+    try:
+        import matplotlib  # noqa: F401
+        import pandas  # noqa: F401
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise BadInput(
+            f"report: {error.name} is not installed; pip install 'charprobe-lite[report]'"
+        ) from None
     from charprobe_lite.eval.quant.tables import Table, quant_tables
-    from charprobe_lite.eval.report import html, tables
+    from charprobe_lite.eval.report import html
     from charprobe_lite.eval.report.figures import all_figures, canvas
 
     folder.mkdir(parents=True, exist_ok=True)
-    page_tables = [tables.cells_table(study), *(quant_tables(study.quants) if study.quants else [])]
+    page_tables = [study.cells_table, *(quant_tables(study.quants) if study.quants else [])]
     figure_tables, figure_files, pictures = [], [], []
     for figure in all_figures():
         if not (data := figure.numbers(study)):
@@ -83,10 +92,27 @@ def write_files(
             alt = figure.alt.format(study=study)
             pictures.append(html.Picture(figure, alt, files[0].read_bytes(), dark, table))
     table_files = [
-        file for table in page_tables + figure_tables for file in tables.save(table, folder)
+        file for table in page_tables + figure_tables for file in _save_table(table, folder)
     ]
     target = folder / "report.html"
     # a file name may hold bytes that no encoding has
     text = html.page(study, pictures, page_tables, occlusions).encode("utf-8", "replace")
     target.write_bytes(text)
     return WrittenReport(target, figure_files, table_files)
+
+
+def _save_table(table: Table, folder: Path) -> list[Path]:
+    """Write a table as CSV, Parquet and LaTeX."""
+    import pandas as pd
+
+    from charprobe_lite.eval.quant.tables import rounded
+
+    frame = pd.DataFrame(table.records)
+    csv, parquet, tex = files = [
+        folder / f"{table.name}.{kind}" for kind in ("csv", "parquet", "tex")
+    ]
+    frame.to_csv(csv, index=False, lineterminator="\n")
+    frame.to_parquet(parquet, index=False)
+    style = {"index": False, "escape": True, "na_rep": "-", "float_format": rounded}
+    tex.write_text(frame.to_latex(caption=table.caption, **style), "utf-8")
+    return files

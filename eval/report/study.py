@@ -10,7 +10,7 @@ from pathlib import Path
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.records import score_recorded_study
-from charprobe_lite.eval.quant.tables import readable_name
+from charprobe_lite.eval.quant.tables import Record, Table, readable_name
 from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
 from charprobe_lite.eval.scores.terminal import conclusion
 from charprobe_lite.eval.store.database import Store
@@ -54,6 +54,26 @@ class ReportStudy(Study):
     def cell_scores(self) -> dict[Cell, CellScore]:
         """The score of every cell."""
         return dict(zip(self.cells, self.scores.by_cell, strict=True))
+
+    @property
+    def cells_table(self) -> Table:
+        """A record per cell."""
+        records = [
+            {
+                "base": score.base,
+                "quant": score.quant,
+                "stage": score.stage,
+                "condition": cell.label,
+                **_interval("macro_f1", score.macro_f1, score.macro_f1_ci),
+                **_interval("recognised", score.detection_rate, score.ci),
+                "samples": score.n,
+                "rollouts": score.started,
+                "yield": score.yield_,
+                "forced": score.forced,
+            }
+            for cell, score in self.cell_scores.items()
+        ]
+        return Table("cells", "Every cell", records)
 
     @property
     def conclusion(self) -> str:
@@ -124,3 +144,8 @@ def _rank(cell: Cell) -> tuple[str, bool, str, int, int, str]:
 
     stage, condition = place(STAGES, cell.stage), place(CONDITIONS, cell.condition)
     return cell.base, not cell.quant, cell.quant or "", stage, condition, cell.label
+
+
+def _interval(name: str, value: float | None, ends: tuple[float, float] | None) -> Record:
+    low, high = ends or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

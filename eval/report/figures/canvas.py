@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.models.errors import BadInput
 
 FORMATS = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 """The files of a figure, and their metadata that would differ between two runs."""
@@ -87,7 +86,7 @@ def svg(draw: Draw, theme: Theme) -> bytes:
 
 
 def drawn(draw: Draw, theme: Theme) -> Any:
-    """The matplotlib Figure. Raises BadInput when matplotlib is missing."""
+    """The matplotlib Figure."""
     with _style(theme):
         return draw(theme)
 
@@ -186,12 +185,8 @@ def _bytes(figure: Any, kind: str) -> bytes:
 
 @contextmanager
 def _style(theme: Theme) -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError:
-        raise BadInput(
-            "report: matplotlib is not installed; pip install 'charprobe-lite[report]'"
-        ) from None
+    import matplotlib
+
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     paper = ("figure.facecolor", "axes.facecolor", "legend.facecolor")
     style = {

@@ -12,14 +12,8 @@ import yaml
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.tables import Record, estimate_columns
-from charprobe_lite.eval.report.figures.canvas import (
-    Contents,
-    Look,
-    Theme,
-    one_line,
-    whiskers,
-    write_number,
-)
+from charprobe_lite.eval.report.figures import canvas
+from charprobe_lite.eval.report.figures.canvas import Contents, Look, Theme, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
@@ -45,12 +39,17 @@ class Panels(Generic[Contents]):
 
 def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Panels[list[Bar]]:
     """The levels of the cells to ``select``: a panel per base and quant type."""
+    published = {
+        (entry["base"], entry["stage"], condition): level
+        for entry in published_study()["cells"]
+        for condition, level in entry["levels"].items()
+        if len(study.personas) > 1
+    }
     panels: dict[str, list[Bar]] = {}
     for cell, score in study.cell_scores.items():
         if select(cell) and (level := score.headline) is not None:
             key = (cell.base, cell.stage, cell.condition)
-            published = published_levels().get(key) if len(study.personas) > 1 else None
-            bar = Bar(cell.stage, cell.label, level, score.n, published)
+            bar = Bar(cell.stage, cell.label, level, score.n, published.get(key))
             panels.setdefault(checkpoint_label(cell), []).append(bar)
     return Panels(study, panels)
 
@@ -87,8 +86,8 @@ def draw_bar(
 ) -> None:
     """A bar with its interval and its number."""
     axis.bar(x, level.value, width, label=label, **look.fill(theme))
-    axis.errorbar(x, level.value, yerr=whiskers([level]), color=theme.ink)
-    write_number(axis, x, level.high, f"{level.value:.2f}", theme)
+    axis.errorbar(x, level.value, yerr=canvas.whiskers([level]), color=theme.ink)
+    canvas.write_number(axis, x, level.high, f"{level.value:.2f}", theme)
 
 
 def level_axis(axis: Any, title: str, study: ReportStudy, theme: Theme) -> None:
@@ -100,18 +99,9 @@ def level_axis(axis: Any, title: str, study: ReportStudy, theme: Theme) -> None:
     axis.grid(axis="y", alpha=0.3)
 
 
-def published_levels() -> dict[tuple[str, str, str], float]:
-    """Macro-F1 of the published study by (base, stage, condition)."""
-    return {
-        (cell["base"], cell["stage"], condition): cell[condition]
-        for cell in published_study()["cells"]
-        for condition in ("chat", "chat_email", "agentic_email")
-    }
-
-
 @lru_cache(maxsize=1)
 def published_study() -> dict[str, Any]:
-    """published.yaml: ``source``, ``measure`` and ``cells``."""
+    """published.yaml: ``source``, ``measure`` and ``cells`` with their levels by condition."""
     text = (resources.files("charprobe_lite.eval.report") / "published.yaml").read_text("utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from charprobe_lite.eval.quant.score import CellQuality, QuantScore
-from charprobe_lite.eval.quant.tables import (
-    Record,
-    estimate_columns,
-    file_columns,
-    trained_cells,
-    verdict_text,
-)
+from charprobe_lite.eval.quant import tables
+from charprobe_lite.eval.quant.score import QuantScore
 from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
-from charprobe_lite.eval.report.figures.quant_points import LORA_LOOKS, QuantPanels, quant_panels
+from charprobe_lite.eval.report.figures.quant_points import LORA_LOOKS, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.metrics import PairedDifference
 
@@ -25,18 +18,16 @@ Difference = tuple[QuantScore, PairedDifference]
 
 def numbers(study: ReportStudy) -> QuantPanels[Difference] | None:
     """The files' differences by condition: character, then emails that were sent unforced."""
-
-    def character(quant: QuantScore, cell: CellQuality) -> Difference | None:
-        return (quant, cell.difference) if cell.difference else None
-
-    def unforced(quant: QuantScore, cell: CellQuality) -> Difference | None:
-        return (quant, cell.unforced) if cell.difference and cell.unforced else None
-
-    data, emails = quant_panels(study, character), quant_panels(study, unforced)
-    if data is None or emails is None:
+    if study.quants is None:
         return None
-    shares = {title + UNFORCED: rows for title, rows in emails.panels.items()}
-    return replace(data, panels=data.panels | shares)
+    panels: dict[str, list[Difference]] = {}
+    for quant, cell in tables.trained_cells(study.quants):
+        if cell.difference:
+            panels.setdefault(cell.condition, []).append((quant, cell.difference))
+            if cell.unforced:
+                panels.setdefault(cell.condition + UNFORCED, []).append((quant, cell.unforced))
+    ordered = sorted(panels.items(), key=lambda panel: panel[0].endswith(UNFORCED))
+    return QuantPanels(study.quants, study.quant_metric, dict(ordered))
 
 
 def draw(data: QuantPanels[Difference], theme: Theme) -> Any:
@@ -91,21 +82,21 @@ def _verdicts(axis: Any, margin: float, theme: Theme) -> None:
         axis.plot([], [], marker, color=theme.ink, markerfacecolor=face, label=label)
 
 
-def records(data: QuantPanels[Difference]) -> list[Record]:
+def records(data: QuantPanels[Difference]) -> list[tables.Record]:
     """A record per file, condition and measure."""
     return [
         {
-            **file_columns(quant),
+            **tables.file_columns(quant),
             "condition": cell.condition,
             "measure": metric,
-            **estimate_columns("difference", difference.change),
+            **tables.estimate_columns("difference", difference.change),
             "inner_90_low": difference.interval_90[0],
             "inner_90_high": difference.interval_90[1],
             "margin": data.study.margin,
-            "equivalent": verdict_text(difference.equivalent),
-            "kept": verdict_text(difference.non_inferior),
+            "equivalent": tables.verdict_text(difference.equivalent),
+            "kept": tables.verdict_text(difference.non_inferior),
         }
-        for quant, cell in trained_cells(data.study)
+        for quant, cell in tables.trained_cells(data.study)
         for metric, difference in (
             (data.study.metric, cell.difference),
             ("unforced", cell.unforced),

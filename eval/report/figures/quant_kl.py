@@ -8,15 +8,9 @@ from typing import Any
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns
-from charprobe_lite.eval.report.figures import Figure, canvas
+from charprobe_lite.eval.report.figures import Figure, canvas, quant_points
 from charprobe_lite.eval.report.figures.canvas import Theme, one_line
-from charprobe_lite.eval.report.figures.quant_points import (
-    Point,
-    QuantPanels,
-    draw_point,
-    fit_axis,
-    quant_panels,
-)
+from charprobe_lite.eval.report.figures.quant_points import Point, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
@@ -40,7 +34,7 @@ def numbers(study: ReportStudy) -> QuantPanels[Loss] | None:
         record, divergence = quant.record, fidelity.kl_mean
         return Point(record.quant, record.lora, divergence.value, level), divergence
 
-    return quant_panels(study, loss)
+    return quant_points.quant_panels(study, loss)
 
 
 def _text_kind(study: QuantStudy) -> str:
@@ -50,20 +44,26 @@ def _text_kind(study: QuantStudy) -> str:
 
 def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
     """One panel per condition: loss against mean KL divergence."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     kind = _text_kind(data.study)
     correlations = {(kl.text, kl.condition): kl for kl in reversed(data.study.kl_correlations)}
 
     def draw_panel(axis: Any, title: str, losses: list[Loss]) -> None:
         axis.axhline(0, color=theme.quiet, linewidth=1)
         for point, divergence in losses:
-            draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
-        _divergence_axis(axis)
+            quant_points.draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
+        # plain numbers, also where the axis spans less than a decade
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_title(one_line(title), loc="left")
         if kl := correlations.get((kind, title)):
             rho = kl.correlation
             text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
             axis.set_title(text, loc="right", size=10)
-        fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
+        quant_points.fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
         axis.set_ylabel(f"{one_line(data.metric)} lost")
         axis.grid(alpha=0.3)
 
@@ -74,16 +74,6 @@ def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
         for axis, losses in zip(figure.axes, data.panels.values(), strict=True):
             _name_points(axis, [point for point, _ in losses], theme)
     return figure
-
-
-def _divergence_axis(axis: Any) -> None:
-    """A logarithmic axis with plain numbers, also where it spans less than a decade."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _name_points(axis: Any, points: Sequence[Point], theme: Theme) -> None:

@@ -37,13 +37,8 @@ def numbers(study: ReportStudy) -> Panels[list[Step]]:
             steps, last = _steps(study, chain), chain[-1]
             if last.condition == CONDITION_STEPS[-1] and len(steps) > 1:
                 title = f"{checkpoint}: {last.stage}{last.label.removeprefix(last.condition)}"
-                ceilings = (c for c in study.cells if c.condition == CEILING)
-                gaps[title] = steps + [
-                    step
-                    for cell in ceilings
-                    if cell.base == last.base
-                    for step in _steps(study, [cell])
-                ]
+                ceilings = [c for c in study.cells if (c.condition, c.base) == (CEILING, last.base)]
+                gaps[title] = steps + [s for cell in ceilings for s in _steps(study, [cell])]
     return Panels(study, gaps)
 
 
