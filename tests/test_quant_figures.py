@@ -17,7 +17,7 @@ from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.report import write_files, write_report
 from charprobe_lite.eval.report.figures import canvas, quant_kl, quant_size
-from charprobe_lite.eval.report.figures.quant_points import Point
+from charprobe_lite.eval.report.figures.panels import Point
 from charprobe_lite.eval.report.figures.quant_size import front
 from charprobe_lite.eval.report.study import ReportStudy, report_study
 from charprobe_lite.eval.stats.bootstrap import Estimate

@@ -64,7 +64,8 @@ def _log(
     samples = [_sample(row, turns, transcripts) for row, turns in rollouts]
     rows = [row for row, _ in rollouts]
     starts = [datetime.fromisoformat(row.ended) - timedelta(seconds=row.seconds) for row in rows]
-    end = max(row.ended for row in rows)
+    start, end = min(starts).isoformat(), max(row.ended for row in rows)
+    counts = dict.fromkeys(("total_samples", "completed_samples"), len(samples))
     name, provenance = storable(study.path.stem), study.provenance
     options = ("temperature", "top_p", "max_tokens", "seed")
     config = models.GenerateConfig(**{key: provenance[key] for key in options if key in provenance})
@@ -81,12 +82,8 @@ def _log(
             metadata={"study": name, **asdict(cell), "provenance": provenance},
         ),
         plan=logs.EvalPlan(config=config),
-        results=logs.EvalResults(
-            total_samples=len(samples), completed_samples=len(samples), scores=_results(samples)
-        ),
-        stats=logs.EvalStats(
-            started_at=min(starts).isoformat(), completed_at=end, model_usage=_usage(rows)
-        ),
+        results=logs.EvalResults(**counts, scores=_results(samples)),
+        stats=logs.EvalStats(started_at=start, completed_at=end, model_usage=_usage(rows)),
         samples=samples,
     )
 
@@ -98,10 +95,8 @@ def _model(cell: Cell) -> str:
 def _usage(rows: Sequence[Row]) -> dict[str, models.ModelUsage]:
     """The tokens of rollouts of one cell, by its model."""
     prompts, replies = sum(row.prompt_tokens for row in rows), sum(row.tokens for row in rows)
-    usage = models.ModelUsage(
-        input_tokens=prompts, output_tokens=replies, total_tokens=prompts + replies
-    )
-    return {_model(rows[0].cell): usage}
+    counts = {"input_tokens": prompts, "output_tokens": replies, "total_tokens": prompts + replies}
+    return {_model(rows[0].cell): models.ModelUsage(**counts)}
 
 
 def _results(samples: Sequence[logs.EvalSample]) -> list[logs.EvalScore]:
@@ -109,16 +104,10 @@ def _results(samples: Sequence[logs.EvalSample]) -> list[logs.EvalScore]:
     marks = [s.scores[RECOGNISED].value for s in samples if s.scores and RECOGNISED in s.scores]
     if not marks:
         return []
+    counts = {"scored_samples": len(marks), "unscored_samples": len(samples) - len(marks)}
     accuracy = logs.EvalMetric(name="accuracy", value=marks.count(CORRECT) / len(marks))
-    return [
-        logs.EvalScore(
-            name=RECOGNISED,
-            scorer=RECOGNISED,
-            scored_samples=len(marks),
-            unscored_samples=len(samples) - len(marks),
-            metrics={"accuracy": accuracy},
-        )
-    ]
+    metrics = {"accuracy": accuracy}
+    return [logs.EvalScore(name=RECOGNISED, scorer=RECOGNISED, metrics=metrics, **counts)]
 
 
 def _sample(
@@ -166,9 +155,8 @@ def _chat(
             chat.append(models.ChatMessageSystem(content=text))
         elif call and text.startswith(TOOL_OUTPUT):
             result = text.removeprefix(TOOL_OUTPUT).removeprefix("\n")
-            chat.append(
-                models.ChatMessageTool(content=result, tool_call_id=call.id, function=call.function)
-            )
+            ids = {"tool_call_id": call.id, "function": call.function}
+            chat.append(models.ChatMessageTool(content=result, **ids))
         else:
             chat.append(models.ChatMessageUser(content=text))
     return chat

@@ -86,9 +86,10 @@ def write_files(
             continue
         table = Table(figure.name, figure.caption, figure.records(data))
         figure_tables += [table] if table.records else []
-        if files := canvas.save(partial(figure.draw, data), folder / figure.name):
+        draw = partial(figure.draw, data)
+        if files := canvas.save(draw, folder / figure.name):
             figure_files += files
-            dark = canvas.svg(partial(figure.draw, data), canvas.DARK)
+            dark = canvas.image(canvas.drawn(draw, canvas.DARK))
             alt = figure.alt.format(study=study)
             pictures.append(html.Picture(figure, alt, files[0].read_bytes(), dark, table))
     table_files = [

@@ -66,9 +66,9 @@ def occluded_rows(study: Study, limit: int | None) -> list[int]:
 
 
 def study_classifier(study: Study, folder: Path | None) -> Classifier:
-    """The classifier that made the study's predictions, recognised by its sha256.
+    """The classifier in ``folder``, or the kit's, that made the predictions, by its sha256.
 
-    ``folder`` is the kit's without one. Raises BadInput when no .onnx file there has that sha256.
+    Raises BadInput when no .onnx file there has that sha256.
     """
     source = folder or kit_folder() / "classifier"
     if not source.is_dir():

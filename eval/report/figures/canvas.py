@@ -76,13 +76,8 @@ def save(draw: Draw, stem: Path) -> list[Path]:
         return []
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
     for file in files:
-        file.write_bytes(_bytes(figure, file.suffix[1:]))
+        file.write_bytes(image(figure, file.suffix[1:]))
     return files
-
-
-def svg(draw: Draw, theme: Theme) -> bytes:
-    """A figure as SVG."""
-    return _bytes(drawn(draw, theme), "svg")
 
 
 def drawn(draw: Draw, theme: Theme) -> Any:
@@ -175,8 +170,8 @@ def wrapped(name: str) -> str:
     return "\n".join(textwrap.wrap(name.replace("_", "_ "), 12)).replace("_ ", "_")
 
 
-def _bytes(figure: Any, kind: str) -> bytes:
-    """The file's bytes, without dates and random ids."""
+def image(figure: Any, kind: str = "svg") -> bytes:
+    """A matplotlib Figure as a file, without dates and random ids."""
     target = io.BytesIO()
     with _style(LIGHT):
         figure.savefig(target, format=kind, dpi=200, metadata=FORMATS[kind])

@@ -1,8 +1,8 @@
-"""Panels of levels: the scores of a base's cells by stage or persona, with the published ones."""
+"""What panels show and how: levels of cells, with the published ones, and points of files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -11,11 +11,20 @@ from typing import Any, Generic
 import yaml
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.quant.tables import Record, estimate_columns
+from charprobe_lite.eval.quant.findings import QuantStudy
+from charprobe_lite.eval.quant.score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.tables import Record, estimate_columns, trained_cells
 from charprobe_lite.eval.report.figures import canvas
 from charprobe_lite.eval.report.figures.canvas import Contents, Look, Theme, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
+
+LORA_LOOKS = {
+    "runtime": ("#0072B2", "o", "F16 adapter on top"),
+    "merged": ("#D55E00", "s", "merged, then quantized"),
+    "": ("#8C8C8C", "D", "no adapter"),
+}
+"""Colour, marker and legend of the two LoRA modes, and of a file without an adapter."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +48,12 @@ class Panels(Generic[Contents]):
 
 def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Panels[list[Bar]]:
     """The levels of the cells to ``select``: a panel per base and quant type."""
-    published = {
-        (entry["base"], entry["stage"], condition): level
-        for entry in published_study()["cells"]
-        for condition, level in entry["levels"].items()
-        if len(study.personas) > 1
-    }
+    published = published_study()["levels"] if len(study.personas) > 1 else {}
     panels: dict[str, list[Bar]] = {}
     for cell, score in study.cell_scores.items():
         if select(cell) and (level := score.headline) is not None:
-            key = (cell.base, cell.stage, cell.condition)
-            bar = Bar(cell.stage, cell.label, level, score.n, published.get(key))
+            published_level = published.get(cell.base, {}).get(cell.stage, {}).get(cell.condition)
+            bar = Bar(cell.stage, cell.label, level, score.n, published_level)
             panels.setdefault(checkpoint_label(cell), []).append(bar)
     return Panels(study, panels)
 
@@ -99,9 +103,57 @@ def level_axis(axis: Any, title: str, study: ReportStudy, theme: Theme) -> None:
     axis.grid(axis="y", alpha=0.3)
 
 
+@dataclass(frozen=True)
+class QuantPanels(Generic[Contents]):
+    """A quantization study, its metric for people, and what a figure shows of files by panel."""
+
+    study: QuantStudy
+    metric: str
+    panels: dict[str, list[Contents]]
+
+
+def quant_panels(
+    study: ReportStudy, content: Callable[[QuantScore, CellQuality], Contents | None]
+) -> QuantPanels[Contents] | None:
+    """What ``content`` gives of the files by condition; None for a study without quant types."""
+    if study.quants is None:
+        return None
+    panels: dict[str, list[Contents]] = {}
+    for quant, cell in trained_cells(study.quants):
+        if (entry := content(quant, cell)) is not None:
+            panels.setdefault(cell.condition, []).append(entry)
+    return QuantPanels(study.quants, study.quant_metric, panels)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file in a figure: its place on the x axis (bits, or KL divergence) and its level."""
+
+    quant: str
+    lora: str
+    x: float
+    level: Estimate
+
+
+def draw_point(axis: Any, point: Point, theme: Theme, xerr: Any = None) -> None:
+    """A point with its interval, above all intervals."""
+    colour, marker, label = LORA_LOOKS[point.lora]
+    x, y, ends = point.x, point.level.value, canvas.whiskers([point.level])
+    axis.errorbar(x, y, yerr=ends, xerr=xerr, color=colour, linewidth=1.2, capsize=3)
+    style = {"color": colour, "markeredgecolor": theme.paper, "zorder": 3}
+    axis.plot(x, y, marker, label=label, **style)
+
+
+def fit_axis(axis: Any, ends: Sequence[float], above: float = 0) -> None:
+    """Limits that hold all ends, with some room around, and ``above`` as a share of their range."""
+    low, high = min(ends), max(ends)
+    span = (high - low) or 0.5
+    axis.set_ylim(low - 0.08 * span, high + (0.08 + above) * span)
+
+
 @lru_cache(maxsize=1)
 def published_study() -> dict[str, Any]:
-    """published.yaml: ``source``, ``measure`` and ``cells`` with their levels by condition."""
+    """published.yaml: ``source``, ``measure`` and ``levels`` by base, stage and condition."""
     text = (resources.files("charprobe_lite.eval.report") / "published.yaml").read_text("utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document

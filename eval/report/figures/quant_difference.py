@@ -8,7 +8,7 @@ from charprobe_lite.eval.quant import tables
 from charprobe_lite.eval.quant.score import QuantScore
 from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
-from charprobe_lite.eval.report.figures.quant_points import LORA_LOOKS, QuantPanels
+from charprobe_lite.eval.report.figures.panels import LORA_LOOKS, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.metrics import PairedDifference
 

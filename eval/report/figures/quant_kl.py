@@ -8,9 +8,9 @@ from typing import Any
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns
-from charprobe_lite.eval.report.figures import Figure, canvas, quant_points
+from charprobe_lite.eval.report.figures import Figure, canvas, panels
 from charprobe_lite.eval.report.figures.canvas import Theme, one_line
-from charprobe_lite.eval.report.figures.quant_points import Point, QuantPanels
+from charprobe_lite.eval.report.figures.panels import Point, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
@@ -34,7 +34,7 @@ def numbers(study: ReportStudy) -> QuantPanels[Loss] | None:
         record, divergence = quant.record, fidelity.kl_mean
         return Point(record.quant, record.lora, divergence.value, level), divergence
 
-    return quant_points.quant_panels(study, loss)
+    return panels.quant_panels(study, loss)
 
 
 def _text_kind(study: QuantStudy) -> str:
@@ -52,7 +52,7 @@ def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
     def draw_panel(axis: Any, title: str, losses: list[Loss]) -> None:
         axis.axhline(0, color=theme.quiet, linewidth=1)
         for point, divergence in losses:
-            quant_points.draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
+            panels.draw_point(axis, point, theme, xerr=canvas.whiskers([divergence]))
         # plain numbers, also where the axis spans less than a decade
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -63,7 +63,7 @@ def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
             rho = kl.correlation
             text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
             axis.set_title(text, loc="right", size=10)
-        quant_points.fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
+        panels.fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
         axis.set_ylabel(f"{one_line(data.metric)} lost")
         axis.grid(alpha=0.3)
 

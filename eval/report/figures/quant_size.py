@@ -9,9 +9,9 @@ from typing import Any
 
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.quant.tables import Record, estimate_columns, file_columns, trained_cells
-from charprobe_lite.eval.report.figures import Figure, quant_points
+from charprobe_lite.eval.report.figures import Figure, panels
 from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
-from charprobe_lite.eval.report.figures.quant_points import Point, QuantPanels
+from charprobe_lite.eval.report.figures.panels import Point, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
 
 LETTER, PANEL = 0.085, 7.2
@@ -25,7 +25,7 @@ def numbers(study: ReportStudy) -> QuantPanels[Point] | None:
         record, level = quant.record, cell.score.headline
         return Point(record.quant, record.lora, record.bits_per_weight, level) if level else None
 
-    return quant_points.quant_panels(study, point)
+    return panels.quant_panels(study, point)
 
 
 def draw(data: QuantPanels[Point], theme: Theme) -> Any:
@@ -42,13 +42,13 @@ def draw(data: QuantPanels[Point], theme: Theme) -> Any:
         style = {"color": theme.quiet, "linewidth": 5, "alpha": 0.35, "zorder": 0}
         axis.plot(x, y, label="Pareto front", **style)
         for point in shifted:
-            quant_points.draw_point(axis, point, theme)
+            panels.draw_point(axis, point, theme)
         axis.set_xscale("log", base=2)
         axis.set_xlim(_x_limits(points))
         axis.set_xticks([*labels[title]], [*labels[title].values()])
         axis.minorticks_off()
         ends = [end for point in points for end in point.level.ends]
-        quant_points.fit_axis(axis, ends, above=0.35 if same_size else 0)
+        panels.fit_axis(axis, ends, above=0.35 if same_size else 0)
         axis.set_yticks([tick for tick in axis.get_yticks() if axis.get_ylim()[0] <= tick <= 1])
         for quant in same_size:  # its name above its points, upright at the top of the panel
             places = [point.x for point in shifted if point.quant == quant]
