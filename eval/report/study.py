@@ -119,9 +119,8 @@ def report_study(source: Path | Study, quant_study: QuantStudy | None = None) ->
         with Store(study.path, readonly=True) as store:
             quant_study = score_recorded_study(store, personas)
     cells = sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank)
-    return ReportStudy(
-        **vars(study), cells=cells, personas=personas, labels=labels, quants=quant_study
-    )
+    recorded = (study.path, study.rows, study.turns, study.provenance)
+    return ReportStudy(*recorded, cells=cells, personas=personas, labels=labels, quants=quant_study)
 
 
 def checkpoint_label(cell: Cell) -> str:

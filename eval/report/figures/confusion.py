@@ -41,8 +41,8 @@ def numbers(study: ReportStudy) -> dict[str, ConfusionPanel]:
 
 
 def _panel(study: ReportStudy, cell: Cell) -> ConfusionPanel | None:
-    rows = [row for row in study.rows if row.cell == cell and row.persona]
-    pairs = [(row.persona, row.prediction) for row in rows if row.prediction]
+    rows = [row for row in study.rows if row.cell == cell]
+    pairs = [(row.persona, row.prediction) for row in rows if row.persona and row.prediction]
     if not pairs:
         return None
     labels, counts = confusion([true for true, _ in pairs], [label for _, label in pairs])

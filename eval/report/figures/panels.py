@@ -22,7 +22,7 @@ from charprobe_lite.eval.stats.bootstrap import Estimate
 LORA_LOOKS = {
     "runtime": ("#0072B2", "o", "F16 adapter on top"),
     "merged": ("#D55E00", "s", "merged, then quantized"),
-    "": ("#8C8C8C", "D", "no adapter"),
+    None: ("#8C8C8C", "D", "no adapter"),
 }
 """Colour, marker and legend of the two LoRA modes, and of a file without an adapter."""
 
@@ -130,7 +130,7 @@ class Point:
     """A file in a figure: its place on the x axis (bits, or KL divergence) and its level."""
 
     quant: str
-    lora: str
+    lora: str | None
     x: float
     level: Estimate
 

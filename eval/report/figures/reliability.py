@@ -29,7 +29,7 @@ def numbers(study: ReportStudy) -> dict[str, Calibration]:
         if row.persona and row.probabilities:
             groups[f"{checkpoint_label(row.cell)}: {row.cell.label}"].append(row)
     return {
-        title: calibration([row.persona for row in rows], [row.probabilities or {} for row in rows])
+        title: calibration([r.persona or "" for r in rows], [r.probabilities or {} for r in rows])
         for title, rows in groups.items()
         if rows
     }
