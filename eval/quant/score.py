@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,8 +67,7 @@ def document(value: Any) -> Any:
     return [document(part) for part in value] if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
-class MetricKey:
+class MetricKey(NamedTuple):
     """Names a metric of one file: of a cell without its quant type, or of a kind of text."""
 
     quant: str
@@ -181,10 +180,7 @@ class QuantScore:
 
     @property
     def headline(self) -> CellQuality | None:
-        """The most trained stage's cell of the last of `CONDITION_STEPS`, ``agentic_email`` if run.
-
-        Of the ways to write tool calls the first.
-        """
+        """The most trained stage's first cell of the last of `CONDITION_STEPS` that has run."""
         return max(self.trained_cells, key=lambda cell: _step(cell.cell), default=None)
 
     @property

@@ -31,8 +31,7 @@ class CellScore:
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
     per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
-    ``macro_f1_ci_rows`` take rows for independent, as the published study does: Wilson's, or the
-    row bootstrap's, in which a base-stage sample is one row for every persona.
+    ``macro_f1_ci_rows`` take rows for independent: Wilson's, or the row bootstrap's.
     """
 
     base: str

@@ -99,9 +99,7 @@ def compare(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> Compa
         steps=_steps(cells, change),
         stages=_stages(cells, change),
         retention=_retention(resampled, cells, metric),
-        ceilings={
-            cell: resampled.estimate((cell, metric)) for cell in cells if cell.condition == CEILING
-        },
+        ceilings={c: resampled.estimate((c, metric)) for c in cells if c.condition == CEILING},
     )
 
 

@@ -30,10 +30,7 @@ Statistic = Callable[[Counts], Floats]
 
 @dataclass(frozen=True)
 class Labels:
-    """One cell's rows: true label, predicted label, and the prompt or scenario (cluster).
-
-    A base-stage sample is a row for every persona, all of one cluster.
-    """
+    """One cell's rows: true label, predicted label, and the prompt or scenario (cluster)."""
 
     true: Sequence[str]
     predicted: Sequence[str]
@@ -140,12 +137,10 @@ def row_bootstrap(
     To resample rows with replacement is to draw the confusion matrix from a multinomial with the
     observed frequencies, here for all resamples at once.
     """
-    labels, counts = confusion(true, predicted)
+    _, counts = confusion(true, predicted)
     flat = counts.ravel()
     draws = np.random.default_rng(seed).multinomial(flat.sum(), flat / flat.sum(), size=resamples)
-    low, high = np.percentile(
-        statistic(draws.reshape(resamples, len(labels), len(labels))), [2.5, 97.5]
-    )
+    low, high = np.percentile(statistic(draws.reshape(-1, *counts.shape)), [2.5, 97.5])
     return Estimate(float(statistic(counts[None])[0]), float(low), float(high))
 
 
@@ -198,17 +193,17 @@ def human_agreement(classifier: Sequence[bool], human: Sequence[bool]) -> HumanA
     """Cohen's kappa (Cohen 1960) between the answers of a classifier and a human. Needs a row."""
     from sklearn.metrics import cohen_kappa_score
 
-    hits = {
-        answer: [c for c, h in zip(classifier, human, strict=True) if h is answer]
+    present, absent = (
+        [c for c, h in zip(classifier, human, strict=True) if h is answer]
         for answer in (True, False)
-    }
+    )
     varied = len({*classifier, *human}) > 1
     return HumanAgreement(
         n=len(classifier),
         agreement=float(np.mean(np.equal(classifier, human))),
         kappa=float(cohen_kappa_score(classifier, human)) if varied else None,
-        present=Hits(len(hits[True]), sum(hits[True])),
-        absent=Hits(len(hits[False]), sum(hits[False])),
+        present=Hits(len(present), sum(present)),
+        absent=Hits(len(absent), sum(absent)),
     )
 
 
@@ -235,7 +230,7 @@ def kappas(counts: Counts) -> Floats:
 
 
 def class_rates(counts: Counts) -> ClassRates:
-    """Rates of confusion matrices."""
+    """The rates of confusion matrices."""
     hits = np.diagonal(counts, axis1=1, axis2=2)
     true, predicted = counts.sum(axis=2), counts.sum(axis=1)
     return ClassRates(

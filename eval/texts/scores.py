@@ -171,13 +171,9 @@ def score_texts(
         if all(text.cluster is not None for text in members)
     }
     resampled = ResampledMetrics(label_metrics(clustered), seed, resamples or CLUSTER_RESAMPLES)
-    scores = []
-    for group, members in groups.items():
-        clusters = resampled.estimate((group, "macro_f1")) if group in clustered else None
-        scores.append(
-            _score(group, members, clusters, seed, resamples or classification.ROW_RESAMPLES)
-        )
-    return scores
+    intervals = {group: resampled.estimate((group, "macro_f1")) for group in clustered}
+    rows = resamples or classification.ROW_RESAMPLES
+    return [_score(g, members, intervals.get(g), seed, rows) for g, members in groups.items()]
 
 
 def _score(
