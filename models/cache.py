@@ -57,14 +57,15 @@ def cached_files() -> list[Removable]:
     Links, and the other files that a user keeps in that folder, are left out.
     """
     folder = cache_folder()
-    files: list[Path] = []
-    locks = _entries(folder / "locks", LOCK_NAME)
+    files, locks = [], _entries(folder / "locks", LOCK_NAME)
     for path in filter(_is_cached_file, _entries(folder, CACHED_NAME)):
-        (locks if path.suffix == ".lock" else files).append(path)
-    return [
-        *(Removable(path, disk_bytes(path), _locks_of(path)) for path in files),
-        *(Removable(path, disk_bytes(path), (path,)) for path in locks if path.is_file()),
-    ]
+        if path.suffix == ".lock":
+            locks.append(path)
+            continue
+        target = path.with_name(CACHED_NAME.sub(r"\g<target>", path.name))
+        file_locks = (lock_file(target), target.with_name(f"{target.name}.lock"))
+        files.append(Removable(path, disk_bytes(path), file_locks))
+    return files + [Removable(p, disk_bytes(p), (p,)) for p in locks if p.is_file()]
 
 
 def remove(items: Iterable[Removable]) -> list[Removable]:
@@ -120,12 +121,6 @@ def _entries(folder: Path, name: re.Pattern[str]) -> list[Path]:
         raise BadInput(
             f"{folder}: cannot be read ({error.strerror}); fix its permissions or CHARPROBE_CACHE"
         ) from None
-
-
-def _locks_of(path: Path) -> tuple[Path, ...]:
-    match = CACHED_NAME.fullmatch(path.name)
-    target = path.with_name(match["target"]) if match else path
-    return lock_file(target), target.with_name(f"{target.name}.lock")
 
 
 def _hold(locks: Iterable[Path]) -> ExitStack | None:

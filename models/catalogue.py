@@ -86,10 +86,9 @@ class Catalogue:
 
 
 def load_catalogue() -> Catalogue:
-    """The shipped catalogue and a user's additions.
+    """The shipped catalogue and the additions of ``user_catalogue``.
 
-    The user's file is ``$CHARPROBE_CATALOGUE``, else ``catalogue.yaml`` in the application's
-    configuration folder, if it exists. Raises BadInput naming the file, the field and the fix.
+    Raises BadInput naming the file, the field and the fix.
     """
     file = user_catalogue()
     return _add_file(_shipped(), file) if file else _shipped()
