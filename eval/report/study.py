@@ -46,9 +46,7 @@ class ReportStudy(Study):
     @cached_property
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
-        return score_study(
-            self.rows, self.cells, self.personas, int(self.provenance.get("seed", 0))
-        )
+        return score_study(self.rows, self.cells, self.personas, self.seed)
 
     @property
     def cell_scores(self) -> dict[Cell, CellScore]:

@@ -6,14 +6,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.quant.tables import Record
-from charprobe_lite.eval.report.figures import Figure
-from charprobe_lite.eval.report.figures.canvas import (
-    Theme,
-    draw_line,
-    draw_panels,
-    look_of,
-    one_line,
-)
+from charprobe_lite.eval.report.figures import Figure, canvas
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Calibration, calibration, wilson_share
@@ -40,22 +33,24 @@ def _accuracies(line: Calibration) -> list[Estimate]:
     return [wilson_share(round(entry.accuracy * entry.n), entry.n) for entry in line.bins]
 
 
-def draw(lines: dict[str, Calibration], theme: Theme) -> Any:
+def draw(lines: dict[str, Calibration], theme: canvas.Theme) -> Any:
     """Accuracy against confidence; on the diagonal the classifier is as right as it is sure."""
     checkpoints, _, conditions = zip(*(title.rpartition(": ") for title in lines), strict=True)
 
     def draw_panel(axis: Any, title: str, line: Calibration) -> None:
         checkpoint, _, condition = title.rpartition(": ")
-        look, x = look_of(condition, conditions), [entry.confidence for entry in line.bins]
+        look, x = canvas.look_of(condition, conditions), [entry.confidence for entry in line.bins]
         axis.plot([0, 1], [0, 1], color=theme.quiet, linestyle="--")
-        draw_line(axis, x, _accuracies(line), look, markersize=6, linewidth=1.8, capsize=3)
-        above = f"{one_line(checkpoint)}\n" if len({*checkpoints}) > 1 else ""
+        canvas.draw_line(axis, x, _accuracies(line), look, markersize=6, linewidth=1.8, capsize=3)
+        above = f"{canvas.one_line(checkpoint)}\n" if len({*checkpoints}) > 1 else ""
         numbers = f"ECE {line.ece:.3f}, n = {sum(entry.n for entry in line.bins)}"
-        axis.set_title(f"{above}{one_line(condition)}\n{numbers}", size=10)
+        axis.set_title(f"{above}{canvas.one_line(condition)}\n{numbers}", size=10)
         axis.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
 
-    figure = draw_panels(lines, draw_panel, 3, columns=3, below=0.4, sharex=True, sharey=True)
+    figure = canvas.draw_panels(
+        lines, draw_panel, 3, columns=3, below=0.4, sharex=True, sharey=True
+    )
     figure.supxlabel("probability of the predicted label", size=10)
     figure.supylabel("share that is right", size=10)
     return figure
