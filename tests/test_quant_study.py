@@ -257,7 +257,7 @@ def test_the_report_of_such_a_study_has_the_section(
             ["--quant", "Q4_0", "--budget", "1.2GB"],
             "--quant: needs F16, which all others are compared with; name it, or a larger --budget",
         ),
-        (["--quant", "Q4_O"], "--quant Q4_O: unknown; choose from"),
+        (["--quant", "Q4_O"], "--quant Q4_O: unknown; did you mean Q4_"),
     ],
 )
 def test_a_grid_without_anything_to_compare_is_one_line(options: list[str], message: str) -> None:
