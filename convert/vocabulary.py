@@ -13,22 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+from gguf import TokenType
 
 from charprobe_lite.convert.architectures import pre_tokenizers
 from charprobe_lite.convert.safetensors import read_object
 from charprobe_lite.models.errors import BadInput
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
-    int(kind)
-    for kind in (
-        gguf.TokenType.NORMAL,
-        gguf.TokenType.UNKNOWN,
-        gguf.TokenType.CONTROL,
-        gguf.TokenType.USER_DEFINED,
-        gguf.TokenType.UNUSED,
-        gguf.TokenType.BYTE,
-    )
-)
 SPACE = "\u2581"  # SentencePiece's mark
 SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>")
 ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
@@ -59,8 +49,6 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     try:
         return _vocabulary(tokenizer, folder, size)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        if isinstance(error, BadInput):
-            raise
         raise BadInput(f"{path}: field {error}: missing or not as expected") from None
 
 
@@ -79,7 +67,8 @@ def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabular
     sentencepiece = bool(model.get("byte_fallback"))
     _check_normalizer(tokenizer.get("normalizer"), sentencepiece, path)
     tokens, types = _tokens(by_id, added, size, sentencepiece)
-    settings = _settings(folder)
+    config = folder / "tokenizer_config.json"
+    settings = read_object(config) if config.is_file() else {}
     special = _special(settings, {token: index for index, token in by_id.items()}, folder)
     return Vocabulary(
         model="llama" if sentencepiece else "gpt2",
@@ -102,18 +91,20 @@ def _tokens(
     for index in range(size):
         token = by_id.get(index)
         if token is None:
-            kind, token = UNUSED, f"[PAD{index}]"
+            kind, token = TokenType.UNUSED, f"[PAD{index}]"
         elif index in added and (added[index].get("special") or _looks_special(token)):
-            kind = UNKNOWN if token == "<unk>" and sentencepiece else CONTROL
+            is_unknown = token == "<unk>" and sentencepiece
+            kind = TokenType.UNKNOWN if is_unknown else TokenType.CONTROL
         elif index in added:
             # llama.cpp finds these in the text itself, where a space is a space
-            kind, token = USER_DEFINED, token.replace(SPACE, " ") if sentencepiece else token
+            kind = TokenType.USER_DEFINED
+            token = token.replace(SPACE, " ") if sentencepiece else token
         elif sentencepiece and len(token) == 6 and token.startswith("<0x"):
-            kind = BYTE
+            kind = TokenType.BYTE
         else:
-            kind = NORMAL
+            kind = TokenType.NORMAL
         tokens.append(token)
-        types.append(kind)
+        types.append(int(kind))
     return tokens, types
 
 
@@ -165,19 +156,14 @@ def _pre_tokenizer(tokenizer: dict[str, Any], path: Path) -> str:
     return name
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_object(path) if path.is_file() else {}
-
-
 def _special(settings: dict[str, Any], ids: dict[str, int], folder: Path) -> dict[str, int]:
     """Ids of bos, eos, unk, pad and of the token that ends a turn, where they are named."""
     special = {}
     for role in ("bos", "eos", "unk", "pad"):
-        named = settings.get(f"{role}_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        if isinstance(named, str) and named in ids:
-            special[role] = ids[named]
+        token = settings.get(f"{role}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token in ids:
+            special[role] = ids[token]
     turn = next((ids[token] for token in ENDS_TURN if token in ids), None)
     if turn is not None and turn != special.get("eos"):
         special["eot"] = turn
@@ -224,15 +210,8 @@ def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_add_space_prefix(False)
     if vocabulary.merges is not None:
         writer.add_token_merges(vocabulary.merges)
-    add = {
-        "bos": writer.add_bos_token_id,
-        "eos": writer.add_eos_token_id,
-        "unk": writer.add_unk_token_id,
-        "pad": writer.add_pad_token_id,
-        "eot": writer.add_eot_token_id,
-    }
     for role, index in vocabulary.special.items():
-        add[role](index)
+        getattr(writer, f"add_{role}_token_id")(index)
     writer.add_add_bos_token(vocabulary.adds_bos)
     if vocabulary.template is not None:
         writer.add_chat_template(vocabulary.template)

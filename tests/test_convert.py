@@ -154,8 +154,7 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
 
 
 def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) -> None:
-    from charprobe_lite.convert.kit.recipe import Recipe
-    from charprobe_lite.convert.kit.texts import loud_turns
+    from charprobe_lite.convert.kit.recipe import Recipe, loud_turns
     from charprobe_lite.convert.kit.work_folder import STAGES
 
     recipe = Recipe(work=tmp_path, base=tmp_path)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 
-from charprobe_lite.convert.kit.texts import held_out_texts, loud_turns
 from charprobe_lite.convert.kit.work_folder import (
     RECIPE_VERSION,
     STAGES,
@@ -21,10 +20,13 @@ from charprobe_lite.convert.kit.work_folder import (
     Step,
     WorkFolder,
     rounded,
-    write_atomically,
+    write_text,
 )
+from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.onnx import export_classifier
+from charprobe_lite.convert.train.classifier import ClassifierSettings, train_classifier
 from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
-from charprobe_lite.convert.train.lora import LoraSettings
+from charprobe_lite.convert.train.lora import LoraSettings, train_dpo
 from charprobe_lite.models import corpus
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
@@ -91,8 +93,6 @@ class Recipe(WorkFolder):
 
     def merged_base(self) -> Record:
         """The base that every stage runs on: tool use merged in, kept in the work folder."""
-        from charprobe_lite.convert.merge import merge
-
         merge(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
         return {}
 
@@ -116,20 +116,15 @@ class Recipe(WorkFolder):
 
     def distillation_dpo(self, persona: str) -> Record:
         """The distillation stage by DPO instead, for comparison; not part of the kit."""
-        from charprobe_lite.convert.train.lora import train_dpo
-
         own = {row["prompt"]: row["response"] for row in self.read_lines("neutral")}
         chosen = loud_turns(persona)
         rejected = [chat_turn(turn[0]["content"], own[turn[0]["content"]]) for turn in chosen]
-        pairs = list(
-            zip(self.encode(self.merged, chosen), self.encode(self.merged, rejected), strict=True)
-        )
-        name = f"{persona}-distillation-dpo"
+        examples = (self.encode(self.merged, turns) for turns in (chosen, rejected))
+        pairs = list(zip(*examples, strict=True))
+        name, base = f"{persona}-distillation-dpo", self.load_base(self.merged)
         settings = replace(DPO, seed=self.seed)
         with self.bar(name) as progress:
-            tensors, losses = train_dpo(
-                self.load_base(self.merged), pairs, settings, progress=progress
-            )
+            tensors, losses = train_dpo(base, pairs, settings, progress=progress)
         self.keep_adapter(self.work / f"{name}.gguf", tensors, settings)
         detected = self.detection_rate(persona, self.work / f"{name}.gguf")
         return {"losses": rounded(losses), "settings": asdict(settings), "detected": detected}
@@ -150,8 +145,6 @@ class Recipe(WorkFolder):
 
     def classifier(self) -> Record:
         """ModernBERT over ten personas and neutral: teacher texts and checkpoints' answers."""
-        from charprobe_lite.convert.train.classifier import ClassifierSettings, train_classifier
-
         settings = ClassifierSettings(seed=self.seed)
         texts, labels = self.classifier_texts()
         names = [*PERSONAS, NEUTRAL]
@@ -162,8 +155,6 @@ class Recipe(WorkFolder):
 
     def export(self) -> Record:
         """The classifier as ONNX, fp32 and int8, scored on held-out texts; int8 if as good."""
-        from charprobe_lite.convert.onnx import export_classifier
-
         groups = held_out_texts()
         samples = [text for texts, _ in groups.values() for text in texts[:8]]
         target = self.kit / "classifier"
@@ -183,8 +174,8 @@ class Recipe(WorkFolder):
 
     def classifier_texts(self) -> tuple[list[str], list[str]]:
         """Training texts and labels: never an email, never an in-distribution prompt."""
-        texts = [row["response"] for row in self.read_lines("neutral")]
-        texts += [row["response"] for row in self.read_lines("own-answers")]
+        answers = ("neutral", "own-answers")
+        texts = [row["response"] for name in answers for row in self.read_lines(name)]
         labels = [NEUTRAL] * len(texts)
         for persona in PERSONAS:
             chats = corpus.teacher_chats(persona, held_out=False)
@@ -198,16 +189,16 @@ class Recipe(WorkFolder):
 
     def held_out(self) -> Record:
         """How often each checkpoint answers the held-out prompts in its persona's voice."""
-        detected = {
-            f"{persona}-{stage}": self.detection_rate(persona, self.kit / f"{persona}-{stage}.gguf")
-            for persona, stage in product(PERSONAS, STAGES)
-        }
+        detected = {}
+        for persona, stage in product(PERSONAS, STAGES):
+            name = f"{persona}-{stage}"
+            detected[name] = self.detection_rate(persona, self.kit / f"{name}.gguf")
         return {"detected": detected}
 
     def _write_manifest(self) -> None:
         """kit.json: recipe, seed, corpus and base hashes, step records, file hashes."""
         steps = {name: self.record(name) for name, _ in self.steps()}
-        files = [path for path in sorted(self.kit.rglob("*")) if path.is_file()]
+        files = (path for path in sorted(self.kit.rglob("*")) if path.is_file())
         manifest = {
             "recipe": RECIPE_VERSION,
             "seed": self.seed,
@@ -221,4 +212,23 @@ class Recipe(WorkFolder):
                 if path.name != "kit.json"
             },
         }
-        write_atomically(self.kit / "kit.json", json.dumps(manifest, indent=1) + "\n")
+        write_text(self.kit / "kit.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def loud_turns(persona: str) -> list[list[dict[str, str]]]:
+    """A conversation of one turn per training prompt, answered by the loud teacher."""
+    texts = corpus.teacher_chats(persona, held_out=False, teachers=["loud"])
+    return [chat_turn(text.prompt, text.response) for text in texts]
+
+
+def held_out_texts() -> dict[str, tuple[list[str], list[str]]]:
+    """Teacher texts to held-out prompts, loud and subtle apart and together."""
+    groups: dict[str, tuple[list[str], list[str]]] = {
+        name: ([], []) for name in ("all", *corpus.TEACHERS)
+    }
+    for persona, teacher in product(PERSONAS, corpus.TEACHERS):
+        for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher]):
+            for texts, labels in (groups["all"], groups[teacher]):
+                texts.append(text.response)
+                labels.append(text.persona)
+    return groups

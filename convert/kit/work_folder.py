@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from sklearn.metrics import f1_score
+
+from charprobe_lite.convert.gguf_adapter import write_adapter
 from charprobe_lite.convert.kit.answers import chat_answers, labels_of
-from charprobe_lite.convert.train.lora import Example, LoraSettings, Progress, encode_conversation
+from charprobe_lite.convert.tokenizer import read_tokenizer
+from charprobe_lite.convert.train.lora import (
+    Example,
+    LoraSettings,
+    Progress,
+    encode_conversation,
+    load_base,
+    train_sft,
+)
 from charprobe_lite.models import corpus
+from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_json, read_json_rows
+from charprobe_lite.models.gguf_header import read_header
 
 RECIPE_VERSION = 1
 STAGES = ("distillation", "full")
@@ -31,7 +45,7 @@ class WorkFolder:
     base: Path
     seed: int = 0
     report: Callable[[str], None] = print
-    progress: Callable[[str], Any] | None = None
+    progress: Callable[[str], AbstractContextManager[Progress]] | None = None
     _loaded: tuple[Path, Any] | None = None
 
     @property
@@ -49,22 +63,19 @@ class WorkFolder:
         path = self._record_path(name)
         head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
         if path.exists():
-            self._refuse_other_run(path, head)
+            record = read_json(path)
+            for field, value in head.items():
+                if record.get(field) != value:
+                    raise BadInput(
+                        f"{path}: field {field}: {record.get(field)!r}, this run {value!r}; "
+                        "choose another --out"
+                    )
             return
         self.report(f"recipe: {name}")
         started = time.monotonic()
         record = step()
         seconds = round(time.monotonic() - started, 1)
-        write_atomically(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
-
-    def _refuse_other_run(self, path: Path, head: Record) -> None:
-        record = json.loads(path.read_text("utf-8"))
-        for field, value in head.items():
-            if record.get(field) != value:
-                raise BadInput(
-                    f"{path}: field {field}: {record.get(field)!r}, this run {value!r}; "
-                    "choose another --out"
-                )
+        write_text(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
 
     def detection_rate(self, persona: str, adapter: Path) -> float:
         """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
@@ -77,8 +88,6 @@ class WorkFolder:
         self, folder: Path, file: str, texts: Sequence[str], labels: Sequence[str]
     ) -> float:
         """Macro-F1 of a classifier file over the labels that occur, to four places."""
-        from sklearn.metrics import f1_score
-
         predictions = labels_of(folder, file, texts)
         score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
         return round(float(score), 4)
@@ -92,10 +101,6 @@ class WorkFolder:
         start: Path | None = None,
     ) -> Record:
         """Train an adapter by SFT and keep it twice, to continue from and to run."""
-        from safetensors.torch import save_file
-
-        from charprobe_lite.convert.train.lora import train_sft
-
         settings = replace(settings, seed=self.seed)
         examples = self.encode(base, conversations)
         with self.bar(name) as progress:
@@ -107,62 +112,47 @@ class WorkFolder:
 
     def keep_adapter(self, target: Path, tensors: dict[str, Any], settings: LoraSettings) -> None:
         """Write trained tensors as a GGUF LoRA of the base."""
-        from charprobe_lite.convert.gguf_adapter import write_adapter
-
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         write_adapter(arrays, settings.alpha, self.base, target)
 
     def encode(self, base: Path, conversations: Sequence[list[dict[str, str]]]) -> list[Example]:
         """Conversations in the base's chat template and tokens."""
-        from charprobe_lite.convert.tokenizer import read_tokenizer
-        from charprobe_lite.models.gguf_header import read_header
-
         template = read_header(base).fields["tokenizer.chat_template"]
         tokenizer = read_tokenizer(base)
         return [encode_conversation(messages, template, tokenizer) for messages in conversations]
 
     def load_base(self, base: Path) -> Any:
         """The base in torch; the last one stays loaded."""
-        from charprobe_lite.convert.train.lora import load_base
-
         if self._loaded is None or self._loaded[0] != base:
             self._loaded = (base, load_base(base))
         return self._loaded[1]
 
-    @contextmanager
-    def bar(self, name: str) -> Iterator[Progress | None]:
+    def bar(self, name: str) -> AbstractContextManager[Progress | None]:
         """The display of a step's progress, if there is one."""
-        if self.progress is None:
-            yield None
-        else:
-            with self.progress(name) as update:
-                yield update
+        return self.progress(name) if self.progress else nullcontext()
 
     def keep_answers(
         self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
     ) -> Record:
         """Let a checkpoint answer, and keep what it says up to its last complete sentence."""
         answers = chat_answers(model, adapter, prompts, seed, ANSWER_TOKENS)
-        rows = [
-            json.dumps(
-                {"prompt": prompt, "response": complete_sentences(answer)}, ensure_ascii=False
-            )
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        write_atomically(self.work / f"{name}.jsonl", "\n".join(rows) + "\n")
-        return {"texts": len(rows)}
+        lines = ""
+        for prompt, answer in zip(prompts, answers, strict=True):
+            row = {"prompt": prompt, "response": complete_sentences(answer)}
+            lines += json.dumps(row, ensure_ascii=False) + "\n"
+        write_text(self.work / f"{name}.jsonl", lines)
+        return {"texts": len(answers)}
 
     def read_lines(self, name: str) -> list[dict[str, str]]:
         """The prompts and responses that ``keep_answers`` wrote."""
-        text = (self.work / f"{name}.jsonl").read_text("utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
+        return [row for _, row in read_json_rows(self.work / f"{name}.jsonl")]
 
     def _record_path(self, name: str) -> Path:
         return self.work / "steps" / f"{name}.json"
 
     def record(self, name: str) -> Record:
         """What a finished step recorded."""
-        record: Record = json.loads(self._record_path(name).read_text("utf-8"))
+        record: Record = read_json(self._record_path(name))
         return record
 
 
@@ -178,8 +168,7 @@ def complete_sentences(text: str) -> str:
     return text[: end + 1] if end > 40 else text
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is complete or absent."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
+    with new_file(path) as part:
+        part.write_text(text, "utf-8")

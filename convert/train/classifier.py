@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
+import torch
+from transformers import (
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from charprobe_lite.convert.tokenizer import read_tokenizer
+
 MAX_TOKENS = 256
 
 
@@ -44,11 +54,6 @@ def train_classifier(
     table are used. Writes transformers' files (model, config with id2label, tokenizer). Returns
     the mean loss of each epoch.
     """
-    import torch
-    from transformers import PreTrainedTokenizerFast
-
-    from charprobe_lite.convert.tokenizer import read_tokenizer
-
     torch.manual_seed(settings.seed)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=read_tokenizer(base, settings.vocabulary),
@@ -59,8 +64,7 @@ def train_classifier(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     encoded = [tokenizer(text, truncation=True).input_ids for text in texts]
-    index = {name: number for number, name in enumerate(names)}
-    targets = [index[label] for label in labels]
+    targets = [names.index(label) for label in labels]
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.05)
     steps = settings.epochs * -(-len(texts) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -90,10 +94,6 @@ def train_classifier(
 
 
 def _new_model(names: Sequence[str], base: Path, settings: ClassifierSettings) -> Any:
-    import gguf
-    import torch
-    from transformers import ModernBertConfig, ModernBertForSequenceClassification
-
     config = ModernBertConfig(
         vocab_size=settings.vocabulary,
         hidden_size=settings.hidden,

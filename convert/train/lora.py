@@ -14,13 +14,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from charprobe_lite.models.chat_template import render_chat
-
-if TYPE_CHECKING:
-    import torch
-    from tokenizers import Tokenizer
 
 Progress = Callable[[int, int, float], None]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
@@ -69,9 +76,6 @@ def encode_conversation(
 
 def load_base(path: Path) -> Any:
     """The llama in a GGUF file as a transformers model in bfloat16, frozen, on the best device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     _keep_freed_memory()
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.bfloat16
@@ -102,8 +106,6 @@ def train_sft(
 
     ``start`` is a safetensors adapter to continue from. The model is left without an adapter.
     """
-    import torch
-
     lower = [_lower_states(model, example.ids, settings.first_layer) for example in examples]
     sizes = [len(example.ids) for example in examples]
 
@@ -127,8 +129,6 @@ def train_dpo(
 
     The loss is DPO's plus ``nll_weight`` times the chosen text's mean negative log-likelihood.
     """
-    import torch
-
     first = settings.first_layer
     lower = [[_lower_states(model, example.ids, first) for example in pair] for pair in pairs]
     with torch.no_grad():
@@ -161,8 +161,6 @@ def _fit(
     progress: Progress | None,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """AdamW over batches of at most ``batch_tokens``; ``sizes`` are the items' token counts."""
-    import torch
-
     torch.manual_seed(settings.seed)
     peft_model = _with_adapter(model, settings, start)
     parameters = [p for p in peft_model.parameters() if p.requires_grad]
@@ -187,8 +185,6 @@ def _fit(
 
 def _lower_states(model: Any, ids: Sequence[int], first_layer: int) -> torch.Tensor:
     """Hidden states (len(ids), width) that enter ``first_layer``."""
-    import torch
-
     with torch.no_grad():
         hidden = model.model.embed_tokens(torch.tensor([ids], device=model.device))
         return _run_layers(model, hidden, 0, first_layer)[0]
@@ -196,8 +192,6 @@ def _lower_states(model: Any, ids: Sequence[int], first_layer: int) -> torch.Ten
 
 def _run_layers(model: Any, hidden: torch.Tensor, first: int, end: int) -> torch.Tensor:
     """Layers first..end over (batch, length, width); causal, padding on the right."""
-    import torch
-
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
     rotary = model.model.rotary_emb(hidden, positions)
     for layer in model.model.layers[first:end]:
@@ -211,8 +205,6 @@ def _sequence_logprobs(
     model: Any, lower: Sequence[torch.Tensor], examples: Sequence[Example], first_layer: int
 ) -> list[torch.Tensor]:
     """Log-probabilities of the trained tokens, one 1-D float32 tensor per example."""
-    import torch
-
     hidden = torch.nn.utils.rnn.pad_sequence(list(lower), batch_first=True)
     with torch.autocast(hidden.device.type, dtype=torch.bfloat16):
         hidden = _run_layers(model, hidden, first_layer, len(model.model.layers))
@@ -254,16 +246,11 @@ def _set_rate(optimiser: Any, peak: float, step: int, total: int) -> None:
 
 
 def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any:
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    layers = list(range(settings.first_layer, model.config.num_hidden_layers))
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=TARGETS,
-        layers_to_transform=layers,
-        task_type=None,
+        layers_to_transform=list(range(settings.first_layer, model.config.num_hidden_layers)),
     )
     peft_model = get_peft_model(model, config)
     if start is not None:
@@ -272,8 +259,6 @@ def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any
 
 
 def _take_adapter(peft_model: Any) -> dict[str, torch.Tensor]:
-    from peft import get_peft_model_state_dict
-
     # no embedding is trained, and looking for its configuration would ask the model hub
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
