@@ -17,14 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.forward import Forward
+from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_text
 from charprobe_lite.models.gguf_header import read_gguf
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.llama import matrix_inputs_callback
 
 Array = NDArray[np.float32]
 CHUNK = 512  # tokens
 SUM, COUNT = ".in_sum2", ".counts"
+
+
+def calibration_text(file: Path | None = None) -> str:
+    """A UTF-8 file's text [default: the loud teachers' answers to the training prompts].
+
+    Raises BadInput when the file cannot be read.
+    """
+    if file is not None:
+        return read_text(file)
+    prompts = set(corpus.loud_prompts(held_out=False))
+    return "\n\n".join(
+        text.response
+        for persona in PERSONAS
+        for text in corpus.teacher_texts(persona, "loud", "chat")
+        if text.prompt in prompts
+    )
 
 
 def make_imatrix(

@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models.child_process import run_main
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 from charprobe_lite.models.personas import PERSONAS
 
+Ids = NDArray[np.int64]
+Batch = tuple[Ids, Ids]
+"""Token ids and attention mask, each (texts, tokens)."""
 Logits = NDArray[np.float64]
-Run = Callable[[NDArray[np.int64], NDArray[np.int64]], Any]
-"""(token ids, attention mask), each (texts, tokens) -> logits (texts, labels)."""
+Run = Callable[[Ids, Ids], Any]
+"""A batch's logits (texts, labels)."""
 
 ARCHITECTURE = "ModernBertForSequenceClassification"
 ONNX_FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
@@ -92,7 +96,9 @@ def export_classifier(
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
         kinds = ("fp32", *types)  # the others are only as good as the fp32 file
         files = {kind: _compare(kind, folder, batches, expected) for kind in kinds}
-        _keep_only({*SHARED, *(ONNX_FILES[kind] for kind in types)}, folder)
+        for file in folder.iterdir():
+            if file.name not in (*SHARED, *(ONNX_FILES[kind] for kind in types)):
+                file.unlink()
     return [files[kind] for kind in types]
 
 
@@ -115,7 +121,7 @@ def main() -> None:
 
 
 def check_config(checkpoint: CheckpointFolder) -> None:
-    """Refuse, by BadInput, what is no ModernBERT classifier or has not one label per logit."""
+    """Raises BadInput for what is no ModernBERT classifier, or has not one label per logit."""
     config, path = checkpoint.config, checkpoint.folder / "config.json"
     for field, value in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
         if config.get(field) != value:
@@ -150,15 +156,11 @@ def check_texts() -> list[str]:
 
 def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
     """tokenizer.json, without padding and cut at CHECK_TOKENS. Raises BadInput."""
-    from tokenizers import Tokenizer
-
     path, config = checkpoint.folder / "tokenizer.json", checkpoint.folder / "config.json"
     if not path.is_file():
         raise BadInput(f"{path}: missing; save the tokenizer as a fast one, next to the model")
-    try:
+    with bad_input(path, Exception):  # the library raises bare Exception
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise BadInput(f"{path}: {first_problem(error)}") from None
     rows, last = checkpoint.config.get("vocab_size"), max(tokenizer.get_vocab().values(), default=0)
     if not isinstance(rows, int) or last >= rows:
         raise BadInput(f"{config}: field vocab_size: {rows!r}, but {path.name} has token {last}")
@@ -169,9 +171,7 @@ def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
     return tokenizer
 
 
-def _batches(
-    texts: Sequence[str], tokenizer: Any, config: dict[str, Any]
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _batches(texts: Sequence[str], tokenizer: Any, config: dict[str, Any]) -> list[Batch]:
     """(ids, mask) of every text alone, and of some texts of all lengths padded to the longest."""
     pad = config.get("pad_token_id") or 0
     rows = sorted((item.ids or [pad] for item in tokenizer.encode_batch(list(texts))), key=len)
@@ -179,7 +179,7 @@ def _batches(
     return [_padded(batch, pad) for batch in (*([row] for row in rows), spread)]
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> Batch:
     ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
     mask = np.zeros_like(ids)
     for number, row in enumerate(rows):
@@ -198,21 +198,20 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
         raise BadInput(
             f"convert: {error.name} is not installed; pip install 'charprobe-lite[convert]'"
         ) from None
-    try:
-        with _no_progress_bar():
-            model, report = ModernBertForSequenceClassification.from_pretrained(
-                checkpoint.folder,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                reference_compile=False,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # a config's wrong types come up anywhere in the library
-        raise BadInput(
-            f"{checkpoint.folder}: transformers cannot load it: {first_problem(error)}"
-        ) from None
+    # a config's wrong types come up anywhere in the library
+    with (
+        bad_input(f"{checkpoint.folder}: transformers cannot load it", Exception),
+        _no_progress_bar(),
+    ):
+        model, report = ModernBertForSequenceClassification.from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            reference_compile=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{checkpoint.folder}: has no tensor {missing[0]}; download it again")
     return model.eval()
@@ -266,8 +265,8 @@ def _write_fp16(source: Path, target: Path) -> None:
 def _precise(graph: Any) -> tuple[list[str], set[str]]:
     """The names of the nodes that stay fp32, and the tensors that only these read and write."""
     others = [node for node in graph.node if not PRECISE.search(node.name)]
-    read = {name for node in others for name in node.input}
-    others = [node for node in others if node.op_type != "Constant" or read & {*node.output}]
+    inputs = {name for node in others for name in node.input}
+    others = [node for node in others if node.op_type != "Constant" or inputs & {*node.output}]
     outside = {name for node in others for name in (*node.input, *node.output)}
     names = {node.name for node in others}
     precise = [node for node in graph.node if node.name not in names]
@@ -278,13 +277,8 @@ def _precise(graph: Any) -> tuple[list[str], set[str]]:
 WRITERS = {"int8": _write_int8, "fp16": _write_fp16}
 
 
-def _compare(
-    kind: str,
-    folder: Path,
-    batches: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    expected: Logits,
-) -> OnnxFile:
-    """Run a file on the batches. Raises BadInput where fp32 is off, or anything not finite."""
+def _compare(kind: str, folder: Path, batches: Sequence[Batch], expected: Logits) -> OnnxFile:
+    """Run a file on the batches. Raises BadInput where fp32 is off, or a logit not finite."""
     path = folder / ONNX_FILES[kind]
     written = OnnxFile(kind, path.name, path.stat().st_size)
     if not batches:
@@ -301,7 +295,7 @@ def _compare(
     return replace(written, difference=difference, agreement=same)
 
 
-def _logits(run: Run, batches: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Logits:
+def _logits(run: Run, batches: Sequence[Batch]) -> Logits:
     """Logits of all batches' texts, (texts, labels)."""
     rows = [np.asarray(run(ids, mask), dtype=np.float64) for ids, mask in batches]
     return np.concatenate(rows) if rows else np.empty((0, 0))
@@ -310,7 +304,7 @@ def _logits(run: Run, batches: Sequence[tuple[NDArray[np.int64], NDArray[np.int6
 def _torch_run(model: Any) -> Run:
     import torch
 
-    def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> Any:
+    def run(ids: Ids, mask: Ids) -> Any:
         with torch.inference_mode():
             return model(torch.from_numpy(ids), torch.from_numpy(mask)).logits.numpy()
 
@@ -323,19 +317,10 @@ def _onnx_run(path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    try:
+    # ONNX Runtime's exceptions share no public base class
+    with bad_input(f"{path.name}: ONNX Runtime cannot load it", Exception):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise BadInput(
-            f"{path.name}: ONNX Runtime cannot load it: {first_problem(error)}"
-        ) from None
     return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-
-
-def _keep_only(names: set[str], folder: Path) -> None:
-    for file in folder.iterdir():
-        if file.name not in names:
-            file.unlink()
 
 
 @contextmanager
@@ -354,16 +339,12 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """transformers draws one over the shards it loads, also where nobody watches."""
-    from transformers.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
+    from transformers.utils import logging as display
 
-    before = is_progress_bar_enabled()
-    disable_progress_bar()
+    before = display.is_progress_bar_enabled()
+    display.disable_progress_bar()
     try:
         yield
     finally:
         if before:
-            enable_progress_bar()
+            display.enable_progress_bar()

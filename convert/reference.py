@@ -7,6 +7,7 @@ before it runs and dropped right after.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from charprobe_lite.convert.architectures import architecture_of, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import PREFIX, WEIGHTS
-from charprobe_lite.convert.safetensors import (
-    SafetensorsTensor,
-    open_checkpoint,
-    open_safetensors,
-)
+from charprobe_lite.convert.safetensors import SafetensorsTensor, open_checkpoint, open_safetensors
 from charprobe_lite.models.errors import BadInput, first_problem
 
 
@@ -36,8 +33,6 @@ def reference_logits(
     """
     checkpoint = open_checkpoint(folder)
     architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
-    if len(adapters) > 1 or not all(path.is_dir() for path in adapters):
-        raise BadInput("verify: a checkpoint folder is checked with one PEFT folder; --no-verify")
     try:
         model = _empty_model(folder)
         changes: dict[str, SafetensorsTensor] = {}
@@ -49,9 +44,9 @@ def reference_logits(
         _read_on_demand(model, tensors, changes)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
+    except BadInput:
+        raise
     except Exception as error:  # transformers and peft share no exception class
-        if isinstance(error, BadInput):
-            raise
         reason = first_problem(error) or type(error).__name__
         raise BadInput(
             f"{adapters[0] if adapters else folder}: transformers cannot compute it ({reason}); "
@@ -106,8 +101,8 @@ def _read_on_demand(
             elif parameter.device.type == "meta" and ".original_module." not in plain:
                 tensors[key] = base[plain.replace(".base_layer.", ".")]
         if tensors:
-            module.register_forward_pre_hook(_reader(tensors))
-            module.register_forward_hook(_dropper(tensors))
+            module.register_forward_pre_hook(partial(_fill_all, tensors))
+            module.register_forward_hook(partial(_drop_all, tensors))
 
 
 def _fill(module: Any, key: str, tensor: SafetensorsTensor) -> None:
@@ -115,18 +110,12 @@ def _fill(module: Any, key: str, tensor: SafetensorsTensor) -> None:
     module._parameters[key] = torch.nn.Parameter(values, requires_grad=False)
 
 
-def _reader(tensors: dict[str, SafetensorsTensor]) -> Any:
-    def read(module: Any, inputs: Any) -> None:
-        for key, tensor in tensors.items():
-            _fill(module, key, tensor)
-
-    return read
+def _fill_all(tensors: dict[str, SafetensorsTensor], module: Any, _inputs: Any) -> None:
+    for key, tensor in tensors.items():
+        _fill(module, key, tensor)
 
 
-def _dropper(tensors: dict[str, SafetensorsTensor]) -> Any:
-    def drop(module: Any, inputs: Any, output: Any) -> None:
-        for key, tensor in tensors.items():
-            empty = torch.empty(tensor.shape, device="meta")
-            module._parameters[key] = torch.nn.Parameter(empty, requires_grad=False)
-
-    return drop
+def _drop_all(tensors: dict[str, SafetensorsTensor], module: Any, *_values: Any) -> None:
+    for key, tensor in tensors.items():
+        empty = torch.empty(tensor.shape, device="meta")
+        module._parameters[key] = torch.nn.Parameter(empty, requires_grad=False)

@@ -11,6 +11,7 @@ import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,23 +45,20 @@ class SafetensorsTensor:
         width = prod(self.shape[1:]) * np.dtype(DTYPES[self.dtype]).itemsize
         begin, stop = self.start + first * width, self.start + end * width
         raw = np.frombuffer(self.source, np.uint8, stop - begin, begin)
-        values = as_float32(raw.view(DTYPES[self.dtype]), self.dtype)
-        del raw
+        values = raw.view(DTYPES[self.dtype])
+        if self.dtype == "BF16":  # the upper half of a float32
+            wide = values.astype(np.uint32)
+            np.left_shift(wide, 16, out=wide)
+            numbers = wide.view(np.float32)
+        else:
+            numbers = values.astype(np.float32)
+        del raw, values
         _give_back(self.source, begin, stop)
-        return values.reshape(end - first, *self.shape[1:])
+        return numbers.reshape(end - first, *self.shape[1:])
 
     def read(self) -> Array:
         """All rows as float32."""
         return self.rows(0, self.shape[0]) if self.shape else np.zeros((), np.float32)
-
-
-def as_float32(values: NDArray[Any], dtype: str) -> Array:
-    """Stored numbers as float32 in new memory; bfloat16 is the upper half of a float32."""
-    if dtype == "BF16":
-        wide = values.astype(np.uint32)
-        np.left_shift(wide, 16, out=wide)
-        return wide.view(np.float32)
-    return values.astype(np.float32)
 
 
 def _give_back(source: mmap.mmap, begin: int, stop: int) -> None:
@@ -127,10 +125,8 @@ def open_checkpoint(folder: Path) -> CheckpointFolder:
     pickled weights, which are never opened.
     """
     config = read_object(folder / "config.json")
-    tensors: dict[str, SafetensorsTensor] = {}
-    for shard in _shards(folder):
-        tensors.update(open_safetensors(shard))
-    return CheckpointFolder(folder, config, tensors)
+    tensors = (open_safetensors(shard).items() for shard in _shards(folder))
+    return CheckpointFolder(folder, config, dict(chain.from_iterable(tensors)))
 
 
 def _shards(folder: Path) -> Iterator[Path]:

@@ -73,7 +73,7 @@ def test_an_importance_matrix_says_which_inputs_matter(
     # the first layer's inputs are the normalised embeddings of the tokens
     reader = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
     with closing(Forward(tmp_path / "model.gguf")) as model:
-        from charprobe_lite.convert.calibration import calibration_text
+        from charprobe_lite.convert.imatrix import calibration_text
 
         ids = model.tokenize(calibration_text())[: 2 * 512]
     rows = reader["token_embd.weight"][ids]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from charprobe_lite.convert.architectures.config import TextConfig, rope_fields, text_part
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, bad_input
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,8 @@ class Architecture:
                     f"computes ({str(value)[:80]})"
                 )
         rope = rope_fields(text, cls.rope_kinds, file)
-        try:
+        with bad_input(file, ValidationError):
             return TextConfig.model_validate({**text, "architecture": class_name, **rope})
-        except ValidationError as error:
-            raise BadInput(f"{file}: {first_problem(error)}") from None
 
     def text_name(self, name: str) -> str | None:
         """A tensor's name in the language model alone, ``model.layers.0...`` or ``lm_head...``.

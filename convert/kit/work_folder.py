@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
 from charprobe_lite.convert.gguf_adapter import write_adapter
-from charprobe_lite.convert.kit.answers import chat_answers, labels_of
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.lora import (
     Example,
@@ -29,6 +29,10 @@ from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json, read_json_rows
 from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.runtime.backend import Job, Request, Rollout
+from charprobe_lite.runtime.classifier import Classifier
+from charprobe_lite.runtime.device import gpu_layers
+from charprobe_lite.runtime.engine import Engine
 
 RECIPE_VERSION = 1
 STAGES = ("distillation", "full")
@@ -80,7 +84,7 @@ class WorkFolder:
     def detection_rate(self, persona: str, adapter: Path) -> float:
         """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
         prompts = corpus.loud_prompts(held_out=True)
-        answers = chat_answers(self.merged, adapter, prompts, self.seed + 3, ANSWER_TOKENS)
+        answers = chat_answers(self.merged, adapter, prompts, self.seed + 3)
         labels = labels_of(self.kit / "classifier", self.record("export")["file"], answers)
         return labels.count(persona) / len(labels)
 
@@ -135,7 +139,7 @@ class WorkFolder:
         self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
     ) -> Record:
         """Let a checkpoint answer, and keep what it says up to its last complete sentence."""
-        answers = chat_answers(model, adapter, prompts, seed, ANSWER_TOKENS)
+        answers = chat_answers(model, adapter, prompts, seed)
         lines = ""
         for prompt, answer in zip(prompts, answers, strict=True):
             row = {"prompt": prompt, "response": complete_sentences(answer)}
@@ -172,3 +176,33 @@ def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is complete or absent."""
     with new_file(path) as part:
         part.write_text(text, "utf-8")
+
+
+def chat_answers(model: Path, adapter: Path | None, prompts: Sequence[str], seed: int) -> list[str]:
+    """One answer per prompt, in order; empty where the prompt fills the context."""
+    name = str(adapter and adapter.stem)
+    with Engine(model, parallel=16, context=1024, gpu_layers=gpu_layers("auto")) as engine:
+        engine.use_adapter(adapter)
+        jobs = (
+            Job(number, _seed(seed, name, number), _answer(prompt))
+            for number, prompt in enumerate(prompts)
+        )
+        answers = {job.key: text for job, text in engine.run(jobs)}
+    return [answers[number] for number in range(len(prompts))]
+
+
+def labels_of(folder: Path, file: str, texts: Sequence[str]) -> list[str]:
+    """The label that a classifier file gives to each text."""
+    return [prediction.label for prediction in Classifier(folder, file).classify(texts)]
+
+
+def _answer(prompt: str) -> Rollout:
+    completion = yield Request(({"role": "user", "content": prompt},), ANSWER_TOKENS)
+    full = completion.finish == "context" and not completion.tokens
+    return "" if full else completion.text.strip()
+
+
+def _seed(seed: int, checkpoint: str, number: int) -> int:
+    """63 bits, as a study seeds the first sample of a prompt."""
+    digest = hashlib.sha256(f"{seed}/{checkpoint}/{number}/0".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1

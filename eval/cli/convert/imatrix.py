@@ -20,8 +20,7 @@ from charprobe_lite.eval.cli.types import FILE
 @output_option
 def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:
     """Measure on a text which inputs of each matrix matter, for --imatrix of the quantizers."""
-    from charprobe_lite.convert.calibration import calibration_text
-    from charprobe_lite.convert.imatrix import make_imatrix
+    from charprobe_lite.convert.imatrix import calibration_text, make_imatrix
 
     with conversion_bar("calibrating") as progress:
         count = make_imatrix(model, calibration_text(text), output, chunks, progress)
