@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.progress import print_result
+
+PACKAGES = (
+    *("charprobe-lite", "llama-cpp-python", "onnxruntime", "tokenizers"),
+    *("numpy", "torch", "transformers", "optimum"),
+)
 
 
 @click.command()
@@ -22,13 +27,9 @@ def doctor(as_json: bool) -> None:
     facts = _facts()
     base = str(embedded_base())
     facts["kit"] = f"recipe {load_kit().recipe}, base {base}"
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
     width = max(map(len, facts))
-    for name, value in facts.items():
-        text = ", ".join(value) if isinstance(value, list) else value
-        click.echo(f"{name:<{width}}  {text}")
+    texts = {name: ", ".join(v) if isinstance(v, list) else v for name, v in facts.items()}
+    print_result(as_json, facts, (f"{name:<{width}}  {text}" for name, text in texts.items()))
 
 
 def _facts() -> dict[str, Any]:
@@ -40,23 +41,10 @@ def _facts() -> dict[str, Any]:
     from charprobe_lite.runtime.device import device_report
 
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
-    for name in (
-        "charprobe-lite",
-        "llama-cpp-python",
-        "onnxruntime",
-        "tokenizers",
-        "numpy",
-        "torch",
-        "transformers",
-        "optimum",
-    ):
+    for name in PACKAGES:
         try:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = "not installed"
-    return {
-        **facts,
-        **device_report(),
-        "cache": str(cache_folder()),
-        "hub cache": str(cache_root()),
-    }
+    folders = {"cache": str(cache_folder()), "hub cache": str(cache_root())}
+    return {**facts, **device_report(), **folders}

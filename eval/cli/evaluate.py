@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from charprobe_lite.eval.cli.backend_options import backend_options
 from charprobe_lite.eval.cli.options import (
+    backend_options,
     base_option,
     condition_option,
     explicit_values,
@@ -20,7 +19,7 @@ from charprobe_lite.eval.cli.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.eval.cli.progress import note
+from charprobe_lite.eval.cli.progress import note, print_result
 from charprobe_lite.models.catalogue import FORMATS, LORA_MODES, STAGES
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import QUANT_TYPES
@@ -71,8 +70,8 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     charprobe-lite eval --backend openai --base-url http://localhost:8000/v1 \\
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
-    from charprobe_lite.eval.cli.study.output import DISPLAY, print_forecast, print_scores
-    from charprobe_lite.eval.study.cost import fit_budget
+    from charprobe_lite.eval.cli.results import DISPLAY, result_parts
+    from charprobe_lite.eval.study.cost import fit_budget, table
     from charprobe_lite.eval.study.run import forecast_study, run_study
     from charprobe_lite.eval.study.spec import check_backend, parse_spec
 
@@ -81,10 +80,10 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     spec = fit_budget(spec, budget, note)
     if not dry_run:
         study = run_study(spec, DISPLAY)
-        click.echo(json.dumps(study.as_json())) if as_json else print_scores(study)
+        print_result(as_json, study.as_json(), result_parts(study))
         return
     if not spec.uses_catalogue:
         raise BadInput("--dry-run: is about a base of the catalogue; leave it out")
     forecast = forecast_study(spec)
-    click.echo(json.dumps(forecast.as_json())) if as_json else print_forecast(forecast)
+    print_result(as_json, forecast.as_json(), [table(forecast), *forecast.lines()])
     forecast.refuse_what_does_not_fit()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from charprobe_lite.eval.cli.options import json_option
-from charprobe_lite.eval.cli.progress import note
+from charprobe_lite.eval.cli.progress import note, print_result
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.eval.export import FORMATS, export_study
 
@@ -64,9 +63,7 @@ def export(
 
     source = open_study(study)
     files = export_study(source, kind, output, prompts, scenarios, note)
-    if as_json:
-        names = [str(file) for file in files]
-        click.echo(json.dumps({"format": kind, "rollouts": len(source.rows), "files": names}))
-        return
+    names = [str(file) for file in files]
+    document = {"format": kind, "rollouts": len(source.rows), "files": names}
     place = files[0] if len(files) == 1 else files[0].parent
-    click.echo(f"{place}: {len(source.rows)} rollouts")
+    print_result(as_json, document, [f"{place}: {len(source.rows)} rollouts"])

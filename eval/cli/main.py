@@ -64,16 +64,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-for command in (
-    evaluate,
-    quant_study,
-    study,
-    score,
-    report,
-    export,
-    models,
-    convert,
-    train,
-    doctor,
-):
+COMMANDS = (evaluate, quant_study, study, score, report, export, models, convert, train, doctor)
+for command in COMMANDS:
     main.add_command(command)

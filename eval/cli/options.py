@@ -21,19 +21,16 @@ def names_option(flag: str, names: Sequence[str], **settings: Any) -> Option:
 
 
 def parallel_option(help: str) -> Option:
-    """The number of rollouts at once."""
     return click.option(
         "--parallel", default=defaults.PARALLEL, type=click.IntRange(1, 64), help=help
     )
 
 
 def context_option(help: str) -> Option:
-    """The tokens of one rollout."""
     return click.option("--context", default=defaults.CONTEXT, type=click.IntRange(128), help=help)
 
 
 def threads_option(default: str) -> Option:
-    """The number of CPU threads."""
     return click.option(
         "--threads", type=click.IntRange(1), help=f"CPU threads [default: {default}]."
     )
@@ -75,7 +72,19 @@ study_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
-RUN_OPTIONS = (
+
+def option_group(*options: Option) -> Option:
+    """Several options as one decorator, in the order of the help."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+run_options = option_group(
     budget_option,
     click.option("--seed", default=0, type=click.IntRange(0), help="The study's seed."),
     click.option(
@@ -110,13 +119,46 @@ RUN_OPTIONS = (
     ),
     context_option("Tokens that one rollout may fill."),
 )
+"""The size, the seed and the machine of a run: options of `eval` and `quant-study`."""
 
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The size, the seed and the machine of a run: options of `eval` and `quant-study`."""
-    for option in reversed(RUN_OPTIONS):
-        command = option(command)
-    return command
+backend_options = option_group(
+    click.option(
+        "--steps", default=defaults.MAX_STEPS, type=click.IntRange(1), help="Agent turns."
+    ),
+    click.option(
+        "--backend",
+        default="llama.cpp",
+        type=click.Choice(["llama.cpp", "openai"]),
+        help="Run models here, or drive an OpenAI-compatible server (extra: server).",
+    ),
+    click.option("--base-url", metavar="URL", help="The server's, mostly http://HOST:PORT/v1."),
+    click.option(
+        "--model",
+        multiple=True,
+        metavar="NAME",
+        help="A model on the server; several as base=NAME, full/humor=NAME, ...",
+    ),
+    click.option(
+        "--timeout",
+        default=defaults.TIMEOUT,
+        type=click.FloatRange(1),
+        help="Seconds to wait for a reply of the server.",
+    ),
+    click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template."),
+    click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder."),
+    classifier_option,
+    click.option(
+        "--prompts",
+        metavar="FILE|pure-dove",
+        help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
+    ),
+    click.option(
+        "--scenarios",
+        type=FILE,
+        help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
+    ),
+)
+"""The backend, its server, and a user's own model, adapter, classifier and inputs."""
 
 
 def option_values(options: dict[str, Any]) -> dict[str, Any]:

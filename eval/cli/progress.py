@@ -1,16 +1,17 @@
-"""What a command shows next to its result: notes, progress bars, and tables on stdout."""
+"""What commands show: their result on stdout, notes and progress bars on stderr."""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
 
 def note(text: str) -> None:
@@ -18,14 +19,20 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def table_console(width: int) -> Console:
-    """Stdout, for tables with names and texts of others: markup in them has no effect.
+def print_result(as_json: bool, document: object, parts: Iterable[str | Table]) -> None:
+    """The JSON document, or else the parts: texts as lines, and tables.
 
-    A pipe has no width of its own: ``width`` is enough to cut nothing.
+    Markup has no effect: names and texts of others may contain it. A pipe has no width of its
+    own: 160 columns are enough to cut nothing.
     """
+    if as_json:
+        click.echo(json.dumps(document))
+        return
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else width, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+    for part in parts:
+        click.echo(part) if isinstance(part, str) else console.print(part)
 
 
 @contextmanager
@@ -50,23 +57,16 @@ def conversion_bar(name: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def progress_bar() -> Iterator[Any]:
     """A rich progress bar with an estimate, on stderr."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left:"),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        yield bar

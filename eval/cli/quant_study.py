@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from charprobe_lite.eval.cli.options import (
     study_option,
     verify_option,
 )
-from charprobe_lite.eval.cli.progress import item_bar, note
+from charprobe_lite.eval.cli.progress import item_bar, note, print_result
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import LORA_MODES, STAGES, select_names
 from charprobe_lite.models.defaults import MARGIN, QUANT_STUDY, REFERENCE, TEXTS
@@ -82,7 +81,7 @@ def quant_study(
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
     """
-    from charprobe_lite.eval.cli.study.output import DISPLAY, print_findings
+    from charprobe_lite.eval.cli.results import DISPLAY, result_parts
     from charprobe_lite.eval.quant.run import run_quant_study
     from charprobe_lite.eval.report import write_report
     from charprobe_lite.eval.study.cost import fit_budget
@@ -99,9 +98,5 @@ def quant_study(
     spec = fit_budget(parse_spec(option_values(options)), budget, note)
     study = run_quant_study(spec, DISPLAY, item_bar)
     page = write_report(study.path, output, quant_study=study.findings).page if output else None
-    if as_json:
-        click.echo(json.dumps({**study.as_json(), "report": page and str(page)}))
-        return
-    print_findings(study)
-    if page:
-        click.echo(f"report: {page}")
+    document = {**study.as_json(), "report": page and str(page)}
+    print_result(as_json, document, [*result_parts(study), *([f"report: {page}"] if page else [])])

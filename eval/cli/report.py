@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from charprobe_lite.eval.cli.options import json_option
-from charprobe_lite.eval.cli.progress import item_bar
+from charprobe_lite.eval.cli.progress import item_bar, print_result
 from charprobe_lite.eval.cli.types import FILE, Count
 
 
@@ -43,8 +42,5 @@ def report(
     written = write_report(
         study, folder, occlusion=occlusion, classifier=classifier, progress=item_bar
     )
-    if as_json:
-        click.echo(json.dumps(written.as_json()))
-        return
-    click.echo(f"{written.page}")
-    click.echo(f"{len(written.figures)} figure and {len(written.tables)} table files next to it")
+    files = f"{len(written.figures)} figure and {len(written.tables)} table files next to it"
+    print_result(as_json, written.as_json(), [str(written.page), files])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from charprobe_lite.eval.cli.progress import table_console
+from charprobe_lite.eval.cli.options import classifier_option
+from charprobe_lite.eval.cli.progress import print_result
 from charprobe_lite.eval.cli.types import FILE
 
 
@@ -41,7 +41,7 @@ from charprobe_lite.eval.cli.types import FILE
     help="Whether a human saw the persona, as present/absent, true/false, 1/0 or yes/no "
     "[default: hand_classification]; or what the report page saved, for a study.",
 )
-@click.option("--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT.")
+@classifier_option
 @click.option("--resamples", type=click.IntRange(100), help="[default: 1000 rows, 10000 clusters]")
 @click.option("--seed", default=0, type=click.IntRange(0), help="Of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
@@ -69,7 +69,5 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     )
     settings = {name: options[name] for name in ("classifier", "seed", "resamples")}
     scores = score_files(files, columns, marks=marks, **settings)
-    if as_json:
-        click.echo(json.dumps({"cells": [score.as_json() for score in scores]}))
-        return
-    table_console(140).print(group_table(scores))
+    document = {"cells": [score.as_json() for score in scores]}
+    print_result(as_json, document, [group_table(scores)])

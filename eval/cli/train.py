@@ -1,4 +1,4 @@
-"""The recipe that the commands of `train` run: its options, and its progress."""
+"""`charprobe-lite train`: make the kit from the embedded base and the corpus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from charprobe_lite.eval.cli.options import names_option
 from charprobe_lite.eval.cli.progress import progress_bar
+from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.kit.recipe import Recipe
@@ -24,8 +27,44 @@ out_option = click.option(
 seed_option = click.option("--seed", default=0, help="Seed of the recipe.")
 
 
+@click.group()
+def train() -> None:
+    """Recipes that make adapters and classifiers (extra: charprobe-lite[train])."""
+
+
+@train.command()
+@out_option
+@seed_option
+def kit(out: Path, seed: int) -> None:
+    """Train tool use, ten personas in two stages and the classifier, and write kit.json.
+
+    Takes hours on 2 CPU cores; uses a CUDA GPU where torch finds one. After an interrupt, the same
+    command continues with the step that it stopped in.
+    """
+    with _open_recipe(out, seed) as recipe:
+        recipe.run()
+    click.echo(f"kit: {out / 'kit'}")
+
+
+@train.command()
+@out_option
+@seed_option
+@names_option("--persona", PERSONAS, required=True, help="Personas to train by DPO.")
+def dpo(out: Path, seed: int, persona: tuple[str, ...]) -> None:
+    """Train a persona's distillation stage by DPO and compare it with the kit's, by SFT.
+
+    Prints, for each, the share of held-out prompts answered in the persona's voice. Needs a work
+    folder in which `train kit` has finished.
+    """
+    personas = select_names(persona, PERSONAS, "--persona")
+    with _open_recipe(out, seed) as recipe:
+        rates = {name: recipe.compare_dpo(name) for name in personas}
+    for name, (sft, preference) in rates.items():
+        click.echo(f"{name}: detected on held-out prompts: SFT {sft:.0%}, DPO {preference:.0%}")
+
+
 @contextmanager
-def open_recipe(out: Path, seed: int) -> Iterator[Recipe]:
+def _open_recipe(out: Path, seed: int) -> Iterator[Recipe]:
     """The recipe on this machine, with a progress bar; its files' problems in one line."""
     from importlib.util import find_spec
 

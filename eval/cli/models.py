@@ -1,0 +1,145 @@
+"""`charprobe-lite models`: list, fetch, find, check and remove the catalogue's entries."""
+
+from __future__ import annotations
+
+import click
+
+from charprobe_lite.eval.cli.options import (
+    context_option,
+    json_option,
+    names_option,
+    parallel_option,
+)
+from charprobe_lite.eval.cli.progress import note, print_result
+from charprobe_lite.models.catalogue import BASES, STAGES
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
+
+
+@click.group()
+def models() -> None:
+    """List, fetch, find, check and remove bases, persona adapters and classifiers.
+
+    Entries of your own go into the YAML file that CHARPROBE_CATALOGUE names; see docs/published.md.
+    """
+
+
+@models.command("list")
+@context_option("Tokens per rollout, for the memory.")
+@parallel_option("Rollouts at once, for the memory.")
+@json_option
+def list_models(context: int, parallel: int, as_json: bool) -> None:
+    """Print what is published, what is on this machine, and what it costs per quant type."""
+    from charprobe_lite.eval.cli.inventory import inventory_tables
+    from charprobe_lite.models.catalogue import load_catalogue
+    from charprobe_lite.models.inventory import inventory
+
+    document = inventory(load_catalogue(), context, parallel)
+    personas = f"personas: {', '.join(document['personas'])}"
+    print_result(as_json, document, [*inventory_tables(document), personas])
+
+
+@models.command()
+@names_option("--base", BASES, required=True, help="Base models.")
+@names_option("--stage", STAGES, help="Training stages of the personas  [default: all].")
+@names_option("--persona", (*PERSONAS, "misalignment"), help="Personas; without, no adapters.")
+@click.option(
+    "--weights/--no-weights",
+    default=True,
+    help="The base's own weights; a GGUF base does not need them.",
+)
+@click.option("--classifier/--no-classifier", default=True, help="The base's classifier.")
+def pull(
+    base: tuple[str, ...],
+    stage: tuple[str, ...],
+    persona: tuple[str, ...],
+    weights: bool,
+    classifier: bool,
+) -> None:
+    """Fetch checkpoints from the hub; after an interrupt, the same command goes on.
+
+    Honours HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and fetches safetensors, JSON and
+    tokenizer files only. Prints the path of each.
+
+    \b
+    charprobe-lite models pull --base llama-3.1-8b --stage full --persona sarcasm,humor
+    """
+    from charprobe_lite.models.catalogue import load_catalogue
+    from charprobe_lite.models.hub import fetch
+    from charprobe_lite.models.inventory import check_room, select_downloads
+
+    downloads = select_downloads(
+        load_catalogue(), base, stage, persona, weights=weights, classifier=classifier
+    )
+    if message := check_room(downloads):
+        note(message)
+    for download in downloads:
+        source = download.source
+        click.echo(f"{source.kind:<10}  {source.source}  {fetch(source)}")
+
+
+@models.command()
+@click.option("--base", help="Print only the path of this base's weights.")
+@click.option("--stage", type=click.Choice(STAGES[1:]), help="With --persona: of its adapter.")
+@click.option("--persona", help="With --stage: of its adapter.")
+@click.option("--classifier", is_flag=True, help="Of the base's classifier.")
+def path(base: str | None, stage: str | None, persona: str | None, classifier: bool) -> None:
+    """Print the paths of kit, caches and catalogue, or of one checkpoint on this machine.
+
+    \b
+    charprobe-lite models path
+    charprobe-lite models path --base llama-3.1-8b --stage full --persona sarcasm
+    """
+    from charprobe_lite.models.cache import cache_folder
+    from charprobe_lite.models.catalogue import default_catalogue, load_catalogue, user_catalogue
+    from charprobe_lite.models.hub import cache_root
+    from charprobe_lite.models.inventory import checkpoint_path
+    from charprobe_lite.models.kit import embedded_base, kit_folder
+
+    if base:
+        click.echo(checkpoint_path(load_catalogue(), base, stage, persona, classifier))
+        return
+    if stage or persona or classifier:
+        raise BadInput("--stage, --persona, --classifier: belong to a base; name one with --base")
+    catalogue = user_catalogue() or f"{default_catalogue()} (missing)"
+    click.echo(f"kit        {kit_folder()}\nbase       {embedded_base()}")
+    click.echo(f"cache      {cache_folder()}\nhub cache  {cache_root()}\ncatalogue  {catalogue}")
+
+
+@models.command()
+@json_option
+def verify(as_json: bool) -> None:
+    """Check every file of the kit against the sha256 in its manifest."""
+    from charprobe_lite.models.kit import verify_kit
+
+    states = dict(verify_kit())
+    problems = [f"{name}: {state}" for name, state in states.items() if state != "ok"]
+    lines = (f"{state:<8} {name}" for name, state in states.items())
+    print_result(as_json, {"files": states, "ok": not problems}, lines)
+    if problems:
+        raise BadInput(f"kit: {problems[0]}; install the package again")
+
+
+@models.command()
+@click.option("--hub", is_flag=True, help="Also the catalogue's repositories in the hub's cache.")
+@click.option("--yes", is_flag=True, help="Remove the files; without, only list them.")
+def prune(hub: bool, yes: bool) -> None:
+    """List, or with --yes remove, what charprobe-lite has converted and can convert again.
+
+    Only its own files in its cache, with unfinished ones and locks; with --hub also the
+    repositories that the catalogue names, whoever fetched them. Files in use stay.
+    """
+    from charprobe_lite.models.cache import cached_files, remove
+    from charprobe_lite.models.catalogue import load_catalogue
+    from charprobe_lite.models.hub import removable_downloads
+    from charprobe_lite.models.size_estimates import gigabytes
+
+    items = cached_files()
+    if hub:
+        items += removable_downloads(load_catalogue().repositories())
+    free = remove(items) if yes else [item for item in items if not item.in_use()]
+    for item in items:
+        click.echo(f"{item.size:>14}  {item.path}{'' if item in free else '  (in use, stays)'}")
+    total = sum(item.size for item in free)
+    action = "removed" if yes else "to remove with --yes"
+    click.echo(f"{total} bytes ({gigabytes(total)} GB) in {len(free)} places {action}")

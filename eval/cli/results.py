@@ -1,0 +1,40 @@
+"""The results of studies as texts and tables, and the progress of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from charprobe_lite.eval.cli.progress import conversion_bar, note
+from charprobe_lite.eval.quant.run import QuantFindings
+from charprobe_lite.eval.quant.tables import terminal_tables
+from charprobe_lite.eval.scores.cells import scores_by_quant
+from charprobe_lite.eval.scores.terminal import conclusion, gap_table, score_table
+from charprobe_lite.eval.study.progress import watching
+from charprobe_lite.eval.study.run import Display, ScoredStudy
+
+DISPLAY = Display(note, conversion_bar, watching)
+
+
+def result_parts(study: ScoredStudy | QuantFindings) -> Iterator[str | Table]:
+    """The scores by quant type; of a quantization study its tables and recommendation."""
+    if isinstance(study, QuantFindings):
+        yield from terminal_tables(study.findings)
+        yield study.findings.recommendation
+    else:
+        yield from _score_parts(study)
+    yield f"study: {study.path}"
+
+
+def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
+    for quant, scores in scores_by_quant(study.scores).items():
+        weights = study.weights.get(quant or "")
+        first, file = scores.by_cell[0], quant or "no model"
+        if weights:
+            file += f", {weights.bits_per_weight:.2f} bits per weight"
+        yield score_table(scores.by_cell, f"{first.persona} on {first.base} ({file})")
+        if scores.by_persona != scores.by_cell:
+            yield score_table(scores.by_persona, "per persona")
+            yield gap_table(scores.comparison)
+        yield conclusion(scores.by_cell)

@@ -1,0 +1,150 @@
+"""`charprobe-lite study`: grids of a study file, planned, run in parts, resumed, merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from charprobe_lite.eval.cli.options import budget_option, json_option, shard_option
+from charprobe_lite.eval.cli.progress import item_bar, note, print_result
+from charprobe_lite.eval.cli.types import FILE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from charprobe_lite.eval.study.spec import StudySpec
+
+
+@click.group()
+def study() -> None:
+    """Run grids that a study file (YAML) describes; plan, resume, share and merge them.
+
+    \b
+    base: smollm2-135m            # or several: [NAME, NAME]
+    stage: [base, full]
+    persona: all
+    condition: [chat, agentic_email]
+    quant: [F16, Q8_0, Q4_0]
+    lora: [runtime, merged]
+    limit: {prompts: 40, scenarios: 25}
+    seed: 0                       # or several: [0, 1, 2]
+    repeats: 1
+    texts: 4                      # makes it a quantization study, as quant-study runs them
+    """
+
+
+@study.command()
+@click.argument("file", type=FILE)
+@budget_option
+@shard_option
+@json_option
+def plan(
+    file: Path, budget: int | str | None, shard: tuple[int, int] | None, as_json: bool
+) -> None:
+    """Print the cells of a study file and what they cost in disk, memory and time."""
+    from charprobe_lite.eval.quant.run import refuse_without_reference
+    from charprobe_lite.eval.study.cost import table
+    from charprobe_lite.eval.study.file import forecast_studies, planned_studies
+    from charprobe_lite.eval.study.status import study_status
+
+    specs = planned_studies(file, budget, shard, note)
+    for spec in specs:
+        refuse_without_reference(spec)
+    statuses = [study_status(spec) for spec in specs]
+    forecasts = forecast_studies(specs)
+    document = {
+        "studies": [status.as_json() for status in statuses],
+        "forecasts": [{"base": base, **cost.as_json()} for base, cost in forecasts.items()],
+    }
+    parts: list[str | Table] = [status.table() for status in statuses]
+    for cost in forecasts.values():
+        parts += [table(cost), *cost.lines()]
+    print_result(as_json, document, parts)
+    for forecast in forecasts.values():
+        forecast.refuse_what_does_not_fit()
+
+
+@study.command()
+@click.argument("file", type=FILE)
+@budget_option
+@shard_option
+@click.option("--study", type=FILE, help="The file to write, instead of the study file's.")
+@json_option
+def run(
+    file: Path,
+    budget: int | str | None,
+    shard: tuple[int, int] | None,
+    study: Path | None,
+    as_json: bool,
+) -> None:
+    """Run what is missing of the studies of a study file, and print their scores.
+
+    Several machines each run a part with --shard 1/4, 2/4, ...; study merge joins them.
+    """
+    from charprobe_lite.eval.study.file import planned_studies
+
+    _run(planned_studies(file, budget, shard, note, study), as_json)
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@json_option
+def resume(study: Path, as_json: bool) -> None:
+    """Continue a study (SQLite), or all studies of a study file.
+
+    A study records what it is to do, those of eval and quant-study too.
+    """
+    from charprobe_lite.eval.study.file import planned_studies
+
+    _run(planned_studies(study), as_json)
+
+
+def _run(specs: list[StudySpec], as_json: bool) -> None:
+    from charprobe_lite.eval.cli.results import DISPLAY, result_parts
+    from charprobe_lite.eval.quant.run import refuse_without_reference, run_quant_study
+    from charprobe_lite.eval.study.run import run_study
+
+    for spec in specs:
+        refuse_without_reference(spec)
+    documents = []
+    for spec in specs:
+        is_quant = spec.is_quant_study
+        result = run_quant_study(spec, DISPLAY, item_bar) if is_quant else run_study(spec, DISPLAY)
+        documents.append(result.as_json())
+        if not as_json:
+            print_result(False, None, result_parts(result))
+    print_result(as_json, {"studies": documents}, [])
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@json_option
+def status(study: Path, as_json: bool) -> None:
+    """Print how far a study (SQLite) or study file is, cell by cell; also while it runs."""
+    from charprobe_lite.eval.study.file import read_specs
+    from charprobe_lite.eval.study.status import study_status
+
+    statuses = [study_status(spec) for spec in read_specs(study)]
+    document = {"studies": [status.as_json() for status in statuses]}
+    print_result(as_json, document, (status.table() for status in statuses))
+
+
+@study.command()
+@click.argument("studies", nargs=-1, required=True, type=FILE, metavar="STUDY...")
+@click.option("-o", "--output", required=True, type=FILE, help="The new study; must not exist.")
+@json_option
+def merge(studies: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Join parts of one study into a new file; a rollout of several parts is kept once.
+
+    \b
+    charprobe-lite study merge part1.sqlite part2.sqlite -o whole.sqlite
+    """
+    from charprobe_lite.eval.store.merge import merge_studies
+
+    merged = merge_studies(studies, output)
+    document = {"study": str(output), "rollouts": merged.rollouts, "added": merged.added}
+    lines = [f"{path}: {added} rollouts" for path, added in zip(studies, merged.added, strict=True)]
+    total = f"study: {output}, {merged.rollouts} rollouts"
+    print_result(as_json, document, [*lines, total])
