@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHOWN = {
     "01-score-your-texts.ipynb": "macro_f1",
     "02-watch-a-rollout.ipynb": "send_email",
+    "03-compare-quant-types.ipynb": "Q4_0",
 }
 """A word in the tables that each notebook shows."""
 
