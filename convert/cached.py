@@ -21,10 +21,10 @@ from charprobe_lite.models.kit import sha256_file
 
 CONVERTER = 1
 """Raised when the same input would give another file, so that old ones are not used."""
-READ = (".safetensors", ".json", ".jinja", ".model", ".gguf")
+INPUT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".gguf")
 BLOB = re.compile(r"[0-9a-f]{64}")
-Note = Callable[[str], None]
-Bar = Callable[[str], AbstractContextManager[Progress | None]]
+Notify = Callable[[str], None]
+ProgressBar = Callable[[str], AbstractContextManager[Progress | None]]
 
 
 def model_file(
@@ -32,8 +32,8 @@ def model_file(
 ) -> Path:
     """Where a base with adapters merged in is kept as a quant type; unchecked ones apart."""
     quantizer = "" if quant in ROW_TYPES else version("llama-cpp-python")
-    checked = "" if verify else "unchecked"
-    key = _key("model", quant, quantizer, checked, *map(content, (base, *adapters)))
+    hashes = map(content_hash, (base, *adapters))
+    key = _key("model", quant, quantizer, "" if verify else "unchecked", *hashes)
     return cache_folder() / f"{name}-{quant}-{key}.gguf"
 
 
@@ -44,8 +44,8 @@ def prepare_model(
     quant: str,
     *,
     verify: bool = True,
-    note: Note = lambda _: None,
-    bar: Bar = lambda _: nullcontext(),
+    note: Notify = lambda _: None,
+    bar: ProgressBar = lambda _: nullcontext(),
 ) -> Path:
     """The cached model, made and checked when it is missing; a second process waits for it.
 
@@ -63,31 +63,26 @@ def prepare_model(
                 quantize_file(exact, part, quant)
         return target
     with bar(name) as progress:
-        merge(
-            *(base, adapters, target, quant),
-            verify=verify,
-            progress=progress,
-            wait=FOREVER,
-            keep=True,
-            isolated=True,
-        )
+        merge(base, adapters, target, quant, verify=verify, progress=progress, shared=True)
     return target
 
 
-def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Note = lambda _: None) -> Path:
+def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Notify = lambda _: None) -> Path:
     """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
     if not adapter.is_dir():
         return adapter
-    key = _key("adapter", content(adapter), _shapes(base))
+    # of a base, an adapter's file depends on the configuration alone
+    shapes = base / "config.json" if base.is_dir() else base
+    key = _key("adapter", content_hash(adapter), content_hash(shapes))
     target = cache_folder() / f"{name}-lora-{key}.gguf"
     if not target.is_file():
         note(f"preparing adapter {name} (once): {target}")
-        convert_adapter(adapter, base, target, wait=FOREVER, keep=True)
+        convert_adapter(adapter, base, target, shared=True)
     return target
 
 
 def prepare_classifier(
-    name: str, source: Path, *, verify: bool = True, note: Note = lambda _: None
+    name: str, source: Path, *, verify: bool = True, note: Notify = lambda _: None
 ) -> Path:
     """A classifier as ONNX: its folder when it has one, else the cached export, fp32.
 
@@ -97,21 +92,15 @@ def prepare_classifier(
         return source
     from charprobe_lite.convert.onnx import export_in_child
 
-    target = (
-        cache_folder() / f"{name}-classifier-{_key('classifier', str(verify), content(source))}"
-    )
+    key = _key("classifier", str(verify), content_hash(source))
+    target = cache_folder() / f"{name}-classifier-{key}"
     if not target.is_dir():
         note(f"preparing classifier {name} (once): {target}")
         export_in_child(source, target, verify)
     return target
 
 
-def _shapes(base: Path) -> str:
-    """What of a base an adapter's file depends on: its configuration alone."""
-    return content(base / "config.json") if base.is_dir() else content(base)
-
-
-def content(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """A hash of a file, or of the files in a folder that a conversion reads.
 
     A file of the hub's cache is a link to a blob that is named by its hash already. Raises
@@ -119,15 +108,15 @@ def content(path: Path) -> str:
     """
     try:
         if not path.is_dir():
-            return _file_content(path.resolve(), path.stat().st_mtime_ns)
-        files = sorted(file for file in path.iterdir() if file.suffix in READ)
-        return _key(*(f"{file.name}={content(file)}" for file in files if file.is_file()))
+            return _file_hash(path.resolve(), path.stat().st_mtime_ns)
+        files = sorted(file for file in path.iterdir() if file.suffix in INPUT_SUFFIXES)
+        return _key(*(f"{file.name}={content_hash(file)}" for file in files if file.is_file()))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 @lru_cache(maxsize=256)
-def _file_content(path: Path, _written: int) -> str:
+def _file_hash(path: Path, _modified: int) -> str:
     return path.name if BLOB.fullmatch(path.name) else sha256_file(path)
 
 

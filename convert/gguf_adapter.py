@@ -18,7 +18,7 @@ from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.gguf_model import EMBEDDING, open_model
 from charprobe_lite.convert.lora import Adapter, Delta, in_memory, peft_delta, read_adapter
 from charprobe_lite.convert.quantize import Array
-from charprobe_lite.models.atomic import AT_ONCE, new_file
+from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.llama import quantize_rows
 
@@ -27,22 +27,22 @@ READ_BACK = 0.01
 
 
 def convert_adapter(
-    adapter: str | Path,
-    base: str | Path,
-    target: str | Path,
-    *,
-    wait: float = AT_ONCE,
-    keep: bool = False,
+    adapter: str | Path, base: str | Path, target: str | Path, *, shared: bool = False
 ) -> GGUFFile:
     """Write a PEFT LoRA folder as a GGUF LoRA of ``base`` (checkpoint folder or GGUF), F16.
 
-    Each change is read back and compared before the file takes its name. ``wait`` seconds for
-    another process that writes the target; ``keep`` what it wrote. Raises BadInput for an adapter
+    Each change is read back and compared before the file takes its name. A ``shared`` target may
+    be written by another process: wait for it, and keep its file. Raises BadInput for an adapter
     of another base, one that replaces complete tensors or changes the embedding.
     """
     model, target = open_model(Path(base)), Path(target)
-    changes = _deltas(read_adapter(Path(adapter), model.architecture))
-    for name, change in changes.items():
+    changes: dict[str, Delta] = {}
+    for name, change in read_adapter(Path(adapter), model.architecture).changes.items():
+        if not isinstance(change, Delta):
+            raise BadInput(
+                f"{adapter}: tensor {name}: saved complete (modules_to_save), which an adapter "
+                "at run time cannot carry; use convert merge"
+            )
         if name == EMBEDDING:
             raise BadInput(f"{adapter}: tensor {name}: not supported at run time; convert merge")
         shape = model.tensors[name].shape if name in model.tensors else None
@@ -51,9 +51,10 @@ def convert_adapter(
                 f"{adapter}: tensor {name}: shape {change.shape}, the base has {shape}; "
                 "name an adapter of this base"
             )
-    with new_file(target, wait) as part:
-        if not (keep and target.is_file()):
-            _write_deltas(changes, model.architecture.name, part)
+        changes[name] = change
+    with new_file(target, FOREVER if shared else AT_ONCE) as part:
+        if not (shared and target.is_file()):
+            _write_deltas(changes, model.architecture.name, part, QuantType.F16)
             _check(changes, read_adapter(part, model.architecture), target)
     return written_file(target)
 
@@ -69,33 +70,15 @@ def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target
     for key, a in tensors.items():
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
-            b = tensors[f"{module}.lora_B.weight"]
-            name, delta = peft_delta(
-                f"{module}.weight", in_memory(a), in_memory(b), alpha, architecture
-            )
+            pair = in_memory(a), in_memory(tensors[f"{module}.lora_B.weight"])
+            name, delta = peft_delta(f"{module}.weight", *pair, alpha, architecture)
             changes[name] = delta
     with new_file(target) as part:
         _write_deltas(changes, architecture.name, part, QuantType.Q8_0)
 
 
-def _deltas(adapter: Adapter) -> dict[str, Delta]:
-    """An adapter's LoRA pairs. Raises BadInput when it also replaces complete tensors."""
-    pairs = {}
-    for name, change in adapter.changes.items():
-        if not isinstance(change, Delta):
-            raise BadInput(
-                f"{adapter.path}: tensor {name}: saved complete (modules_to_save), which an "
-                "adapter at run time cannot carry; use convert merge"
-            )
-        pairs[name] = change
-    return pairs
-
-
 def _write_deltas(
-    changes: Mapping[str, Delta],
-    architecture: str,
-    target: Path,
-    a_type: QuantType = QuantType.F16,
+    changes: Mapping[str, Delta], architecture: str, target: Path, a_type: QuantType
 ) -> None:
     """Write changes as a GGUF LoRA. One alpha holds for a file: what differs goes into B."""
     first = next(iter(changes.values()))

@@ -30,11 +30,11 @@ from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import (
     Matrix,
     Rows,
-    changed_rows,
     dequantized,
     in_memory,
     ordered,
     read_adapter,
+    with_changes,
 )
 from charprobe_lite.convert.quantize import file_type, tensor_type
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
@@ -84,12 +84,11 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
             raise BadInput(
                 f"{checkpoint.folder}: tensor {name}: not a part of {architecture.name}"
             ) from None
-        if gguf_name is None or (gguf_name == HEAD and architecture.tied):
+        is_tied = gguf_name == HEAD and architecture.tied
+        if gguf_name is None or is_tied or not stored.shape or name.endswith(NOT_STORED):
             continue
-        if not stored.shape or name.endswith(NOT_STORED):
-            continue
-        order = architecture.row_order(gguf_name, stored.shape[0])
-        rows = _shifted(ordered(stored, order).rows, architecture.shift(gguf_name))
+        matrix = ordered(stored, gguf_name, architecture)
+        rows = _shifted(matrix.rows, architecture.shift(gguf_name))
         tensors[gguf_name] = Matrix(stored.shape, rows)
     _refuse_missing(architecture, tensors, checkpoint.folder)
     for name, values in architecture.tensors(config).items():
@@ -128,10 +127,8 @@ def _open_gguf(path: Path) -> SourceModel:
 
 def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
     for name, item in source.fields.items():
-        if name.startswith("GGUF.") or name in REWRITTEN:
-            continue
-        if not len(item.data):
-            continue  # an empty array, which the writer refuses
+        if name.startswith("GGUF.") or name in REWRITTEN or not len(item.data):
+            continue  # the writer refuses an empty array
         kind = item.types[0]
         sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
@@ -156,9 +153,7 @@ def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
                 "name an adapter of this base"
             )
     for name, tensor in tensors.items():
-        shift = model.architecture.shift(name)
-        rows = changed_rows(tensor.rows, name, tensor.shape, adapters, shift)
-        tensors[name] = replace(tensor, rows=rows)
+        tensors[name] = with_changes(tensor, name, adapters, model.architecture.shift(name))
     return replace(model, tensors=tensors)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gguf
 import numpy as np
@@ -18,19 +18,14 @@ from numpy.typing import NDArray
 
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.safetensors import SafetensorsTensor, open_safetensors, read_object
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import read_gguf
 
 Array = NDArray[np.float32]
 Rows = Callable[[int, int], Array]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-SIDES: dict[str, Literal["A", "B"]] = {
-    ".lora_A.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora_embedding_A": "A",
-    ".lora_embedding_B": "B",
-}
+SIDE = re.compile(r"\.lora_(?:([AB])\.weight|embedding_([AB]))\Z")
 # initialisations that rewrite the base
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 OTHER_SUMS = (
@@ -59,15 +54,18 @@ def in_memory(values: Array) -> Matrix:
     return Matrix(values.shape, lambda first, end: values[first:end])
 
 
-def ordered(source: Matrix | SafetensorsTensor, order: NDArray[np.int64] | None) -> Matrix:
-    """The matrix with its rows in this order, of which only the span is read; None keeps them."""
+def ordered(source: Matrix | SafetensorsTensor, name: str, architecture: Architecture) -> Matrix:
+    """A checkpoint's matrix with its rows in the order of the GGUF tensor ``name``."""
+    order = architecture.row_order(name, source.shape[0])
+    if order is None:
+        return Matrix(source.shape, source.rows)
 
     def rows(first: int, end: int) -> Array:
-        places = order[first:end] if order is not None else np.arange(first, end)
+        places = order[first:end]
         lowest = int(places.min())
         return source.rows(lowest, int(places.max()) + 1)[places - lowest]
 
-    return Matrix(source.shape, source.rows if order is None else rows)
+    return Matrix(source.shape, rows)
 
 
 def dequantized(tensor: gguf.ReaderTensor, file: Path) -> Matrix:
@@ -165,8 +163,8 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
         if not tensor.shape:
             raise BadInput(f"{weights}: tensor {name}: a single number; save the adapter again")
         if side is None:
-            order = architecture.row_order(target, tensor.shape[0])
-            changes[target] = Replacement(tensor.shape, ordered(tensor, order).rows)
+            rows = ordered(tensor, target, architecture).rows
+            changes[target] = Replacement(tensor.shape, rows)
         else:
             modules.setdefault(module, {})[side] = tensor
     for module, sides in modules.items():
@@ -209,17 +207,14 @@ def _check_pattern(pattern: str, value: Any, field: str) -> None:
     usable = PATTERN.fullmatch(pattern) and not NESTED.search(pattern)
     if not usable or not isinstance(value, int | float) or not 0 < value <= 1e6:
         raise BadInput(f"{field}: {pattern[:80]!r}: {str(value)[:40]} cannot be used")
-    try:
+    with bad_input(f"{field}: {pattern[:80]!r}", re.error):
         re.compile(pattern)
-    except re.error as error:
-        raise BadInput(f"{field}: {pattern[:80]!r}: {error}") from None
 
 
-def _split(name: str) -> tuple[str, Literal["A", "B"] | None]:
+def _split(name: str) -> tuple[str, str | None]:
     """("layers.0.self_attn.q_proj.weight", its side), None for a tensor saved complete."""
-    for ending, side in SIDES.items():
-        if name.endswith(ending):
-            return name.removesuffix(ending) + ".weight", side
+    if side := SIDE.search(name):
+        return f"{name[: side.start()]}.weight", side[1] or side[2]
     plain = name.replace(".modules_to_save.", ".").replace(".default.", ".")
     return plain.replace(".base_layer.", "."), None
 
@@ -269,8 +264,8 @@ def peft_delta(
 ) -> tuple[str, Delta]:
     """GGUF name and change of a module's LoRA pair, ``a`` (rank, in) and ``b`` (out, rank)."""
     name = str(architecture.tensor_name(module.removeprefix(PREFIX)))
-    order = architecture.row_order(name, b.shape[0])
-    return name, Delta(ordered(a, None), ordered(b, order), alpha / a.shape[0])
+    b = ordered(b, name, architecture)
+    return name, Delta(Matrix(a.shape, a.rows), b, alpha / a.shape[0])
 
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
@@ -308,10 +303,8 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
     return Adapter(path, changes)
 
 
-def changed_rows(
-    rows: Rows, name: str, shape: tuple[int, ...], adapters: list[Adapter], shift: float
-) -> Rows:
-    """Rows of a tensor with every adapter's change; ``shift`` is what GGUF adds to its numbers.
+def with_changes(tensor: Matrix, name: str, adapters: list[Adapter], shift: float) -> Matrix:
+    """A tensor with every adapter's change; ``shift`` is what GGUF adds to its numbers.
 
     Raises BadInput for a change of another shape.
     """
@@ -319,13 +312,13 @@ def changed_rows(
         change = adapter.changes.get(name)
         if change is None:
             continue
-        if change.shape != shape:
+        if change.shape != tensor.shape:
             raise BadInput(
-                f"{adapter.path}: tensor {name}: shape {change.shape}, the base has {shape}; "
-                "name an adapter of this base"
+                f"{adapter.path}: tensor {name}: shape {change.shape}, the base has "
+                f"{tensor.shape}; name an adapter of this base"
             )
-        rows = _changed(rows, change, shift)
-    return rows
+        tensor = Matrix(tensor.shape, _changed(tensor.rows, change, shift))
+    return tensor
 
 
 def _changed(rows: Rows, change: Delta | Replacement, shift: float) -> Rows:

@@ -10,7 +10,7 @@ from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapter
 from charprobe_lite.convert.imatrix import read_imatrix
 from charprobe_lite.convert.quantize import ROW_TYPES, check_quant, quantize_file
 from charprobe_lite.convert.verify import refuse_unverifiable, verify_file, verify_in_child
-from charprobe_lite.models.atomic import AT_ONCE, new_file
+from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.hub import fetch
 
@@ -67,16 +67,14 @@ def merge(
     imatrix: Path | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
-    wait: float = AT_ONCE,
-    keep: bool = False,
-    isolated: bool = False,
+    shared: bool = False,
 ) -> LogitAgreement | None:
     """``merge_lora`` of paths; how well the file agrees with the original, None when unverified.
 
     F32, F16, BF16 and Q8_0 are written in one pass. The other types go through llama.cpp's
     quantizer from an F16 file next to the target, which is what ``verify`` checks, and which is
-    removed whatever happens. ``wait`` seconds for another process that writes the target;
-    ``keep`` what it wrote. ``isolated`` verifies in a child process: torch stays out of this one.
+    removed whatever happens. A ``shared`` target may be written by another process: wait for it,
+    and keep its file; verify in a child process, so that torch stays out of this one.
     """
     importance = read_imatrix(imatrix) if imatrix else None
     check_quant(quant, importance)
@@ -85,15 +83,15 @@ def merge(
         refuse_unverifiable(base, adapters)
     model = with_adapters(model, adapters)
     agreement = None
-    with new_file(target, wait) as part:
-        if keep and target.is_file():
+    with new_file(target, FOREVER if shared else AT_ONCE) as part:
+        if shared and target.is_file():
             return None
         direct = quant in ROW_TYPES
         exact = part if direct else part.with_name(f"{target.name}.f16.part")
         try:
             write_model(model, exact, quant if direct else "F16", progress, threads)
             if verify:
-                agreement = (verify_in_child if isolated else verify_file)(exact, base, adapters)
+                agreement = (verify_in_child if shared else verify_file)(exact, base, adapters)
             if not direct:
                 quantize_file(exact, part, quant, importance, threads)
         finally:

@@ -20,7 +20,8 @@ from charprobe_lite.convert.safetensors import read_object
 from charprobe_lite.models.errors import BadInput
 
 SPACE = "\u2581"  # SentencePiece's mark
-SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>")
+SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>|<pad>|<mask>|<end_of_turn>")
+"""Control tokens that some published tokenizers forget to mark."""
 ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 
 
@@ -92,7 +93,7 @@ def _tokens(
         token = by_id.get(index)
         if token is None:
             kind, token = TokenType.UNUSED, f"[PAD{index}]"
-        elif index in added and (added[index].get("special") or _looks_special(token)):
+        elif index in added and (added[index].get("special") or SPECIAL.fullmatch(token)):
             is_unknown = token == "<unk>" and sentencepiece
             kind = TokenType.UNKNOWN if is_unknown else TokenType.CONTROL
         elif index in added:
@@ -106,11 +107,6 @@ def _tokens(
         tokens.append(token)
         types.append(int(kind))
     return tokens, types
-
-
-def _looks_special(token: str) -> bool:
-    """Control tokens that some published tokenizers forget to mark."""
-    return token in ("<pad>", "<mask>", *ENDS_TURN) or bool(SPECIAL.fullmatch(token))
 
 
 def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charprobe_lite.convert.cached import content, model_file, prepare_model
+from charprobe_lite.convert.cached import content_hash, model_file, prepare_model
 from charprobe_lite.models.cache import cached_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
@@ -218,7 +218,7 @@ def test_two_processes_make_a_file_once(
 
 def test_the_cache_key_follows_the_contents(checkpoint: Path, tmp_path: Path, cache: Path) -> None:
     base = Path(shutil.copytree(checkpoint / "base", tmp_path / "base"))
-    assert content(base) == content(checkpoint / "base")
+    assert content_hash(base) == content_hash(checkpoint / "base")
     before = model_file("tiny", base, [], "F16")
     assert model_file("tiny", base, [], "Q8_0") != before
     assert model_file("tiny", base, [checkpoint / "full-sarcasm"], "F16") != before

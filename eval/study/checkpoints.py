@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from charprobe_lite.convert.cached import (
-    Bar,
-    Note,
+    Notify,
+    ProgressBar,
     prepare_adapter,
     prepare_classifier,
     prepare_model,
@@ -130,7 +130,7 @@ class VariantFiles:
 
 
 def prepare_files(
-    spec: StudySpec, catalogue: Catalogue, note: Note, bar: Bar
+    spec: StudySpec, catalogue: Catalogue, note: Notify, bar: ProgressBar
 ) -> list[VariantFiles]:
     """The files of every variant of a resolved spec, fetched and made where they are missing.
 
@@ -188,7 +188,7 @@ def kit_base(quant: str = "Q8_0") -> Path:
 
 
 def _catalogue_files(
-    spec: StudySpec, variant: Variant, catalogue: Catalogue, note: Note, bar: Bar
+    spec: StudySpec, variant: Variant, catalogue: Catalogue, note: Notify, bar: ProgressBar
 ) -> VariantFiles:
     needs = list(checkpoint_needs(spec, variant, catalogue))
     if needs:
@@ -198,7 +198,9 @@ def _catalogue_files(
     return VariantFiles(variant, classifier, file, checkpoints)
 
 
-def _checkpoint(spec: StudySpec, need: CheckpointNeed, note: Note, bar: Bar) -> Checkpoint:
+def _checkpoint(
+    spec: StudySpec, need: CheckpointNeed, note: Notify, bar: ProgressBar
+) -> Checkpoint:
     base, model = fetch(need.model.base), need.model
     adapters = [_file(adapter) for adapter in model.adapters]
     path = prepare_model(
@@ -214,7 +216,7 @@ def _file(adapter: AdapterEntry | Path) -> Path:
     return adapter if isinstance(adapter, Path) else fetch(adapter)
 
 
-def _note_requantized(variant: Variant, catalogue: Catalogue, note: Note) -> None:
+def _note_requantized(variant: Variant, catalogue: Catalogue, note: Notify) -> None:
     """Say what is lost where merged weights are rounded to the steps that they came in."""
     base = catalogue.base(variant.base)
     source = fetch(base)
@@ -226,7 +228,7 @@ def _note_requantized(variant: Variant, catalogue: Catalogue, note: Note) -> Non
         )
 
 
-def _own_files(spec: StudySpec, variant: Variant, note: Note) -> VariantFiles:
+def _own_files(spec: StudySpec, variant: Variant, note: Notify) -> VariantFiles:
     """A user's GGUF model, with an adapter or as the checkpoint itself; the kit's classifier."""
     assert spec.gguf is not None
     adapter = spec.adapter
@@ -253,7 +255,7 @@ def _served_files(spec: StudySpec, variant: Variant) -> VariantFiles:
 
 
 def _classifier(
-    spec: StudySpec, base: str, catalogue: Catalogue, note: Note
+    spec: StudySpec, base: str, catalogue: Catalogue, note: Notify
 ) -> tuple[Path, str | None]:
     """The classifier's folder and the .onnx file in it, exported when it is none yet."""
     if spec.classifier:

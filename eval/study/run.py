@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.convert.cached import Bar, Note
+from charprobe_lite.convert.cached import Notify, ProgressBar
 from charprobe_lite.eval.scores.cells import Scores, score_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import SPEC, input_hashes
@@ -39,8 +39,8 @@ PACKAGES = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "token
 class Display:
     """How a run tells its user about itself: notes, a bar per conversion, progress of rollouts."""
 
-    note: Note
-    bar: Bar
+    note: Notify
+    bar: ProgressBar
     progress: Callable[[Sequence[str]], AbstractContextManager[Progress]]
 
 
