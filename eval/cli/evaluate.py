@@ -71,7 +71,7 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
     from charprobe_lite.eval.cli.results import DISPLAY, result_parts
-    from charprobe_lite.eval.study.cost import fit_budget, table
+    from charprobe_lite.eval.study.cost import fit_budget, forecast_table
     from charprobe_lite.eval.study.run import forecast_study, run_study
     from charprobe_lite.eval.study.spec import check_backend, parse_spec
 
@@ -85,5 +85,5 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     if not spec.uses_catalogue:
         raise BadInput("--dry-run: is about a base of the catalogue; leave it out")
     forecast = forecast_study(spec)
-    print_result(as_json, forecast.as_json(), [table(forecast), *forecast.lines()])
+    print_result(as_json, forecast.as_json(), [forecast_table(forecast), *forecast.lines()])
     forecast.refuse_what_does_not_fit()

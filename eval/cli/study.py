@@ -45,7 +45,7 @@ def plan(
 ) -> None:
     """Print the cells of a study file and what they cost in disk, memory and time."""
     from charprobe_lite.eval.quant.run import refuse_without_reference
-    from charprobe_lite.eval.study.cost import table
+    from charprobe_lite.eval.study.cost import forecast_table
     from charprobe_lite.eval.study.file import forecast_studies, planned_studies
     from charprobe_lite.eval.study.status import study_status
 
@@ -60,7 +60,7 @@ def plan(
     }
     parts: list[str | Table] = [status.table() for status in statuses]
     for cost in forecasts.values():
-        parts += [table(cost), *cost.lines()]
+        parts += [forecast_table(cost), *cost.lines()]
     print_result(as_json, document, parts)
     for forecast in forecasts.values():
         forecast.refuse_what_does_not_fit()

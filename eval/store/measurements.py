@@ -35,23 +35,23 @@ class MeasurementTables(Connection):
 
     def files(self) -> list[ModelFile]:
         """The files, in the order in which they were recorded."""
-        found = self.select("SELECT * FROM files ORDER BY rowid")
+        rows = self.select("SELECT * FROM files ORDER BY rowid")
         return [
             ModelFile(base, quant, lora or None, bits, size, json.loads(types), speed, peak)
-            for base, quant, lora, bits, size, types, speed, peak in found
+            for base, quant, lora, bits, size, types, speed, peak in rows
         ]
 
     def add_texts(self, texts: Sequence[RecordedText]) -> None:
         """Record what texts are to files, in one transaction; what is there already stays."""
         with self.transaction():
-            for each in texts:
-                values = [*columns(each.key), each.nll, each.kl, each.same_top, each.left_out]
+            for text in texts:
+                values = [*columns(text.key), text.nll, text.kl, text.same_top, text.left_out]
                 self.insert("fidelity", values, "OR IGNORE")
 
     def texts(self) -> list[RecordedText]:
         """All that was recorded of texts, in the order in which it was."""
-        found = self.select("SELECT * FROM fidelity ORDER BY rowid")
-        return [RecordedText(_key(row[:7]), *row[7:]) for row in found]
+        rows = self.select("SELECT * FROM fidelity ORDER BY rowid")
+        return [RecordedText(_key(row[:7]), *row[7:]) for row in rows]
 
     def texts_read(self) -> set[TextKey]:
         """Which texts were read by which file."""

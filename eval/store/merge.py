@@ -130,13 +130,13 @@ def _add_files(study: Store, part: Store) -> None:
     """The speed of the part that measured a file first is kept."""
     recorded = {(file.base, file.quant, file.lora): file for file in study.files()}
     for file in part.files():
-        known = recorded.get((file.base, file.quant, file.lora))
-        if known and _without_speed(known) != _without_speed(file):
+        earlier = recorded.get((file.base, file.quant, file.lora))
+        if earlier and _without_speed(earlier) != _without_speed(file):
             raise BadInput(
                 f"{part.path}: file {file.base} {file.quant} {file.lora}: has another size or "
                 "other weights in an earlier part; merge parts of one study"
             )
-        if known is None or known.tokens_per_second is None:
+        if earlier is None or earlier.tokens_per_second is None:
             study.add_file(file)
 
 

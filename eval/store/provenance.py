@@ -37,14 +37,14 @@ class ProvenanceTable(Connection):
         that differs.
         """
         bound = self.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
-        known = self.provenance() if bound else {}
+        pinned = self.provenance() if bound else {}
         for name, value in values.items():
-            if name in known and known[name] != value:
+            if name in pinned and pinned[name] != value:
                 raise BadInput(
-                    f"{self.path}: field {name}: the study has {short(known[name])}, this run "
+                    f"{self.path}: field {name}: the study has {short(pinned[name])}, this run "
                     f"{short(value)}; choose another --study"
                 )
-        self.note({name: value for name, value in values.items() if name not in known})
+        self.note({name: value for name, value in values.items() if name not in pinned})
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Record facts that may change from run to run; the last run's stay."""

@@ -1,4 +1,4 @@
-"""A study as it was recorded: its rollouts and the turns of each, read whole and checked."""
+"""A study as it was recorded: its rollouts and the turns of each, read and checked."""
 
 from __future__ import annotations
 
@@ -32,22 +32,21 @@ def open_study(path: Path) -> Study:
         raise BadInput(f"{path}: holds no rollout yet; run charprobe-lite eval first")
     for row in rows:
         _check_probabilities(path, row)
-    own = [turns.get(row.key, []) for row in rows]
-    return Study(path, rows, own, provenance)
+    return Study(path, rows, [turns.get(row.key, []) for row in rows], provenance)
 
 
 def _check_probabilities(path: Path, row: Row) -> None:
     """BadInput for probabilities that are none: they are text that anyone can have edited."""
     where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona}/{row.item}"
-    found = row.probabilities
-    if row.prediction is None and found is None:
+    probabilities = row.probabilities
+    if row.prediction is None and probabilities is None:
         return
-    if not isinstance(found, dict) or not found:
+    if not isinstance(probabilities, dict) or not probabilities:
         raise BadInput(f"{where}: field probabilities: must be an object of label: probability")
-    for label, value in found.items():
+    for label, value in probabilities.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not 0 <= value <= 1:
             raise BadInput(f"{where}: field probabilities.{label}: must be from 0 to 1")
     for name in (row.prediction, row.persona):
-        if name and name not in found:
+        if name and name not in probabilities:
             raise BadInput(f"{where}: field probabilities: has no label {name!r}")

@@ -95,19 +95,19 @@ class RolloutTables(Connection):
 
     def predictions(self) -> dict[Cell, Counter[tuple[str | None, str | None]]]:
         """How many samples of each cell have which (persona, prediction); None is none yet."""
-        found: dict[Cell, Counter[tuple[str | None, str | None]]] = {}
+        counts: dict[Cell, Counter[tuple[str | None, str | None]]] = {}
         for row in self.select(
             f"SELECT {CELL}, persona, prediction, count(*) "
             "FROM samples JOIN rollouts ON rollouts.id = rollout_id "
             "JOIN cells ON cells.id = cell_id GROUP BY cell_id, persona, prediction"
         ):
             persona, prediction, number = row[WIDTH:]
-            found.setdefault(read_cell(row), Counter())[persona or None, prediction] = number
-        return found
+            counts.setdefault(read_cell(row), Counter())[persona or None, prediction] = number
+        return counts
 
     def rows(self) -> list[Row]:
         """Every finished rollout, in a fixed order."""
-        found = self.select(
+        rows = self.select(
             f"SELECT {CELL}, persona, item, sample, seed, outcome, forced, "
             "text, prediction, probabilities, steps, prompt_tokens, tokens, seconds, ended "
             "FROM rollouts JOIN cells ON cells.id = cell_id "
@@ -115,11 +115,11 @@ class RolloutTables(Connection):
             "ORDER BY base, quant, condition, format, grammar, stage, lora, persona, item, "
             "sample"
         )
-        return [_row(row) for row in found]
+        return [_row(row) for row in rows]
 
     def turns(self) -> dict[RolloutKey, list[RecordedTurn]]:
         """The turns of every finished rollout in order, by (cell, persona, item, sample)."""
-        found: dict[RolloutKey, list[RecordedTurn]] = {}
+        turns: dict[RolloutKey, list[RecordedTurn]] = {}
         for row in self.select(
             f"SELECT {CELL}, persona, item, sample, text, finish, tool, arguments, output, "
             "turns.tokens FROM turns "
@@ -130,8 +130,8 @@ class RolloutTables(Connection):
             called = json.loads(arguments) if arguments else None
             turn = RecordedTurn(text, finish, tool, called, output, tokens)
             key = read_key(row)
-            found.setdefault(key, []).append(turn)
-        return found
+            turns.setdefault(key, []).append(turn)
+        return turns
 
     def to_relabel(self, precision: str) -> list[Unlabelled]:
         """The classified samples that have no label of the classifier in this precision."""
@@ -149,22 +149,22 @@ class RolloutTables(Connection):
 
     def labels(self, precision: str) -> dict[RolloutKey, str]:
         """Those labels, by (cell, persona, item, sample)."""
-        found = self.select(
+        rows = self.select(
             f"SELECT {CELL}, persona, item, sample, prediction FROM labels "
             "JOIN rollouts ON rollouts.id = rollout_id JOIN cells ON cells.id = cell_id "
             "WHERE precision = ?",
             (precision,),
         )
-        return {read_key(row): row[-1] for row in found}
+        return {read_key(row): row[-1] for row in rows}
 
     def _samples(self, which: str, values: Sequence[Any] = ()) -> list[Unlabelled]:
-        found = self.select(
+        rows = self.select(
             f"SELECT {CELL}, samples.rollout_id, persona, text "
             "FROM samples JOIN rollouts ON rollouts.id = samples.rollout_id "
             f"JOIN cells ON cells.id = cell_id WHERE {which} ORDER BY samples.rollout_id",
             values,
         )
-        samples = ((read_cell(row), *row[WIDTH:]) for row in found)
+        samples = ((read_cell(row), *row[WIDTH:]) for row in rows)
         return [
             Unlabelled(number, cell, persona or None, text)
             for cell, number, persona, text in samples
@@ -174,8 +174,8 @@ class RolloutTables(Connection):
         """The id of a cell, which is added where it is missing."""
         key = columns(cell)
         self.database.execute(f"INSERT OR IGNORE INTO cells ({CELL}) VALUES ({MARKS})", key)
-        found = self.database.execute(f"SELECT id FROM cells WHERE ({CELL}) = ({MARKS})", key)
-        return int(found.fetchone()[0])
+        row = self.database.execute(f"SELECT id FROM cells WHERE ({CELL}) = ({MARKS})", key)
+        return int(row.fetchone()[0])
 
 
 def _row(row: Sequence[Any]) -> Row:

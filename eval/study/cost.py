@@ -99,8 +99,8 @@ class Forecast:
         fetched, hub = sum(line.download for line in self.needed), cache_root()
         ours, theirs = _existing(cache_folder()), _existing(hub)
         shared = ours.stat().st_dev == theirs.stat().st_dev
-        own = _full(cache_folder(), ours, self.disk + (fetched if shared else 0))
-        return own or (None if shared else _full(hub, theirs, fetched))
+        full = _full(cache_folder(), ours, self.disk + (fetched if shared else 0))
+        return full or (None if shared else _full(hub, theirs, fetched))
 
     def refuse_what_does_not_fit(self) -> None:
         """BadInput for a disk or a memory that is too small for it."""
@@ -133,10 +133,11 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
     rollouts = sum(
         task.cell.quant is not None for tasks in tasks_of(spec, variants) for task in tasks
     )
+    memory = max(_memory(base, variant, spec).total for variant in variants)
     return Forecast(
         needed=[*_source_lines(spec, base, needs, catalogue), *lines.values()],
         temporary=file_bytes(base, "F16") if set(to_make) - set(ROW_TYPES) else 0,
-        memory=max(_memory(base, each, spec).total for each in variants) if base.shape else None,
+        memory=memory if base.shape else None,
         rollouts=rollouts,
         preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
         running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
@@ -266,12 +267,12 @@ def installed_memory() -> int | None:
         return None
 
 
-def table(found: Forecast) -> Table:
+def forecast_table(estimate: Forecast) -> Table:
     """What is needed, line by line."""
     from rich.table import Table
 
     table = Table("needed", "what is done", "to fetch", "on disk", box=None)
-    for line in found.needed:
+    for line in estimate.needed:
         sizes = (_size(size) if size else "-" for size in (line.download, line.disk))
         table.add_row(line.what, line.action, *sizes)
     return table
