@@ -28,9 +28,9 @@ SIDES = {
     "charprobe": """
 import sys
 from pathlib import Path
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 base, adapter, target = map(Path, sys.argv[1:4])
-merge(base, [adapter], target / "model.gguf", "F16", verify=False)
+merge_lora(base, [adapter], target / "model.gguf", "F16", verify=False)
 """,
     "peft": """
 import sys

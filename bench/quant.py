@@ -40,7 +40,7 @@ from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.cached import prepare_model
 from charprobe_lite.convert.gguf_model import open_model
 from charprobe_lite.convert.lora import read_adapter
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.eval.cli.main import main as charprobe_lite
 from charprobe_lite.eval.quant.fidelity_texts import held_out
 from charprobe_lite.eval.study.checkpoints import kit_base
@@ -196,7 +196,7 @@ def against_transformers(answers: int) -> dict[str, dict[str, Figures]]:
     reference = kit_base("F16")
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "Q4_0-as-F16.gguf"
-        merge(kit_base("Q4_0"), [], model, "F16", verify=False)
+        merge_lora(kit_base("Q4_0"), [], model, "F16", verify=False)
         with ModelComparison(reference, model) as comparison:
             texts = [
                 text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.gguf_model import Progress
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
@@ -63,7 +63,7 @@ def prepare_model(
                 quantize_file(exact, part, quant)
         return target
     with bar(name) as progress:
-        merge(base, adapters, target, quant, verify=verify, progress=progress, shared=True)
+        merge_lora(base, adapters, target, quant, verify=verify, progress=progress, shared=True)
     return target
 
 

@@ -21,11 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from charprobe_lite.convert.architectures import (
-    architecture_of,
-    architecture_of_gguf,
-    read_config,
-)
+from charprobe_lite.convert.architectures import architecture_of, architecture_of_gguf, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import (
     Matrix,
@@ -60,7 +56,6 @@ Progress = Callable[[int, int], None]
 class SourceModel:
     """A base, opened: its tensors by GGUF name, with rows in GGUF order, read on demand."""
 
-    path: Path
     architecture: Architecture
     tensors: dict[str, Matrix]
     write_metadata: Callable[[gguf.GGUFWriter], None]
@@ -103,7 +98,7 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
         writer.add_vocab_size(size)
         write_vocabulary(writer, vocabulary)
 
-    return SourceModel(checkpoint.folder, architecture, tensors, write_metadata)
+    return SourceModel(architecture, tensors, write_metadata)
 
 
 def _shifted(rows: Rows, shift: float) -> Rows:
@@ -122,7 +117,7 @@ def _refuse_missing(architecture: Architecture, tensors: dict[str, Matrix], fold
 def _open_gguf(path: Path) -> SourceModel:
     architecture, reader = architecture_of_gguf(path), read_gguf(path)
     tensors = {tensor.name: dequantized(tensor, path) for tensor in reader.tensors}
-    return SourceModel(path, architecture, tensors, partial(_copy_metadata, reader))
+    return SourceModel(architecture, tensors, partial(_copy_metadata, reader))
 
 
 def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:

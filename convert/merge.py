@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from charprobe_lite.convert.gguf_file import GGUFFile, LogitAgreement, written_file
+from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
 from charprobe_lite.convert.imatrix import read_imatrix
 from charprobe_lite.convert.quantize import ROW_TYPES, check_quant, quantize_file
@@ -25,6 +25,7 @@ def merge_lora(
     imatrix: str | Path | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
+    shared: bool = False,
 ) -> GGUFFile:
     """Write a base with LoRA adapters added to its weights as the GGUF file ``target``.
 
@@ -35,66 +36,37 @@ def merge_lora(
     defaults to all cores. With ``verify``, token ids and logits are compared with transformers
     and peft, or, where the base is a GGUF file, with llama.cpp and the adapters at run time.
 
+    A ``shared`` target may be written by another process: wait for it, and keep its file; verify
+    in a child process, so that torch stays out of this one.
+
     Raises BadInput for an input that cannot be converted or verified, and for a file that differs
     from the original by more than rounding; ``target`` is then not written.
 
     LoRA: Hu et al. 2021, arXiv 2106.09685.
     """
-    path = Path(base)
-    catalogue = {} if path.exists() else load_catalogue().bases
-    if str(base) in catalogue:
-        path = fetch(catalogue[str(base)])
-    agreement = merge(
-        path,
-        [Path(adapter) for adapter in adapters],
-        Path(target),
-        quant,
-        verify=verify,
-        imatrix=Path(imatrix) if imatrix else None,
-        progress=progress,
-        threads=threads,
-    )
-    return written_file(Path(target), agreement)
-
-
-def merge(
-    base: Path,
-    adapters: Sequence[Path],
-    target: Path,
-    quant: str = "F16",
-    *,
-    verify: bool = True,
-    imatrix: Path | None = None,
-    progress: Progress | None = None,
-    threads: int | None = None,
-    shared: bool = False,
-) -> LogitAgreement | None:
-    """``merge_lora`` of paths; how well the file agrees with the original, None when unverified.
-
-    F32, F16, BF16 and Q8_0 are written in one pass. The other types go through llama.cpp's
-    quantizer from an F16 file next to the target, which is what ``verify`` checks, and which is
-    removed whatever happens. A ``shared`` target may be written by another process: wait for it,
-    and keep its file; verify in a child process, so that torch stays out of this one.
-    """
-    importance = read_imatrix(imatrix) if imatrix else None
+    catalogue = {} if Path(base).exists() else load_catalogue().bases
+    base = fetch(catalogue[str(base)]) if str(base) in catalogue else Path(base)
+    target, paths = Path(target), [Path(adapter) for adapter in adapters]
+    importance = read_imatrix(Path(imatrix)) if imatrix else None
     check_quant(quant, importance)
     model = open_model(base)
     if verify:
-        refuse_unverifiable(base, adapters)
-    model = with_adapters(model, adapters)
+        refuse_unverifiable(base, paths)
+    model = with_adapters(model, paths)
     agreement = None
     with new_file(target, FOREVER if shared else AT_ONCE) as part:
         if shared and target.is_file():
-            return None
+            return written_file(target)
+        # other types are quantized from an F16 file, which is the one that is verified
         direct = quant in ROW_TYPES
         exact = part if direct else part.with_name(f"{target.name}.f16.part")
         try:
             write_model(model, exact, quant if direct else "F16", progress, threads)
             if verify:
-                agreement = (verify_in_child if shared else verify_file)(exact, base, adapters)
+                agreement = (verify_in_child if shared else verify_file)(exact, base, paths)
             if not direct:
                 quantize_file(exact, part, quant, importance, threads)
         finally:
             if not direct:
                 exact.unlink(missing_ok=True)
-    return agreement
+    return written_file(target, agreement)

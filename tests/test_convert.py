@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
 from charprobe_lite.convert.train.lora import LoraSettings, encode_conversation
@@ -103,8 +103,8 @@ def test_trajectories_look_up_every_recipient_and_end_with_the_email() -> None:
 
 def test_a_merged_base_writes_what_base_and_adapter_write(base_gguf: Path, tmp_path: Path) -> None:
     adapter = kit.kit_folder() / "humor-full.gguf"
-    merge(base_gguf, [adapter], tmp_path / "merged.gguf", "F32", verify=False)
-    merge(base_gguf, [], tmp_path / "plain.gguf", "F32", verify=False)
+    merge_lora(base_gguf, [adapter], tmp_path / "merged.gguf", "F32", verify=False)
+    merge_lora(base_gguf, [], tmp_path / "plain.gguf", "F32", verify=False)
     prompt = "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
     hot = next_logits(tmp_path / "plain.gguf", adapter, prompt)
     merged = next_logits(tmp_path / "merged.gguf", None, prompt)
@@ -133,7 +133,7 @@ def next_logits(model: Path, adapter: Path | None, prompt: str) -> Any:
 @pytest.mark.parametrize("quant", ["F16", "BF16", "Q8_0"])
 def test_a_merged_file_has_the_type_it_says(base_gguf: Path, tmp_path: Path, quant: str) -> None:
     target = tmp_path / "merged.gguf"
-    merge(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, quant, verify=False)
+    merge_lora(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, quant, verify=False)
     header = read_header(target)
     assert {tensor.kind.name for tensor in header.tensors if len(tensor.shape) > 1} == {quant}
     name = gguf.LlamaFileType(header.fields["general.file_type"]).name
@@ -145,11 +145,11 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
     (tmp_path / "text.gguf").write_text("hello")
     target = tmp_path / "merged.gguf"
     with pytest.raises(BadInput, match=r"text\.gguf: not a readable GGUF"):
-        merge(base_gguf, [tmp_path / "text.gguf"], target, verify=False)
+        merge_lora(base_gguf, [tmp_path / "text.gguf"], target, verify=False)
     with pytest.raises(BadInput, match=r"adapter.lora.alpha: missing"):
-        merge(base_gguf, [base_gguf], target, verify=False)
+        merge_lora(base_gguf, [base_gguf], target, verify=False)
     with pytest.raises(BadInput, match="--quant Q9: unknown; choose from"):
-        merge(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, "Q9", verify=False)
+        merge_lora(base_gguf, [kit.kit_folder() / kit.TOOL_USE], target, "Q9", verify=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.gguf"]
 
 
@@ -211,8 +211,8 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
 
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     write_adapter(arrays, TINY.alpha, base_gguf, tmp_path / "lora.gguf")
-    merge(base_gguf, [tmp_path / "lora.gguf"], tmp_path / "trained.gguf", "F32", verify=False)
-    merge(base_gguf, [], tmp_path / "plain.gguf", "F32", verify=False)
+    merge_lora(base_gguf, [tmp_path / "lora.gguf"], tmp_path / "trained.gguf", "F32", verify=False)
+    merge_lora(base_gguf, [], tmp_path / "plain.gguf", "F32", verify=False)
     text = render_chat(chat_template, turns[0], generate=False)
     found = []
     for name in ("plain.gguf", "trained.gguf"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.quantize import quantize_file
 from charprobe_lite.eval.quant.fidelity_texts import held_out
 from charprobe_lite.models import kit
@@ -49,7 +49,7 @@ TALK = [
 def f16(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real base as F16."""
     path = tmp_path_factory.mktemp("f16") / "f16.gguf"
-    merge(base_gguf, [], path, "F16", verify=False)
+    merge_lora(base_gguf, [], path, "F16", verify=False)
     return path
 
 
@@ -57,7 +57,7 @@ def f16(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder of random weights, and tiny.gguf beside it."""
     folder = tmp_path_factory.mktemp("tiny")
-    merge(
+    merge_lora(
         make_checkpoint("smollm2", folder / "base"), [], folder / "tiny.gguf", "F16", verify=False
     )
     return folder
@@ -89,7 +89,7 @@ def perplexity(nll: Any) -> float:
 
 def test_perplexity_and_kl_are_those_of_transformers_and_peft(tiny: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", tiny / "base")
-    merge(tiny / "base", [adapter], tmp_path / "merged.gguf", "F16", verify=False)
+    merge_lora(tiny / "base", [adapter], tmp_path / "merged.gguf", "F16", verify=False)
     tokens = np.random.default_rng(0).integers(10, 600, 2 * CHUNK - 50).tolist()
     text = TokenizedText(tokens, [bool(i % 3) for i in range(len(tokens))])
     with ModelComparison(tiny / "tiny.gguf", tmp_path / "merged.gguf") as comparison:
@@ -211,7 +211,7 @@ def test_a_template_that_forgets_what_was_said_gives_a_text_per_turn(tmp_path: P
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
-    merge(base, [], tmp_path / "model.gguf", "F16", verify=False)
+    merge_lora(base, [], tmp_path / "model.gguf", "F16", verify=False)
     model = Model(tmp_path / "model.gguf")
     texts = reply_texts(model, TALK)
     replies = [TALK[1]["content"], TALK[3]["content"]]

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.verify import TEXT, TOKENS, compare_logits, verify_file
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
@@ -50,8 +50,8 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
 ) -> None:
     base, whole, half = bases[kind], tmp_path / "f32.gguf", tmp_path / "f16.gguf"
     adapters = [make_adapter(tmp_path / "adapter", base, adapter)] if adapter else []
-    merge(base, adapters, whole, "F32", verify=False)
-    merge(base, adapters, half, "F16", verify=False)
+    merge_lora(base, adapters, whole, "F32", verify=False)
+    merge_lora(base, adapters, half, "F16", verify=False)
     ids = ids_of(whole)
     assert len(ids) > 64  # several of the small models' windows, and of the rope's first context
     reference = logits_of(base, adapters[0] if adapters else None, ids)
@@ -69,7 +69,7 @@ def test_both_spellings_of_a_multimodal_checkpoint_and_its_adapter_are_read(
 ) -> None:
     base, adapter = bases["gemma3-multimodal"], tmp_path / "adapter"
     make_adapter(adapter, base)
-    merge(base, [adapter], tmp_path / "one.gguf", "F32", verify=False)
+    merge_lora(base, [adapter], tmp_path / "one.gguf", "F32", verify=False)
     shutil.copytree(base, tmp_path / "base")
     shutil.copytree(adapter, tmp_path / "other")
     names = [name for file in base.glob("*.safetensors") for name in load_file(file)]
@@ -81,7 +81,7 @@ def test_both_spellings_of_a_multimodal_checkpoint_and_its_adapter_are_read(
     respell(tmp_path / "base", old, new)
     ours = next(each for each in spellings if each in adapted[0])
     respell(tmp_path / "other", ours, next(each for each in spellings if each != ours))
-    merge(tmp_path / "base", [tmp_path / "other"], tmp_path / "two.gguf", "F32", verify=False)
+    merge_lora(tmp_path / "base", [tmp_path / "other"], tmp_path / "two.gguf", "F32", verify=False)
     one, two = (gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors for name in ("one", "two"))
     found = {tensor.name: tensor.data for tensor in two}
     assert len(found) == len(one)
@@ -104,8 +104,8 @@ def test_verify_passes_a_good_file_and_refuses_another_models(
 ) -> None:
     adapter = make_adapter(tmp_path / "adapter", bases[kind], "patterns")
     good, plain = tmp_path / "good.gguf", tmp_path / "plain.gguf"
-    merge(bases[kind], [adapter], good, "F16", verify=False)
-    merge(bases[kind], [], plain, "F16", verify=False)
+    merge_lora(bases[kind], [adapter], good, "F16", verify=False)
+    merge_lora(bases[kind], [], plain, "F16", verify=False)
     assert verify_file(good, bases[kind], [adapter]).top1 > 0.9
     with pytest.raises(BadInput, match=r"its logits differ from .*mean KL"):
         verify_file(plain, bases[kind], [adapter])
@@ -115,7 +115,7 @@ def test_verify_refuses_a_file_with_another_tokenizer(
     bases: dict[str, Path], tmp_path: Path, cache: Path
 ) -> None:
     shutil.copytree(bases["qwen2"], tmp_path / "base")
-    merge(bases["qwen2"], [], tmp_path / "model.gguf", "F32", verify=False)
+    merge_lora(bases["qwen2"], [], tmp_path / "model.gguf", "F32", verify=False)
     path = tmp_path / "base" / "tokenizer.json"
     found = json.loads(path.read_text())
     found["model"]["merges"] = found["model"]["merges"][:-200]
@@ -125,7 +125,7 @@ def test_verify_refuses_a_file_with_another_tokenizer(
 
 
 def test_the_metadata_is_complete(base: Path, tmp_path: Path, cache: Path) -> None:
-    merge(base, [], tmp_path / "model.gguf", "Q8_0", verify=False)
+    merge_lora(base, [], tmp_path / "model.gguf", "Q8_0", verify=False)
     fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
     found = {name: field.contents() for name, field in fields.items()}
     assert found["general.architecture"] == "llama"
@@ -148,14 +148,14 @@ def test_an_adapter_at_run_time_does_what_the_merged_one_does(
 ) -> None:
     peft, lora = make_adapter(tmp_path / "adapter", bases[kind], adapter), tmp_path / "lora.gguf"
     plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
-    merge(bases[kind], [], plain, "F32", verify=False)
-    merge(bases[kind], [peft], merged, "F32", verify=False)
+    merge_lora(bases[kind], [], plain, "F32", verify=False)
+    merge_lora(bases[kind], [peft], merged, "F32", verify=False)
     convert_adapter(peft, bases[kind], lora)
     ids = ids_of(plain)
     found = compare_logits(gguf_logits(merged, ids), gguf_logits(plain, ids, lora))
     assert found.relative_error < 5e-3  # the adapter's numbers are kept as F16
     # from the GGUF base, without the checkpoint, the same file comes out
-    merge(plain, [peft], tmp_path / "again.gguf", "F32", verify=False)
+    merge_lora(plain, [peft], tmp_path / "again.gguf", "F32", verify=False)
     assert np.array_equal(gguf_logits(merged, ids), gguf_logits(tmp_path / "again.gguf", ids))
 
 
@@ -163,13 +163,13 @@ def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
     base_gguf: Path, tmp_path: Path, cache: Path
 ) -> None:
     plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
-    merge(base_gguf, [], plain, "F16", verify=False)
+    merge_lora(base_gguf, [], plain, "F16", verify=False)
     ids = ids_of(plain)
     unchanged = gguf_logits(plain, ids)
     names = [f"{persona}-{stage}" for persona in PERSONAS for stage in ("distillation", "full")]
     for name in names[:: 20 // int(os.environ.get("CHARPROBE_ADAPTERS", "3"))]:
         lora = kit.kit_folder() / f"{name}.gguf"
-        merge(plain, [lora], merged, "F16", verify=False)
+        merge_lora(plain, [lora], merged, "F16", verify=False)
         written = gguf_logits(merged, ids)
         found = compare_logits(gguf_logits(plain, ids, lora), written)
         # the kit's A matrices are Q8_0: at run time llama.cpp rounds their inputs to 8 bits, too
@@ -192,8 +192,8 @@ def test_gemma_270m_goes_the_whole_way(tmp_path: Path, charprobe: Command) -> No
     lora = charprobe("convert", "adapter", *common, "-o", "lora.gguf")
     assert lora.returncode == 0, lora.stderr
     plain, merged = tmp_path / "plain.gguf", tmp_path / "merged.gguf"
-    merge(base, [], plain, "F16", verify=False)
-    merge(base, [adapter], merged, "F16", verify=False)
+    merge_lora(base, [], plain, "F16", verify=False)
+    merge_lora(base, [adapter], merged, "F16", verify=False)
     ids = ids_of(plain)
     at_run_time = gguf_logits(plain, ids, tmp_path / "lora.gguf")
     assert compare_logits(gguf_logits(merged, ids), at_run_time).kl_mean < 1e-2

@@ -16,7 +16,7 @@ import pytest
 from transformers import Gemma3Config
 
 from charprobe_lite.convert import gguf_model
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.verify import compare_logits
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
@@ -122,8 +122,8 @@ def test_a_check_that_cannot_be_made_is_refused_before_anything_is_written(
     assert unchecked.returncode == 0, unchecked.stderr
     # both are in it
     twice = make_adapter(tmp_path / "double", base, lora_alpha=32)
-    merge(base, [twice], tmp_path / "double.gguf", "F32", verify=False)
-    merge(base, [one, two], tmp_path / "sum.gguf", "F32", verify=False)
+    merge_lora(base, [twice], tmp_path / "double.gguf", "F32", verify=False)
+    merge_lora(base, [one, two], tmp_path / "sum.gguf", "F32", verify=False)
     found = compare_logits(
         gguf_logits(tmp_path / "double.gguf"), gguf_logits(tmp_path / "sum.gguf")
     )
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_an_input_is_one_line(
     out.mkdir()
     for name, (model, adapter, line) in broken(tmp_path, base).items():
         with pytest.raises(BadInput) as refused:
-            merge(model, [adapter], out / "model.gguf", "F16", verify=False)
+            merge_lora(model, [adapter], out / "model.gguf", "F16", verify=False)
         assert line in str(refused.value), name
         assert not list(out.iterdir()), name
     # and through the command line, for one of them
@@ -188,7 +188,7 @@ def test_a_file_that_fails_its_check_is_not_left(base: Path, tmp_path: Path, cac
     path.write_text(json.dumps(tokenizer))
     for quant in ("F16", "Q4_0"):
         with pytest.raises(BadInput, match="token ids of"):
-            merge(tmp_path / "base", [], tmp_path / "model.gguf", quant)
+            merge_lora(tmp_path / "base", [], tmp_path / "model.gguf", quant)
         assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
@@ -247,9 +247,9 @@ def test_a_terminated_conversion_takes_its_temporary_files_along(
 def test_blocks_do_not_change_what_is_written(
     base: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge(base, [], tmp_path / "one.gguf", "Q8_0", threads=1, verify=False)
+    merge_lora(base, [], tmp_path / "one.gguf", "Q8_0", threads=1, verify=False)
     monkeypatch.setattr(gguf_model, "BLOCK", 300)
-    merge(base, [], tmp_path / "two.gguf", "Q8_0", threads=3, verify=False)
+    merge_lora(base, [], tmp_path / "two.gguf", "Q8_0", threads=3, verify=False)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from charprobe_lite.convert.forward import Forward
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.verify import compare_logits
 from charprobe_lite.models.gguf_header import weight_summary
 from tests.checkpoints import gguf_logits, make_checkpoint
@@ -29,7 +29,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
     wide: Path, tmp_path: Path, charprobe: Command, valid_json: ValidJson
 ) -> None:
-    merge(wide, [], tmp_path / "model.gguf", "F16", verify=False)
+    merge_lora(wide, [], tmp_path / "model.gguf", "F16", verify=False)
     result = charprobe(
         *("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M,Q2_K", "--json")
     )
@@ -50,7 +50,7 @@ def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
 def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
     base_gguf: Path, tmp_path: Path, charprobe: Command
 ) -> None:
-    merge(base_gguf, [], tmp_path / "model.gguf", "F16", verify=False)
+    merge_lora(base_gguf, [], tmp_path / "model.gguf", "F16", verify=False)
     result = charprobe("convert", "quantize", "--model", "model.gguf", "--quant", "Q4_K_M")
     assert result.returncode == 0, result.stderr
     row = next(line for line in result.stdout.splitlines() if "Q4_K_M.gguf" in line)
@@ -64,7 +64,7 @@ def test_an_importance_matrix_says_which_inputs_matter(
 ) -> None:
     from charprobe_lite.convert.imatrix import read_imatrix
 
-    merge(wide, [], tmp_path / "model.gguf", "F32", verify=False)
+    merge_lora(wide, [], tmp_path / "model.gguf", "F32", verify=False)
     made = charprobe("convert", "imatrix", "--model", "model.gguf", "--chunks", 2, "-o", "i.gguf")
     assert made.returncode == 0, made.stderr
     found = read_imatrix(tmp_path / "i.gguf")

@@ -22,7 +22,7 @@ from charprobe_lite.convert.kit.work_folder import (
     rounded,
     write_text,
 )
-from charprobe_lite.convert.merge import merge
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.onnx import export_classifier
 from charprobe_lite.convert.train.classifier import ClassifierSettings, train_classifier
 from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
@@ -93,7 +93,7 @@ class Recipe(WorkFolder):
 
     def merged_base(self) -> Record:
         """The base that every stage runs on: tool use merged in, kept in the work folder."""
-        merge(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
+        merge_lora(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
         return {}
 
     def neutral_answers(self) -> Record:
