@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charprobe_lite.conversion import convert_adapter, export_classifier, merge_lora, quantize
     from charprobe_lite.engine import Engine
-    from charprobe_lite.eval.texts.scores import score_frame as score_texts
+    from charprobe_lite.eval.texts.scores import score_texts
     from charprobe_lite.models.errors import BadInput
     from charprobe_lite.rollouts import RolloutRecord, prompts, rollout, scenarios
     from charprobe_lite.runtime.classifier import Classifier
@@ -28,24 +28,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "BadInput": "models.errors:BadInput",
-    "Classifier": "runtime.classifier:Classifier",
-    "Engine": "engine:Engine",
-    "RolloutRecord": "rollouts:RolloutRecord",
-    "Study": "study:Study",
-    "convert_adapter": "conversion:convert_adapter",
-    "export_classifier": "conversion:export_classifier",
-    "merge_lora": "conversion:merge_lora",
-    "open_study": "study:open_study",
-    "prompts": "rollouts:prompts",
-    "quantize": "conversion:quantize",
-    "rollout": "rollouts:rollout",
-    "run_study": "study:run_study",
-    "scenarios": "rollouts:scenarios",
-    "score_texts": "eval.texts.scores:score_frame",
+_MODULES = {
+    "conversion": ("convert_adapter", "export_classifier", "merge_lora", "quantize"),
+    "engine": ("Engine",),
+    "eval.texts.scores": ("score_texts",),
+    "models.errors": ("BadInput",),
+    "rollouts": ("RolloutRecord", "prompts", "rollout", "scenarios"),
+    "runtime.classifier": ("Classifier",),
+    "study": ("Study", "open_study", "run_study"),
 }
-"""The module and the name in it of every public name."""
+"""The public names by their module."""
 
 __all__ = [
     "BadInput",
@@ -73,11 +65,11 @@ if not Path(__file__).with_name("eval").is_dir():
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES[name].split(":")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
-    return value
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

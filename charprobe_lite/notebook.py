@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -22,11 +23,8 @@ def study_display(progress: bool = True) -> Display:
     if not progress:
         return Display(lambda _: None, lambda _: nullcontext(), lambda _: nullcontext(Progress()))
 
-    def note(text: str) -> None:
-        print(text, file=sys.stderr)
-
     show = _notebook_table if in_notebook() else watching
-    return Display(note, lambda _: nullcontext(), show)
+    return Display(partial(print, file=sys.stderr), lambda _: nullcontext(), show)
 
 
 @contextmanager
@@ -59,7 +57,7 @@ class NotebookTable(Counts):
 
     def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
         super().begin(totals, missing)
-        self._handle = _display().display(self, display_id=True)
+        self._handle = import_module("IPython.display").display(self, display_id=True)
 
     def ended(self, cell: Cell, tokens: int) -> None:
         super().ended(cell, tokens)
@@ -80,7 +78,3 @@ class NotebookTable(Counts):
             for cell, total in self.totals.items()
         ]
         return f"<table>{''.join(rows)}</table><p>{escape(self.speed_and_left())}</p>"
-
-
-def _display() -> Any:
-    return import_module("IPython.display")

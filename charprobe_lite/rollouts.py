@@ -8,19 +8,16 @@ from pathlib import Path
 from charprobe_lite.eval.cells import RecordedTurn
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, Item, RolloutSettings
-from charprobe_lite.eval.conditions.outcome import Outcome, Result
+from charprobe_lite.eval.conditions.outcome import Outcome
+from charprobe_lite.eval.conditions.transcript import replay
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
 from charprobe_lite.models.errors import BadInput, spelled, suggestion
 from charprobe_lite.models.prompts import Prompt, load_prompts, prompt_file
-from charprobe_lite.models.published_scenarios import (
-    AnyScenario,
-    StubScenario,
-    load_any_scenarios,
-)
+from charprobe_lite.models.published_scenarios import AnyScenario, StubScenario, load_any_scenarios
 from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
+from charprobe_lite.runtime.backend import Job, Message
 from charprobe_lite.runtime.engine import Engine
 
 
@@ -92,19 +89,23 @@ def rollout(
     item = _item(condition, record, Prompt("prompt", item) if isinstance(item, str) else item)
     if isinstance(item, StubScenario):
         item.refuse_other_formats(CALL_FORMATS[format])
+    mode = "on" if grammar else "off"
     settings = RolloutSettings(
-        max_tokens,
-        steps,
-        load_tools(),
-        persona=persona,
-        format=format,
-        grammar="on" if grammar else "off",
+        max_tokens, steps, load_tools(), persona=persona, format=format, grammar=mode
     )
-    requests: list[Request] = []
     engine.clear()  # logits depend, in their last bits, on the cached part of the prompt
-    job = Job(item.id, seed, _recording(record.rollout(item, settings), requests))
-    [(_, result)] = engine.run([job])
-    return _record(condition, item.id, seed, result, requests)
+    [(_, result)] = engine.run([Job(item.id, seed, record.rollout(item, settings))])
+    turns = [
+        RecordedTurn(
+            *(turn.completion.text, turn.completion.finish, turn.tool, turn.arguments),
+            *(turn.output, turn.completion.tokens),
+        )
+        for turn in result.turns
+    ]
+    messages = replay(record.rollout(item, settings), turns) or []
+    return RolloutRecord(
+        condition, item.id, seed, result.outcome, result.text, result.forced, turns, messages
+    )
 
 
 def _condition(name: str, persona: str | None) -> Condition:
@@ -121,44 +122,10 @@ def _condition(name: str, persona: str | None) -> Condition:
 
 
 def _item(name: str, condition: Condition, item: Item) -> Item:
-    is_prompt = isinstance(item, Prompt)
-    inputs = Inputs([item], [], prompt_limit=1) if isinstance(item, Prompt) else Inputs([], [item])
-    items = condition.items(inputs)
-    if not items:
-        kind = "a prompt" if is_prompt else "this kind of scenario"
+    if isinstance(item, Prompt):
+        kind, inputs = "a prompt", Inputs([item], [], prompt_limit=1)
+    else:
+        kind, inputs = "this kind of scenario", Inputs([], [item])
+    if not (items := condition.items(inputs)):
         raise BadInput(f"--item {item.id}: {name} does not take {kind}")
     return items[0]
-
-
-def _recording(rollout: Rollout, requests: list[Request]) -> Rollout:
-    """The same rollout; ``requests`` gets each of its requests."""
-    try:
-        request = next(rollout)
-        while True:
-            requests.append(request)
-            request = rollout.send((yield request))
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        rollout.close()
-
-
-def _record(
-    condition: str, item: str, seed: int, result: Result, requests: list[Request]
-) -> RolloutRecord:
-    turns = [
-        RecordedTurn(
-            turn.completion.text,
-            turn.completion.finish,
-            turn.tool,
-            turn.arguments,
-            turn.output,
-            turn.completion.tokens,
-        )
-        for turn in result.turns
-    ]
-    messages: list[Message] = [*requests[-1].messages]
-    messages.append({"role": "assistant", "content": turns[-1].text})
-    return RolloutRecord(
-        condition, item, seed, result.outcome, result.text, result.forced, turns, messages
-    )

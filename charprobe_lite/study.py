@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charprobe_lite.eval.export import export_study
+from charprobe_lite.eval.export.records import COLUMNS, records
+from charprobe_lite.eval.quant.run import run_quant_study
+from charprobe_lite.eval.report import write_report
+from charprobe_lite.eval.report.study import report_study
+from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.store.reader import open_study as read_study
+from charprobe_lite.eval.study.file import read_specs
+from charprobe_lite.eval.study.run import run_rollouts
+from charprobe_lite.eval.study.spec import StudySpec, check_backend, parse_spec
 from charprobe_lite.models.errors import BadInput, spelled
+from charprobe_lite.notebook import silent_bar, study_display
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from charprobe_lite.eval.scores.cells import CellScore, Scores
-    from charprobe_lite.eval.stats.bootstrap import Estimate
-    from charprobe_lite.eval.study.spec import StudySpec
 
 CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
 TURN = (
@@ -43,11 +52,6 @@ def run_study(*, progress: bool = True, **spec: Any) -> Study:
     Raises BadInput for an argument that cannot be used, and for files that cannot be fetched or
     made.
     """
-    from charprobe_lite.eval.quant.run import run_quant_study
-    from charprobe_lite.eval.study.run import run_rollouts
-    from charprobe_lite.eval.study.spec import check_backend, parse_spec
-    from charprobe_lite.notebook import silent_bar, study_display
-
     record, display = parse_spec(spec), study_display(progress)
     check_backend(record)
     if record.is_quant_study:
@@ -60,9 +64,7 @@ def open_study(path: str | Path) -> Study:
 
     Raises BadInput when there is no study under this path, or no rollout in it.
     """
-    from charprobe_lite.eval.store.reader import open_study
-
-    open_study(Path(path))
+    read_study(Path(path))
     return Study(Path(path))
 
 
@@ -82,8 +84,6 @@ class Study:
     @cached_property
     def spec(self) -> StudySpec:
         """What the study is to do. Raises BadInput for a study that does not record it."""
-        from charprobe_lite.eval.study.file import read_specs
-
         [spec] = read_specs(self.path)
         return spec
 
@@ -92,17 +92,12 @@ class Study:
 
         The columns are those of ``charprobe-lite export``; `score_texts` reads them as they are.
         """
-        from charprobe_lite.eval.export.records import COLUMNS, records
-        from charprobe_lite.eval.store.reader import open_study
-
-        return _frame(records(open_study(self.path)), tuple(COLUMNS))
+        return _frame(records(read_study(self.path)), tuple(COLUMNS))
 
     def turns(self) -> pd.DataFrame:
         """One row per reply: the rollout's columns, ``turn`` from 1, the text, the tool call in it
         (``tool``, ``arguments``), the tool's ``output``, and ``tokens``."""
-        from charprobe_lite.eval.store.reader import open_study
-
-        study = open_study(self.path)
+        study = read_study(self.path)
         return _frame(
             (
                 {
@@ -139,10 +134,7 @@ class Study:
         return _frame(
             (
                 {
-                    **{
-                        name: getattr(step.after, name)
-                        for name in ("base", "stage", "quant", "lora")
-                    },
+                    **{name: getattr(step.after, name) for name in STEP[:4]},
                     "from": step.before.label,
                     "to": step.after.label,
                     "cause": step.cause,
@@ -160,8 +152,6 @@ class Study:
         ``occlusion`` is the number of texts whose sentences are shaded by what they contribute to
         the prediction, None for all. Raises BadInput when the extra ``report`` is missing.
         """
-        from charprobe_lite.eval.report import write_report
-
         return write_report(self.path, Path(folder), occlusion=occlusion).page
 
     @spelled("argument")
@@ -170,21 +160,14 @@ class Study:
 
         ``target`` is a file (a folder for inspect), by default next to the study.
         """
-        from charprobe_lite.eval.export import export_study
-
         return export_study(self.path, format, None if target is None else Path(target))
 
     def _scores(self) -> Scores:
-        from charprobe_lite.eval.report.study import report_study
-        from charprobe_lite.eval.scores.cells import score_study
-
         study = report_study(self.path)
         return score_study(study.rows, study.cells, study.personas, study.seed)
 
     def _repr_html_(self) -> str:
         """The scores, as a notebook shows them."""
-        from html import escape
-
         title = f"<p><code>{escape(str(self.path))}</code></p>"
         try:
             scores = self.scores()

@@ -21,7 +21,7 @@ from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.scores.terminal import conclusion
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.texts.reader import ScoredText
-from charprobe_lite.eval.texts.scores import score_texts
+from charprobe_lite.eval.texts.scores import score_groups
 
 FILE = Path(__file__).parent / "data" / "pinned-scores.json"
 PERSONAS = ["humor", "remorse", "sarcasm"]
@@ -128,7 +128,7 @@ def numbers() -> Any:
         "quants": score_quants(
             quant_records(), PERSONAS, 0.05, 3, resamples=300, classifier=classifier
         ).as_json(),
-        "texts": [score.as_json() for score in score_texts(group_texts(), 3)],
+        "texts": [score.as_json() for score in score_groups(group_texts(), 3)],
     }
     return json.loads(json.dumps(document))
 

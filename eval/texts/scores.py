@@ -77,7 +77,7 @@ def score_files(
     seed: int = 0,
     resamples: int | None = None,
 ) -> list[GroupScore]:
-    """Scores of the texts in files, one per group, as `score_texts`.
+    """Scores of the texts in files, one per group, as `score_groups`.
 
     ``classifier`` is a folder with ONNX ModernBERT, None for the kit's; ``marks`` a file with
     labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
@@ -85,10 +85,10 @@ def score_files(
     labels = Classifier(classifier).labels if classifier else ()
     texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
     texts = reader.add_marks(texts, marks) if marks else texts
-    return score_texts(classify_texts(texts, classifier), seed, resamples)
+    return score_groups(classify_texts(texts, classifier), seed, resamples)
 
 
-def score_frame(
+def score_texts(
     frame: pd.DataFrame | Sequence[Mapping[str, Any]],
     *,
     text: str | None = None,
@@ -120,7 +120,7 @@ def score_frame(
     with spelled("argument"):
         texts = reader.table_texts("frame", rows, columns, labels)
         texts = classify_texts(texts, classifier)
-    return pd.DataFrame([score.record() for score in score_texts(texts, seed, resamples)])
+    return pd.DataFrame([score.record() for score in score_groups(texts, seed, resamples)])
 
 
 def classify_texts(
@@ -154,7 +154,7 @@ def _loaded(classifier: Path | Classifier | None) -> Any:
     return Classifier(classifier) if isinstance(classifier, Path) else classifier
 
 
-def score_texts(
+def score_groups(
     texts: Sequence[ScoredText], seed: int = 0, resamples: int | None = None
 ) -> list[GroupScore]:
     """One score per group, in the order of their first texts. Every text needs a prediction.

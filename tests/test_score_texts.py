@@ -1,4 +1,4 @@
-"""`score_frame`: what `score` does with files, from Python with data frames."""
+"""`score_texts`: what `score` does with files, from Python with data frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from charprobe_lite.eval.texts.reader import Columns
-from charprobe_lite.eval.texts.scores import score_files, score_frame
+from charprobe_lite.eval.texts.scores import score_files, score_texts
 from charprobe_lite.models.errors import BadInput
 
 
@@ -33,7 +33,7 @@ def answers() -> pd.DataFrame:
 def test_a_frame_has_the_scores_of_the_same_rows_in_a_file(tmp_path: Path) -> None:
     frame = answers()
     names = {"label": "voice", "prediction": "guess", "cluster": "prompt", "human": "saw"}
-    table = score_frame(frame, **names, by=["model"], seed=4, resamples=200)
+    table = score_texts(frame, **names, by=["model"], seed=4, resamples=200)
     assert list(table["model"]) == ["a", "b"]
     assert list(table["accuracy"]) == pytest.approx([10 / 12, 6 / 12])
     assert set(table["interval"]) == {"cluster"}
@@ -46,7 +46,7 @@ def test_a_frame_has_the_scores_of_the_same_rows_in_a_file(tmp_path: Path) -> No
 
 def test_texts_without_a_prediction_are_classified() -> None:
     frame = pd.DataFrame({"text": ["I am so sorry, forgive me."] * 2, "persona": "remorse"})
-    [row] = score_frame(frame).to_dict("records")
+    [row] = score_texts(frame).to_dict("records")
     assert (row["n"], row["accuracy"], row["interval"]) == (2, 1.0, "rows")
     assert row["brier"] < 1
 
@@ -55,12 +55,12 @@ def test_missing_values_are_empty_fields_in_a_frame_too() -> None:
     frame = answers()
     frame["prediction"] = frame["guess"].where(frame.index != 5, np.nan)
     with pytest.raises(BadInput, match="row 5: field prediction: missing; a row needs"):
-        score_frame(frame, label="voice")
+        score_texts(frame, label="voice")
 
 
 def test_arguments_are_named_as_in_python() -> None:
     with pytest.raises(BadInput, match=r"frame: label=tone: no such column; it has model"):
-        score_frame(answers(), label="tone")
+        score_texts(answers(), label="tone")
 
 
 def test_probabilities_may_be_arrays() -> None:
@@ -72,5 +72,5 @@ def test_probabilities_may_be_arrays() -> None:
             "label_order": [["humor", "neutral"]] * 2,
         }
     )
-    [row] = score_frame(frame).to_dict("records")
+    [row] = score_texts(frame).to_dict("records")
     assert row["brier"] == pytest.approx((2 * 0.3**2 + 2 * 0.6**2) / 2)
