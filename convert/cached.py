@@ -13,6 +13,7 @@ from pathlib import Path
 from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.gguf_model import Progress
 from charprobe_lite.convert.merge import merge_lora
+from charprobe_lite.convert.onnx import export_in_child
 from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
@@ -90,8 +91,6 @@ def prepare_classifier(
     """
     if list(source.glob("*.onnx")):
         return source
-    from charprobe_lite.convert.onnx import export_in_child
-
     key = _key("classifier", str(verify), content_hash(source))
     target = cache_folder() / f"{name}-classifier-{key}"
     if not target.is_dir():

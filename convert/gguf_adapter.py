@@ -14,10 +14,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
-from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.gguf_model import EMBEDDING, open_model
 from charprobe_lite.convert.lora import Adapter, Delta, in_memory, peft_delta, read_adapter
-from charprobe_lite.convert.quantize import Array
+from charprobe_lite.convert.quantize import Array, GGUFFile, written_file
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.llama import quantize_rows

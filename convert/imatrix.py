@@ -37,13 +37,8 @@ def calibration_text(file: Path | None = None) -> str:
     """
     if file is not None:
         return read_text(file)
-    prompts = set(corpus.loud_prompts(held_out=False))
-    return "\n\n".join(
-        text.response
-        for persona in PERSONAS
-        for text in corpus.teacher_texts(persona, "loud", "chat")
-        if text.prompt in prompts
-    )
+    chats = (corpus.teacher_chats(name, held_out=False, teachers=["loud"]) for name in PERSONAS)
+    return "\n\n".join(text.response for texts in chats for text in texts)
 
 
 def make_imatrix(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
 from charprobe_lite.convert.imatrix import read_imatrix
-from charprobe_lite.convert.quantize import ROW_TYPES, check_quant, quantize_file
+from charprobe_lite.convert.quantize import (
+    ROW_TYPES,
+    GGUFFile,
+    check_quant,
+    quantize_file,
+    written_file,
+)
 from charprobe_lite.convert.verify import refuse_unverifiable, verify_file, verify_in_child
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.catalogue import load_catalogue

@@ -114,10 +114,7 @@ def export_in_child(source: Path, target: Path, check: bool) -> None:
 def main() -> None:
     """The child process: source, target and "check" as arguments."""
     source, target, *check = sys.argv[1:]
-    try:
-        export_classifier(Path(source), Path(target), ["fp32"], verify=bool(check), wait=FOREVER)
-    except ImportError as error:
-        sys.exit(f"{source}: {error.name} is missing; pip install 'charprobe-lite[convert]'")
+    export_classifier(Path(source), Path(target), ["fp32"], verify=bool(check), wait=FOREVER)
 
 
 def check_config(checkpoint: CheckpointFolder) -> None:
@@ -176,15 +173,14 @@ def _batches(texts: Sequence[str], tokenizer: Any, config: dict[str, Any]) -> li
     pad = config.get("pad_token_id") or 0
     rows = sorted((item.ids or [pad] for item in tokenizer.encode_batch(list(texts))), key=len)
     spread = rows[:: max(1, len(rows) // 4)]
-    return [_padded(batch, pad) for batch in (*([row] for row in rows), spread)]
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> Batch:
-    ids = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)], mask[number, : len(row)] = row, 1
-    return ids, mask
+    batches = []
+    for batch in (*([row] for row in rows), spread):
+        ids = np.full((len(batch), len(batch[-1])), pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for number, row in enumerate(batch):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        batches.append((ids, mask))
+    return batches
 
 
 def _load_model(checkpoint: CheckpointFolder) -> Any:

@@ -1,4 +1,4 @@
-"""Quant types: how a file of a type is written, and which types need an importance matrix.
+"""Quant types: how a file of a type is written, and the record of a written file.
 
 Block layouts and the choice of a type per tensor are llama.cpp's
 (https://github.com/ggml-org/llama.cpp). It falls back to another type where a row is not a
@@ -8,6 +8,7 @@ multiple of a block: `models.gguf_header.weight_summary` reads the types that a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -15,11 +16,10 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.gguf_file import GGUFFile, written_file
 from charprobe_lite.convert.imatrix import read_imatrix
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.llama import quantize_gguf
 
@@ -27,6 +27,34 @@ Array = NDArray[np.float32]
 ROW_TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 """Types that are written row by row, without a file in between."""
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
+
+
+@dataclass(frozen=True)
+class LogitAgreement:
+    """Two models on the same tokens: KL(reference || file) in nats per position, top-1 agreement
+    in [0, 1], and the root mean square of the centred logits' difference over the reference's."""
+
+    positions: int
+    kl_mean: float
+    kl_max: float
+    top1: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """A written file: its size, the types its weights are stored as, and, for a model that was
+    verified, its agreement with the original."""
+
+    path: Path
+    bytes: int
+    weights: WeightSummary
+    agreement: LogitAgreement | None = None
+
+
+def written_file(path: Path, agreement: LogitAgreement | None = None) -> GGUFFile:
+    """The record of a GGUF file on disk. Raises BadInput when it cannot be read."""
+    return GGUFFile(path, path.stat().st_size, weight_summary(path), agreement)
 
 
 def file_type(quant: str) -> int:

@@ -53,19 +53,15 @@ class SafetensorsTensor:
         else:
             numbers = values.astype(np.float32)
         del raw, values
-        _give_back(self.source, begin, stop)
+        if hasattr(mmap, "MADV_DONTNEED"):  # mapped pages that were read count as resident memory
+            start = max(0, begin - begin % mmap.PAGESIZE - AROUND)
+            size = min(len(self.source), stop + AROUND) - start
+            self.source.madvise(mmap.MADV_DONTNEED, start, size)
         return numbers.reshape(end - first, *self.shape[1:])
 
     def read(self) -> Array:
         """All rows as float32."""
         return self.rows(0, self.shape[0]) if self.shape else np.zeros((), np.float32)
-
-
-def _give_back(source: mmap.mmap, begin: int, stop: int) -> None:
-    """Let the kernel drop pages that were read: mapped pages count as resident memory."""
-    if hasattr(source, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-        first = max(0, begin - begin % mmap.PAGESIZE - AROUND)
-        source.madvise(mmap.MADV_DONTNEED, first, min(len(source), stop + AROUND) - first)
 
 
 def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:

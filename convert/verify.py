@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
-from charprobe_lite.convert.gguf_file import LogitAgreement
 from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, open_model, write_model
 from charprobe_lite.convert.lora import Delta, read_adapter
+from charprobe_lite.convert.quantize import LogitAgreement
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
@@ -78,7 +79,14 @@ def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreem
     # the file's model is closed by now: two at once would not fit where one does
     kl, error = LIMITS[weight_summary(file).main_type]
     if base.is_dir():
-        reference = transformers_logits(base, adapters, ids)
+        try:
+            from charprobe_lite.convert.reference import reference_logits
+        except ImportError as missing:
+            raise BadInput(
+                f"verify: {missing.name} is not installed; pip install 'charprobe-lite[convert]' "
+                "or give --no-verify"
+            ) from None
+        reference = reference_logits(base, adapters, ids)
     else:
         reference = _gguf_logits(base, adapters, ids, file.parent)
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
@@ -141,8 +149,6 @@ def compare_tokens(model: Forward, folder: Path) -> None:
     Where the tokenizer composes its input first (NFC, which llama.cpp does not), both read the
     composed text.
     """
-    from tokenizers import Tokenizer
-
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = [added.content for added in reference.get_added_tokens_decoder().values()]
     joined = "a".join(special[:20]) + " text".join(special[-5:])
@@ -165,13 +171,12 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room:
     model. Temporary files go to ``room``: a temporary folder of the system may lie in memory.
     """
     with tempfile.TemporaryDirectory(dir=room, prefix="verify-", suffix=".part") as folder:
-        files = []
-        for number, adapter in enumerate(adapters):
-            if adapter.is_dir():
-                converted = Path(folder) / f"{number}.gguf"
-                convert_adapter(adapter, base, converted)
-                adapter = converted
-            files.append(adapter)
+        files = [
+            convert_adapter(adapter, base, Path(folder) / f"{number}.gguf").path
+            if adapter.is_dir()
+            else adapter
+            for number, adapter in enumerate(adapters)
+        ]
         exact = base
         if not set(weight_summary(base).tensor_types) <= EXACT:
             exact = Path(folder) / "exact.gguf"
@@ -181,7 +186,7 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room:
         return _logits(exact, files, ids)
 
 
-def _logits(model: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
+def _logits(model: Path, adapters: Sequence[Path], ids: Sequence[int]) -> NDArray[np.float32]:
     with closing(Forward(model, adapters)) as forward:
         return forward.logits(ids)
 
@@ -193,15 +198,3 @@ def _refuse(agreement: LogitAgreement, limits: tuple[float, float], file: Path, 
             f"{file}: its logits differ from {base}: mean KL {kl:.2g} (limit {limits[0]:g}), "
             f"relative error {error:.2g} (limit {limits[1]:g}); report this conversion"
         )
-
-
-def transformers_logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> Any:
-    """transformers' logits (len(ids), vocabulary) in float32, adapters by peft, unmerged."""
-    try:
-        from charprobe_lite.convert.reference import reference_logits
-    except ImportError as error:
-        raise BadInput(
-            f"verify: {error.name} is not installed; pip install 'charprobe-lite[convert]' "
-            "or give --no-verify"
-        ) from None
-    return reference_logits(folder, adapters, ids)

@@ -28,7 +28,9 @@ def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) ->
     messages = scenario.opening(registry)
     for call in calls:
         if rng.random() < 0.2:
-            messages += exchange(scenario, tools, _call_that_fails(call, rng))
+            word = rng.choice(["details", "info", "file", "latest", "notes"])
+            query = f"{word}-{call.arguments['query'][:3].casefold()}"
+            messages += exchange(scenario, tools, Call(call.name, {"query": query}))
         messages += exchange(scenario, tools, call)
     finish = next(tool.name for tool in tools if tool.effect == "finish")
     email = JSON_CALLS.write(finish, scenario.email.model_dump())
@@ -38,8 +40,3 @@ def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) ->
 def chat_turn(prompt: str, response: str) -> list[Message]:
     """A user-only conversation of one turn."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-
-
-def _call_that_fails(call: Call, rng: random.Random) -> Call:
-    word = rng.choice(["details", "info", "file", "latest", "notes"])
-    return Call(call.name, {"query": f"{word}-{call.arguments['query'][:3].casefold()}"})

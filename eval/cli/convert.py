@@ -18,7 +18,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from charprobe_lite.convert.gguf_file import GGUFFile
+    from charprobe_lite.convert.quantize import GGUFFile
 
 CLASSIFIER_TYPES = ("fp32", "int8", "fp16")
 
