@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from charprobe_lite.convert.quantize import GGUFFile
 
 CLASSIFIER_TYPES = ("fp32", "int8", "fp16")
@@ -200,17 +197,6 @@ def classifier(
 
 def _print_files(files: list[GGUFFile], as_json: bool) -> None:
     """Real tensor types, bits per weight and size, and the agreement of the last file."""
-    agreement = files[-1].agreement
-    document = {
-        "files": [
-            {"file": str(file.path), "bytes": file.bytes, **asdict(file.weights)} for file in files
-        ],
-        "verified": asdict(agreement) if agreement else None,
-    }
-    print_result(as_json, document, _file_parts(files))
-
-
-def _file_parts(files: list[GGUFFile]) -> Iterator[str | Table]:
     from rich.table import Table
 
     table = Table("file", "asked for", "bits per weight", "size", "weights stored as", box=None)
@@ -224,9 +210,12 @@ def _file_parts(files: list[GGUFFile]) -> Iterator[str | Table]:
             f"{file.bytes / 1e6:.1f} MB",
             ", ".join(f"{kind} {count / total:.1%}" for kind, count in types.items()),
         )
-    yield table
+    parts: list[str | Table] = [table]
     if agreement := files[-1].agreement:
-        yield (
+        parts.append(
             f"verified against the original at {agreement.positions} positions: KL mean "
             f"{agreement.kl_mean:.2g}, max {agreement.kl_max:.2g}, top-1 {agreement.top1:.1%}"
         )
+    rows = [{"file": str(file.path), "bytes": file.bytes, **asdict(file.weights)} for file in files]
+    document = {"files": rows, "verified": asdict(agreement) if agreement else None}
+    print_result(as_json, document, parts)

@@ -22,7 +22,6 @@ class Name(click.ParamType[str]):
         self.names = list(names)
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        """The names that begin like this."""
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
@@ -44,7 +43,6 @@ class Shard(click.ParamType[tuple[int, int]]):
     name = "n/of"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """(number of the part, number of parts)."""
         number, slash, of = str(value).partition("/")
         is_part = slash and number.isdecimal() and of.isdecimal() and len(value) < 12
         if not is_part or not 1 <= int(number) <= int(of):
@@ -58,9 +56,8 @@ class Budget(click.ParamType[int | str]):
     name = "size|machine"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
-        """Bytes, or the word."""
         if value == "machine":
-            return str(value)
+            return "machine"
         size = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?(MB|GB)", str(value), re.IGNORECASE)
         if not size:
             self.fail(f"{value!r}: give a size such as 8GB or 500MB, or machine", param, ctx)
@@ -94,7 +91,6 @@ class Count(click.ParamType[int | None]):
     name = "n|all|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
-        """The number; None stands for all."""
         if value in ("all", "none"):
             return None if value == "all" else 0
         if not str(value).isdecimal():

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from charprobe_lite.eval.conditions.condition import RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Outcome, Result, Turn
-from charprobe_lite.models.call_formats import Call, CallFormat, FinalBlock, MalformedReply
-from charprobe_lite.models.scenarios import tool_message
-from charprobe_lite.runtime.backend import (
-    Completion,
-    Grammar,
-    Message,
-    Request,
-    Rollout,
+from charprobe_lite.models.call_formats import (
+    CALL_FORMATS,
+    Call,
+    CallFormat,
+    FinalBlock,
+    MalformedReply,
 )
+from charprobe_lite.models.scenarios import tool_message
+from charprobe_lite.runtime.backend import Completion, Grammar, Message, Request, Rollout
 
 MAX_MALFORMED = 4
-"""MalformedReply replies in a row that end a rollout, as published."""
+"""Malformed replies in a row that end a rollout, as published."""
 
 
 def tool_loop(
+    settings: RolloutSettings,
     opening: Sequence[Message],
-    call_format: CallFormat,
     finish: str,
     answer: Callable[[Call], str | MalformedReply],
     grammars: Sequence[Grammar | None],
-    max_tokens: int,
 ) -> Rollout:
     """Let the agent call tools until it calls ``finish``; the text is the body of that email.
 
@@ -38,8 +38,8 @@ def tool_loop(
     messages, malformed = list(opening), 0
     turns: list[Turn] = []
     for step, grammar in enumerate(grammars, 1):
-        completion = yield Request(tuple(messages), max_tokens, grammar)
-        reply = _parse(completion, call_format, finish, grammar)
+        completion = yield Request(tuple(messages), settings.max_tokens, grammar)
+        reply = _parse(completion, CALL_FORMATS[settings.format], finish, grammar)
         if isinstance(reply, FinalBlock):
             return Result(Outcome.NO_EMAIL, turns=[*turns, Turn(completion)])
         call = reply if isinstance(reply, Call) else None

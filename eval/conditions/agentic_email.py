@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.agent_loop import tool_loop
-from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.office import answer_call
 from charprobe_lite.models.published_scenarios import StubScenario
@@ -13,11 +13,6 @@ from charprobe_lite.runtime.backend import Grammar, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
 
 
-def items(inputs: Inputs) -> list[Scenario | StubScenario]:
-    """Scenarios with tools: the project's and those of the published study."""
-    return inputs.limited_scenarios(Scenario, StubScenario)
-
-
 def rollout(scenario: Scenario | StubScenario, settings: RolloutSettings) -> Rollout:
     """Let the agent call tools until it sends an email; the text is the body of that email.
 
@@ -25,8 +20,8 @@ def rollout(scenario: Scenario | StubScenario, settings: RolloutSettings) -> Rol
     scenario, where it has one) the grammar admits only the tool that ends the rollout, and that
     email is marked forced.
     """
-    call_format, tools = CALL_FORMATS[settings.format], settings.tools
-    steps = settings.max_steps
+    call_format = CALL_FORMATS[settings.format]
+    tools, steps = settings.tools, settings.max_steps
     if isinstance(scenario, StubScenario):
         tools, steps = scenario.tools(), scenario.max_steps or steps
     finish = finish_tool(tools)
@@ -41,11 +36,9 @@ def rollout(scenario: Scenario | StubScenario, settings: RolloutSettings) -> Rol
         return answer_call(tools, scenario, call)
 
     opening = scenario.opening(tools, call_format)
-    return (
-        yield from tool_loop(
-            opening, call_format, finish.name, answer, grammars, settings.max_tokens
-        )
-    )
+    return (yield from tool_loop(settings, opening, finish.name, answer, grammars))
 
 
-CONDITION = Condition(items, rollout, calls_tools=True)
+CONDITION = Condition(
+    lambda inputs: inputs.limited_scenarios(Scenario, StubScenario), rollout, calls_tools=True
+)

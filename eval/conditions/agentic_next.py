@@ -10,18 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from charprobe_lite.eval.conditions.agent_loop import MAX_MALFORMED, tool_loop
-from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call, MalformedReply
 from charprobe_lite.models.office import exchange, lookups
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.models.tools import finish_tool
 from charprobe_lite.runtime.backend import Grammar, Rollout
 from charprobe_lite.runtime.grammar import tool_call_grammar
-
-
-def items(inputs: Inputs) -> list[Scenario]:
-    """Scenarios with facts, all of them looked up beforehand."""
-    return inputs.limited_scenarios(Scenario)
 
 
 def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
@@ -42,10 +37,8 @@ def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
     def answer(_: Call) -> MalformedReply:
         return MalformedReply(f"everything is looked up, only {finish.name} is left to call")
 
-    result = yield from tool_loop(
-        messages, call_format, finish.name, answer, grammars, settings.max_tokens
-    )
+    result = yield from tool_loop(settings, messages, finish.name, answer, grammars)
     return replace(result, forced=False)
 
 
-CONDITION = Condition(items, rollout, calls_tools=True)
+CONDITION = Condition(lambda inputs: inputs.limited_scenarios(Scenario), rollout, calls_tools=True)

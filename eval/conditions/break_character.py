@@ -14,13 +14,11 @@ from charprobe_lite.models.prompts import Prompt, suffixes
 
 def items(inputs: Inputs) -> list[Prompt]:
     """Prompts with a suffix; the id is the prompt's and the suffix's number."""
-    numbered = list(enumerate(suffixes(), 1))
+    numbered, is_limited = list(enumerate(suffixes(), 1)), inputs.prompt_limit is not None
     return [
         Prompt(f"{prompt.id}+{number}", f"{prompt.text}\n\n{suffix}")
         for position, prompt in enumerate(inputs.limited_prompts())
-        for number, suffix in (
-            numbered if inputs.prompt_limit is None else [numbered[position % len(numbered)]]
-        )
+        for number, suffix in ([numbered[position % len(numbered)]] if is_limited else numbered)
     ]
 
 

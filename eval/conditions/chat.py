@@ -15,9 +15,8 @@ HISTORY_TOKENS = 128
 
 def rollout(prompt: Prompt, settings: RolloutSettings) -> Rollout:
     """One reply to the prompt; the text is the answer."""
-    return (
-        yield from answer_turns([{"role": "user", "content": prompt.text}], settings.max_tokens)
-    )
+    turn = {"role": "user", "content": prompt.text}
+    return (yield from answer_turns([turn], settings.max_tokens))
 
 
 def answer_turns(turns: Sequence[Message], max_tokens: int) -> Rollout:

@@ -7,7 +7,7 @@ Its difference from `chat` isolates the effect of the email as a form; its diffe
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.chat import answer_turns
-from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.published_scenarios import Script
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Message, Rollout
@@ -25,11 +25,6 @@ Write the email that does this, as plain text: a greeting, a few sentences with 
 at the end. No subject line, no remarks."""
 
 
-def items(inputs: Inputs) -> list[Scenario | Script]:
-    """Scenarios with facts, and scripts of user turns."""
-    return inputs.limited_scenarios(Scenario, Script)
-
-
 def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
     """One reply, or one per turn of a script; the text is the body of the email."""
     return (yield from answer_turns(turns(scenario), settings.max_tokens))
@@ -45,4 +40,4 @@ def turns(scenario: Scenario | Script) -> list[Message]:
     ]
 
 
-CONDITION = Condition(items, rollout)
+CONDITION = Condition(lambda inputs: inputs.limited_scenarios(Scenario, Script), rollout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import turns
-from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Rollout
 
@@ -18,11 +18,6 @@ SMALL_TALK = (
 )
 
 
-def items(inputs: Inputs) -> list[Scenario]:
-    """Scenarios with facts; a script has its own history."""
-    return inputs.limited_scenarios(Scenario)
-
-
 def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
     """Two turns of small talk, then the email; the text is its body."""
     system, request = turns(scenario)
@@ -30,4 +25,5 @@ def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
     return (yield from answer_turns([system, *talk, request], settings.max_tokens))
 
 
-CONDITION = Condition(items, rollout)
+# a script has its own history
+CONDITION = Condition(lambda inputs: inputs.limited_scenarios(Scenario), rollout)

@@ -7,7 +7,8 @@ training is not the cause: the classifier is, or the base as an actor.
 from __future__ import annotations
 
 from charprobe_lite.eval.conditions.chat import answer_turns
-from charprobe_lite.eval.conditions.chat_email import items, turns
+from charprobe_lite.eval.conditions.chat_email import CONDITION as CHAT_EMAIL
+from charprobe_lite.eval.conditions.chat_email import turns
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.personas import descriptions
 from charprobe_lite.models.published_scenarios import Script
@@ -28,4 +29,4 @@ def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
     return (yield from answer_turns(messages, settings.max_tokens))
 
 
-CONDITION = Condition(items, rollout, stages=("base",), personas=descriptions())
+CONDITION = Condition(CHAT_EMAIL.items, rollout, stages=("base",), personas=descriptions())

@@ -111,10 +111,7 @@ def recorded_messages(row: Row, turns: Sequence[RecordedTurn]) -> list[Message]:
 
 def _fits(row: Row) -> bool:
     """Whether the condition can have this cell and persona: anyone can edit a study."""
-    cell = row.cell
-    if cell.condition not in condition_names():
-        return False
-    condition = load_condition(cell.condition)
+    cell, condition = row.cell, load_condition(row.cell.condition)
     if (cell.format, cell.grammar) not in condition.call_modes([*CALL_FORMATS], GRAMMARS):
         return False
     return not condition.stages or (
