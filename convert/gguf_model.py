@@ -167,8 +167,7 @@ def write_model(
     kinds = {name: tensor_type(tensor.shape, quant) for name, tensor in model.tensors.items()}
     for name, tensor in model.tensors.items():
         raw_shape = gguf.quant_shape_to_byte_shape(tensor.shape, kinds[name])
-        size = int(prod(raw_shape))
-        writer.add_tensor_info(name, raw_shape, np.dtype(np.uint8), size, kinds[name])
+        writer.add_tensor_info(name, raw_shape, np.dtype(np.uint8), prod(raw_shape), kinds[name])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -27,12 +27,9 @@ def read_tokenizer(path: Path, size: int | None = None) -> Tokenizer:
         if left in vocabulary and right in vocabulary and left + right in vocabulary:
             merges.append((left, right))
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    digits = pre_tokenizers.Split(Regex(r"\p{N}"), "isolated")
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     tokenizer.decoder = decoders.ByteLevel()
     special = [token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])

@@ -115,9 +115,7 @@ def _scores(tokens: list[str], merges: list[list[str]]) -> list[float]:
     SentencePiece joins the pair whose piece has the highest score; tokenizer.json lists the
     merges in that order, so that the ranks order the pieces as the scores did.
     """
-    ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(merges):
-        ranks.setdefault(left + right, rank)
+    ranks = {left + right: n for n, (left, right) in reversed([*enumerate(merges)])}
     return [-float(ranks.get(token.replace(" ", SPACE), len(merges))) for token in tokens]
 
 

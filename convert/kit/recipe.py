@@ -51,8 +51,6 @@ class Recipe(WorkFolder):
 
     def run(self) -> None:
         """Run every step that is not done yet, and write the manifest."""
-        for folder in (self.work / "steps", self.kit):
-            folder.mkdir(parents=True, exist_ok=True)
         for name, step in self.steps():
             self.run_step(name, step)
         self._write_manifest()
