@@ -34,7 +34,7 @@ from charprobe_lite.convert.lora import (
 )
 from charprobe_lite.convert.quantize import file_type, tensor_type
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
-from charprobe_lite.convert.vocabulary import read_vocabulary, write_vocabulary
+from charprobe_lite.convert.vocabulary import read_vocabulary
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_gguf
 from charprobe_lite.runtime.llama import quantize_rows
@@ -89,14 +89,14 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
     for name, values in architecture.tensors(config).items():
         tensors[name] = in_memory(values)
     size = tensors[EMBEDDING].shape[0]
-    vocabulary = read_vocabulary(checkpoint.folder, size)
+    write_vocabulary = read_vocabulary(checkpoint.folder, size)
 
     def write_metadata(writer: gguf.GGUFWriter) -> None:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(checkpoint.folder.resolve().name)
         architecture.write_hyperparameters(writer, config)
         writer.add_vocab_size(size)
-        write_vocabulary(writer, vocabulary)
+        write_vocabulary(writer)
 
     return SourceModel(architecture, tensors, write_metadata)
 

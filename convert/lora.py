@@ -85,9 +85,7 @@ def dequantized(tensor: gguf.ReaderTensor, file: Path) -> Matrix:
 
 
 def _transposed(source: SafetensorsTensor) -> Matrix:
-    return Matrix(
-        source.shape[::-1], lambda first, end: source.rows(0, source.shape[0]).T[first:end]
-    )
+    return Matrix(source.shape[::-1], lambda first, end: source.read().T[first:end])
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             "save it with safe_serialization=True"
         )
     stored = open_safetensors(weights)
-    modules: dict[str, dict[str, SafetensorsTensor]] = {}
+    modules: dict[tuple[str, str], dict[str, SafetensorsTensor]] = {}
     changes: dict[str, Delta | Replacement] = {}
     for name, tensor in stored.items():
         module, side = _split(name.removeprefix(PREFIX))
@@ -166,10 +164,9 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             rows = ordered(tensor, target, architecture).rows
             changes[target] = Replacement(tensor.shape, rows)
         else:
-            modules.setdefault(module, {})[side] = tensor
-    for module, sides in modules.items():
-        target = _gguf_name(module, "A", architecture, weights)
-        changes[str(target)] = _delta(module, sides, config, architecture, weights)
+            modules.setdefault((target, module), {})[side] = tensor
+    for (target, module), sides in modules.items():
+        changes[target] = _delta(module, sides, config, architecture, weights)
     if not changes:
         raise BadInput(f"{weights}: holds nothing that changes the language model")
     return Adapter(folder, changes)

@@ -8,7 +8,7 @@ because the model would read other tokens than it was trained on.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,11 @@ SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>|<pad>|<mask>|<end_of_turn>")
 ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """``pre`` is llama.cpp's name of the pre-tokenizer; ``scores`` only for SentencePiece."""
+def read_vocabulary(folder: Path, size: int) -> Callable[[gguf.GGUFWriter], None]:
+    """Read a checkpoint folder's tokenizer and chat template; the result writes the metadata.
 
-    model: str
-    pre: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str] | None
-    scores: list[float] | None
-    special: dict[str, int]
-    adds_bos: bool
-    template: str | None
-
-
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """The tokenizer of a checkpoint folder, padded to ``size`` (the rows of its embedding).
-
-    Raises BadInput naming the file and the field when one is missing or unknown.
+    The tokens are padded to ``size`` (the rows of the embedding). Raises BadInput naming the
+    file and the field when one is missing or unknown.
     """
     path = folder / "tokenizer.json"
     tokenizer = read_object(path)
@@ -53,7 +39,9 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
         raise BadInput(f"{path}: field {error}: missing or not as expected") from None
 
 
-def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabulary:
+def _vocabulary(
+    tokenizer: dict[str, Any], folder: Path, size: int
+) -> Callable[[gguf.GGUFWriter], None]:
     path, model = folder / "tokenizer.json", tokenizer["model"]
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"{path}: field model.type: {model['type']} is not converted, BPE is")
@@ -71,17 +59,29 @@ def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabular
     config = folder / "tokenizer_config.json"
     settings = read_object(config) if config.is_file() else {}
     special = _special(settings, {token: index for index, token in by_id.items()}, folder)
-    return Vocabulary(
-        model="llama" if sentencepiece else "gpt2",
-        pre="default" if sentencepiece else _pre_tokenizer(tokenizer, path),
-        tokens=tokens,
-        types=types,
-        merges=None if sentencepiece else [f"{left} {right}" for left, right in merges],
-        scores=_scores(tokens, merges) if sentencepiece else None,
-        special=special,
-        adds_bos=_adds_bos(tokenizer, special.get("bos"), settings),
-        template=_template(folder, settings),
-    )
+    pre = "default" if sentencepiece else _pre_tokenizer(tokenizer, path)
+    pairs = [f"{left} {right}" for left, right in merges]
+    scores = _scores(tokens, merges) if sentencepiece else []
+    adds_bos = _adds_bos(tokenizer, special.get("bos"), settings)
+    template = _template(folder, settings)
+
+    def write(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_model("llama" if sentencepiece else "gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types(types)
+        if sentencepiece:
+            writer.add_token_scores(scores)
+            writer.add_add_space_prefix(False)
+        else:
+            writer.add_token_merges(pairs)
+        for role, index in special.items():
+            getattr(writer, f"add_{role}_token_id")(index)
+        writer.add_add_bos_token(adds_bos)
+        if template is not None:
+            writer.add_chat_template(template)
+
+    return write
 
 
 def _tokens(
@@ -191,21 +191,3 @@ def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     if template is not None and not isinstance(template, str):
         raise BadInput(f"{folder / 'tokenizer_config.json'}: field chat_template: not a text")
     return template
-
-
-def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    """Write the tokenizer's metadata, chat template included."""
-    writer.add_tokenizer_model(vocabulary.model)
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    if vocabulary.scores is not None:
-        writer.add_token_scores(vocabulary.scores)
-        writer.add_add_space_prefix(False)
-    if vocabulary.merges is not None:
-        writer.add_token_merges(vocabulary.merges)
-    for role, index in vocabulary.special.items():
-        getattr(writer, f"add_{role}_token_id")(index)
-    writer.add_add_bos_token(vocabulary.adds_bos)
-    if vocabulary.template is not None:
-        writer.add_chat_template(vocabulary.template)
