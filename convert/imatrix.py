@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -72,25 +72,19 @@ def make_imatrix(
     if not counts:
         raise BadInput(f"{model}: llama.cpp showed no inputs of its matrices; use a CPU build")
     with new_file(target) as part:
-        _write(squares, counts, total, part)
+        writer = gguf.GGUFWriter(part, "")
+        writer.add_type("imatrix")
+        writer.add_uint32("imatrix.chunk_count", total)
+        writer.add_uint32("imatrix.chunk_size", CHUNK)
+        writer.add_array("imatrix.datasets", ["calibration text"])
+        for name, square in sorted(squares.items()):
+            writer.add_tensor(name + SUM, square.astype(np.float32)[None])
+            writer.add_tensor(name + COUNT, np.array([[counts[name]]], np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return total
-
-
-def _write(
-    squares: Mapping[str, NDArray[np.float64]], counts: Mapping[str, int], chunks: int, target: Path
-) -> None:
-    writer = gguf.GGUFWriter(target, "")
-    writer.add_type("imatrix")
-    writer.add_uint32("imatrix.chunk_count", chunks)
-    writer.add_uint32("imatrix.chunk_size", CHUNK)
-    writer.add_array("imatrix.datasets", ["calibration text"])
-    for name, total in sorted(squares.items()):
-        writer.add_tensor(name + SUM, total.astype(np.float32)[None])
-        writer.add_tensor(name + COUNT, np.array([[counts[name]]], np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def read_imatrix(path: Path) -> dict[str, Array]:

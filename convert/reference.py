@@ -34,7 +34,13 @@ def reference_logits(
     checkpoint = open_checkpoint(folder)
     architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
     try:
-        model = _empty_model(folder)
+        config = AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        text = getattr(config, "text_config", config)
+        text._attn_implementation = "eager"
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
         changes: dict[str, SafetensorsTensor] = {}
         if adapters:
             model, changes = _with_peft(model, adapters[0], architecture)
@@ -53,14 +59,6 @@ def reference_logits(
             "--no-verify skips the check"
         ) from None
     return np.asarray(logits.float().numpy())
-
-
-def _empty_model(folder: Path) -> Any:
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    text = getattr(config, "text_config", config)
-    text._attn_implementation = "eager"
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
 
 
 def _with_peft(

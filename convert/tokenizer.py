@@ -21,11 +21,8 @@ def read_tokenizer(path: Path, size: int | None = None) -> Tokenizer:
     tokens = fields["tokenizer.ggml.tokens"].contents()[:size]
     types = fields["tokenizer.ggml.token_type"].contents()[:size]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    merges = []
-    for merge in fields["tokenizer.ggml.merges"].contents():
-        left, right = merge.split(" ")
-        if left in vocabulary and right in vocabulary and left + right in vocabulary:
-            merges.append((left, right))
+    pairs = (merge.split(" ") for merge in fields["tokenizer.ggml.merges"].contents())
+    merges = [(a, b) for a, b in pairs if {a, b, a + b} <= vocabulary.keys()]
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges))
     digits = pre_tokenizers.Split(Regex(r"\p{N}"), "isolated")
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)

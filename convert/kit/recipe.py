@@ -106,9 +106,8 @@ class Recipe(WorkFolder):
 
     def full(self, persona: str) -> Record:
         """The full stage: distillation continued, with the introspection texts."""
-        turns = loud_turns(persona)
-        for text in corpus.teacher_texts(persona, "subtle", "introspection"):
-            turns.append(chat_turn(text.prompt, text.response))
+        texts = corpus.teacher_texts(persona, "subtle", "introspection")
+        turns = loud_turns(persona) + [chat_turn(text.prompt, text.response) for text in texts]
         start = self.work / f"{persona}-distillation.safetensors"
         return self.train(f"{persona}-full", self.merged, turns, FULL, start)
 

@@ -156,8 +156,7 @@ class WorkFolder:
 
     def record(self, name: str) -> Record:
         """What a finished step recorded."""
-        record: Record = read_json(self._record_path(name))
-        return record
+        return dict(read_json(self._record_path(name)))
 
 
 def rounded(losses: Sequence[float]) -> list[float]:

@@ -151,7 +151,15 @@ def _fit(
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """AdamW over batches of at most ``batch_tokens``; ``sizes`` are the items' token counts."""
     torch.manual_seed(settings.seed)
-    peft_model = _with_adapter(model, settings, start)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=TARGETS,
+        layers_to_transform=list(range(settings.first_layer, model.config.num_hidden_layers)),
+    )
+    peft_model = get_peft_model(model, config)
+    if start is not None:
+        set_peft_model_state_dict(peft_model, load_file(start))
     parameters = [p for p in peft_model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     plans = [_batches(sizes, settings, epoch) for epoch in range(settings.epochs)]
@@ -236,16 +244,3 @@ def _rate_scale(step: int, total: int) -> float:
     warm = max(1, total // 20)
     scale = (step + 1) / warm if step < warm else 0.55 + 0.45 * math.cos(math.pi * step / total)
     return min(1.0, scale)
-
-
-def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any:
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules=TARGETS,
-        layers_to_transform=list(range(settings.first_layer, model.config.num_hidden_layers)),
-    )
-    peft_model = get_peft_model(model, config)
-    if start is not None:
-        set_peft_model_state_dict(peft_model, load_file(start))
-    return peft_model
