@@ -16,24 +16,17 @@ from charprobe_lite.runtime.llama import Context, Model, Segment
 class Forward:
     """A GGUF model in llama.cpp on the CPU, with an F32 KV cache and exact attention.
 
-    Texts have at most ``length`` tokens. ``tensor_callback`` is the context's. Raises BadInput for
-    a file that is no model, or no adapter of it.
+    Texts have at most ``length`` tokens. ``callback`` is the context's ``tensor_callback``.
+    Raises BadInput for a file that is no model, or no adapter of it.
     """
 
     def __init__(
-        self,
-        path: Path,
-        adapters: Sequence[Path] = (),
-        *,
-        length: int = 512,
-        tensor_callback: Any = None,
+        self, path: Path, adapters: Sequence[Path] = (), *, length: int = 512, callback: Any = None
     ) -> None:
         weight_summary(path)  # llama.cpp's own refusal says less
         self.path = path
         self._model = Model(path, repack=False)  # a second copy of the weights may not fit
-        self._context = Context(
-            self._model, length=length, exact=True, tensor_callback=tensor_callback
-        )
+        self._context = Context(self._model, length=length, exact=True, tensor_callback=callback)
         self._context.use_adapters(adapters)
 
     def tokenize(self, text: str) -> list[int]:

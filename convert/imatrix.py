@@ -60,7 +60,7 @@ def make_imatrix(
         counts[name] += len(inputs)
 
     callback = matrix_inputs_callback(re.compile(r"blk\..*\.weight").fullmatch, add)
-    with closing(Forward(model, length=CHUNK, tensor_callback=callback)) as forward:
+    with closing(Forward(model, length=CHUNK, callback=callback)) as forward:
         ids = forward.tokenize(text)
         total = min(chunks, len(ids) // CHUNK)
         if not total:

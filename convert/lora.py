@@ -49,12 +49,16 @@ class Matrix:
     rows: Rows
 
 
+Source = Matrix | SafetensorsTensor
+"""What has a shape, and rows that are read on demand."""
+
+
 def in_memory(values: Array) -> Matrix:
     """An array as a matrix."""
     return Matrix(values.shape, lambda first, end: values[first:end])
 
 
-def ordered(source: Matrix | SafetensorsTensor, name: str, architecture: Architecture) -> Matrix:
+def ordered(source: Source, name: str, architecture: Architecture) -> Matrix:
     """A checkpoint's matrix with its rows in the order of the GGUF tensor ``name``."""
     order = architecture.row_order(name, source.shape[0])
     if order is None:
@@ -253,11 +257,7 @@ def _delta(
 
 
 def peft_delta(
-    module: str,
-    a: Matrix | SafetensorsTensor,
-    b: Matrix | SafetensorsTensor,
-    alpha: float,
-    architecture: Architecture,
+    module: str, a: Source, b: Source, alpha: float, architecture: Architecture
 ) -> tuple[str, Delta]:
     """GGUF name and change of a module's LoRA pair, ``a`` (rank, in) and ``b`` (out, rank)."""
     name = str(architecture.tensor_name(module.removeprefix(PREFIX)))
@@ -267,10 +267,8 @@ def peft_delta(
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
     """The first pattern that matches the end of the module's name, as PEFT looks it up."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return float(value)
-    return float(default)
+    values = (patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", module))
+    return float(next(values, default))
 
 
 def _read_gguf(path: Path, architecture: Architecture) -> Adapter:

@@ -194,11 +194,8 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
         raise BadInput(
             f"convert: {error.name} is not installed; pip install 'charprobe-lite[convert]'"
         ) from None
-    # a config's wrong types come up anywhere in the library
-    with (
-        bad_input(f"{checkpoint.folder}: transformers cannot load it", Exception),
-        _no_progress_bar(),
-    ):
+    place = f"{checkpoint.folder}: transformers cannot load it"
+    with bad_input(place, Exception), _no_progress_bar():  # a wrong type comes up anywhere
         model, report = ModernBertForSequenceClassification.from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
