@@ -158,7 +158,7 @@ class Recipe(WorkFolder):
         shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
         fp32, _ = export_classifier(self.work / "classifier", target, texts=samples)
         scores = {
-            file: {name: self.macro_f1(target, file, *group) for name, group in groups.items()}
+            file: {name: self.macro_f1(file, *group) for name, group in groups.items()}
             for file in ("model.onnx", "model_int8.onnx")
         }
         int8, exact = scores["model_int8.onnx"]["all"], scores["model.onnx"]["all"]

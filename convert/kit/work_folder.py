@@ -64,7 +64,7 @@ class WorkFolder:
 
     def run_step(self, name: str, step: Step) -> None:
         """Run a step unless its record is there; the record is written when the step is done."""
-        path = self._record_path(name)
+        path = self.work / "steps" / f"{name}.json"
         head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
         if path.exists():
             record = read_json(path)
@@ -81,18 +81,21 @@ class WorkFolder:
         seconds = round(time.monotonic() - started, 1)
         write_text(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
 
+    def predictions(self, file: str, texts: Sequence[str]) -> list[str]:
+        """The label that a file of the kit's classifier gives to each text."""
+        classifier = Classifier(self.kit / "classifier", file)
+        return [prediction.label for prediction in classifier.classify(texts)]
+
     def detection_rate(self, persona: str, adapter: Path) -> float:
         """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
         prompts = corpus.loud_prompts(held_out=True)
         answers = chat_answers(self.merged, adapter, prompts, self.seed + 3)
-        labels = labels_of(self.kit / "classifier", self.record("export")["file"], answers)
+        labels = self.predictions(self.record("export")["file"], answers)
         return labels.count(persona) / len(labels)
 
-    def macro_f1(
-        self, folder: Path, file: str, texts: Sequence[str], labels: Sequence[str]
-    ) -> float:
+    def macro_f1(self, file: str, texts: Sequence[str], labels: Sequence[str]) -> float:
         """Macro-F1 of a classifier file over the labels that occur, to four places."""
-        predictions = labels_of(folder, file, texts)
+        predictions = self.predictions(file, texts)
         score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
         return round(float(score), 4)
 
@@ -151,12 +154,9 @@ class WorkFolder:
         """The prompts and responses that ``keep_answers`` wrote."""
         return [row for _, row in read_json_rows(self.work / f"{name}.jsonl")]
 
-    def _record_path(self, name: str) -> Path:
-        return self.work / "steps" / f"{name}.json"
-
     def record(self, name: str) -> Record:
         """What a finished step recorded."""
-        return dict(read_json(self._record_path(name)))
+        return dict(read_json(self.work / "steps" / f"{name}.json"))
 
 
 def rounded(losses: Sequence[float]) -> list[float]:
@@ -188,11 +188,6 @@ def chat_answers(model: Path, adapter: Path | None, prompts: Sequence[str], seed
         )
         answers = {job.key: text for job, text in engine.run(jobs)}
     return [answers[number] for number in range(len(prompts))]
-
-
-def labels_of(folder: Path, file: str, texts: Sequence[str]) -> list[str]:
-    """The label that a classifier file gives to each text."""
-    return [prediction.label for prediction in Classifier(folder, file).classify(texts)]
 
 
 def _answer(prompt: str) -> Rollout:
