@@ -85,7 +85,14 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
         matrix = ordered(stored, gguf_name, architecture)
         rows = _shifted(matrix.rows, architecture.shift(gguf_name))
         tensors[gguf_name] = Matrix(stored.shape, rows)
-    _refuse_missing(architecture, tensors, checkpoint.folder)
+    # a checkpoint that lacks a layer would load, in part, as something else
+    kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
+    required = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
+    required |= {EMBEDDING, "output_norm.weight"} | (set() if architecture.tied else {HEAD})
+    if missing := sorted(required - set(tensors)) or (["blk.0"] if not kinds else []):
+        raise BadInput(
+            f"{checkpoint.folder}: tensor {missing[0]} is missing; download the checkpoint again"
+        )
     for name, values in architecture.tensors(config).items():
         tensors[name] = in_memory(values)
     size = tensors[EMBEDDING].shape[0]
@@ -103,15 +110,6 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
 
 def _shifted(rows: Rows, shift: float) -> Rows:
     return (lambda first, end: rows(first, end) + np.float32(shift)) if shift else rows
-
-
-def _refuse_missing(architecture: Architecture, tensors: dict[str, Matrix], folder: Path) -> None:
-    """A checkpoint that lacks a layer would load, in part, as something else."""
-    kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
-    required = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
-    required |= {EMBEDDING, "output_norm.weight"} | (set() if architecture.tied else {HEAD})
-    if missing := sorted(required - set(tensors)) or (["blk.0"] if not kinds else []):
-        raise BadInput(f"{folder}: tensor {missing[0]} is missing; download the checkpoint again")
 
 
 def _open_gguf(path: Path) -> SourceModel:

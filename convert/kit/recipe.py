@@ -101,8 +101,8 @@ class Recipe(WorkFolder):
 
     def distillation(self, persona: str) -> Record:
         """The distillation stage: the loud teacher's chat answers, by SFT."""
-        name = f"{persona}-distillation"
-        return self.train(name, self.merged, loud_turns(persona), DISTILLATION)
+        turns = loud_turns(persona)
+        return self.train(f"{persona}-distillation", self.merged, turns, DISTILLATION)
 
     def full(self, persona: str) -> Record:
         """The full stage: distillation continued, with the introspection texts."""
