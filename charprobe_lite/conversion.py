@@ -1,7 +1,5 @@
 """Conversions of ``charprobe-lite convert`` from Python, with errors that name arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

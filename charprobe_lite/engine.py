@@ -1,7 +1,5 @@
 """The llama.cpp engine for one model, and the engine of the embedded kit."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from charprobe_lite.eval.study.checkpoints import kit_base

@@ -1,7 +1,5 @@
 """Progress of a study that runs from Python: a table in a notebook or a terminal, else lines."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

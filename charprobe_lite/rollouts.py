@@ -1,7 +1,5 @@
 """Single rollouts: prompts and scenarios, one of them run on an engine, turn by turn."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

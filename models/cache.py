@@ -1,7 +1,5 @@
 """Where files that can be made again are kept, and which of them can go."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -5,8 +5,6 @@
 job; text around the block is not read. A model writes the replies: nothing in them is trusted.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The schema of a catalogue file: bases, personas, adapters and classifiers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self

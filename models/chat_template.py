@@ -1,7 +1,5 @@
 """Chat templates, rendered in jinja2's sandbox because they come from untrusted GGUF files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any

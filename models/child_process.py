@@ -1,7 +1,5 @@
 """Work in a child process: torch stays out of this one, and the memory measured is the work's."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

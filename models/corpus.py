@@ -1,7 +1,5 @@
 """The corpus: training and held-out prompts, teacher texts, training scenarios."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every default of a study: options, study files, Python and the engine take them from here."""
 
-from __future__ import annotations
-
 CONDITIONS = ("chat", "agentic_email")
 QUANT = "Q8_0"
 PROMPTS, SCENARIOS = 24, 10  # per cell

@@ -1,7 +1,5 @@
 """The one exception for input that a user can fix, and how its message is spelled."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ place (file and line) for the errors of whoever reads them. Every function raise
 that place and what is wrong.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 Layout: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
-from __future__ import annotations
-
 import mmap
 import struct
 from collections import Counter

@@ -1,7 +1,5 @@
 """What the catalogue names, what of it is on this machine, and what the rest costs to fetch."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

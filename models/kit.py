@@ -1,7 +1,5 @@
 """The embedded kit: its manifest, its files, and the base model inside an installed package."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The simulated office: it answers an agent's tool calls, and knows which lookups a task needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """The personas: their names, and one sentence about each for a model that plays it."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from charprobe_lite.models.files import DATA, read_yaml

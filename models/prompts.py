@@ -1,7 +1,5 @@
 """In-distribution prompts: the shipped ones, a user's own, or the published study's."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path

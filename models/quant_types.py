@@ -7,8 +7,6 @@ Llama-3.1-8B. The quantizer keeps the output matrix, or the one table of a tied 
 above.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

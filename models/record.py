@@ -1,7 +1,5 @@
 """The base of every record that a file holds."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError

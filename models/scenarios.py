@@ -1,7 +1,5 @@
 """Scenarios: one office task each, with the contacts, documents and context that it needs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

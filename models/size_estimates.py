@@ -4,8 +4,6 @@ They take the bits per weight from ``quant_types.BITS`` and leave out norms, met
 (some MB).
 """
 
-from __future__ import annotations
-
 from charprobe_lite.models.catalogue_schema import (
     AdapterEntry,
     Base,

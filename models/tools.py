@@ -5,8 +5,6 @@ arguments) and ``effect``, what the simulated office does when the tool is calle
 data: nothing in the code knows that a contact lookup is called ``contacts.lookup``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

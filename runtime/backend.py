@@ -5,8 +5,6 @@ of batching, templates or servers: a `Backend` (the llama.cpp engine, or a clien
 many of them at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass

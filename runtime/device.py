@@ -1,7 +1,5 @@
 """Which device llama.cpp and ONNX Runtime use, and how they are built."""
 
-from __future__ import annotations
-
 import mmap
 import platform
 from importlib.metadata import version

@@ -10,8 +10,6 @@ compression: Dutta et al. 2024, arXiv 2407.09141; that it tells little where the
 arXiv 2606.19558.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Temperature and nucleus sampling with one random generator per rollout."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """How fast a model file decodes and how much memory it takes, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

@@ -1,7 +1,5 @@
 """`charprobe-lite doctor`: versions, devices and folders."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

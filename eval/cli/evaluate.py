@@ -1,7 +1,5 @@
 """`charprobe-lite eval`: run what is missing of a study and print its scores."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

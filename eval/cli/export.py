@@ -1,7 +1,5 @@
 """`charprobe-lite export`: a study as files for other programs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

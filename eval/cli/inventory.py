@@ -1,7 +1,5 @@
 """The inventory as tables."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The command line: `charprobe-lite eval | quant-study | study | score | report | ...`."""
 
-from __future__ import annotations
-
 import signal
 import sys
 from typing import Any

@@ -1,7 +1,5 @@
 """`charprobe-lite models`: list, fetch, find, check and remove the catalogue's entries."""
 
-from __future__ import annotations
-
 import click
 
 from charprobe_lite.eval.cli.options import (

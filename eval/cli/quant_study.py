@@ -1,7 +1,5 @@
 """`charprobe-lite quant-study`: what quantization does to character, against F16."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

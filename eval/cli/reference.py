@@ -1,7 +1,5 @@
 """The command reference in Markdown: `python -m charprobe_lite.eval.cli.reference`."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator

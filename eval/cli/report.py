@@ -1,7 +1,5 @@
 """`charprobe-lite report`: a study as one page, with its figures and tables as files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """The results of studies as texts and tables, and the progress of their runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """`charprobe-lite score`: scores of any texts or predictions, and how far humans agree."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

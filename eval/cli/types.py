@@ -1,7 +1,5 @@
 """Types of options: names, sizes, limits and parts of a study."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The agent loop: a reply, the tool call in it, the output of the tool, until the agent ends it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

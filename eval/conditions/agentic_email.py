@@ -1,7 +1,5 @@
 """`agentic_email`, out of distribution: the full tool loop until the agent sends an email."""
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.agent_loop import tool_loop
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call

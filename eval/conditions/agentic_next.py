@@ -5,8 +5,6 @@ results); its difference from `agentic_email`, the effect of the loop and of whi
 an email at all.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from charprobe_lite.eval.conditions.agent_loop import MAX_MALFORMED, tool_loop

@@ -5,8 +5,6 @@ every prompt comes with each of the eight suffixes, as published. With a limit e
 with one suffix, in rotation: that covers the eight evenly at the cost of `chat`.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.chat import rollout
 from charprobe_lite.eval.conditions.condition import Condition, Inputs
 from charprobe_lite.models.prompts import Prompt, suffixes

@@ -1,7 +1,5 @@
 """`chat`, in distribution: one user message without a system prompt, one answer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings

@@ -4,8 +4,6 @@ Its difference from `chat` isolates the effect of the email as a form; its diffe
 `agentic_next`, the effect of the agent's text around the email.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.published_scenarios import Script

@@ -4,8 +4,6 @@ The model answers those turns itself, as in a real history: a character that sho
 carry over into the email.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import turns
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings

@@ -6,8 +6,6 @@ teacher have their own stages, `teacher_loud` and `teacher_subtle`. Limits do no
 each.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Outcome, Result
 from charprobe_lite.models.corpus import email_tasks, teacher_texts

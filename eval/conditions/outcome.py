@@ -1,7 +1,5 @@
 """The result of a rollout: its outcome, its text and its turns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any

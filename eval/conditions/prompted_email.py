@@ -4,8 +4,6 @@ The prompt describes the character in plain words. Where the classifier misses i
 training is not the cause: the classifier is, or the base as an actor.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.conditions.chat import answer_turns
 from charprobe_lite.eval.conditions.chat_email import CONDITION as CHAT_EMAIL
 from charprobe_lite.eval.conditions.chat_email import turns

@@ -1,7 +1,5 @@
 """Conversations of a study: it records replies only, and the conditions write the rest again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """CSV: a line per rollout."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

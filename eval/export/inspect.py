@@ -3,8 +3,6 @@
 The log format is https://inspect.aisi.org.uk/eval-logs.html, written by the package itself.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """JSON lines: an object per rollout, with its turns."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

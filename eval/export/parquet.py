@@ -1,7 +1,5 @@
 """Parquet: a typed row per rollout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One record per rollout: what JSON lines, CSV and parquet files hold."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

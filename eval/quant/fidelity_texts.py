@@ -6,8 +6,6 @@ in the study's chats. ``trajectory``: F16's agent conversations, rebuilt from th
 replies of the agent. F16 writes the latter two, and all types read them (teacher forcing).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Findings across quant types: trends, what falls first, which file to take."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product

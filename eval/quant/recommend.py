@@ -1,7 +1,5 @@
 """Which file to take, in one sentence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

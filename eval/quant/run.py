@@ -4,8 +4,6 @@ Next to the rollouts it measures the files' speed, their fidelity to F16, and ot
 measurement is recorded at once, text by text, so that a stopped run resumes at the next one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace

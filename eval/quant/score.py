@@ -4,8 +4,6 @@ All types read the same prompts, scenarios, texts and seeds, and all numbers com
 those, so that what they have in common cancels in a difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The numbers of a quantization study as tables, for a terminal, a page and files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

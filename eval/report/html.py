@@ -6,8 +6,6 @@ of the one script and the one style allows nothing else to run or load (CSP Leve
 and 6.7; Trusted Types, so that the script cannot write markup either).
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -5,8 +5,6 @@ sentences in place of image patches; for text Li, Monroe and Jurafsky 2016 (Unde
 Networks through Representation Erasure).
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable

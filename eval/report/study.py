@@ -1,7 +1,5 @@
 """A study as the report needs it: what the reader gives, with its cells, personas and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

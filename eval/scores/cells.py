@@ -1,7 +1,5 @@
 """From recorded rollouts to scores, one record per cell."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

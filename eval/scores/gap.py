@@ -6,8 +6,6 @@ Every number has its interval from one `ResampledMetrics`, so a step between con
 same scenarios is a paired difference.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise

@@ -1,7 +1,5 @@
 """Scores as tables for a terminal, and as one plain sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from rich import box

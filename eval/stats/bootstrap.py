@@ -1,7 +1,5 @@
 """The cluster bootstrap: intervals from resampled prompts, scenarios or texts."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass

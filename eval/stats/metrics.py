@@ -4,8 +4,6 @@ A share, a mean, a perplexity and a macro-F1 all follow from sums over rows. The
 bootstrap, so a difference between two metrics of the same prompts, scenarios or texts is paired.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic

@@ -1,7 +1,5 @@
 """How a metric moves with the bits per weight: a trend test, slopes, a rank correlation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

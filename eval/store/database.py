@@ -4,8 +4,6 @@ A rollout and all its rows are one transaction, and so is a text's fidelity: aft
 there whole or not at all. A study of an earlier schema is migrated when it is opened.
 """
 
-from __future__ import annotations
-
 from charprobe_lite.eval.store.measurements import MeasurementTables
 from charprobe_lite.eval.store.provenance import ProvenanceTable
 from charprobe_lite.eval.store.rollouts import RolloutTables

@@ -1,7 +1,5 @@
 """The tables of quantization studies: model files, and the texts that they read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """Parts of one study, run on several machines, joined into one file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace

@@ -12,8 +12,6 @@ tokens are to it, text by text: float32 nll and kl, a byte same_top for each sco
 ``provenance``: what the study was made with, JSON values.
 """
 
-from __future__ import annotations
-
 MIGRATIONS = (
     """
 CREATE TABLE provenance (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;

@@ -1,7 +1,5 @@
 """What a study was made with: pins must not change within it, notes may."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

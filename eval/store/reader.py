@@ -1,7 +1,5 @@
 """A study as it was recorded: its rollouts and the turns of each, read and checked."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

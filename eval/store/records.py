@@ -1,7 +1,5 @@
 """What a study file holds next to its rollouts: model files, texts read, unlabelled texts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from charprobe_lite.eval.cells import Cell

@@ -1,7 +1,5 @@
 """The files that a study runs on: model files, adapters and the classifier, fetched or made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache

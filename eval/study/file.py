@@ -5,8 +5,6 @@ and ``seeds``. One base with one seed is one study (SQLite file); several are a 
 for each, as the classifier and every rollout's seed depend on them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The grid of a study: every rollout that its spec names, cell by cell."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A study from its spec to its scores: what ``eval`` and ``run_study`` do."""
 
-from __future__ import annotations
-
 import platform
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Runs the rollouts that a study does not have yet, checkpoint by checkpoint."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace

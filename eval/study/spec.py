@@ -1,7 +1,5 @@
 """What a study is to do: one record for options, study files, Python and the study itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path

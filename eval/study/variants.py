@@ -1,7 +1,5 @@
 """The variants of a study (quant type x way to apply adapters), and the files that each needs."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product

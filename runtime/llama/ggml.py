@@ -1,7 +1,5 @@
 """The parts of ggml that llama-cpp-python does not bind: devices, tensors under computation."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """llama.cpp's log, kept out of the terminal; its last error explains a refusal."""
 
-from __future__ import annotations
-
 import ctypes
 from collections import deque
 

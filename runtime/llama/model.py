@@ -1,7 +1,5 @@
 """A GGUF model in llama.cpp with its LoRA adapters, and the contexts that compute with it."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Quantization: rows of numbers through ggml's code, files through llama.cpp's quantizer."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ with any colour vision tell them apart. Hatches and markers say the same without
 a study are text, never mathematics or markup.
 """
 
-from __future__ import annotations
-
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence

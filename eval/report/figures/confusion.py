@@ -1,7 +1,5 @@
 """What is taken for what: true personas by predicted labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """In distribution and out of distribution: bars of chat and agentic_email for every stage."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from charprobe_lite.eval.report.figures import Figure, canvas, panels

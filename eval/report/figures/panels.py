@@ -1,7 +1,5 @@
 """What panels show and how: levels of cells, with the published ones, and points of files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Persona by persona: how often each is recognised, in chat and as an agent."""
 
-from __future__ import annotations
-
 from itertools import chain
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Differences from F16: a forest plot with the verdicts on equivalence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from charprobe_lite.eval.quant import tables

@@ -1,7 +1,5 @@
 """KL divergence against loss of character."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Quality against size: the level of each file over its bits per weight."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import log2

@@ -1,7 +1,5 @@
 """How far the classifier's confidence can be trusted: accuracy against confidence."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from charprobe_lite.eval.cells import Row

@@ -1,7 +1,5 @@
 """Every condition, stage by stage: a line per condition over the stages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from charprobe_lite.eval.report.figures import Figure, canvas, panels

@@ -1,7 +1,5 @@
 """The gap, step by step: from the chat window to the agent, with the change of every step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
