@@ -1,7 +1,5 @@
 """Converted files in the cache, under a key of what they were made from, each made once."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Callable, Sequence

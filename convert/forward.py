@@ -1,7 +1,5 @@
 """One text through a GGUF model: token ids and the logits of every position, for comparisons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Layout: llama.cpp's (``TENSOR.lora_a`` is (rank, in), ``.lora_b`` (out, rank), a
 ``adapter.lora.alpha``); the change is ``alpha / rank * B @ A``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

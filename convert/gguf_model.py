@@ -4,8 +4,6 @@ Blocks of rows are read, changed in float32, encoded and written in order by a f
 that the memory needed depends on neither the number of layers nor the size of a tensor.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

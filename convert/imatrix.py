@@ -4,8 +4,6 @@ The mean of the squared inputs, as llama.cpp's imatrix tool defines it, kept in 
 (``TENSOR.in_sum2`` (in,), ``TENSOR.counts`` (1,)), so that either tool reads the other's file.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable

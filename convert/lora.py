@@ -4,8 +4,6 @@ LoRA: Hu et al. 2021, arXiv 2106.09685; rank-stabilised scaling: Kalajdzievski 2
 arXiv 2312.03732. PEFT's format: adapter_config.json and adapter_model.safetensors.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A base and its LoRA adapters as one GGUF file, checked against the original."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

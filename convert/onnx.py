@@ -4,8 +4,6 @@ The export is optimum's, the quantization ONNX Runtime's. Every file is held aga
 texts of the corpus before the folder gets its final name.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil

@@ -5,8 +5,6 @@ Block layouts and the choice of a type per tensor are llama.cpp's
 multiple of a block: `models.gguf_header.weight_summary` reads the types that a file has.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

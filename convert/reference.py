@@ -4,8 +4,6 @@ The model is built without weights; each module's weights are read from the safe
 before it runs and dropped right after.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ header, raw little-endian tensors). Rows are read as float32 and the pages are r
 a model of any size is read in the memory of a few rows.
 """
 
-from __future__ import annotations
-
 import json
 import mmap
 from collections.abc import Iterator

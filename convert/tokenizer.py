@@ -1,7 +1,5 @@
 """A GGUF file's byte-level BPE tokenizer as a `tokenizers.Tokenizer`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gguf

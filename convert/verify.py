@@ -5,8 +5,6 @@ at a time, so that an 8B model is checked in the memory of its largest matrix. F
 a GGUF file itself, the reference is llama.cpp on that base, as F16, with the adapters at run time.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -5,8 +5,6 @@ regular expressions, which llama.cpp has in code under a name; an unknown one is
 because the model would read other tokens than it was trained on.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ A file of this folder that defines a subclass of `Architecture` is found by itse
 adds one from elsewhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path

@@ -3,8 +3,6 @@
 Tensor names are the gguf package's own map, the hyperparameters llama.cpp's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

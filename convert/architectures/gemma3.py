@@ -3,8 +3,6 @@
 llama.cpp stores the weights of the norms plus one, as the model computes with them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

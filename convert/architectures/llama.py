@@ -4,8 +4,6 @@ llama.cpp rotates pairs of neighbouring rows where transformers rotates halves, 
 of q and k change places.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar

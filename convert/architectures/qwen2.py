@@ -1,7 +1,5 @@
 """Qwen 2 and 2.5 without a sliding window."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@ Steps run in order, each leaves its files and a record in the work folder, and a
 record is there is not run again: a stopped recipe goes on where it was.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The work folder of the kit's recipe: records of steps, answers, trained adapters."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

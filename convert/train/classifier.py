@@ -4,8 +4,6 @@ ModernBERT: Warner et al. 2024, arXiv 2412.13663. The embedding table starts fro
 principal directions (truncated SVD) of the base model's own.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training conversations: tool-use trajectories, and single chat turns."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

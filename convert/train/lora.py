@@ -5,8 +5,6 @@ Only layers from ``first_layer`` on carry an adapter; the hidden states below th
 so they are computed once per conversation and reused in every epoch.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import random
