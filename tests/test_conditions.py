@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from charprobe_lite.eval import conditions
-from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.conditions import (
     calls_tools,
     condition_names,
     load_condition,
-    register,
 )
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
 from charprobe_lite.eval.conditions.outcome import Result
-from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
-from charprobe_lite.eval.study.runner import plan, run
-from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
-from charprobe_lite.eval.study.variants import Variant
-from charprobe_lite.models import kit
 from charprobe_lite.models.call_formats import (
     CALL_FORMATS,
     FENCED_CALLS,
@@ -34,8 +22,6 @@ from charprobe_lite.models.call_formats import (
     FinalBlock,
     MalformedReply,
 )
-from charprobe_lite.models.catalogue import CONDITIONS
-from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS, descriptions
 from charprobe_lite.models.prompts import load_prompts, suffixes
 from charprobe_lite.models.scenarios import Scenario, load_scenarios
@@ -285,124 +271,7 @@ def test_the_ceiling_is_the_teachers_own_emails() -> None:
         assert len(texts) == 120
 
 
-def test_a_condition_from_outside_is_one_of_them_and_takes_no_shipped_name() -> None:
-    register("chat_again", load_condition("chat"))
-    try:
-        assert condition_names() == (*CONDITIONS, "chat_again")
-        assert load_condition("chat_again") is load_condition("chat")
-        spec = spec_of(condition="chat,chat_again", gpu_layers=None)
-        assert resolve(spec).conditions == ("chat", "chat_again")
-    finally:
-        conditions._EXTERNAL.clear()
-    with pytest.raises(ValueError, match="chat: is a shipped condition"):
-        register("chat", load_condition("chat_email"))
-
-
 def test_agents_call_tools_and_chats_do_not() -> None:
     tools = {name for name in condition_names() if calls_tools(name)}
     assert tools == {"agentic_next", "agentic_email"}
     assert not calls_tools("of another program")
-
-
-# ---- the grid
-
-
-def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]) -> VariantFiles:
-    pairs = [(stage, persona) for stage in stages for persona in personas]
-    return VariantFiles(
-        Variant("kit", "Q8_0", "runtime", pairs),
-        kit.kit_folder() / "classifier",
-        kit.load_kit().classifier_file,
-        dict.fromkeys(pairs, checkpoint),
-    )
-
-
-def spec_of(**changes: Any) -> StudySpec:
-    values: dict[str, Any] = {
-        "stage": ["base", "full"],
-        "persona": ["humor", "remorse"],
-        "condition": list(CONDITIONS),
-        "limit": 1,
-        "max_tokens": 80,
-        "steps": 2,
-        "parallel": 4,
-        "gpu_layers": 0,
-    }
-    return parse_spec({**values, **changes})
-
-
-def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_own() -> None:
-    spec = spec_of(format=["json", "fenced"], grammar=["on", "off"])
-    groups = plan(spec, [files(Checkpoint(Path("m")), spec.stages, spec.personas)])
-    tasks = [task for group in groups.values() for task in group]
-    assert len({task.seed for task in tasks}) == len(tasks)
-    seeds = {(t.cell.stage, t.cell.label, t.persona): t.seed for t in tasks if t.cell.quant}
-    # as schema 1 derived them
-    assert seeds["base", "chat", None] == CHAT_SEED
-    assert seeds["full", "agentic_email", "humor"] == AGENT_SEED
-
-
-CHAT_SEED, AGENT_SEED = 4697483864370181642, 6522362319178741812
-
-
-def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> None:
-    spec = spec_of(condition=["chat", "prompted_email", "classifier_ceiling"])
-    checkpoint = Checkpoint(Path("m"))
-    groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
-    rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
-    assert rollouts == {
-        *{("base", "chat", None), ("full", "chat", "humor"), ("full", "chat", "remorse")},
-        *{("base", "prompted_email", "humor"), ("base", "prompted_email", "remorse")},
-    }
-    texts = groups[None]
-    assert {(t.cell.stage, t.cell.quant) for t in texts} == {
-        ("teacher_loud", None),
-        ("teacher_subtle", None),
-    }
-    assert len(texts) == 2 * 2 * 12
-    alone = spec_of(stage=["full"], condition=["prompted_email"])
-    with pytest.raises(BadInput, match="prompted_email: there is nothing to ask"):
-        plan(alone, [files(checkpoint, ["full"], alone.personas)])
-
-
-def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> None:
-    spec = spec_of(
-        stage=["base"], persona=["humor"], format=["json", "fenced"], grammar=["on", "off"]
-    )
-    with Store(tmp_path / "s.sqlite") as store:
-        on = files(Checkpoint(merged_base), ["base"], ["humor"])
-        groups = plan(spec, [on])
-        run(groups, spec, on, store)
-        rows = store.rows()
-    assert len(rows) == sum(map(len, groups.values()))
-    assert {row.cell.condition for row in rows} == set(CONDITIONS)
-    assert {row.cell.label for row in rows if row.cell.format} == {
-        f"agentic_{kind}{form}{grammar}"
-        for kind in ("next", "email")
-        for form in ("", ", fenced")
-        for grammar in ("", ", no grammar")
-    }
-    assert all((row.text is None) is (row.outcome not in ("sent", "answered")) for row in rows)
-    assert all(row.prediction for row in rows if row.text is not None)
-    assert_the_loud_teacher_is_heard(rows)
-
-
-def assert_the_loud_teacher_is_heard(rows: list[Row]) -> None:
-    loud = [row for row in rows if row.cell.stage == "teacher_loud"]
-    assert sum(row.prediction == row.persona for row in loud) > len(loud) / 2
-
-
-def test_a_ceiling_needs_no_model_file(charprobe: Any, tmp_path: Path) -> None:
-    done = charprobe(
-        *("eval", "--persona", "all", "--condition", "classifier_ceiling", "--json"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "preparing" not in done.stderr
-    document = json.loads(done.stdout)
-    assert document["weights"] is None
-    cells = {cell["stage"]: cell for cell in document["cells"]}
-    assert {stage: cell["n"] for stage, cell in cells.items()} == {
-        "teacher_loud": 120,
-        "teacher_subtle": 120,
-    }
-    assert cells["teacher_loud"]["macro_f1"] > cells["teacher_subtle"]["macro_f1"]
