@@ -196,7 +196,10 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
     return {
         "no persona": ([], "--persona: name one or more of sarcasm"),
         "empty persona": (["--persona", ","], "--persona: name one or more of"),
-        "unknown persona": (["--persona", "sarcsm"], "--persona sarcsm: unknown; did you mean sarcasm?"),
+        "unknown persona": (
+            ["--persona", "sarcsm"],
+            "--persona sarcsm: unknown; did you mean",
+        ),
         "unknown stage": ([*one, "--stage", "ful"], "--stage ful: unknown"),
         "missing file": ([*one, "--gguf", "none.gguf"], "none.gguf: cannot be read"),
         "text as GGUF": ([*one, "--gguf", "text.gguf"], "text.gguf: not a"),

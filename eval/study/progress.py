@@ -92,8 +92,8 @@ class Counts(Progress):
 
     def tokens_per_second(self) -> float | None:
         """Generated tokens of the rollouts that have ended in this run; None before the first."""
-        seconds = self.seconds()
-        return self._tokens.total() / seconds if self._tokens and seconds else None
+        tokens, seconds = self._tokens.total(), self.seconds()
+        return tokens / seconds if tokens and seconds else None
 
     def seconds_left(self) -> float | None:
         """At this speed, if a rollout takes as many tokens as others of its cell.
