@@ -38,7 +38,7 @@ def test_a_notebook_runs_and_shows_its_table_and_picture(
 ) -> None:
     notebook = nbformat.read(EXAMPLES / name, 4)
     # an error in a cell raises
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": tmp_path}}).execute()
     found = list(outputs(notebook))
     assert any(kind == "text/html" and SHOWN[name] in data for kind, data in found)
     assert any(kind == "image/png" for kind, _ in found)
