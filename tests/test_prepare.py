@@ -121,7 +121,7 @@ def test_merged_personas_are_models_of_their_own(
     assert {(c["stage"], c["quant"], c["lora"]) for c in found["cells"]} == {
         (stage, quant, lora)
         for quant in ("Q8_0", "Q4_0")
-        for stage, lora in (("base", ""), ("full", "runtime"), ("full", "merged"))
+        for stage, lora in (("base", None), ("full", "runtime"), ("full", "merged"))
     }
     there = {(c["quant"], c["lora"], c["stage"], c["condition"]): c for c in found["cells"]}
     for cell in json.loads(merged.stdout)["cells"]:

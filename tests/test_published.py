@@ -307,7 +307,7 @@ def test_the_published_experiment_runs_on_files(
         for cell in json.loads(done.stdout)["cells"]
     ]
     assert cells == [
-        ("chat", "", "", 2),
+        ("chat", None, None, 2),
         ("agentic_email", "fenced", "on", 1),
         ("agentic_email", "fenced", "off", 1),
     ]
