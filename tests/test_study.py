@@ -264,8 +264,9 @@ def test_what_a_study_was_asked_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CHARPROBE_CACHE", str(tmp_path))  # nothing is made yet
     spec = parse_spec({"stage": "base", "persona": "humor", "quant": "F16,Q8_0,Q4_0,IQ1_S"})
     resolved, catalogue = resolve(spec), load_catalogue()
     kept, left_out = within_budget(resolved, catalogue, 1_200_000_000)
