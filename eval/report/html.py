@@ -55,7 +55,10 @@ def page(
     environment.filters["data_url"] = lambda svg: f"data:image/svg+xml;base64,{_base64(svg)}"
     environment.filters["readable"] = readable
     files = resources.files("charprobe_lite.eval.report")
-    style, script = ((files / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, *parts = (
+        (files / name).read_text("utf-8") for name in ("page.css", "page.js", "labelling.js")
+    )
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     records = [record for picture in pictures for record in picture.table.records]
     published = any(record.get("published") is not None for record in records)
     return environment.get_template("page.html.j2").render(
@@ -134,7 +137,7 @@ def _is_call(turn: RecordedTurn) -> bool:
 
 def _requests(study: ReportStudy) -> dict[str, str]:
     """The request of each item, for a study of the shipped prompts and scenarios."""
-    from charprobe_lite.eval.store.provenance import input_hashes
+    from charprobe_lite.eval.conditions.condition import input_hashes
     from charprobe_lite.models.prompts import load_prompts
     from charprobe_lite.models.scenarios import load_scenarios
 
