@@ -12,11 +12,10 @@ import pytest
 from charprobe_lite.eval import export
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import load_condition
-from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
+from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings, input_hashes
 from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.conditions.transcript import Transcripts
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import input_hashes
 from charprobe_lite.eval.store.reader import Study
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.prompts import load_prompts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ MAY_IMPORT = {
     "runtime": {"runtime", "models"},
     "models": {"models"},
 }
+EVAL = "charprobe_lite.eval."
 HEAVY = {"torch", "transformers", "peft", "optimum", "onnx"}
 
 
@@ -41,6 +43,28 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
                 assert name.split(".")[1] in MAY_IMPORT[room], f"{file}: {name}"
             if room != "convert":
                 assert name.split(".")[0] not in HEAVY, f"{file}: {name}"
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "charprobe_lite" else ("charprobe_lite", *parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def test_there_is_no_circle_of_modules_nor_of_the_folders_of_eval() -> None:
+    files = [file for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py")]
+    modules = {module_name(file): imports(ast.parse(file.read_text())) for file in files}
+    graph = {name: (names & modules.keys()) - {name} for name, names in modules.items()}
+    packages = {name for name in graph if any(other.startswith(f"{name}.") for other in graph)}
+    # an import of a module names its package too
+    TopologicalSorter({name: names - packages for name, names in graph.items()}).prepare()
+    folders: dict[str, set[str]] = {}
+    for name, names in graph.items():
+        if name.startswith(EVAL):
+            folder = name.removeprefix(EVAL).split(".")[0]
+            targets = {n.removeprefix(EVAL).split(".")[0] for n in names if n.startswith(EVAL)}
+            folders.setdefault(folder, set()).update(targets - {folder})
+    TopologicalSorter(folders).prepare()
 
 
 def test_llama_cpp_is_bound_in_one_place() -> None:

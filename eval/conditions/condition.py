@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.models.prompts import Prompt
-from charprobe_lite.models.published_scenarios import AnyScenario, Script, StubScenario
+from charprobe_lite.models.corpus import corpus_hashes
+from charprobe_lite.models.kit import sha256_file
+from charprobe_lite.models.personas import DESCRIPTIONS_FILE
+from charprobe_lite.models.prompts import SUFFIXES_FILE, Prompt
+from charprobe_lite.models.published_scenarios import (
+    AnyScenario,
+    Script,
+    StubScenario,
+    sha256_scenarios,
+)
 from charprobe_lite.models.scenarios import Scenario
-from charprobe_lite.models.tools import Tool
+from charprobe_lite.models.tools import TOOLS_FILE, Tool
 from charprobe_lite.runtime.backend import Rollout
 
 Item = Prompt | Scenario | StubScenario | Script
@@ -33,6 +42,21 @@ class Inputs:
     def limited_scenarios(self, *types: type[AnyScenario]) -> list[Any]:
         """The first ``scenario_limit`` scenarios of these types."""
         return [item for item in self.scenarios if isinstance(item, types)][: self.scenario_limit]
+
+
+def input_hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]:
+    """sha256 of prompts, scenarios, tools, suffixes and descriptions, by those names.
+
+    A path of None is the shipped file.
+    """
+    shipped = corpus_hashes()
+    return {
+        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
+        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
+        "tools": sha256_file(TOOLS_FILE),
+        "suffixes": sha256_file(SUFFIXES_FILE),
+        "descriptions": sha256_file(DESCRIPTIONS_FILE),
+    }
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import RecordedTurn, Row
 from charprobe_lite.eval.conditions import condition_names, load_condition
-from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings
-from charprobe_lite.eval.store.provenance import input_hashes
+from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings, input_hashes
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import GRAMMARS
 from charprobe_lite.models.errors import BadInput

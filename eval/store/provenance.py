@@ -2,17 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.store.connection import Connection
-from charprobe_lite.models.corpus import corpus_hashes
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.personas import DESCRIPTIONS_FILE
-from charprobe_lite.models.prompts import SUFFIXES_FILE
-from charprobe_lite.models.published_scenarios import sha256_scenarios
-from charprobe_lite.models.tools import TOOLS_FILE
 
 PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context")
 """What decides every rollout, next to the hashes and the names on a server."""
@@ -63,18 +56,3 @@ def short(value: Any) -> str:
     """A provenance value for a message."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def input_hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]:
-    """sha256 of prompts, scenarios, tools, suffixes and descriptions, by those names.
-
-    A path of None is the shipped file.
-    """
-    shipped = corpus_hashes()
-    return {
-        "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
-        "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
-        "tools": sha256_file(TOOLS_FILE),
-        "suffixes": sha256_file(SUFFIXES_FILE),
-        "descriptions": sha256_file(DESCRIPTIONS_FILE),
-    }

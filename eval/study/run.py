@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.convert.cached import Notify, ProgressBar
+from charprobe_lite.eval.conditions.condition import input_hashes
 from charprobe_lite.eval.scores.cells import Scores, score_study
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import SPEC, input_hashes
+from charprobe_lite.eval.store.provenance import SPEC
 from charprobe_lite.eval.study.checkpoints import (
     VariantFiles,
     distinct_files,
