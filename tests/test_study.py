@@ -235,6 +235,8 @@ def test_a_study_file_is_a_study_for_every_base_and_seed(tmp_path: Path) -> None
         ("persona: humor\nbase: smollm\n", "base: smollm: unknown; "),
         ("persona: humor\nstage: [ful]\n", "stage: ful: unknown; "),
         ("persona: humor\nseed: [1, 2]\nstudy: s.sqlite\n", "study: several studies; name"),
+        ("persona: humor\nbase_url: x\n", "base_url: is an option of eval, not a key"),
+        ("persona: humor\nseed: []\n", "seed: names nothing; leave it out"),
         ("- humor\n", "no study file; write keys such as base"),
         ("persona: [humor\n", "not YAML"),
     ],

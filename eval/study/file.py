@@ -85,7 +85,8 @@ def read_study_file(path: Path) -> list[StudySpec]:
     with spelled("key", str(path)):
         for key in OF_OPTIONS:
             if key in record:
-                raise BadInput(f"--{key}: is an option of eval, not a key of a study file")
+                option = key.replace("_", "-")
+                raise BadInput(f"--{option}: is an option of eval, not a key of a study file")
         bases = _values(record, "base", EMBEDDED)
         seeds = _values(record, "seed", 0)
         if len(seeds) > MOST_SEEDS:
@@ -104,6 +105,8 @@ def _values(record: dict[str, Any], key: str, default: Any) -> list[Any]:
     """The values of a key that may list several, each once."""
     value = record.get(key, record.get(LISTS[key], default))
     values = value if isinstance(value, list) else [value]
+    if not values:
+        raise BadInput(f"--{key}: names nothing; leave it out, or name one or more")
     return [each for number, each in enumerate(values) if each not in values[:number]]
 
 
