@@ -102,7 +102,7 @@ class Study:
             (
                 {
                     **asdict(row.cell),
-                    "persona": row.persona or None,
+                    "persona": row.persona,
                     "item": row.item,
                     "sample": row.sample,
                     "turn": number,

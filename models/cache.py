@@ -43,6 +43,11 @@ def cache_folder() -> Path:
     return user_cache_path("charprobe-lite", appauthor=False)
 
 
+def existing_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists: the disk that it is or will be on."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+
+
 def lock_file(target: Path) -> Path:
     """The lock of a file that is being written: in the cache, so that its folder stays clean."""
     key = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models import hub, size_estimates
+from charprobe_lite.models.cache import existing_folder
 from charprobe_lite.models.catalogue import STAGES, Catalogue, select_names
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
 from charprobe_lite.models.errors import BadInput
@@ -153,8 +154,7 @@ def check_room(downloads: Iterable[Download]) -> str | None:
         return None
     needed = sum(bytes_to_fetch(download.source, download.base) for download in missing)
     root = hub.cache_root()
-    folder = next(path for path in (root, *root.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing_folder(root)).free
     if needed > free:
         raise BadInput(
             f"{root}: about {gigabytes(needed)} GB to fetch, {gigabytes(free)} GB free; "

@@ -41,7 +41,6 @@ def _record(row: Row, order: list[str]) -> dict[str, Any]:
     values = {
         **asdict(row.cell),
         **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
-        "persona": row.persona or None,
         "cluster": cluster_of(row),
         "probs": [probabilities.get(label, 0.0) for label in order] if probabilities else None,
         "label_order": order or None,

@@ -21,7 +21,7 @@ from charprobe_lite.eval.study.variants import (
     checkpoint_needs,
     variants_of,
 )
-from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.cache import cache_folder, existing_folder
 from charprobe_lite.models.catalogue import Catalogue, load_catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
 from charprobe_lite.models.defaults import REFERENCE
@@ -97,10 +97,10 @@ class Forecast:
     def over_disk(self) -> str | None:
         """The folder that is too small for what is to be written, in words; None if all fits."""
         fetched, hub = sum(line.download for line in self.needed), cache_root()
-        ours, theirs = _existing(cache_folder()), _existing(hub)
-        shared = ours.stat().st_dev == theirs.stat().st_dev
-        full = _full(cache_folder(), ours, self.disk + (fetched if shared else 0))
-        return full or (None if shared else _full(hub, theirs, fetched))
+        devices = {existing_folder(folder).stat().st_dev for folder in (cache_folder(), hub)}
+        shared = len(devices) == 1
+        full = _full(cache_folder(), self.disk + (fetched if shared else 0))
+        return full or (None if shared else _full(hub, fetched))
 
     def refuse_what_does_not_fit(self) -> None:
         """BadInput for a disk or a memory that is too small for it."""
@@ -278,13 +278,8 @@ def forecast_table(estimate: Forecast) -> Table:
     return table
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-
-
-def _full(folder: Path, there: Path, needed: int) -> str | None:
-    free = shutil.disk_usage(there).free
+def _full(folder: Path, needed: int) -> str | None:
+    free = shutil.disk_usage(existing_folder(folder)).free
     if needed <= free:
         return None
     return f"{folder}: {_size(needed)} are to be written, {_size(free)} are free"

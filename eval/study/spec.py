@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.models import defaults
@@ -21,6 +21,7 @@ from charprobe_lite.models.catalogue import (
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.models.record import Record
 from charprobe_lite.runtime.backend import BackendOptions
 
 ANY_CHECKPOINT = ("", "")
@@ -57,18 +58,14 @@ Count = Annotated[
 ]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Limits(_Record):
+class Limits(Record):
     """Prompts and scenarios per cell; None (or "all") is all of them."""
 
     prompts: Count = defaults.PROMPTS
     scenarios: Count = defaults.SCENARIOS
 
 
-class StudySpec(_Record):
+class StudySpec(Record):
     """What one study is to do, on one base with one seed.
 
     Each field is an option of ``eval``, a key of a study file and an argument of ``run_study``.
