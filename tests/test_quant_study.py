@@ -35,9 +35,9 @@ SMALL = (
 KINDS = ["held_out", "character", "trajectory"]
 
 
-def document(study: Path) -> dict[str, Any]:
+def document(study: Path, *options: str) -> dict[str, Any]:
     """What the command prints; on stderr there is progress only."""
-    done = CliRunner().invoke(quant_study, [*SMALL, str(study)], catch_exceptions=False)
+    done = CliRunner().invoke(quant_study, [*SMALL, str(study), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)
     return results
@@ -103,6 +103,11 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
     assert results["classifier"]["n"] >= 4
     assert results["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
     assert results["study"] == str(study)
+
+
+def test_the_shared_base_reads_what_it_wrote_itself(cache: Path, tmp_path: Path) -> None:
+    results = document(tmp_path / "base.sqlite", "--stage", "base")
+    assert [list(entry["fidelity"]) for entry in results["quants"]] == [KINDS, KINDS]
 
 
 def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(

@@ -32,12 +32,12 @@ KINDS = {"character": "chat", "trajectory": "agentic_email"}
 class Conversation:
     """A text that models read; the assistant's turns are compared.
 
-    ``persona`` names the checkpoint that reads it, "" the shared one. ``item`` is the prompt or
+    ``persona`` names the checkpoint that reads it, None the shared one. ``item`` is the prompt or
     scenario, which texts of different personas have in common.
     """
 
     kind: str
-    persona: str
+    persona: str | None
     item: str
     messages: list[Message]
 
@@ -83,7 +83,7 @@ def _reference_texts(
     transcripts = Transcripts(store.provenance(), prompt_file(spec.prompts), spec.scenarios)
     rows = {(row.cell, row.persona, row.item): row for row in store.rows() if row.sample == 0}
     turns, items, stage = store.turns(), items_of(spec), reference.most_trained
-    personas = spec.personas if stage != "base" else [""]
+    personas: Sequence[str | None] = spec.personas if stage != "base" else [None]
     for kind, name in KINDS.items():
         # of the ways to call tools the first
         mode = load_condition(name).call_modes(spec.formats, spec.grammars)[0]
@@ -97,7 +97,7 @@ def _reference_texts(
                     yield Conversation(kind, persona, item.id, messages)
 
 
-def _share(texts: Sequence[Text], persona: str, limit: int) -> list[Text]:
+def _share(texts: Sequence[Text], persona: str | None, limit: int) -> list[Text]:
     """``limit`` texts, different ones for every persona while they last.
 
     Prompts are resampled, so many prompts tell more than many answers to a few.
