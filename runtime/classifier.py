@@ -56,7 +56,7 @@ class Classifier:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         file: str | None = None,
         threads: int | None = None,
         device: str = "auto",
@@ -64,7 +64,7 @@ class Classifier:
         import onnxruntime
         from tokenizers import Tokenizer
 
-        self.path, tokenizer, config_file = classifier_files(folder, file)
+        self.path, tokenizer, config_file = classifier_files(Path(folder), file)
         config = _read_config(config_file)
         self.labels = [config.id2label[index] for index in range(len(config.id2label))]
         self._pad = config.pad_token_id or 0

@@ -71,7 +71,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         *,
         parallel: int = defaults.PARALLEL,
         context: int = defaults.CONTEXT,
@@ -82,7 +82,7 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> None:
         self.temperature, self.top_p = temperature, top_p
         self.context_length = context
-        self.model = Model(path, gpu_layers)
+        self.model = Model(Path(path), gpu_layers)
         self.context = Context(self.model, length=context, sequences=parallel, threads=threads)
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)

@@ -97,7 +97,7 @@ def score_texts(
     by: str | Sequence[str] = (),
     cluster: str | None = None,
     human: str | None = None,
-    classifier: Path | Classifier | None = None,
+    classifier: str | Path | Classifier | None = None,
     seed: int = 0,
     resamples: int | None = None,
 ) -> pd.DataFrame:
@@ -124,7 +124,7 @@ def score_texts(
 
 
 def classify_texts(
-    texts: Sequence[ScoredText], classifier: Path | Classifier | None = None
+    texts: Sequence[ScoredText], classifier: str | Path | Classifier | None = None
 ) -> list[ScoredText]:
     """``texts`` with a prediction each; those without are classified.
 
@@ -148,10 +148,10 @@ def classify_texts(
     return [text if text.prediction is not None else next(classified) for text in texts]
 
 
-def _loaded(classifier: Path | Classifier | None) -> Any:
+def _loaded(classifier: str | Path | Classifier | None) -> Classifier:
     if classifier is None:
         return Classifier.kit()
-    return Classifier(classifier) if isinstance(classifier, Path) else classifier
+    return classifier if isinstance(classifier, Classifier) else Classifier(classifier)
 
 
 def score_groups(
