@@ -50,7 +50,7 @@ def test_blind_labelling_hides_what_would_bias_and_saves_what_was_said(
     for label in saved["labels"]:
         assert (label["base"], label["quant"], label["sample"]) == (BASE, "Q8_0", 0)
         assert label["persona"] == "humor"
-        own = "" if label["stage"] == "base" else "humor"
+        own = None if label["stage"] == "base" else "humor"
         text = rows[label["stage"], label["condition"], own, label["item"]]
         said.setdefault(text, []).append(label["present"])
     assert sum(map(len, said.values())) == 3

@@ -197,8 +197,9 @@ def _check_file(path: Path, file: ModelFile) -> None:
     }
     if True in wrong.values():
         field = next(name for name, is_wrong in wrong.items() if is_wrong)
+        name = " ".join(filter(None, (file.quant, file.lora)))
         problem = f"field {field}: cannot be {getattr(file, field)!r}"
-        raise BadInput(f"{path}: file {file.quant} {file.lora}: {problem}")
+        raise BadInput(f"{path}: file {name}: {problem}")
 
 
 def _classifier_agreement(

@@ -130,8 +130,9 @@ def _add_files(study: Store, part: Store) -> None:
     for file in part.files():
         earlier = recorded.get((file.base, file.quant, file.lora))
         if earlier and _without_speed(earlier) != _without_speed(file):
+            name = " ".join(filter(None, (file.base, file.quant, file.lora)))
             raise BadInput(
-                f"{part.path}: file {file.base} {file.quant} {file.lora}: has another size or "
+                f"{part.path}: file {name}: has another size or "
                 "other weights in an earlier part; merge parts of one study"
             )
         if earlier is None or earlier.tokens_per_second is None:

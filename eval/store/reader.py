@@ -35,7 +35,7 @@ def open_study(path: Path) -> Study:
 
 def _check_probabilities(path: Path, row: Row) -> None:
     """BadInput for probabilities that are none: they are text that anyone can have edited."""
-    where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona}/{row.item}"
+    where = f"{path}: {row.cell.stage}/{row.cell.condition}/{row.persona or '-'}/{row.item}"
     probabilities = row.probabilities
     if row.prediction is None and probabilities is None:
         return
