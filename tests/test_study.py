@@ -285,7 +285,7 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
     small = resolved.with_values(parallel=1, texts=4)
     kept, left_out = within_budget(small, catalogue, 850_000_000)
     assert kept == ["F16"]
-    assert "those of F16 beside them 269 MB" in left_out["Q4_0"]
+    assert "weights of F16 269 MB" in left_out["Q4_0"]
     # the disk counts too: the types that are kept must find room together
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 500_000_000}))
     kept, left_out = within_budget(resolved, catalogue, 10**12)

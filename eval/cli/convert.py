@@ -142,7 +142,7 @@ def quantize(
 @gguf_option
 @click.option("--text", type=FILE, help="Calibration text [default: the corpus's training texts].")
 @click.option(
-    "--chunks", default=100, type=click.IntRange(1), help="Most pieces of 512 tokens to run."
+    "--chunks", default=100, type=click.IntRange(1), help="At most this many chunks of 512 tokens."
 )
 @output_option
 def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:

@@ -25,7 +25,12 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 
 @click.command("eval")
 @base_option
-@names_option("--stage", STAGES, help="Training stages; base is the model without an adapter.")
+@names_option(
+    "--stage",
+    STAGES,
+    help="Training stages; base is the model without an adapter [default: all that the models "
+    "have].",
+)
 @persona_option
 @condition_option
 @names_option("--format", FORMATS, help="How agents write tool calls [default: json].")

@@ -77,10 +77,14 @@ def pull(
 
 
 @models.command()
-@click.option("--base", help="Print only the path of this base's weights.")
-@click.option("--stage", type=click.Choice(STAGES[1:]), help="With --persona: of its adapter.")
-@click.option("--persona", help="With --stage: of its adapter.")
-@click.option("--classifier", is_flag=True, help="Of the base's classifier.")
+@click.option("--base", help="Print the path of this base's weights.")
+@click.option(
+    "--stage",
+    type=click.Choice(STAGES[1:]),
+    help="With --base and --persona: print the adapter's path.",
+)
+@click.option("--persona", help="With --base and --stage: print the adapter's path.")
+@click.option("--classifier", is_flag=True, help="With --base: print its classifier's path.")
 def path(base: str | None, stage: str | None, persona: str | None, classifier: bool) -> None:
     """Print the paths of kit, caches and catalogue, or of one checkpoint on this machine.
 

@@ -41,7 +41,9 @@ base_option = click.option(
     help="A base of the catalogue (models list); fetched and converted where necessary "
     f"[default: {EMBEDDED}].",
 )
-persona_option = names_option("--persona", PERSONAS, help="Personas; several give a macro-F1.")
+persona_option = names_option(
+    "--persona", PERSONAS, help="Personas; several give a macro-F1 [default: all]."
+)
 condition_option = names_option(
     "--condition",
     CONDITIONS,
@@ -53,6 +55,7 @@ grammar_option = names_option(
 budget_option = click.option(
     "--budget",
     type=Budget(),
+    metavar="SIZE|machine",
     help="Leave out quant types that need more memory than this, or more disk than is free; "
     "machine is this machine's memory.",
 )
@@ -96,6 +99,7 @@ run_options = option_group(
         "--limit",
         default=f"{defaults.PROMPTS},{defaults.SCENARIOS}",
         type=Limit(),
+        metavar="N[,N]|all",
         help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
         "break_character is every prompt with every suffix.",
     ),
@@ -129,7 +133,9 @@ backend_options = option_group(
         type=click.Choice(["llama.cpp", "openai"]),
         help="Run models here, or drive an OpenAI-compatible server (extra: server).",
     ),
-    click.option("--base-url", metavar="URL", help="The server's, mostly http://HOST:PORT/v1."),
+    click.option(
+        "--base-url", metavar="URL", help="URL of the server, usually http://HOST:PORT/v1."
+    ),
     click.option(
         "--model",
         multiple=True,

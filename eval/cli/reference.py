@@ -14,7 +14,8 @@ INTRODUCTION = """\
 This page is generated from the commands' own help (`charprobe-lite COMMAND --help`).
 
 Options that take `NAME[,NAME]` can be repeated, and take `all` for every name. A command that
-refuses its input prints one line and ends with status 2; an interrupt ends it with status 130.
+refuses its input prints one line (for a wrong option the usage, too) and ends with status 2; an
+interrupt ends it with status 130.
 
 Shell completion for bash: `eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"`.
 """

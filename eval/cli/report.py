@@ -16,6 +16,7 @@ from charprobe_lite.eval.cli.types import FILE, Count
     "--occlusion",
     default="none",
     type=Count(),
+    metavar="N|all|none",
     help="Samples whose sentences are shaded by what they do to the prediction.",
 )
 @click.option(

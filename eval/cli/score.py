@@ -24,8 +24,8 @@ from charprobe_lite.eval.cli.types import FILE
     "--by",
     multiple=True,
     metavar="COLUMN[,COLUMN]",
-    help="Groups [default: those of base, stage, condition, quant, format, grammar that the "
-    "file has].",
+    help="Groups [default: those of base, stage, condition, quant, format, grammar, lora that "
+    "the file has].",
 )
 @click.option(
     "--cluster",
@@ -40,8 +40,12 @@ from charprobe_lite.eval.cli.types import FILE
     "[default: hand_classification]; or what the report page saved, for a study.",
 )
 @classifier_option
-@click.option("--resamples", type=click.IntRange(100), help="[default: 1000 rows, 10000 clusters]")
-@click.option("--seed", default=0, type=click.IntRange(0), help="Of the resamples.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(100),
+    help="Bootstrap resamples [default: 1000 of rows, 10000 of clusters].",
+)
+@click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
 def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Score texts or predictions from JSON lines, CSV, parquet or a study (.sqlite).

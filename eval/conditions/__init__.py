@@ -1,6 +1,6 @@
 """The conditions in which a checkpoint runs: one module each, with a `CONDITION`.
 
-A new condition is a file here and its name in `CONDITIONS` of models/catalogue.py, or a
+A new condition is a file here and its name in `ConditionName` of models/catalogue.py, or a
 `Condition` that `register` adds from outside.
 """
 

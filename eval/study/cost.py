@@ -254,7 +254,7 @@ def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
     rollouts = _Memory({"weights": weights, "KV cache": cache, **buffers})
     if not spec.texts or variant.quant == REFERENCE:
         return rollouts
-    reference = {f"those of {REFERENCE} beside them": file_bytes(base, REFERENCE)}
+    reference = {f"weights of {REFERENCE}": file_bytes(base, REFERENCE)}
     fidelity = _Memory({"weights": weights, **reference, **buffers})
     return max(rollouts, fidelity, key=lambda memory: memory.total)
 
