@@ -17,7 +17,7 @@ from charprobe_lite.models.errors import BadInput
 # with .part while it is written and .lock next to it; a key is the start of a sha256
 CACHED_NAME = re.compile(
     r"(?P<target>.+-([0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{64})(\.gguf|\.onnx)?)"
-    r"(\.[a-z0-9]+)?(\.part|\.lock)?"
+    r"(\.[a-z0-9]+)?(\.part|\.lock)?\Z"
 )
 LOCK_NAME = re.compile(r"[0-9a-f]{16}\.lock")
 MODEL_FILES = {".onnx", ".data", ".json", ".txt", ".model", ".gguf", ".part"}

@@ -11,7 +11,7 @@ from filelock import FileLock
 from charprobe_lite.models import cache
 from tests.models.conftest import SHA, VOICE, WHOLE, Command, put, refused
 
-KEY = "0123456789ab"
+KEY = "0123456789abcdef"
 
 
 INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}).encode()
