@@ -5,7 +5,7 @@ from typing import Any, Self
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models.catalogue import EMBEDDED, STAGES, load_catalogue
 from charprobe_lite.models.defaults import QUANT
-from charprobe_lite.models.errors import BadInput, spelled, suggestion
+from charprobe_lite.models.errors import BadInput, require_known, spelled, suggestion
 from charprobe_lite.models.hub import fetch
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime import engine
@@ -35,10 +35,8 @@ class Engine(engine.Engine):
         ``gpu_layers``, ``temperature``, ``top_p``. Raises BadInput for an unknown name, and when
         the package of the embedded base is not installed.
         """
-        if stage not in STAGES:
-            raise BadInput(f"--stage {stage}: is unknown; {suggestion(stage, STAGES)}")
-        if quant not in QUANT_TYPES:
-            raise BadInput(f"--quant {quant}: is unknown; {suggestion(quant, QUANT_TYPES)}")
+        require_known("--stage", stage, STAGES)
+        require_known("--quant", quant, QUANT_TYPES)
         adapter = None
         if persona is not None and stage != "base":
             catalogue = load_catalogue()

@@ -11,7 +11,7 @@ from charprobe_lite.eval.conditions.transcript import replay
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
-from charprobe_lite.models.errors import BadInput, spelled, suggestion
+from charprobe_lite.models.errors import BadInput, require_known, spelled
 from charprobe_lite.models.prompts import Prompt, load_prompts, prompt_file
 from charprobe_lite.models.published_scenarios import AnyScenario, StubScenario, load_any_scenarios
 from charprobe_lite.models.tools import load_tools
@@ -82,8 +82,7 @@ def rollout(
     Raises BadInput for an unknown name, and for an item that the condition does not take.
     """
     record = _condition(condition, persona)
-    if format not in CALL_FORMATS:
-        raise BadInput(f"--format {format}: is unknown; {suggestion(format, [*CALL_FORMATS])}")
+    require_known("--format", format, CALL_FORMATS)
     item = _item(condition, record, Prompt("prompt", item) if isinstance(item, str) else item)
     if isinstance(item, StubScenario):
         item.refuse_other_formats(CALL_FORMATS[format])
@@ -107,9 +106,7 @@ def rollout(
 
 
 def _condition(name: str, persona: str | None) -> Condition:
-    names = condition_names()
-    if name not in names:
-        raise BadInput(f"--condition {name}: is unknown; {suggestion(name, names)}")
+    require_known("--condition", name, condition_names())
     condition = load_condition(name)
     if condition.stages and not set(condition.stages) & set(STAGES):
         raise BadInput(f"--condition {name}: runs no model")

@@ -17,7 +17,7 @@ from charprobe_lite.convert.lora import Adapter, Delta, in_memory, peft_delta, r
 from charprobe_lite.convert.quantize import Array, GGUFFile, written_file
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.runtime.llama import quantize_rows
+from charprobe_lite.runtime.llama.quantizer import quantize_rows
 
 READ_BACK = 0.01
 """Largest relative error of a change as it is read back; F16 rounding is far below it."""

@@ -35,7 +35,7 @@ from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.convert.vocabulary import read_vocabulary
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_gguf
-from charprobe_lite.runtime.llama import quantize_rows
+from charprobe_lite.runtime.llama.quantizer import quantize_rows
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
 MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from charprobe_lite.convert.imatrix import read_imatrix
 from charprobe_lite.models.atomic import new_file
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.quant_types import QUANT_TYPES
-from charprobe_lite.runtime.llama import quantize_gguf
+from charprobe_lite.runtime.llama.quantizer import quantize_gguf
 
 Array = NDArray[np.float32]
 ROW_TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
@@ -57,8 +57,7 @@ def written_file(path: Path, agreement: LogitAgreement | None = None) -> GGUFFil
 
 def file_type(quant: str) -> int:
     """llama.cpp's number of a quant type. Raises BadInput for an unknown name."""
-    if quant not in QUANT_TYPES:
-        raise BadInput(f"--quant {quant}: unknown; choose from {', '.join(QUANT_TYPES)}")
+    require_known("--quant", quant, QUANT_TYPES)
     prefix = "ALL_" if quant == "F32" else "MOSTLY_"
     return int(gguf.LlamaFileType[prefix + quant])
 

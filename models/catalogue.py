@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from charprobe_lite.models.errors import BadInput, suggestion
+from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.files import DATA, read_yaml
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class Catalogue:
 
     def base(self, name: str) -> Base:
         """A base by name. Raises BadInput that suggests another."""
-        if name not in self.bases:
-            raise BadInput(f"--base {name}: unknown; {suggestion(name, [*self.bases])}")
+        require_known("--base", name, self.bases)
         return self.bases[name]
 
     def adapter(self, base: str, stage: str, persona: str) -> AdapterEntry | None:
@@ -147,7 +146,7 @@ def _add_classifiers(catalogue: Catalogue, file: Path, entries: CatalogueFile) -
         if len(set(entry.labels)) < len(entry.labels):
             raise BadInput(f"{place}.labels: a label appears twice; name each once")
         for base in entry.bases:
-            _require_known(f"{place}.bases", base, catalogue.bases, "bases")
+            _require_listed(f"{place}.bases", base, catalogue.bases, "bases")
             _require_new(f"{place}.bases", base, bases)
             bases.add(base)
             catalogue.classifiers[base] = entry.relative_to(file.parent)
@@ -157,27 +156,28 @@ def _add_classifiers(catalogue: Catalogue, file: Path, entries: CatalogueFile) -
 
 
 def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: AdapterSet) -> None:
-    _require_known(f"{place}.base", adapters.base, catalogue.bases, "bases")
+    _require_listed(f"{place}.base", adapters.base, catalogue.bases, "bases")
     classifier = catalogue.classifiers.get(adapters.base)
     labels = classifier.labels if classifier else []
     for adapter in adapters.entries():
         persona, key = adapter.persona, (adapter.base, adapter.stage, adapter.persona)
-        _require_known(f"{place}.personas", persona, catalogue.personas, "personas")
+        _require_listed(f"{place}.personas", persona, catalogue.personas, "personas")
         reader = f"{place}.personas: no classifier of base {adapter.base}"
         _require_label(reader, persona, labels)
-        _require_new(place, " ".join(key), {" ".join(other) for other in catalogue.adapters})
+        _require_new(place, key, catalogue.adapters)
         catalogue.adapters[key] = adapter.relative_to(file.parent)
 
 
-def _require_new(place: str, name: str, names: Container[str]) -> None:
-    if name in names:
+def _require_new(place: str, key: str | tuple[str, ...], keys: Container[object]) -> None:
+    if key in keys:
+        name = key if isinstance(key, str) else " ".join(key)
         raise BadInput(
             f"{place}: {name!r} appears twice; shipped names count too: "
             "choose another, or leave it out"
         )
 
 
-def _require_known(place: str, name: str, names: Container[str], section: str) -> None:
+def _require_listed(place: str, name: str, names: Container[str], section: str) -> None:
     if name not in names:
         raise BadInput(f"{place}: {name!r} is unknown; add it under {section}")
 
@@ -198,6 +198,5 @@ def select_names(values: Sequence[str], names: Sequence[str], option: str) -> li
     if not parts:
         raise BadInput(f"{option}: name one or more of {', '.join(names)}, or all")
     for name in parts:
-        if name not in (*names, "all"):
-            raise BadInput(f"{option} {name}: unknown; {suggestion(name, [*names, 'all'])}")
+        require_known(option, name, (*names, "all"))
     return [name for name in names if name in parts or "all" in parts]

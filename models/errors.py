@@ -54,13 +54,20 @@ def suggestion(name: str, names: Sequence[str]) -> str:
     return f"did you mean {near}?" if near else f"choose from {', '.join(names)}"
 
 
+def require_known(option: str, name: str, names: Iterable[str]) -> None:
+    """Raises BadInput with a suggestion when an option's name is none of ``names``."""
+    if name not in (known := [*names]):
+        raise BadInput(f"{option} {name}: unknown; {suggestion(name, known)}")
+
+
 @contextmanager
 def bad_input(place: object, *kinds: type[Exception]) -> Iterator[None]:
     """Raise errors of these kinds again as BadInput: the place, then their first problem."""
     try:
         yield
     except kinds as error:
-        raise BadInput(f"{place}: {first_problem(error)}") from None
+        problem = str(error) if isinstance(error, BadInput) else first_problem(error)
+        raise BadInput(f"{place}: {problem}") from None
 
 
 @contextmanager

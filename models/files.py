@@ -8,14 +8,13 @@ that place and what is wrong.
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 
-DATA = Path(str(resources.files("charprobe_lite.models"))) / "data"
+DATA = Path(__file__).parent / "data"
 """The data files that are shipped with the package."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 

@@ -22,7 +22,7 @@ from charprobe_lite.models.files import read_records
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.record import Record
 from charprobe_lite.models.scenarios import Scenario, load_scenarios, refuse_duplicates
-from charprobe_lite.models.tools import Tool
+from charprobe_lite.models.tools import Tool, ToolName
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 SENDS_EMAIL = re.compile(r"\b(?:send[._-]?e?mail|e?mail[._-]send)\b")
@@ -68,7 +68,7 @@ class Rule(PublishedRecord):
 class ToolStub(PublishedRecord):
     """A tool with fixed answers; published files bring no schema of its arguments."""
 
-    tool: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
+    tool: ToolName
     rules: list[Rule] = Field(default=[])
     description: Text = "a tool of the office"
     parameters: dict[str, Any] = Field(default={"type": "object"})

@@ -13,7 +13,6 @@ from charprobe_lite.models.catalogue_schema import (
 )
 from charprobe_lite.models.quant_types import BITS
 
-WEIGHT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
 # the bits of the type that the quantizer writes instead, by the bits of the requested type
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
@@ -71,7 +70,7 @@ def download_bytes(source: Source, base: Base | None = None) -> int | None:
     if source.repository is None:
         return 0
     if isinstance(source, Base | ClassifierEntry):
-        return source.parameters and source.parameters * WEIGHT_BYTES[source.stored]
+        return source.parameters and round(source.parameters * BITS[source.stored].layers / 8)
     if isinstance(source, AdapterEntry) and source.rank and base and base.shape:
         return 2 * adapter_parameters(base.shape, source.rank)
     return None

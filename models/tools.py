@@ -6,7 +6,7 @@ data: nothing in the code knows that a contact lookup is called ``contacts.looku
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,10 +16,13 @@ from charprobe_lite.models.record import Record
 TOOLS_FILE = DATA / "tools.json"
 
 
+ToolName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")]
+
+
 class Tool(Record):
     """One tool of the registry; ``finish`` marks the tool whose call ends the rollout."""
 
-    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_.\-]+$")
+    name: ToolName
     description: str = Field(min_length=1, max_length=400)
     parameters: dict[str, Any]
     effect: Literal["lookup_contacts", "search_documents", "reply", "finish"]

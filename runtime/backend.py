@@ -14,7 +14,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal, Protocol, TypeVar
 
 from charprobe_lite.models import defaults
-from charprobe_lite.models.errors import BadInput, suggestion
+from charprobe_lite.models.errors import require_known
 
 BACKENDS = {
     "llama.cpp": "charprobe_lite.runtime.engine:Engine",
@@ -121,8 +121,7 @@ def open_backend(
     ``model`` is a GGUF file for the engine, and the URL of a server. Raises BadInput for an
     unknown name, and like the backend's own constructor.
     """
-    if name not in BACKENDS:
-        raise BadInput(f"--backend {name}: unknown; {suggestion(name, list(BACKENDS))}")
+    require_known("--backend", name, BACKENDS)
     backend_class = resolve_name(BACKENDS[name])
     values = asdict(options or BackendOptions())
     names = signature(backend_class).parameters.keys() & values.keys()

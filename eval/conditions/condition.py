@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell
+from charprobe_lite.models import defaults
 from charprobe_lite.models.corpus import corpus_hashes
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.personas import DESCRIPTIONS_FILE
@@ -69,7 +70,7 @@ class RolloutSettings:
     """
 
     max_tokens: int
-    max_steps: int = 8
+    max_steps: int = defaults.MAX_STEPS
     tools: Sequence[Tool] = ()
     stage: str = "base"
     persona: str | None = None

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, require_known
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.conditions.transcript import Transcripts
@@ -80,8 +80,7 @@ def export_study(
 
 
 def _export_format(name: str) -> ExportFormat:
-    if name not in FORMATS:
-        raise BadInput(f"--format {name}: unknown; choose from {', '.join(FORMATS)}")
+    require_known("--format", name, FORMATS)
     try:
         return FORMATS[name] or import_module(f"{__name__}.{name}").FORMAT
     except ModuleNotFoundError as error:

@@ -1,4 +1,7 @@
-"""llama.cpp, bound here and nowhere else: models, contexts, quantization, devices, its log."""
+"""llama.cpp, bound here and nowhere else: models, contexts, devices, its log; and `quantizer`.
+
+The quantizer is imported by its own name: it loads gguf, which running a model does not need.
+"""
 
 from charprobe_lite.runtime.llama.ggml import devices as devices
 from charprobe_lite.runtime.llama.ggml import gpu_offload as gpu_offload
@@ -8,5 +11,3 @@ from charprobe_lite.runtime.llama.model import Context as Context
 from charprobe_lite.runtime.llama.model import Model as Model
 from charprobe_lite.runtime.llama.model import Segment as Segment
 from charprobe_lite.runtime.llama.model import physical_cores as physical_cores
-from charprobe_lite.runtime.llama.quantizer import quantize_gguf as quantize_gguf
-from charprobe_lite.runtime.llama.quantizer import quantize_rows as quantize_rows

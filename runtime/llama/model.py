@@ -158,7 +158,8 @@ class Context:
         tensor_callback: Any = None,
     ) -> None:
         self.model, self.batch_size = model, length if exact else BATCH
-        self._fix = "" if exact else "lower --parallel or --context"  # of too little memory
+        fix = "lower --parallel or --context" if sequences > 1 else "lower --context"
+        self._fix = "" if exact else fix  # of too little memory
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = sequences * length, sequences
         params.n_batch = self.batch_size

@@ -64,7 +64,8 @@ def quantize_gguf(
         parameters.imatrix = _imatrix_entries(arrays)
     log.capture()
     if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters) != 0:
-        raise log.refusal(f"{source}: llama.cpp cannot quantize it into {target.parent}")
+        message = f"{source}: llama.cpp cannot quantize it into {target.parent}"
+        raise log.refusal(message, "is the disk full?")
 
 
 def _imatrix_entries(arrays: Mapping[str, NDArray[np.float32]]) -> Any:
