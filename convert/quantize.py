@@ -95,7 +95,7 @@ def quantize(
     model = Path(model)
     importance = read_imatrix(Path(imatrix)) if imatrix else None
     file = Path(target) if target else model.parent
-    if file.suffix != ".gguf":
+    if file.suffix != ".gguf" or file.is_dir():
         stem = model.stem
         for name in QUANT_TYPES:
             stem = stem.removesuffix(f"-{name}").removesuffix(f".{name}")

@@ -47,6 +47,19 @@ def test_k_types_hold_what_they_say_where_rows_are_wide_enough(
     )
 
 
+def test_one_file_is_not_written_for_two_types(
+    wide: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    merge_lora(wide, [], tmp_path / "model.gguf", "F16", verify=False)
+    arguments = ("convert", "quantize", "--model", "model.gguf", "-o", "out.gguf", "--quant")
+    result = charprobe(*arguments, "Q4_0,Q8_0")
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("one file for 2 types; name a folder")
+    assert not (tmp_path / "out.gguf").exists()
+    assert charprobe(*arguments, "Q4_0").returncode == 0
+    assert weight_summary(tmp_path / "out.gguf").main_type == "Q4_0"
+
+
 def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
     base_gguf: Path, tmp_path: Path, charprobe: Command
 ) -> None:

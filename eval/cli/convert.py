@@ -12,6 +12,7 @@ from charprobe_lite.eval.cli.options import json_option, names_option, threads_o
 from charprobe_lite.eval.cli.progress import conversion_bar, note, print_result
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import select_names
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import QUANT_TYPES
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def convert_adapter(adapter: Path, base: Path, output: Path, as_json: bool) -> N
 @imatrix_option
 @cores_option
 @click.option(
-    "-o", "--output", type=FILE, help="Folder for MODEL-QUANT.gguf  [default: the model's own]."
+    *("-o", "--output"),
+    type=FILE,
+    help="Folder for MODEL-QUANT.gguf, or with one type the file  [default: the model's folder].",
 )
 @json_option
 def quantize(
@@ -131,8 +134,11 @@ def quantize(
     """
     from charprobe_lite.convert.quantize import quantize
 
+    names = select_names(quant, QUANT_TYPES, "--quant")
+    if output and output.suffix == ".gguf" and not output.is_dir() and len(names) > 1:
+        raise BadInput(f"--output {output}: one file for {len(names)} types; name a folder")
     files = []
-    for name in select_names(quant, QUANT_TYPES, "--quant"):
+    for name in names:
         note(f"quantizing to {name}")
         files.append(quantize(model, name, output, imatrix, threads))
     _print_files(files, as_json)
