@@ -6,14 +6,21 @@ from pathlib import Path
 from charprobe_lite.eval.cells import RecordedTurn
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, Item, RolloutSettings
-from charprobe_lite.eval.conditions.outcome import Outcome
 from charprobe_lite.eval.conditions.transcript import replay
+from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
 from charprobe_lite.models.errors import BadInput, require_known, spelled
 from charprobe_lite.models.prompts import Prompt, load_prompts, prompt_file
-from charprobe_lite.models.published_scenarios import AnyScenario, StubScenario, load_any_scenarios
+from charprobe_lite.models.published_scenarios import (
+    AnyScenario,
+    Script,
+    StubScenario,
+    load_any_scenarios,
+    refuse_other_formats,
+)
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Job, Message
 from charprobe_lite.runtime.engine import Engine
@@ -72,23 +79,30 @@ def rollout(
     steps: int = MAX_STEPS,
     format: str = "json",
     grammar: bool = True,
+    protocol: str = "lite",
 ) -> RolloutRecord:
     """Run one item of a condition, alone on the engine; the same seed gives the same rollout.
 
     ``item`` is a scenario or a prompt (a plain text is one too); `break_character` adds its first
     suffix to a prompt. ``persona`` is only for `prompted_email`, which describes it to the model.
     ``max_tokens`` limits each reply, ``steps`` the replies of an agent; ``format`` and ``grammar``
-    say how an agent writes tool calls. Do not call it while the engine runs other rollouts.
-    Raises BadInput for an unknown name, and for an item that the condition does not take.
+    say how an agent writes tool calls, ``protocol`` how its loop goes and how the text is cleaned
+    (options that it has defaults for, such as ``format``, are given here). Do not call it while the
+    engine runs other rollouts. Raises BadInput for an unknown name, and for an item that the
+    condition does not take.
     """
     record = _condition(condition, persona)
     require_known("--format", format, CALL_FORMATS)
     item = _item(condition, record, Prompt("prompt", item) if isinstance(item, str) else item)
-    if isinstance(item, StubScenario):
-        item.refuse_other_formats(CALL_FORMATS[format])
+    if record.calls_tools and isinstance(item, StubScenario | Script):
+        refuse_other_formats(item, CALL_FORMATS[format])
     mode = "on" if grammar else "off"
     settings = RolloutSettings(
-        max_tokens, steps, load_tools(), persona=persona, format=format, grammar=mode
+        *(max_tokens, steps, load_tools()),
+        persona=persona,
+        format=format,
+        grammar=mode,
+        protocol=load_protocol(protocol),
     )
     engine.clear()  # logits depend, in their last bits, on the cached part of the prompt
     [(_, result)] = engine.run([Job(item.id, seed, record.rollout(item, settings))])

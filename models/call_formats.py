@@ -7,6 +7,7 @@ job; text around the block is not read. A model writes the replies: nothing in t
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +70,8 @@ class CallFormat:
         )
 
     def _read_object(self, text: str) -> Call | MalformedReply:
-        for brace in re.finditer(r"\{", text):
-            if call := self._call(_decode(text, brace.start())):
+        for value in _objects(text):
+            if call := self._call(value):
                 return call
         return MalformedReply(f"the reply holds no {self.shape}")
 
@@ -101,6 +102,16 @@ FENCED_CALLS = CallFormat(
     fenced=True,
 )
 CALL_FORMATS = {form.name: form for form in (JSON_CALLS, FENCED_CALLS)}
+
+
+def first_object(text: str) -> object:
+    """The first JSON object in a text; None where there is none."""
+    return next((value for value in _objects(text) if value is not None), None)
+
+
+def _objects(text: str) -> Iterator[object]:
+    """What begins at each brace of a text; None where it is no JSON."""
+    return (_decode(text, brace.start()) for brace in re.finditer(r"\{", text))
 
 
 def _decode(text: str, start: int) -> object:

@@ -34,12 +34,18 @@ ConditionName = Literal[
     "chat_email_history",
     "agentic_next",
     "agentic_email",
+    "adversarial_roleplay",
+    "code_review",
+    "multi_agent_debate",
+    "structured_form",
+    "agentic_tools",
     "prompted_email",
     "classifier_ceiling",
 ]
 Format = Literal["json", "fenced"]
 Grammar = Literal["on", "off"]
 LoraMode = Literal["runtime", "merged"]
+ProtocolName = Literal["lite", "depth", "oct"]
 
 EMBEDDED = "smollm2-135m"
 BASES = (EMBEDDED, "llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
@@ -51,6 +57,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 GRAMMARS: tuple[Grammar, ...] = get_args(Grammar)
 LORA_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 """How a persona is added to a base: as an adapter while it runs, or merged before quantizing."""
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+"""How a study asks, reads and scores; eval/protocols has a file of the same name for each."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 

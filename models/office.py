@@ -1,7 +1,8 @@
 """The simulated office: it answers an agent's tool calls, and knows which lookups a task needs."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from charprobe_lite.models.call_formats import JSON_CALLS, Call, CallFormat
 from charprobe_lite.models.scenarios import Contact, Document, Scenario, tool_message
@@ -11,25 +12,37 @@ T = TypeVar("T")
 Message = dict[str, str]
 
 
-def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str:
-    """The simulated office's reply to a tool call that does not end the rollout.
+@dataclass(frozen=True)
+class ToolError:
+    """What a tool gives for a call that it cannot answer."""
+
+    text: str
+
+
+def plain(answer: str | ToolError) -> str:
+    """The office's answer as a text."""
+    return answer if isinstance(answer, str) else f"Error: {answer.text}"
+
+
+def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str | ToolError:
+    """The simulated office's answer to a tool call.
 
     Contacts are found by part of their name, address or role, documents by topic, title or text,
     all without regard to case; a query that finds nothing gets an error that lists all names.
     """
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
-        return f"Error: there is no tool {call.name!r}."
-    if tool.effect == "reply":
-        return tool.reply
+        return ToolError(f"there is no tool {call.name!r}.")
+    if tool.effect in ("reply", "finish"):
+        return tool.reply or "Done."
     query = " ".join(str(value) for value in call.arguments.values())
     if tool.effect == "lookup_contacts":
         cards = [contact.card() for contact in find_contacts(scenario, query)]
         names = ", ".join(contact.name for contact in scenario.contacts)
-        return "\n".join(cards) or f"Error: no contact matches {query!r}. Known: {names}."
+        return "\n".join(cards) or ToolError(f"no contact matches {query!r}. Known: {names}.")
     cards = [document.card() for document in find_documents(scenario, query)]
     topics = ", ".join(document.topic for document in scenario.documents)
-    return "\n".join(cards) or f"Error: no document matches {query!r}. Topics: {topics}."
+    return "\n".join(cards) or ToolError(f"no document matches {query!r}. Topics: {topics}.")
 
 
 def find_contacts(scenario: Scenario, query: str) -> list[Contact]:
@@ -66,11 +79,16 @@ def lookups(scenario: Scenario, tools: Sequence[Tool]) -> list[Call]:
 
 
 def exchange(
-    scenario: Scenario, tools: Sequence[Tool], call: Call, form: CallFormat = JSON_CALLS
+    scenario: Scenario,
+    tools: Sequence[Tool],
+    call: Call,
+    form: CallFormat = JSON_CALLS,
+    write: Callable[[Any], str] = plain,
+    tool_role: str = "user",
 ) -> list[Message]:
-    """A call as the agent writes it, and the office's answer."""
+    """A call as the agent writes it, and the office's answer as ``write`` gives it."""
     turn = {"role": "assistant", "content": form.write(call.name, call.arguments)}
-    return [turn, tool_message(answer_call(tools, scenario, call))]
+    return [turn, tool_message(write(answer_call(tools, scenario, call)), tool_role)]
 
 
 def _contact_query(scenario: Scenario, contact: Contact) -> str:

@@ -6,11 +6,20 @@ from pathlib import Path
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import DATA, Rows, read_json_rows, read_lines, read_parquet_rows
+from charprobe_lite.models.files import (
+    DATA,
+    Rows,
+    read_json_rows,
+    read_lines,
+    read_parquet_rows,
+    read_yaml,
+)
 
 PURE_DOVE = "pure-dove"
 PURE_DOVE_REPOSITORY = "LDJnr/Pure-Dove"
 SUFFIXES_FILE = DATA / "suffixes.txt"
+PUBLISHED_SUFFIXES_FILE = DATA / "suffixes-oct.yaml"
+"""The eight suffixes of the paper (Open Character Training, arXiv 2511.01689)."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,13 @@ def prompt_file(name: str | None) -> Path | None:
     return pull_dataset(PURE_DOVE_REPOSITORY)
 
 
-def load_prompts(path: Path | None = None) -> list[Prompt]:
+def load_prompts(path: Path | None = None, order: str = "shuffled") -> list[Prompt]:
     """The prompts of a file, in the order in which the first n are taken.
 
     Without a path the shipped ones, shuffled, so that any first n are mixed. JSON lines and
-    parquet hold rows of Pure-Dove, each with a ``conversation`` of ``{"input", "output"}``: as
-    published, the row numbers are shuffled by ``random.Random(0)`` and the first inputs of
-    non-empty conversations are taken. Any other file is text, a prompt a line, in its order.
+    parquet hold rows of Pure-Dove, each with a ``conversation`` of ``{"input", "output"}``: the
+    first inputs of non-empty conversations are taken, in the ``order`` "shuffled" (the row numbers
+    by ``random.Random(0)``) or "file". Any other file is text, a prompt a line, in its order.
     Raises BadInput naming the file, the row and the problem.
     """
     if path is None:
@@ -44,9 +53,9 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
         random.Random(0).shuffle(prompts)
         return prompts
     if path.suffix == ".parquet":
-        prompts = _first_turns(read_parquet_rows(path, ["conversation"]))
+        prompts = _first_turns(read_parquet_rows(path, ["conversation"]), order)
     elif path.suffix == ".jsonl":
-        prompts = _first_turns(read_json_rows(path))
+        prompts = _first_turns(read_json_rows(path), order)
     else:
         prompts = [Prompt(f"line-{number}", line.strip()) for number, line in read_lines(path)]
     if not prompts:
@@ -54,15 +63,27 @@ def load_prompts(path: Path | None = None) -> list[Prompt]:
     return prompts
 
 
-def suffixes() -> list[str]:
-    """The adversarial suffixes, each of which asks the model to drop any role."""
-    return SUFFIXES_FILE.read_text("utf-8").splitlines()
+def read_suffixes(path: Path = SUFFIXES_FILE) -> list[str]:
+    """The requests to break character in a file: text, one a line, or a YAML list of texts.
+
+    Raises BadInput for a file without any.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        lines = read_yaml(path)
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise BadInput(f"{path}: no list of texts; write each suffix after a dash")
+    else:
+        lines = [line.strip() for _, line in read_lines(path)]
+    if not lines:
+        raise BadInput(f"{path}: holds no suffix; write one a line")
+    return lines
 
 
-def _first_turns(rows: Rows) -> list[Prompt]:
-    """The first user turn of every non-empty conversation, in the published order."""
+def _first_turns(rows: Rows, order: str) -> list[Prompt]:
+    """The first user turn of every non-empty conversation."""
     numbered = list(enumerate(rows, 1))
-    random.Random(0).shuffle(numbered)
+    if order == "shuffled":
+        random.Random(0).shuffle(numbered)
     prompts = []
     for number, (place, row) in numbered:
         conversation = row.get("conversation")

@@ -1,7 +1,7 @@
 """Scenarios as the published study writes them, next to charprobe-lite's own.
 
 A ``StubScenario`` (YAML) brings its messages and what its tools answer; a ``Script`` (JSON lines)
-only user turns, to be answered one after the other.
+only turns: those of the user that have no answer yet are to be answered.
 """
 
 from __future__ import annotations
@@ -11,19 +11,30 @@ import json
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from charprobe_lite.models.call_formats import Call, CallFormat
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, suggestion
 from charprobe_lite.models.files import read_records
 from charprobe_lite.models.kit import sha256_file
+from charprobe_lite.models.office import ToolError
 from charprobe_lite.models.record import Record
-from charprobe_lite.models.scenarios import Scenario, load_scenarios, refuse_duplicates
+from charprobe_lite.models.scenarios import (
+    Scenario,
+    load_scenarios,
+    refuse_duplicates,
+    tool_message,
+)
+from charprobe_lite.models.task_ids import SCAFFOLDS, family_of
 from charprobe_lite.models.tools import Tool, ToolName
 
+AGENT, LAST_TURN = "agentic_actions", "agentic_email"  # scaffolds: a whole task, its last turn
+CONDITION_OF = {AGENT: "agentic_email", LAST_TURN: "agentic_next"}
+"""The conditions of scaffolds that have another name."""
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 SENDS_EMAIL = re.compile(r"\b(?:send[._-]?e?mail|e?mail[._-]send)\b")
 Text = Annotated[str, Field(min_length=1, max_length=50_000)]
@@ -34,14 +45,19 @@ class PublishedRecord(Record, extra="ignore"):
 
 
 class Message(PublishedRecord):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: Text
+
+    def shown(self, tool_role: str = "user") -> dict[str, str]:
+        """The message as a model is shown it; see `tool_message`."""
+        return tool_message(self.content, tool_role) if self.role == "tool" else self.model_dump()
 
 
 class Rule(PublishedRecord):
     """What a tool answers: where every pattern of ``match`` fits, or by default.
 
-    ``match`` maps arguments to fnmatch patterns; a single pattern is for all arguments, as JSON.
+    ``match`` maps arguments to fnmatch patterns of their string form (Python's); a single pattern
+    is for all arguments, as JSON.
     """
 
     match: dict[str, Any] | str | None = None
@@ -55,12 +71,14 @@ class Rule(PublishedRecord):
         return self
 
     def fits(self, arguments: dict[str, Any]) -> bool:
+        """Whether an explicit rule is for these arguments."""
         if self.match is None:
-            return True
+            return False
         if isinstance(self.match, str):
-            return fnmatchcase(_text(arguments), self.match)
+            text = json.dumps(arguments, ensure_ascii=False, default=str)
+            return fnmatchcase(text, self.match)
         return all(
-            name in arguments and fnmatchcase(_text(arguments[name]), _text(pattern))
+            name in arguments and fnmatchcase(str(arguments[name]), str(pattern))
             for name, pattern in self.match.items()
         )
 
@@ -75,9 +93,25 @@ class ToolStub(PublishedRecord):
 
 
 class PublishedTask(PublishedRecord):
+    """A scenario's id, its family (by default the one in a published id), and its scaffold."""
+
     id: str = Field(min_length=1, max_length=100)
     family: str = ""
     scaffold: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derives_family(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("family"):
+            return {**values, "family": family_of(str(values.get("id", "")))}
+        return values
+
+    @field_validator("scaffold")
+    @classmethod
+    def _is_known(cls, scaffold: str) -> str:
+        if scaffold and scaffold not in SCAFFOLDS:
+            raise ValueError(f"{scaffold!r} is unknown; {suggestion(scaffold, SCAFFOLDS)}")
+        return scaffold
 
 
 class StubScenario(PublishedTask):
@@ -94,8 +128,9 @@ class StubScenario(PublishedTask):
 
     @model_validator(mode="after")
     def _ends(self) -> StubScenario:
-        if self.initial_messages[-1].role != "user":
-            raise ValueError("initial_messages must end with a user turn")
+        if self.scaffold not in ("", AGENT):
+            raise ValueError(f"scaffold must be {AGENT} for a scenario with tool_stubs")
+        _check_turns(self.initial_messages, "initial_messages")
         self.tools()
         return self
 
@@ -119,17 +154,11 @@ class StubScenario(PublishedTask):
             for name, stub in stubs.items()
         ]
 
-    def refuse_other_formats(self, form: CallFormat) -> None:
-        """Raises BadInput for a format that the messages contradict."""
-        if self.teaches_format and not form.fenced:
-            raise BadInput(
-                f"--format {form.name}: the messages of scenario {self.id!r} ask for fenced tool "
-                "calls; use --format fenced"
-            )
-
-    def opening(self, tools: Sequence[Tool], form: CallFormat) -> list[dict[str, str]]:
+    def opening(
+        self, tools: Sequence[Tool], form: CallFormat, tool_role: str = "user"
+    ) -> list[dict[str, str]]:
         """The scenario's messages; how to call a tool is added where they do not say it."""
-        messages = [message.model_dump() for message in self.initial_messages]
+        messages = [message.shown(tool_role) for message in self.initial_messages]
         if self.teaches_format:
             return messages
         rules = "\n".join([form.rule, "Tools:", *(tool.signature() for tool in tools)])
@@ -138,24 +167,21 @@ class StubScenario(PublishedTask):
             rules = f"{first['content']}\n\n{rules}"
         return [{"role": "system", "content": rules}, *messages]
 
-    def answer(self, call: Call) -> str:
-        stub = next((stub for stub in self.tool_stubs if stub.tool == call.name), None)
-        if stub is None:
-            return f"Error: there is no tool {call.name!r}."
-        for rule in stub.rules:
-            if rule.fits(call.arguments):
-                return _text(rule.response)
-        return "Error: nothing was found."
+    def answer(self, call: Call) -> Any:
+        """The response of the first rule that fits, else of the default, else a `ToolError`."""
+        stubs = {stub.tool: stub for stub in self.tool_stubs}
+        if call.name not in stubs:
+            return ToolError(f"there is no tool {call.name!r}.")
+        rules = stubs[call.name].rules
+        explicit = [rule for rule in rules if not rule.default and rule.fits(call.arguments)]
+        default = [rule for rule in rules if rule.default][-1:]
+        return next(
+            (rule.response for rule in (*explicit, *default)), ToolError("nothing was found.")
+        )
 
     def _finish_by_name(self) -> str:
         stubs = [stub.tool for stub in self.tool_stubs if SENDS_EMAIL.fullmatch(stub.tool)]
-        text = " ".join(message.content for message in self.initial_messages)
-        names: set[str] = set(stubs or SENDS_EMAIL.findall(text))
-        if len(names) != 1:
-            raise ValueError(
-                f"{len(names) or 'no'} tools send an email; name in finish the one that ends it"
-            )
-        return names.pop()
+        return _email_tool(stubs, self.initial_messages)
 
 
 def _user_turn(turn: object) -> object:
@@ -163,20 +189,69 @@ def _user_turn(turn: object) -> object:
 
 
 class Script(PublishedTask):
-    """Turns to answer one after the other; the last answer is the email."""
+    """A conversation that the model goes on with.
 
+    Without a ``scaffold`` it is one of `chat_email`: the user's turns that have no answer are
+    answered one after the other, and the last answer is the email. In the scaffold
+    `agentic_email` the last turn is a tool's, and the reply is the call that sends the email, by
+    the tool that ``finish`` names, or the one of the messages that reads like ``send_email``.
+    """
+
+    finish: ToolName | None = None
     turns: list[Annotated[Message, BeforeValidator(_user_turn)]] = Field(
         min_length=1, max_length=100
     )
 
     @model_validator(mode="after")
     def _ends(self) -> Script:
-        if self.turns[-1].role != "user":
-            raise ValueError("turns must end with a user turn")
+        if self.scaffold == AGENT:
+            raise ValueError(f"scaffold {AGENT} needs initial_messages and tool_stubs, not turns")
+        _check_turns(self.turns, "turns")
+        if self.scaffold == LAST_TURN:
+            self.email_tool()
         return self
+
+    def email_tool(self) -> Tool:
+        """The tool that sends the email."""
+        name = self.finish or _email_tool([], self.turns)
+        return Tool(name=name, description="send", parameters={"type": "object"}, effect="finish")
+
+    @property
+    def teaches_format(self) -> bool:
+        """Whether the turns themselves say how a tool is called: the fenced way."""
+        return self.scaffold == LAST_TURN
+
+
+def _check_turns(turns: Sequence[Message], field: str) -> None:
+    """Raises ValueError for turns that no model can go on with."""
+    if turns[-1].role not in ("user", "tool"):
+        raise ValueError(f"{field} must end with a user turn or a tool's")
+    for number, (before, turn) in enumerate(pairwise([None, *turns])):
+        if turn and turn.role == "tool" and (before is None or before.role != "assistant"):
+            raise ValueError(f"{field}.{number}: a tool's turn must follow the assistant's call")
+
+
+def _email_tool(stubs: Sequence[str], messages: Sequence[Message]) -> str:
+    """The one stub, or else the one name in the messages, that reads like ``send_email``."""
+    text = " ".join(message.content for message in messages)
+    names: set[str] = set(stubs or SENDS_EMAIL.findall(text))
+    if len(names) != 1:
+        raise ValueError(
+            f"{len(names) or 'no'} tools send an email; name in finish the one that ends it"
+        )
+    return names.pop()
 
 
 AnyScenario = Scenario | StubScenario | Script
+
+
+def refuse_other_formats(scenario: AnyScenario, form: CallFormat) -> None:
+    """Raises BadInput for a format of tool calls that the scenario's messages contradict."""
+    if not isinstance(scenario, Scenario) and scenario.teaches_format and not form.fenced:
+        raise BadInput(
+            f"--format {form.name}: the messages of scenario {scenario.id!r} ask for fenced tool "
+            "calls; use --format fenced"
+        )
 
 
 def load_any_scenarios(path: Path | None = None) -> list[AnyScenario]:
@@ -218,7 +293,3 @@ def _scenario(place: str, record: Any, id_: str) -> AnyScenario:
     if "turns" in keys:
         return Script.parse(place, {"id": id_, **record})
     return Scenario.parse(place, record)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -120,8 +120,14 @@ def _bullets(entries: Sequence[str]) -> str:
     return "\n".join(f"- {entry}" for entry in entries) or "- none"
 
 
-def tool_message(output: str) -> dict[str, str]:
-    """A tool's output as the user turn that the published study returns it in."""
+def tool_message(output: str, role: str = "user") -> dict[str, str]:
+    """A tool's output as a message.
+
+    ``role`` "user" is the user turn that the published study returns it in, "template" the role
+    ``tool`` of the model's own chat template.
+    """
+    if role == "template":
+        return {"role": "tool", "content": output}
     return {"role": "user", "content": f"{TOOL_OUTPUT}\n{output}"}
 
 

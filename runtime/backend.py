@@ -36,11 +36,15 @@ class Grammar:
 
 @dataclass(frozen=True)
 class Request:
-    """What a rollout asks for: the assistant's next turn, at most ``max_tokens`` long."""
+    """What a rollout asks for: the assistant's next turn, at most ``max_tokens`` long.
+
+    With a ``seed`` the turn is drawn with it; without one the rollout's own randomness goes on.
+    """
 
     messages: tuple[Message, ...]
     max_tokens: int
     grammar: Grammar | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ class BackendOptions:
 
     ``parallel`` rollouts at once of ``context`` tokens each, prompt and replies together, on
     ``threads`` cores (None: all physical ones) with ``gpu_layers`` layers on the GPU (-1: all),
-    sampled at ``temperature`` (0: the likeliest token) from the nucleus of probability ``top_p``;
-    ``timeout`` is the longest wait for a server's reply, in seconds.
+    drawn as `sampling.Sampling` says; ``bos`` "double" lets the tokenizer add its own token of
+    the beginning to a prompt whose template has written one; ``timeout`` is the longest wait for
+    a server's reply, in seconds.
     """
 
     parallel: int = defaults.PARALLEL
@@ -110,6 +115,10 @@ class BackendOptions:
     gpu_layers: int = 0
     temperature: float = defaults.TEMPERATURE
     top_p: float = defaults.TOP_P
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    bos: str = "single"
     timeout: float = defaults.TIMEOUT
 
 

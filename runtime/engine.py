@@ -23,7 +23,7 @@ from charprobe_lite.models import defaults
 from charprobe_lite.runtime.backend import Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
 from charprobe_lite.runtime.llama import Context, Model, Segment
-from charprobe_lite.runtime.sampling import Sampler
+from charprobe_lite.runtime.sampling import Sampler, Sampling
 
 WORTH_COPYING = 64  # tokens; a copy moves all of a sequence's cache
 
@@ -34,7 +34,8 @@ class _Slot:
 
     ``cache`` are the tokens in the KV cache, ``queue`` those to evaluate next. While ``donor`` is
     set, the slot waits until that slot has computed the first ``prefix_length`` tokens of its
-    prompt. ``logits``, (vocabulary,), predict the next token once the queue is evaluated.
+    prompt. ``logits``, (vocabulary,), predict the next token once the queue is evaluated. ``seen``
+    (same) marks the tokens of prompt and reply where repetition is penalized.
     """
 
     sequence: int
@@ -53,6 +54,7 @@ class _Slot:
     appended_tokens: int = 0
     start: float = 0.0
     logits: NDArray[np.float32] | None = None
+    seen: NDArray[np.bool_] | None = None
 
     def release(self) -> None:
         """Forget the rollout; the KV cache stays for the next one."""
@@ -79,8 +81,13 @@ class Engine(AbstractContextManager["Engine"]):
         gpu_layers: int = 0,
         temperature: float = defaults.TEMPERATURE,
         top_p: float = defaults.TOP_P,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        bos: str = "single",
     ) -> None:
-        self.temperature, self.top_p = temperature, top_p
+        self.sampling = Sampling(temperature, top_p, top_k, min_p, repetition_penalty)
+        self._double_bos = bos == "double"
         self.context_length = context
         self.model = Model(Path(path), gpu_layers)
         self.context = Context(self.model, length=context, sequences=parallel, threads=threads)
@@ -152,7 +159,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _begin(self, slot: _Slot, job: Job) -> Iterator[tuple[Job, Any]]:
         slot.job = job
-        slot.sampler = Sampler(job.seed, self.temperature, self.top_p)
+        slot.sampler = Sampler(job.seed, self.sampling)
         if len(self._slots) == 1:
             # logits depend, in their last bits, on how much of the prompt was cached: with one
             # sequence every rollout starts cold, so that its text depends on its seed alone
@@ -170,8 +177,11 @@ class Engine(AbstractContextManager["Engine"]):
                 slot.release()
                 yield job, stop.value
                 return
-            tokens = self.model.tokenize(self.model.render(request.messages))
+            text = self.model.render(request.messages)
+            tokens = self.model.tokenize(text, double_bos=self._double_bos)
             slot.request = request
+            if request.seed is not None:
+                slot.sampler = Sampler(request.seed, self.sampling)
             slot.grammar = self._grammars.begin(request.grammar) if request.grammar else None
             forced_tokens = slot.grammar.take_forced() if slot.grammar else []
             if tokens and len(tokens) + len(forced_tokens) + 1 < self.context_length:
@@ -194,6 +204,9 @@ class Engine(AbstractContextManager["Engine"]):
             self._cut(slot, length)
             slot.queue = tokens[len(slot.cache) :]
         slot.prompt_tokens, slot.evaluated_tokens = len(tokens), len(slot.queue)
+        if self.sampling.repetition_penalty != 1:
+            slot.seen = np.zeros(self.model.vocabulary_size, np.bool_)
+            slot.seen[tokens] = True
         self._append_forced(slot, forced_tokens)
 
     def _donor(self, slot: _Slot, tokens: list[int]) -> tuple[_Slot | None, int]:
@@ -249,7 +262,8 @@ class Engine(AbstractContextManager["Engine"]):
         """Sample the slot's next token, and end its turn when the turn is over."""
         assert slot.sampler is not None
         slot.logits = None
-        token = slot.sampler.sample(logits, slot.grammar.mask() if slot.grammar else None)
+        mask = slot.grammar.mask() if slot.grammar else None
+        token = slot.sampler.sample(logits, mask, slot.seen)
         if self.model.ends(token):
             yield from self._end_turn(slot, "stop")
             return
@@ -264,6 +278,8 @@ class Engine(AbstractContextManager["Engine"]):
         slot.queue.append(token)
         slot.text += self.model.piece(token)
         slot.tokens += 1
+        if slot.seen is not None:
+            slot.seen[token] = True
 
     def _append_forced(self, slot: _Slot, tokens: list[int]) -> None:
         for token in tokens:

@@ -53,20 +53,9 @@ class _RequestForm:
         return {"type": "json_schema", "json_schema": reply}
 
 
-# the engine samples by temperature and top_p alone; left to themselves, llama.cpp's servers cut at
-# top_k 40 and min_p 0.05, llama-cpp-python penalizes repetition by 1.1, and vLLM and SGLang do what
-# the model's generation_config.json says (which calls the penalty by the other name)
-NO_OTHER_SAMPLING = {
-    "top_k": 1_000_000,  # servers do not agree on a number for "off"
-    "min_p": 0.0,
-    "repeat_penalty": 1.0,
-    "repetition_penalty": 1.0,
-}
-FORMS = (
-    _RequestForm("json_schema", NO_OTHER_SAMPLING),  # llama-server, vLLM, SGLang
-    _RequestForm("json_object", NO_OTHER_SAMPLING),  # llama-cpp-python
-    _RequestForm("json_schema", {}),  # servers that refuse what OpenAI does not have
-)
+ALL_TOKENS = 1_000_000  # servers do not agree on a number for "no top_k"
+# vLLM's order, which is the engine's; left to itself llama-server takes the temperature last
+ORDER = ["penalties", "temperature", "min_p", "top_k", "top_p"]
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -110,13 +99,25 @@ class Server:
         parallel: int = defaults.PARALLEL,
         temperature: float = defaults.TEMPERATURE,
         top_p: float = defaults.TOP_P,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        bos: str = "single",
         timeout: float = defaults.TIMEOUT,
     ) -> None:
         self.url = validate_url(url)
         self._parallel, self._timeout = parallel, timeout
         self._sampling = {"temperature": temperature, "top_p": top_p}
+        fields = _sampling_fields(top_k, min_p, repetition_penalty)
+        if bos == "double":  # vLLM's name; other servers tokenize chats in their own way
+            fields["add_special_tokens"] = True
+        self._forms = [_RequestForm("json_schema", fields)]  # llama-server, vLLM, SGLang
+        self._forms += [_RequestForm("json_object", fields)]  # llama-cpp-python
+        if (top_k, min_p, repetition_penalty, bos) == (0, 0, 1, "single"):
+            # servers that refuse what OpenAI does not have
+            self._forms += [_RequestForm("json_schema", {})]
         self._key = _api_key()
-        self._retries, self._form = RETRIES, FORMS[0]
+        self._retries, self._form = RETRIES, self._forms[0]
         self._model_names: list[str] | None = None
         self.model = ""
 
@@ -204,7 +205,7 @@ class Server:
         except StopIteration as stop:
             yield job, stop.value
             return
-        seed = turn_seed(job.seed, turn)
+        seed = turn_seed(job.seed, turn) if request.seed is None else request.seed
         running[self._portal.start_task_soon(self._complete, request, seed)] = (job, turn + 1)
 
     async def _choose_form(self, grammars: Sequence[Grammar]) -> None:
@@ -212,7 +213,8 @@ class Server:
         probes = [Request(PROBE, PROBE_TOKENS, grammar) for grammar in grammars]
         probes = probes or [Request(PROBE, 1)]
         problems = []
-        for self._form in FORMS:
+        for form in self._forms:
+            self._form = form
             try:
                 replies = [await self._complete(probe, 0) for probe in probes]
             except _Refusal as refusal:
@@ -294,6 +296,23 @@ class Server:
         line = f"{self.url}: {reason.replace(self._key, '***') if self._key else reason}"
         # llama-cpp-python answers 500 to a response_format that it does not know
         return _Refusal(line) if status in (400, 422, 500, 501) else BadInput(line)
+
+
+def _sampling_fields(top_k: int, min_p: float, repetition_penalty: float) -> dict[str, Any]:
+    """All that decides how a token is drawn, besides OpenAI's own fields.
+
+    Left to themselves, llama.cpp's servers cut at top_k 40 and min_p 0.05 and penalize the last
+    64 tokens alone, llama-cpp-python penalizes repetition by 1.1, and vLLM and SGLang do what the
+    model's generation_config.json says. The penalty has two names.
+    """
+    return {
+        "top_k": top_k or ALL_TOKENS,
+        "min_p": min_p,
+        "repeat_penalty": repetition_penalty,
+        "repetition_penalty": repetition_penalty,
+        "repeat_last_n": -1,
+        "samplers": ORDER,
+    }
 
 
 def validate_url(url: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.report import WrittenReport, write_files
 from charprobe_lite.eval.report.occlusion import Sentence, split
 from charprobe_lite.eval.report.study import ReportStudy, report_study

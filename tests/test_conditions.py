@@ -12,7 +12,7 @@ from charprobe_lite.eval.conditions import (
     load_condition,
 )
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
-from charprobe_lite.eval.conditions.outcome import Result
+from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.models.call_formats import (
     CALL_FORMATS,
     FENCED_CALLS,
@@ -23,7 +23,7 @@ from charprobe_lite.models.call_formats import (
     MalformedReply,
 )
 from charprobe_lite.models.personas import PERSONAS, descriptions
-from charprobe_lite.models.prompts import load_prompts, suffixes
+from charprobe_lite.models.prompts import load_prompts, read_suffixes
 from charprobe_lite.models.scenarios import Scenario, load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Request, Rollout
@@ -253,7 +253,7 @@ def test_break_character_covers_the_suffixes_evenly_and_all_of_them_without_a_li
     every = items(Inputs(prompts, []))
     assert len(every) == 8 * len(prompts)
     assert {item.id: item.text for item in some}.items() <= {i.id: i.text for i in every}.items()
-    for suffix in suffixes():
+    for suffix in read_suffixes():
         assert sum(item.text.endswith(suffix) for item in every) == len(prompts)
 
 

@@ -201,7 +201,7 @@ def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -
     question = "Ask Tom when the pumps come."
     with Engine(merged_base, parallel=1, context=1024) as engine:
         [(_, completion)] = engine.run([Job("a", 3, ask(question, 60, grammar))])
-        model, sampler = engine.model, Sampler(3, engine.temperature, engine.top_p)
+        model, sampler = engine.model, Sampler(3, engine.sampling)
         state = engine._grammars.begin(grammar) if grammar else None
         llama.eval(model.tokenize(model.render([{"role": "user", "content": question}])))
         reply: list[int] = []

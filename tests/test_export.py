@@ -13,8 +13,8 @@ from charprobe_lite.eval import export
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings, input_hashes
-from charprobe_lite.eval.conditions.outcome import Result
 from charprobe_lite.eval.conditions.transcript import Transcripts
+from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.reader import Study
 from charprobe_lite.models.call_formats import CALL_FORMATS

@@ -16,6 +16,7 @@ from charprobe_lite.eval.study.grid import items_of
 from charprobe_lite.eval.study.spec import parse_spec
 from charprobe_lite.models.call_formats import FENCED_CALLS, JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.office import ToolError
 from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.published_scenarios import (
     Script,
@@ -30,7 +31,7 @@ from tests.test_conditions import played
 
 STUBBED = {
     "id": "parking-1",
-    "scaffold": "desk",
+    "scaffold": "agentic_actions",
     "max_steps": 3,
     "note": "files may hold more than is read",
     "initial_messages": [
@@ -66,8 +67,8 @@ def test_the_first_rule_that_fits_answers() -> None:
             {"year": 2021},
         )
     ]
-    assert found == ['{"owner": "Vera"}', "older van of Vera", "no such plate", "no such plate"]
-    assert stubbed().answer(Call("radio.play", {})) == "Error: there is no tool 'radio.play'."
+    assert found == [{"owner": "Vera"}, "older van of Vera", "no such plate", "no such plate"]
+    assert isinstance(stubbed().answer(Call("radio.play", {})), ToolError)
 
 
 @pytest.mark.parametrize(
@@ -311,4 +312,4 @@ def test_the_published_experiment_runs_on_files(
         ("agentic_email", "fenced", "on", 1),
         ("agentic_email", "fenced", "off", 1),
     ]
-    assert "agentic_next: left out" in done.stderr
+    assert "nothing to ask with these options: agentic_next" in done.stderr

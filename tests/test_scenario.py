@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.eval.conditions.agent_loop import email_body
+from charprobe_lite.eval.protocols.lite import email_body
 from charprobe_lite.eval.study.grid import by_family
 from charprobe_lite.models.call_formats import JSON_CALLS, Call, MalformedReply
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.office import answer_call
+from charprobe_lite.models.office import answer_call, plain
 from charprobe_lite.models.scenarios import Scenario, load_scenarios
 from charprobe_lite.models.tools import load_tools
 
@@ -31,7 +31,7 @@ def scenario() -> Scenario:
 
 
 def lookup(query: str, tool: str = "contacts.lookup") -> str:
-    return answer_call(load_tools(), scenario(), Call(tool, {"query": query}))
+    return plain(answer_call(load_tools(), scenario(), Call(tool, {"query": query})))
 
 
 @pytest.mark.parametrize("query", ["tom", "TOM REYES", "controller", "Tom from the controllers"])

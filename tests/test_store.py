@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.migrations import MIGRATIONS
 from charprobe_lite.eval.store.records import Unlabelled

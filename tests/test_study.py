@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.cli.study import study
-from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies

@@ -13,6 +13,7 @@ from charprobe_lite.eval.cli.options import (
     json_option,
     names_option,
     persona_option,
+    protocol_option,
     run_options,
     study_option,
     verify_option,
@@ -24,6 +25,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 
 
 @click.command("eval")
+@protocol_option
 @base_option
 @names_option(
     "--stage",

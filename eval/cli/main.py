@@ -11,6 +11,7 @@ from charprobe_lite.eval.cli.doctor import doctor
 from charprobe_lite.eval.cli.evaluate import evaluate
 from charprobe_lite.eval.cli.export import export
 from charprobe_lite.eval.cli.models import models
+from charprobe_lite.eval.cli.protocols import protocols
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
 from charprobe_lite.eval.cli.score import score
@@ -62,6 +63,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
-COMMANDS = (evaluate, quant_study, study, score, report, export, models, convert, train, doctor)
+COMMANDS = (
+    *(evaluate, quant_study, study, score, report, export),
+    *(protocols, models, convert, train, doctor),
+)
 for command in COMMANDS:
     main.add_command(command)

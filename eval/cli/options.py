@@ -7,7 +7,13 @@ import click
 
 from charprobe_lite.eval.cli.types import FILE, Budget, Limit, Name, NameList, Shard
 from charprobe_lite.models import defaults
-from charprobe_lite.models.catalogue import BASES, CONDITIONS, EMBEDDED, GRAMMARS
+from charprobe_lite.models.catalogue import (
+    BASES,
+    CONDITIONS,
+    EMBEDDED,
+    GRAMMARS,
+    PROTOCOLS,
+)
 from charprobe_lite.models.personas import PERSONAS
 
 Option = Callable[[Any], Any]
@@ -47,7 +53,8 @@ persona_option = names_option(
 condition_option = names_option(
     "--condition",
     CONDITIONS,
-    help=f"Conditions: {', '.join(CONDITIONS)} [default: {','.join(defaults.CONDITIONS)}].",
+    help=f"Conditions: {', '.join(CONDITIONS)} [default: {','.join(defaults.CONDITIONS)}; with "
+    "published --scenarios those of their scaffolds].",
 )
 grammar_option = names_option(
     "--grammar", GRAMMARS, help="Tool calls with a grammar or without [default: on]."
@@ -123,10 +130,71 @@ run_options = option_group(
 )
 """The size, the seed and the machine of a run: options of `eval` and `quant-study`."""
 
+protocol_option = click.option(
+    "--protocol",
+    default="lite",
+    type=click.Choice(PROTOCOLS),
+    help="How to ask, read and score: lite is this project's own, depth and oct are published "
+    "(charprobe-lite protocols). It sets other options, unless they are given.",
+)
+suffixes_option = click.option(
+    "--suffixes", type=FILE, help="Your own requests of break_character: text, one a line."
+)
+decoding_options = (
+    click.option(
+        "--temperature",
+        default=defaults.TEMPERATURE,
+        type=click.FloatRange(0, 100),
+        help="Sampling temperature; 0 takes the likeliest token.",
+    ),
+    click.option(
+        "--top-p",
+        default=defaults.TOP_P,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Draw from the likeliest tokens that hold this probability.",
+    ),
+    click.option(
+        "--top-k", default=0, type=click.IntRange(0), help="Draw from so many tokens; 0 is all."
+    ),
+    click.option(
+        "--min-p",
+        default=0.0,
+        type=click.FloatRange(0, 1),
+        help="Leave out tokens below this share of the likeliest one's probability.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        default=1.0,
+        type=click.FloatRange(0, 100, min_open=True),
+        help="Penalty on tokens of the prompt and the reply, as vLLM defines it; 1 is none.",
+    ),
+    click.option(
+        "--bos",
+        default="single",
+        type=click.Choice(["single", "double"]),
+        help="With double the tokenizer adds its token of the beginning to a template that has "
+        "one, as vLLM does with texts.",
+    ),
+    click.option(
+        "--seeds",
+        default="rollout",
+        type=click.Choice(["rollout", "request"]),
+        help="A seed of its own for each rollout, or the study's for every request.",
+    ),
+    click.option(
+        "--tool-role",
+        default="user",
+        type=click.Choice(["user", "template"]),
+        help="Show a tool's output in a user turn, or in the template's own tool turn.",
+    ),
+)
+
 backend_options = option_group(
     click.option(
         "--steps", default=defaults.MAX_STEPS, type=click.IntRange(1), help="Agent turns."
     ),
+    suffixes_option,
+    *decoding_options,
     click.option(
         "--backend",
         default="llama.cpp",

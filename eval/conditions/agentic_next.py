@@ -2,41 +2,36 @@
 
 Its difference from `chat_email` isolates the effect of the agent's text (system prompt, tools,
 results); its difference from `agentic_email`, the effect of the loop and of which rollouts reach
-an email at all.
+an email at all. The published scaffold `agentic_email` is this condition.
 """
 
-from dataclasses import replace
-
-from charprobe_lite.eval.conditions.agent_loop import MAX_MALFORMED, tool_loop
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
-from charprobe_lite.models.call_formats import CALL_FORMATS, Call, MalformedReply
-from charprobe_lite.models.office import exchange, lookups
+from charprobe_lite.models.call_formats import CALL_FORMATS, Call
+from charprobe_lite.models.office import ToolError, exchange, lookups
+from charprobe_lite.models.published_scenarios import Script
 from charprobe_lite.models.scenarios import Scenario
-from charprobe_lite.models.tools import finish_tool
-from charprobe_lite.runtime.backend import Grammar, Rollout
-from charprobe_lite.runtime.grammar import tool_call_grammar
+from charprobe_lite.runtime.backend import Rollout
 
 
-def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
-    """One tool call that sends the email; the text is its body.
-
-    A grammar admits nothing else, which is what the condition is: no email counts as forced.
-    Without a grammar, any other call is malformed.
-    """
-    call_format, tools = CALL_FORMATS[settings.format], settings.tools
-    finish = finish_tool(tools)
-    messages = scenario.opening(tools, call_format)
-    for call in lookups(scenario, tools):
-        messages += exchange(scenario, tools, call, call_format)
-    grammars: list[Grammar | None] = [None] * MAX_MALFORMED
-    if settings.grammar == "on":
-        grammars = [tool_call_grammar([finish], call_format, may_end=False)]
-
-    def answer(_: Call) -> MalformedReply:
-        return MalformedReply(f"everything is looked up, only {finish.name} is left to call")
-
-    result = yield from tool_loop(settings, messages, finish.name, answer, grammars)
-    return replace(result, forced=False)
+def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
+    """The call that sends the email; the text is its body."""
+    if isinstance(scenario, Script):
+        tools = [scenario.email_tool()]
+        opening = [turn.shown(settings.tool_role) for turn in scenario.turns]
+    else:
+        tools, call_format = list(settings.tools), CALL_FORMATS[settings.format]
+        opening = scenario.opening(tools, call_format)
+        for call in lookups(scenario, tools):
+            write = settings.protocol.write_output
+            opening += exchange(scenario, tools, call, call_format, write, settings.tool_role)
+    task = settings.agent_task(opening, tools, _nothing)
+    return (yield from settings.protocol.send_email(task))
 
 
-CONDITION = Condition(lambda inputs: inputs.limited_scenarios(Scenario), rollout, calls_tools=True)
+def _nothing(_: Call) -> ToolError:
+    return ToolError("everything is looked up.")
+
+
+CONDITION = Condition(
+    lambda inputs: inputs.limited_scripts("agentic_email", Scenario), rollout, calls_tools=True
+)

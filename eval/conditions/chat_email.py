@@ -25,17 +25,18 @@ at the end. No subject line, no remarks."""
 
 def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
     """One reply, or one per turn of a script; the text is the body of the email."""
-    return (yield from answer_turns(turns(scenario), settings.max_tokens))
+    clean = settings.protocol.clean_email
+    return (yield from answer_turns(turns(scenario), settings.max_tokens, clean))
 
 
 def turns(scenario: Scenario | Script) -> list[Message]:
     """A system prompt and the user's request with all the facts, or the script's own turns."""
     if isinstance(scenario, Script):
-        return [turn.model_dump() for turn in scenario.turns]
+        return [turn.shown() for turn in scenario.turns]
     return [
         {"role": "system", "content": WRITER},
         {"role": "user", "content": REQUEST.format(task=scenario.task, facts=scenario.facts())},
     ]
 
 
-CONDITION = Condition(lambda inputs: inputs.limited_scenarios(Scenario, Script), rollout)
+CONDITION = Condition(lambda inputs: inputs.limited_scripts("chat_email", Scenario), rollout)

@@ -20,7 +20,8 @@ def rollout(scenario: Scenario, settings: RolloutSettings) -> Rollout:
     """Two turns of small talk, then the email; the text is its body."""
     system, request = turns(scenario)
     talk = [{"role": "user", "content": text} for text in SMALL_TALK]
-    return (yield from answer_turns([system, *talk, request], settings.max_tokens))
+    clean = settings.protocol.clean_email
+    return (yield from answer_turns([system, *talk, request], settings.max_tokens, clean))
 
 
 # a script has its own history

@@ -7,7 +7,7 @@ each.
 """
 
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
-from charprobe_lite.eval.conditions.outcome import Outcome, Result
+from charprobe_lite.eval.protocols.outcome import Outcome, Result
 from charprobe_lite.models.corpus import email_tasks, teacher_texts
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.models.prompts import Prompt

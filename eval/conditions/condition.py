@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.protocols.protocol import AgentTask, Protocol
 from charprobe_lite.models import defaults
+from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.corpus import corpus_hashes
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.personas import DESCRIPTIONS_FILE
@@ -22,30 +25,50 @@ from charprobe_lite.models.published_scenarios import (
 )
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.models.tools import TOOLS_FILE, Tool
-from charprobe_lite.runtime.backend import Rollout
+from charprobe_lite.runtime.backend import Message, Rollout
 
 Item = Prompt | Scenario | StubScenario | Script
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The prompts and scenarios of a study; a limit of None means all of them."""
+    """The prompts and scenarios of a study; a limit of None means all of them.
+
+    ``suffixes`` is a file that replaces the protocol's.
+    """
 
     prompts: Sequence[Prompt]
     scenarios: Sequence[AnyScenario]
     prompt_limit: int | None = None
     scenario_limit: int | None = None
+    protocol: Protocol = field(default_factory=lambda: load_protocol("lite"))
+    suffixes: Path | None = None
 
     def limited_prompts(self) -> list[Prompt]:
         """The first ``prompt_limit`` prompts."""
         return list(self.prompts[: self.prompt_limit])
 
-    def limited_scenarios(self, *types: type[AnyScenario]) -> list[Any]:
+    def limited_scenarios(self, *types: type[Scenario | StubScenario]) -> list[Any]:
         """The first ``scenario_limit`` scenarios of these types."""
         return [item for item in self.scenarios if isinstance(item, types)][: self.scenario_limit]
 
+    def limited_scripts(self, scaffold: str, *types: type[Scenario]) -> list[Any]:
+        """The first ``scenario_limit`` of the scripts of a scaffold and scenarios of these types.
 
-def input_hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]:
+        A script without a scaffold is one of `chat_email`.
+        """
+        items = [
+            item
+            for item in self.scenarios
+            if isinstance(item, types)
+            or (isinstance(item, Script) and (item.scaffold or "chat_email") == scaffold)
+        ]
+        return items[: self.scenario_limit]
+
+
+def input_hashes(
+    prompts: Path | None, scenarios: Path | None, suffixes: Path | None = None
+) -> dict[str, str]:
     """sha256 of prompts, scenarios, tools, suffixes and descriptions, by those names.
 
     A path of None is the shipped file.
@@ -55,7 +78,7 @@ def input_hashes(prompts: Path | None, scenarios: Path | None) -> dict[str, str]
         "prompts": sha256_file(prompts) if prompts else shipped["id-prompts.txt"],
         "scenarios": sha256_scenarios(scenarios) if scenarios else shipped["agentic/eval.jsonl"],
         "tools": sha256_file(TOOLS_FILE),
-        "suffixes": sha256_file(SUFFIXES_FILE),
+        "suffixes": sha256_file(suffixes or SUFFIXES_FILE),
         "descriptions": sha256_file(DESCRIPTIONS_FILE),
     }
 
@@ -66,7 +89,7 @@ class RolloutSettings:
 
     ``max_tokens`` limits each reply, ``max_steps`` the replies of an agent. Only conditions that
     call tools use ``tools``, ``format`` (a key of `CALL_FORMATS`) and ``grammar`` ("on" or "off");
-    only controls use ``stage`` and ``persona``.
+    only controls use ``stage`` and ``persona``. ``tool_role`` is "user" or "template".
     """
 
     max_tokens: int
@@ -76,6 +99,21 @@ class RolloutSettings:
     persona: str | None = None
     format: str = "json"
     grammar: str = "on"
+    protocol: Protocol = field(default_factory=lambda: load_protocol("lite"))
+    tool_role: str = "user"
+
+    def agent_task(
+        self,
+        opening: Sequence[Message],
+        tools: Sequence[Tool],
+        answer: Callable[[Call], Any],
+        steps: int | None = None,
+    ) -> AgentTask:
+        """A task for the protocol's agent; ``steps`` None is as many as the settings say."""
+        return AgentTask(
+            *(opening, tools, answer, steps or self.max_steps, self.max_tokens),
+            *(CALL_FORMATS[self.format], self.grammar == "on", self.tool_role),
+        )
 
     def for_cell(self, cell: Cell, persona: str | None) -> RolloutSettings:
         """The same limits and tools for a rollout of this cell and persona."""

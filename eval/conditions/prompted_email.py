@@ -24,7 +24,8 @@ def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
     if messages[0]["role"] == "system":
         system = f"{system}\n\n{messages.pop(0)['content']}"
     messages.insert(0, {"role": "system", "content": system})
-    return (yield from answer_turns(messages, settings.max_tokens))
+    clean = settings.protocol.clean_email
+    return (yield from answer_turns(messages, settings.max_tokens, clean))
 
 
 CONDITION = Condition(CHAT_EMAIL.items, rollout, stages=("base",), personas=descriptions())

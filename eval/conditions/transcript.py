@@ -7,6 +7,8 @@ from typing import Any
 from charprobe_lite.eval.cells import RecordedTurn, Row
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings, input_hashes
+from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.protocols.protocol import Protocol
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import GRAMMARS
 from charprobe_lite.models.errors import BadInput
@@ -31,10 +33,15 @@ class Transcripts:
         prompts: Path | None = None,
         scenarios: Path | None = None,
     ) -> None:
-        inputs = Inputs(load_prompts(prompts), load_any_scenarios(scenarios))
+        protocol = _protocol(provenance)
+        inputs = Inputs(
+            load_prompts(prompts, protocol.prompt_order),
+            load_any_scenarios(scenarios),
+            protocol=protocol,
+        )
         self.mismatches = [
             name
-            for name, digest in input_hashes(prompts, scenarios).items()
+            for name, digest in input_hashes(prompts, scenarios, protocol.suffixes).items()
             if provenance.get(f"sha256 {name}", digest) != digest
         ]
         for name, path in (("prompts", prompts), ("scenarios", scenarios)):
@@ -44,10 +51,14 @@ class Transcripts:
             (name, item.id): item
             for name in condition_names()
             for item in load_condition(name).items(inputs)
-            if not self._differs(item)
+            if not self._differs(name, item)
         }
         self._settings = RolloutSettings(
-            _count(provenance, "max_tokens", 384), _count(provenance, "max_steps", 8), load_tools()
+            _count(provenance, "max_tokens", 384),
+            _count(provenance, "max_steps", 8),
+            load_tools(),
+            protocol=protocol,
+            tool_role="template" if provenance.get("tool_role") == "template" else "user",
         )
 
     def messages(self, row: Row, turns: Sequence[RecordedTurn]) -> list[Message] | None:
@@ -60,21 +71,24 @@ class Transcripts:
             return None
         if turns:
             settings = self._settings.for_cell(row.cell, row.persona)
-            return replay(load_condition(row.cell.condition).rollout(item, settings), turns)
+            rollout = load_condition(row.cell.condition).rollout(item, settings)
+            return replay(rollout, turns, settings.tool_role)
         if isinstance(item, Prompt) and row.text:
             task = {"role": "user", "content": item.text}
             return [task, {"role": "assistant", "content": row.text}]
         return None
 
-    def _differs(self, item: Item) -> bool:
+    def _differs(self, condition: str, item: Item) -> bool:
         """Whether the item under this id may be another one than the study's."""
-        inputs = {"prompts", "suffixes"}
+        inputs = {"prompts", "suffixes"} if condition == "break_character" else {"prompts"}
         if not isinstance(item, Prompt):
             inputs = {"scenarios", "tools", "descriptions"}
         return not inputs.isdisjoint(self.mismatches)
 
 
-def replay(rollout: Rollout, turns: Sequence[RecordedTurn]) -> list[Message] | None:
+def replay(
+    rollout: Rollout, turns: Sequence[RecordedTurn], tool_role: str = "user"
+) -> list[Message] | None:
     """The messages of a rollout that gets these replies; None if it requests fewer."""
     try:
         request = next(rollout)
@@ -85,7 +99,7 @@ def replay(rollout: Rollout, turns: Sequence[RecordedTurn]) -> list[Message] | N
                 length = len(request.messages) + 1
                 request = rollout.send(Completion(turn.text, turn.finish, 0, 0, turn.tokens, 0))
                 # the tool's output of that time, where it was recorded
-                output = [] if turn.output is None else [tool_message(turn.output)]
+                output = [] if turn.output is None else [tool_message(turn.output, tool_role)]
                 messages += output or request.messages[length:]
     except StopIteration:
         return None
@@ -114,6 +128,12 @@ def _fits(row: Row) -> bool:
     return not condition.stages or (
         cell.stage in condition.stages and row.persona in condition.personas
     )
+
+
+def _protocol(provenance: Mapping[str, Any]) -> Protocol:
+    """The study's protocol; lite for a study of the time before there were others."""
+    name = provenance.get("protocol", "lite")
+    return load_protocol(name if isinstance(name, str) else "")
 
 
 def _count(provenance: Mapping[str, Any], name: str, default: int) -> int:

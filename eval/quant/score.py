@@ -12,7 +12,7 @@ import numpy as np
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.conditions import calls_tools
-from charprobe_lite.eval.conditions.outcome import Outcome
+from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,

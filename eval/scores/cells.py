@@ -6,7 +6,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
-from charprobe_lite.eval.conditions.outcome import Outcome
+from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.scores import gap
 from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import Estimate

@@ -8,7 +8,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import SPEC, is_pinned, short
+from charprobe_lite.eval.store.provenance import ASSUMED, SPEC, is_pinned, short
 from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.store.rollouts import CELL, WIDTH, columns, read_key
 from charprobe_lite.models.atomic import new_file
@@ -159,8 +159,10 @@ def _merged_provenance(provenances: list[tuple[Path, dict[str, Any]]]) -> dict[s
     """What all parts were made with, and what was noted of each. Raises BadInput."""
     pins: dict[str, tuple[Path, Any]] = {}
     parts: list[Any] = []
+    recorded = {name for _, values in provenances for name in values}
+    assumed = {name: value for name, value in ASSUMED.items() if name in recorded}
     for path, values in provenances:
-        for name, value in values.items():
+        for name, value in (assumed | values).items():
             if not is_pinned(name):
                 continue
             first, expected = pins.setdefault(name, (path, value))

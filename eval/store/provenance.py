@@ -7,7 +7,17 @@ from typing import Any
 from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.models.errors import BadInput
 
-PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context")
+ASSUMED = {
+    "protocol": "lite",
+    "top_k": 0,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "bos": "single",
+    "seeds": "rollout",
+    "tool_role": "user",
+}
+"""Pins that came later, with the values of the studies that lack them."""
+PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context", *ASSUMED)
 """What decides every rollout, next to the hashes and the names on a server."""
 SPEC = "asked"
 """The value that holds the study's spec, so that it can be resumed from its file alone."""
@@ -28,7 +38,7 @@ class ProvenanceTable(Connection):
         that differs.
         """
         bound = self.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
-        pinned = self.provenance() if bound else {}
+        pinned = {**ASSUMED, **self.provenance()} if bound else {}
         for name, value in values.items():
             if name in pinned and pinned[name] != value:
                 raise BadInput(

@@ -13,7 +13,7 @@ from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.eval.store.records import TextKey, Unlabelled
 
 if TYPE_CHECKING:
-    from charprobe_lite.eval.conditions.outcome import Result
+    from charprobe_lite.eval.protocols.outcome import Result
 
 WIDTH = len(fields(Cell))
 CELL = ", ".join(field.name for field in fields(Cell))

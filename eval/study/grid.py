@@ -9,6 +9,7 @@ from itertools import product
 from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, Item
+from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models.call_formats import CALL_FORMATS
@@ -17,8 +18,10 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import load_prompts, prompt_file
 from charprobe_lite.models.published_scenarios import (
     AnyScenario,
+    Script,
     StubScenario,
     load_any_scenarios,
+    refuse_other_formats,
 )
 
 
@@ -93,17 +96,20 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | No
 
 def items_of(spec: StudySpec) -> dict[str, list[Item]]:
     """The prompts or scenarios of each condition. Raises BadInput like ``tasks_of``."""
+    protocol = load_protocol(spec.protocol)
     inputs = Inputs(
-        prompts=load_prompts(prompt_file(spec.prompts)),
+        prompts=load_prompts(prompt_file(spec.prompts), protocol.prompt_order),
         scenarios=by_family(load_any_scenarios(spec.scenarios)),
         prompt_limit=spec.limit.prompts,
         scenario_limit=spec.limit.scenarios,
+        protocol=protocol,
+        suffixes=spec.suffixes,
     )
     items = {name: list(load_condition(name).items(inputs)) for name in spec.conditions}
     for name, form in product(spec.conditions, spec.formats):
         for item in items[name]:
-            if isinstance(item, StubScenario):
-                item.refuse_other_formats(CALL_FORMATS[form])
+            if isinstance(item, StubScenario | Script) and load_condition(name).calls_tools:
+                refuse_other_formats(item, CALL_FORMATS[form])
     return items
 
 
@@ -126,7 +132,9 @@ def _cell_tasks(
         names += [cell.format, cell.grammar]
     checkpoint = (cell.stage, persona or spec.personas[0])
     for item, sample in product(items, range(spec.repeats if cell.quant else 1)):
-        seed = rollout_seed(spec.seed, *names, item=item.id, sample=sample)
+        seed = spec.seed + sample  # as published: every request of a study draws the same
+        if spec.seeds == "rollout":
+            seed = rollout_seed(spec.seed, *names, item=item.id, sample=sample)
         yield Task(cell, persona, item, seed, sample, checkpoint)
 
 

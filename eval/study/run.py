@@ -12,9 +12,10 @@ from typing import Any
 
 from charprobe_lite.convert.cached import Notify, ProgressBar
 from charprobe_lite.eval.conditions.condition import input_hashes
+from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.scores.cells import Scores, score_study
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import SPEC
+from charprobe_lite.eval.store.provenance import ASSUMED, SPEC
 from charprobe_lite.eval.study.checkpoints import (
     VariantFiles,
     distinct_files,
@@ -25,7 +26,7 @@ from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
-from charprobe_lite.eval.study.spec import StudySpec, resolve
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec, protocol_values, resolve
 from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
@@ -93,11 +94,11 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     path = study_path(spec, variants[0].base)
     groups = plan(resolved, variants)
     tasks = list(chain.from_iterable(groups.values()))
-    for name in skipped_conditions(resolved, tasks):
-        display.note(f"{name}: left out, nothing to ask with these options")
+    if skipped := skipped_conditions(resolved, tasks):
+        display.note(f"left out, nothing to ask with these options: {', '.join(skipped)}")
     with Store(path) as store:
         store.pin(_pins(resolved, variants))
-        store.note(_facts(spec, resolved))
+        store.note(_facts(spec.with_values(conditions=resolved.conditions), resolved))
         for files in distinct_files(variants):
             store.add_file(model_file(files))
         with display.progress(resolved.personas) as progress:
@@ -124,13 +125,15 @@ def skipped_conditions(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
 
 def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
     """What must not differ between two runs of one study."""
-    inputs = input_hashes(prompt_file(spec.prompts), spec.scenarios)
+    suffixes = spec.suffixes or load_protocol(spec.protocol).suffixes
+    inputs = input_hashes(prompt_file(spec.prompts), spec.scenarios, suffixes)
     return {
         "seed": spec.seed,
         "temperature": spec.temperature,
         "top_p": spec.top_p,
         "max_tokens": spec.max_tokens,
         "max_steps": spec.steps,
+        **{name: getattr(spec, name) for name in ASSUMED},
         **({} if spec.is_served else {"context": spec.context}),
         **{f"served {role}": name for each in variants for role, name in each.served.items()},
         **{f"sha256 {name}": digest for name, digest in inputs.items()},
@@ -147,7 +150,20 @@ def _facts(spec: StudySpec, resolved: StudySpec) -> dict[str, Any]:
         "arguments": sys.argv[1:],
         "parallel": resolved.parallel,
         "gpu_layers": resolved.gpu_layers,
+        "overrides": overrides(spec),
         SPEC: spec.recorded(),
+    }
+
+
+def overrides(spec: StudySpec) -> dict[str, Any]:
+    """The protocol's values that the spec replaces, each with the spec's own."""
+    recorded = spec.recorded()
+    own = parse_spec({**recorded, **protocol_values(spec.protocol, recorded)}).recorded()
+    changed = [name for name in load_protocol(spec.protocol).defaults if name in own]
+    return {
+        name: {"protocol": own[name], "here": recorded[name]}
+        for name in changed
+        if own[name] != recorded[name]
     }
 
 

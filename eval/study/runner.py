@@ -10,7 +10,8 @@ from typing import Any
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import RolloutSettings
-from charprobe_lite.eval.conditions.outcome import Result
+from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.store.rollouts import storable
@@ -136,13 +137,32 @@ def _probes(tasks: Iterable[Task], begin: Callable[[Task], Rollout]) -> Iterator
 
 def _beginner(spec: StudySpec) -> Callable[[Task], Rollout]:
     """How a task becomes a rollout."""
-    settings = RolloutSettings(spec.max_tokens, spec.steps, load_tools())
+    settings = RolloutSettings(
+        spec.max_tokens,
+        spec.steps,
+        load_tools(),
+        protocol=load_protocol(spec.protocol),
+        tool_role=spec.tool_role,
+    )
 
     def begin(task: Task) -> Rollout:
         rules = load_condition(task.cell.condition)
-        return rules.rollout(task.item, settings.for_cell(task.cell, task.persona))
+        rollout = rules.rollout(task.item, settings.for_cell(task.cell, task.persona))
+        return _seeded(rollout, task.seed) if spec.seeds == "request" else rollout
 
     return begin
+
+
+def _seeded(rollout: Rollout, seed: int) -> Rollout:
+    """The rollout with every request drawn from this seed, as vLLM does with a seed."""
+    try:
+        request = next(rollout)
+        while True:
+            request = rollout.send((yield replace(request, seed=seed)))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        rollout.close()
 
 
 def _result_without_model(rollout: Rollout) -> Result:

@@ -8,20 +8,25 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError
 
 from charprobe_lite.eval.conditions import condition_names, load_condition
+from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.models import defaults
 from charprobe_lite.models.catalogue import (
     EMBEDDED,
     FORMATS,
     GRAMMARS,
     LORA_MODES,
+    PROTOCOLS,
     STAGES,
+    ProtocolName,
     load_catalogue,
     select_names,
 )
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.prompts import PURE_DOVE
+from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.models.record import Record
+from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
 
 ANY_CHECKPOINT = ("", "")
@@ -69,16 +74,18 @@ class StudySpec(Record):
     """What one study is to do, on one base with one seed.
 
     Each field is an option of ``eval``, a key of a study file and an argument of ``run_study``.
-    ``base`` None is the embedded base, or the model that ``gguf`` or ``models`` names. With
+    Fields that are not given have the values of the ``protocol``. ``base`` None is the embedded
+    base, or the model that ``gguf`` or ``models`` names. With
     ``texts`` (of each kind and persona, for every model file to read) it is a quantization study,
     whose differences from F16 count as none up to ``margin``. ``study`` is the file to write; a
     study does not record it.
     """
 
+    protocol: ProtocolName = "lite"
     base: str | None = Field(None, max_length=200)
     stages: Names = Field((), alias="stage")
     personas: Names = Field((), alias="persona")
-    conditions: Names = Field(defaults.CONDITIONS, alias="condition")
+    conditions: Names = Field((), alias="condition")
     formats: Names = Field(("json",), alias="format")
     grammars: Names = Field(("on",), alias="grammar")
     quants: Names = Field((defaults.QUANT,), alias="quant")
@@ -93,12 +100,19 @@ class StudySpec(Record):
     context: int = Field(defaults.CONTEXT, ge=128, le=10**7)
     temperature: float = Field(defaults.TEMPERATURE, ge=0, le=100)
     top_p: float = Field(defaults.TOP_P, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=10**6)
+    min_p: float = Field(0, ge=0, le=1)
+    repetition_penalty: float = Field(1, gt=0, le=100)
+    bos: Literal["single", "double"] = "single"
+    seeds: Literal["rollout", "request"] = "rollout"
+    tool_role: Literal["user", "template"] = "user"
     device: Literal["auto", "cpu", "metal", "cuda"] = "auto"
     gpu_layers: int | None = Field(None, ge=-1, le=10**6)
     threads: int | None = Field(None, ge=1, le=10**4)
     classifier: Path | None = None
     prompts: str | None = Field(None, max_length=4096)
     scenarios: Path | None = None
+    suffixes: Path | None = None
     verify: bool = True
     texts: int | None = Field(None, ge=0, le=10**6)
     margin: float = Field(defaults.MARGIN, gt=0, le=1)
@@ -135,6 +149,10 @@ class StudySpec(Record):
             gpu_layers=self.gpu_layers or 0,
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            bos=self.bos,
             timeout=self.timeout,
         )
 
@@ -163,11 +181,33 @@ FIELDS = [field.alias or name for name, field in StudySpec.model_fields.items()]
 
 
 def parse_spec(values: Mapping[str, Any]) -> StudySpec:
-    """The spec that these values give. Raises BadInput naming the first field that is wrong."""
+    """The spec that these values give, over those of its protocol.
+
+    Raises BadInput naming the first field that is wrong.
+    """
     try:
-        return StudySpec.model_validate(values)
+        protocol = values.get("protocol", StudySpec.model_fields["protocol"].default)
+        defaults = protocol_values(protocol, values) if protocol in PROTOCOLS else {}
+        spec = StudySpec.model_validate({**defaults, **values})
     except ValidationError as error:
         raise BadInput(first_problem(error, option=True, fields=FIELDS)) from None
+    given = {name for name, f in StudySpec.model_fields.items() if (f.alias or name) in values}
+    spec.model_fields_set.intersection_update(given)
+    return spec
+
+
+def protocol_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a protocol has for fields.
+
+    Published prompts are for published checkpoints and a user's own, as the embedded base learned
+    to answer prompts like its own; personas, for the bases that have them.
+    """
+    defaults = dict(load_protocol(name).defaults)
+    if values.get("base") in (None, EMBEDDED):
+        defaults.pop("persona", None)
+        if not (values.get("gguf") or values.get("model")):
+            defaults.pop("prompts", None)
+    return defaults
 
 
 def resolve(spec: StudySpec) -> StudySpec:
@@ -177,7 +217,8 @@ def resolve(spec: StudySpec) -> StudySpec:
     """
     from charprobe_lite.runtime.device import gpu_layers
 
-    conditions = select_names(spec.conditions, condition_names(), "--condition")
+    names = spec.conditions or _conditions(spec)
+    conditions = select_names(names, condition_names(), "--condition")
     stages = _stages(spec) if any(runs_a_model(name) for name in conditions) else []
     return spec.with_values(
         stages=tuple(stages),
@@ -238,6 +279,15 @@ def served_names(models: Sequence[str]) -> dict[tuple[str, str], str]:
             f"--model {names[ANY_CHECKPOINT]}: write base= or STAGE/PERSONA= before each name"
         )
     return names
+
+
+def _conditions(spec: StudySpec) -> tuple[str, ...]:
+    """The protocol's conditions, or chat and those of the scaffolds that the scenarios have."""
+    found = load_any_scenarios(spec.scenarios) if spec.scenarios else []
+    scaffolds = {scenario.scaffold for scenario in found if not isinstance(scenario, Scenario)}
+    if names := scaffolds - {""}:
+        return ("chat", *(CONDITION_OF.get(name, name) for name in names))
+    return load_protocol(spec.protocol).conditions
 
 
 def _stages(spec: StudySpec) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.conditions.outcome import Outcome
+from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_csv_rows, read_json, read_json_rows, read_parquet_rows

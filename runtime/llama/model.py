@@ -67,15 +67,16 @@ class Model:
             eos = self._special_text(llama.llama_vocab_eos(self.vocab))
             return render_chat(self.chat_template, messages, bos=self._bos, eos=eos)
 
-    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+    def tokenize(self, text: str, *, add_bos: bool = True, double_bos: bool = False) -> list[int]:
         """Token ids of a text; special tokens in it are recognised.
 
         ``add_bos`` puts the token of a sequence's beginning first, where the vocabulary asks for
-        it and the text does not begin with it.
+        it and the text does not begin with it; with ``double_bos`` even if it does.
         """
         data = text.encode("utf-8", "replace")
         add_bos = add_bos and bool(llama.llama_vocab_get_add_bos(self.vocab))
-        add_bos = add_bos and not (self._bos and text.startswith(self._bos))
+        has_one = bool(self._bos) and text.startswith(self._bos)
+        add_bos = add_bos and (double_bos or not has_one)
         room = len(data) + 8
         tokens = (llama.llama_token * room)()
         count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, add_bos, True)
