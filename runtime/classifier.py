@@ -22,10 +22,14 @@ BATCH_TOKENS = 4096  # of one run, padding included
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest label of a text and the probability of every label, which sum to 1."""
+    """The likeliest label of a text and the probability of every label, which sum to 1.
+
+    ``cut`` says that the text was longer than the model's limit of tokens.
+    """
 
     label: str
     probabilities: dict[str, float]
+    cut: bool = False
 
 
 class ClassifierFiles(NamedTuple):
@@ -50,7 +54,8 @@ class Classifier:
     ``folder`` has an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``;
     ``file`` names the .onnx file where there are several; ``threads`` defaults to ONNX Runtime's
     choice; ``device`` is auto, cpu, metal or cuda. ``labels`` are in the order of the model's
-    outputs. Raises BadInput naming the file that is missing or cannot be used.
+    outputs, ``limit`` is the most tokens that it reads. Raises BadInput naming the file that is
+    missing or cannot be used.
     """
 
     def __init__(
@@ -69,9 +74,8 @@ class Classifier:
         self._pad = config.pad_token_id or 0
         with bad_input(tokenizer, Exception):  # the library raises bare Exception
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        self._tokenizer.enable_truncation(
-            min(config.max_position_embeddings or MAX_TOKENS, MAX_TOKENS)
-        )
+        self.limit = min(config.max_position_embeddings or MAX_TOKENS, MAX_TOKENS)
+        self._tokenizer.enable_truncation(self.limit)
         self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -104,13 +108,15 @@ class Classifier:
         A text's prediction does not depend on the other texts. Raises BadInput when the graph
         cannot run on the tokenizer's ids.
         """
-        rows = [list(item.ids) or [self._pad] for item in self._tokenizer.encode_batch(list(texts))]
+        items = self._tokenizer.encode_batch(list(texts))
+        rows = [list(item.ids) or [self._pad] for item in items]
         predictions: dict[int, Prediction] = {}
         for batch in self._batches([len(row) for row in rows]):
             scores = self._probabilities([rows[index] for index in batch])
             for index, row in zip(batch, scores, strict=True):
                 probabilities = dict(zip(self.labels, row.tolist(), strict=True))
-                predictions[index] = Prediction(self.labels[int(np.argmax(row))], probabilities)
+                label, cut = self.labels[int(np.argmax(row))], bool(items[index].overflowing)
+                predictions[index] = Prediction(label, probabilities, cut)
         return [predictions[index] for index in range(len(rows))]
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -23,6 +23,8 @@ from charprobe_lite.models.published_scenarios import (
     load_any_scenarios,
     refuse_other_formats,
 )
+from charprobe_lite.models.scenarios import Scenario
+from charprobe_lite.models.task_ids import task_of
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,25 @@ def items_of(spec: StudySpec) -> dict[str, list[Item]]:
 
 
 def by_family(scenarios: Sequence[AnyScenario]) -> list[AnyScenario]:
-    """Scenarios in rotation over the families, so that any first n cover as many as possible."""
-    counts: Counter[str] = Counter()
+    """Scenarios in rotation over the families, so that any first n cover as many as possible.
+
+    Published ones are in the order of their tasks, so that the first n are the same tasks in every
+    scaffold.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
     ranks = {}
-    for position, scenario in enumerate(scenarios):
-        counts[scenario.family] += 1
-        ranks[scenario.id] = (counts[scenario.family] if scenario.family else 0, position)
+    for position, scenario in enumerate(sorted(scenarios, key=_task)):
+        scaffold = "" if isinstance(scenario, Scenario) else scenario.scaffold
+        counts[scaffold, scenario.family] += 1
+        rank = counts[scaffold, scenario.family] if scenario.family else 0
+        ranks[scenario.id] = (rank, position)
     return sorted(scenarios, key=lambda scenario: ranks[scenario.id])
+
+
+def _task(scenario: AnyScenario) -> str:
+    """A published task; "" for any other scenario, which keeps its place."""
+    task = task_of(scenario.id)
+    return task if task != scenario.id else ""
 
 
 def _cell_tasks(

@@ -10,6 +10,9 @@ from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.runtime.classifier import Classifier, Prediction
 
+TEXTS_CUT = "texts_cut"
+"""The value of a study that counts the texts that were longer than the classifier's limit."""
+
 
 class Labelling:
     """Labels texts in a thread of its own; records the labels in the store's thread.
@@ -63,6 +66,9 @@ class Labelling:
         predictions, self._predictions = self._predictions.result(), None
         pairs = list(zip(self._batch, predictions, strict=True))
         self._store.classify([(each.rollout, p.label, p.probabilities) for each, p in pairs])
+        if cut := sum(prediction.cut for prediction in predictions):
+            earlier = self._store.provenance().get(TEXTS_CUT, {"texts": 0})["texts"]
+            self._store.note({TEXTS_CUT: {"texts": earlier + cut, "limit": self._classifier.limit}})
         for sample, prediction in pairs:
             counts = self._counts[sample.cell]
             counts[sample.persona, prediction.label] += 1

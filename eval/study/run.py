@@ -24,6 +24,7 @@ from charprobe_lite.eval.study.checkpoints import (
 )
 from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task
+from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, protocol_values, resolve
@@ -103,6 +104,10 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
             store.add_file(model_file(files))
         with display.progress(resolved.personas) as progress:
             run(groups, resolved, variants[0], store, progress)
+        if cut := store.provenance().get(TEXTS_CUT):
+            display.note(
+                f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
+            )
     return StudyRun(path, resolved, variants, tasks)
 
 
