@@ -9,6 +9,7 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study, scores_by_quant
+from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.scores.terminal import gap_table, score_table
 from charprobe_lite.eval.stats.metrics import label_names
 
@@ -153,6 +154,23 @@ def test_comparisons_of_ones_own_are_paired_too() -> None:
     chat, agent = dict.fromkeys(row.cell for row in rows)
     change = scores.resampled.difference((agent, "macro_f1"), (chat, "macro_f1")).change
     assert (change.low, change.high) == (0, 0)
+
+
+def test_published_versions_of_a_task_are_paired() -> None:
+    def study(chat_id: str, agent_id: str) -> Scores:
+        rows = answers("full", "chat_email", 14, prefix=chat_id)
+        rows += answers("full", "agentic_email", 14, prefix=agent_id)
+        return scored([replace(row, item=row.item.replace("-", "") + "_v1") for row in rows])
+
+    ours, published = study("task", "task"), study("chat_email_task", "agentic_actions_task")
+    clusters = [set(labels.cluster) for labels in published.labels.values()]
+    assert clusters == [{f"task{n}_v1" for n in range(20)}] * 2
+    [step], [same] = published.comparison.steps, ours.comparison.steps
+    assert (step.change.low, step.change.value, step.change.high) == (0, 0, 0)
+    assert step.change == same.change
+    # a suffix of break_character is no part of the prompt's name, whatever the name is
+    row = replace(answers("full", "break_character", 1, 1)[0], item="chat_email_task_v1+2")
+    assert cluster_of(row) == "chat_email_task_v1"
 
 
 def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:

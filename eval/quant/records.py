@@ -27,6 +27,7 @@ from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
 from charprobe_lite.models.catalogue import CONDITIONS, LORA_MODES, STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.task_ids import task_of
 
 PRECISIONS = ("fp32", "int8")
 
@@ -154,14 +155,15 @@ def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
 def _fidelity(path: Path, texts: Sequence[RecordedText]) -> dict[str, dict[str, TextFidelity]]:
     """By kind, held-out texts first, and by prompt or scenario.
 
-    The answers of all personas to one prompt are one text, which is resampled as one.
+    The answers of all personas to one prompt are one text, which is resampled as one. The names
+    are those of `gap.cluster_of`.
     """
     parts: dict[str, dict[str, list[TextFidelity]]] = {}
     for text in texts:
         tokens = _tokens(path, text)
         if tokens.nll.size:
             items = parts.setdefault(text.key.kind, {})
-            items.setdefault(text.key.item, []).append(tokens)
+            items.setdefault(task_of(text.key.item), []).append(tokens)
     return {
         kind: {item: TextFidelity.join(tokens) for item, tokens in sorted(parts[kind].items())}
         for kind in (HELD_OUT, *KINDS)

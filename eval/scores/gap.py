@@ -18,6 +18,7 @@ from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, confusion
 from charprobe_lite.eval.stats.metrics import LABEL_STATISTICS, ResampledMetrics
 from charprobe_lite.models.catalogue import STAGES
+from charprobe_lite.models.task_ids import task_of
 
 CONDITION_STEPS = ("chat", "chat_email", "agentic_next", "agentic_email")
 CAUSES = {"chat_email": "format", "agentic_next": "scaffold", "agentic_email": "loop"}
@@ -76,10 +77,14 @@ def labels_of(rows: Sequence[Row], personas: Sequence[str]) -> dict[Cell, Labels
 
 
 def cluster_of(row: Row) -> str:
-    """The prompt or scenario of a row; a prompt with another suffix is the same prompt."""
+    """The prompt or scenario of a row.
+
+    A prompt with another suffix is the same prompt; the chat and agent versions of a published
+    scenario are one task.
+    """
     if row.cell.condition == BREAK_CHARACTER:
         return row.item.rpartition("+")[0] or row.item
-    return row.item
+    return task_of(row.item)
 
 
 def headline_metric(personas: Sequence[str]) -> str:
