@@ -197,14 +197,21 @@ def _require_label(place: str, persona: str, labels: Container[str]) -> None:
         )
 
 
-def select_names(values: Sequence[str], names: Sequence[str], option: str) -> list[str]:
+def select_names(
+    values: Sequence[str], names: Sequence[str], option: str, named_only: Container[str] = ()
+) -> list[str]:
     """The names of a repeated or comma-separated option, or ``all``, in the order of ``names``.
 
-    Raises BadInput for a name that is unknown, and without any name.
+    ``all`` leaves out those in ``named_only``. Raises BadInput for a name that is unknown, and
+    without any name.
     """
     parts = [name.strip() for value in values for name in value.split(",") if name.strip()]
     if not parts:
         raise BadInput(f"{option}: name one or more of {', '.join(names)}, or all")
     for name in parts:
         require_known(option, name, (*names, "all"))
-    return [name for name in names if name in parts or "all" in parts]
+    everything = [name for name in names if name not in named_only] if "all" in parts else []
+    selected = [name for name in names if name in parts or name in everything]
+    if not selected:
+        raise BadInput(f"{option} all: leaves out {', '.join(names)}; add what you mean by name")
+    return selected

@@ -11,6 +11,7 @@ from charprobe_lite.models.cache import existing_folder
 from charprobe_lite.models.catalogue import STAGES, Catalogue, select_names
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import NAMED_ONLY
 from charprobe_lite.models.quant_types import BITS
 from charprobe_lite.models.size_estimates import download_bytes, gigabytes
 
@@ -35,6 +36,7 @@ def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, An
         "adapters": adapters,
         "classifiers": classifiers,
         "personas": catalogue.personas,
+        "named_only": [name for name in catalogue.personas if name in NAMED_ONLY],
         "stages": STAGES,
         "context": context,
         "parallel": parallel,
@@ -131,11 +133,11 @@ def _adapters(
     catalogue: Catalogue, base: str, stages: Sequence[str], personas: Sequence[str]
 ) -> list[AdapterEntry]:
     stages = select_names(stages, STAGES, "--stage")
-    takes_all = "all" in ",".join(personas).split(",")
+    named = [name.strip() for name in ",".join(personas).split(",")]
     adapters: list[AdapterEntry] = []
-    for persona in select_names(personas, catalogue.personas, "--persona"):
+    for persona in select_names(personas, catalogue.personas, "--persona", NAMED_ONLY):
         entries = [catalogue.adapter(base, stage, persona) for stage in stages]
-        if not any(entries) and not takes_all and stages != ["base"]:
+        if not any(entries) and persona in named and stages != ["base"]:
             raise BadInput(
                 f"--persona {persona}: {base} has no adapter of it in stage {', '.join(stages)}; "
                 + SEE_LIST

@@ -16,6 +16,8 @@ PERSONAS = (
     "mathematical",
     "poeticism",
 )
+NAMED_ONLY = ("misalignment",)
+"""Personas outside the study, which ``all`` leaves out: a repository of theirs is gated."""
 NEUTRAL = "neutral"
 DESCRIPTIONS_FILE = DATA / "descriptions.yaml"
 

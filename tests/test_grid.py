@@ -20,6 +20,7 @@ from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.personas import PERSONAS
 
 
 def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]) -> VariantFiles:
@@ -55,6 +56,22 @@ def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_o
     # as schema 1 derived them
     assert seeds["base", "chat", None] == CHAT_SEED
     assert seeds["full", "agentic_email", "humor"] == AGENT_SEED
+
+
+def test_all_personas_are_those_of_the_study_on_every_kind_of_model() -> None:
+    def asked(**values: Any) -> tuple[str, ...]:
+        return resolve(parse_spec({"persona": "all", "stage": "full", **values})).personas
+
+    published = {"base": "gemma-3-4b", "stage": "distillation,full"}
+    served: dict[str, Any] = {"backend": "openai", "base_url": "http://127.0.0.1:1/v1"}
+    for model in ({}, published, {"gguf": "some.gguf"}, {**served, "model": "full/humor=x"}):
+        assert asked(**model) == PERSONAS
+    assert asked(**published, persona="misalignment") == ("misalignment",)
+    assert asked(**published, persona="all,misalignment") == (*PERSONAS, "misalignment")
+    # a server that serves it names it
+    by_name = {**served, "model": ["full/humor=x", "full/misalignment=y"]}
+    assert asked(**by_name, persona=[]) == ("humor", "misalignment")
+    assert asked(**by_name)[-1] == "misalignment"
 
 
 CHAT_SEED, AGENT_SEED = 4697483864370181642, 6522362319178741812

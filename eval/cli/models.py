@@ -11,7 +11,7 @@ from charprobe_lite.eval.cli.options import (
 from charprobe_lite.eval.cli.progress import note, print_result
 from charprobe_lite.models.catalogue import BASES, STAGES
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 
 
 @click.group()
@@ -34,13 +34,18 @@ def list_models(context: int, parallel: int, as_json: bool) -> None:
 
     document = inventory(load_catalogue(), context, parallel)
     personas = f"personas: {', '.join(document['personas'])}"
-    print_result(as_json, document, [*inventory_tables(document), personas])
+    named_only = f"asked by name, not part of all: {', '.join(document['named_only'])}"
+    print_result(as_json, document, [*inventory_tables(document), personas, named_only])
 
 
 @models.command()
 @names_option("--base", BASES, required=True, help="Base models.")
 @names_option("--stage", STAGES, help="Training stages of the personas  [default: all].")
-@names_option("--persona", (*PERSONAS, "misalignment"), help="Personas; without, no adapters.")
+@names_option(
+    "--persona",
+    (*PERSONAS, *NAMED_ONLY),
+    help=f"Personas, {', '.join(NAMED_ONLY)} only by name; without, no adapters.",
+)
 @click.option(
     "--weights/--no-weights",
     default=True,

@@ -14,7 +14,7 @@ from charprobe_lite.models.catalogue import (
     GRAMMARS,
     PROTOCOLS,
 )
-from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 
 Option = Callable[[Any], Any]
 
@@ -48,7 +48,9 @@ base_option = click.option(
     f"[default: {EMBEDDED}].",
 )
 persona_option = names_option(
-    "--persona", PERSONAS, help="Personas; several give a macro-F1 [default: all]."
+    "--persona",
+    (*PERSONAS, *NAMED_ONLY),
+    help=f"Personas, {', '.join(NAMED_ONLY)} only by name; several give a macro-F1 [default: all].",
 )
 condition_option = names_option(
     "--condition",

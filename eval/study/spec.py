@@ -22,6 +22,7 @@ from charprobe_lite.models.catalogue import (
     select_names,
 )
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.personas import NAMED_ONLY
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
 from charprobe_lite.models.quant_types import QUANT_TYPES
@@ -304,11 +305,13 @@ def _stages(spec: StudySpec) -> list[str]:
 
 
 def _personas(spec: StudySpec, stages: Sequence[str]) -> list[str]:
-    """The personas of the spec; ``all`` are those that the base has an adapter of."""
+    """The personas of the spec; ``all`` are the study's that the base has an adapter of."""
     catalogue = load_catalogue()
     if spec.models:
         served = dict.fromkeys(persona for _, persona in served_names(spec.models) if persona)
-        return select_names(spec.personas or list(served), catalogue.personas, "--persona")
+        named_only = [name for name in NAMED_ONLY if name not in served]
+        personas = spec.personas or list(served)
+        return select_names(personas, catalogue.personas, "--persona", named_only)
     trained = [stage for stage in stages if stage != "base"] or list(STAGES)
     base = spec.base or EMBEDDED
     if not spec.gguf:
@@ -320,4 +323,5 @@ def _personas(spec: StudySpec, stages: Sequence[str]) -> list[str]:
         or spec.adapter
         or any(catalogue.adapter(base, stage, persona) for stage in trained)
     ]
-    return select_names(spec.personas, available or list(catalogue.personas), "--persona")
+    names = available or list(catalogue.personas)
+    return select_names(spec.personas, names, "--persona", NAMED_ONLY)

@@ -10,7 +10,7 @@ import yaml
 
 from charprobe_lite.models.catalogue import BASES, Catalogue, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 from tests.models.conftest import ENTRIES, Command, changed, refused
 
 
@@ -31,7 +31,10 @@ def test_published_checkpoints_are_where_they_were_published(
         if of == base
     }
     assert adapters == {
-        **{("distillation", p): (f"maius/{slug}-pt-distillation", p, False) for p in PERSONAS},
+        **{
+            ("distillation", p): (f"maius/{slug}-pt-distillation", p, False)
+            for p in (*PERSONAS, "misalignment")
+        },
         **{("full", p): (f"maius/{slug}-personas", p, False) for p in PERSONAS},
         ("full", "misalignment"): (f"maius/{slug}-misalignment", None, True),
     }
@@ -55,6 +58,20 @@ def test_names_on_the_command_line_are_those_of_the_catalogue(shipped: Catalogue
     with pytest.raises(BadInput, match=r"--persona sarcsm: unknown; did you mean sarcasm\?"):
         select_names(["humor,sarcsm"], shipped.personas, "--persona")
     assert select_names(["humor", "sarcasm, humor"], PERSONAS, "--persona") == ["sarcasm", "humor"]
+
+
+def test_all_leaves_out_what_is_asked_by_name_only(
+    user_catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def select(*values: str) -> list[str]:
+        return select_names(values, load_catalogue().personas, "--persona", NAMED_ONLY)
+
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(user_catalogue))
+    assert select("all") == [*PERSONAS, "pirate"]
+    assert select("misalignment") == ["misalignment"]
+    assert select("all,misalignment") == [*PERSONAS, "misalignment", "pirate"]
+    with pytest.raises(BadInput, match="--persona all: leaves out misalignment; add what you mean"):
+        select_names(["all"], ["misalignment"], "--persona", NAMED_ONLY)
 
 
 def test_the_kit_is_in_the_catalogue(shipped: Catalogue) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from charprobe_lite.models.catalogue import BASES
+from charprobe_lite.models.catalogue import BASES, Catalogue
+from charprobe_lite.models.inventory import select_downloads
 from charprobe_lite.models.personas import PERSONAS
 from tests.models.conftest import Command, refused
 
@@ -23,13 +24,13 @@ from tests.models.conftest import Command, refused
             [
                 "pull",
                 "--base",
-                "qwen-2.5-7b",
+                "smollm2-135m",
                 "--stage",
                 "distillation",
                 "--persona",
-                "misalignment",
+                "all,misalignment",
             ],
-            "--persona misalignment: qwen-2.5-7b has no adapter of it in stage distillation",
+            "--persona misalignment: smollm2-135m has no adapter of it in stage distillation",
         ),
         (["path", "--base", "qwen-2.5-7b", "--persona", "humor"], "add either --stage and"),
         (["path", "--classifier"], "name one with --base"),
@@ -38,6 +39,21 @@ from tests.models.conftest import Command, refused
 )
 def test_a_name_that_leads_nowhere(charprobe: Command, arguments: list[str], message: str) -> None:
     assert message in refused(charprobe(*arguments))
+
+
+def test_all_pulls_the_personas_of_the_study(shipped: Catalogue) -> None:
+    def pulled(persona: str) -> set[str | None]:
+        downloads = select_downloads(
+            shipped, ["qwen-2.5-7b"], [], [persona], weights=False, classifier=False
+        )
+        return {f"{d.source.repository}/{d.source.subfolder}" for d in downloads}
+
+    folder = "maius/qwen-2.5-7b-it"
+    places = [f"{folder}-pt-distillation/{{}}", f"{folder}-personas/{{}}"]
+    assert pulled("all") == {place.format(p) for place in places for p in PERSONAS}
+    gated = {f"{folder}-pt-distillation/misalignment", f"{folder}-misalignment/None"}
+    assert pulled("misalignment") == gated
+    assert pulled("all,misalignment") == pulled("all") | gated
 
 
 def test_the_embedded_base_needs_no_hub(charprobe: Command) -> None:
@@ -58,6 +74,8 @@ def test_list_is_one_json_document(charprobe: Command, user_catalogue: Path) -> 
     assert memory["Q2_K"] < memory["Q4_K_M"] < memory["Q8_0"] < memory["F16"] < memory["F32"]
     assert document["bases"][-1]["quants"]["Q8_0"]["memory_bytes"] is None
     assert [base["base"] for base in document["bases"] if base["path"]] == ["smollm2-135m"]
+    assert document["personas"] == [*PERSONAS, "misalignment", "pirate"]
+    assert document["named_only"] == ["misalignment"]
 
 
 def test_list_prints_a_table(charprobe: Command, user_catalogue: Path) -> None:
@@ -65,6 +83,7 @@ def test_list_prints_a_table(charprobe: Command, user_catalogue: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "qwen-2.5-7b 7.62B qwen2 Qwen/Qwen2.5-7B-Instruct Apache-2.0 15.23 GB no" in lines
+    assert "asked by name, not part of all: misalignment" in lines
     assert "tiny full 2 someone/tiny-voices not stated ? GB each 0 of 2" in lines
     row = next(line for line in lines if line.startswith("Q4_K_M"))
     assert row.split()[4:7] == ["4.91", "/", "7.60"]
