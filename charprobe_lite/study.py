@@ -31,7 +31,10 @@ TURN = (
     *("persona", "item", "sample", "turn", "text", "finish"),
     *("tool", "arguments", "output", "tokens"),
 )
-STEP = ("base", "stage", "quant", "lora", "from", "to", "cause", "estimate", "ci_low", "ci_high")
+STEP = (
+    *("base", "stage", "quant", "lora", "from", "to", "cause"),
+    *("estimate", "ci_low", "ci_high", "personas"),
+)
 INTERVALS = {
     "macro_f1": ("macro_f1_ci", "macro_f1_ci_rows"),
     "detection_rate": ("ci", "ci_rows"),
@@ -130,7 +133,8 @@ class Study:
     @spelled("argument")
     def gap(self) -> pd.DataFrame:
         """One row per step from chat to agent within a stage: ``from``, ``to``, its ``cause``, and
-        the paired difference of macro-F1 (of the detection rate for one persona)."""
+        the paired difference of macro-F1 (of the detection rate for one persona). ``personas`` are
+        those that both have a classified text of, None for all of the study."""
         return _frame(
             (
                 {
@@ -139,6 +143,7 @@ class Study:
                     "to": step.after.label,
                     "cause": step.cause,
                     **_estimate("estimate", step.change),
+                    "personas": step.personas,
                 }
                 for step in self._scores().comparison.steps
             ),

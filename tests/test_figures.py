@@ -75,6 +75,25 @@ def test_the_waterfall_takes_the_steps_that_the_study_has(tmp_path: Path) -> Non
     )
 
 
+def test_a_change_of_the_waterfall_is_over_the_personas_of_both_sides(tmp_path: Path) -> None:
+    rollouts = [
+        (Cell("kit", "full", condition, "Q8_0"), persona, str(n), chat("text"), label)
+        for condition, personas in (("chat", PERSONAS[:3]), ("agentic_email", PERSONAS[:2]))
+        for persona in personas
+        for n in range(4)
+        for label in ["neutral" if persona == PERSONAS[2] or not n else persona]
+    ]
+    numbers = waterfall.numbers(report_study(write_study(tmp_path / "s.sqlite", rollouts)))
+    records = waterfall.records(numbers)
+    assert [record["change"] for record in records] == [None, 0]
+    assert [record["value"] for record in records] == pytest.approx([6 / 7 * 2 / 3, 6 / 7])
+    assert [record["personas"] for record in records] == [None, ", ".join(PERSONAS[:2])]
+    [axis] = waterfall.draw(numbers, canvas.LIGHT).axes
+    ticks = ["".join(label.get_text().split()) for label in axis.get_xticklabels()]
+    assert ticks == ["chat", "toagentic_email,2personas", "agentic_email"]
+    assert axis.patches[1].get_y() == pytest.approx(6 / 7)  # not the level of all three
+
+
 def test_merged_and_runtime_adapters_have_a_waterfall_each(tmp_path: Path) -> None:
     rollouts = [
         (Cell("kit", "full", condition, "Q8_0", lora=lora), "humor", str(n), chat("text"), label)

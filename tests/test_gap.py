@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import jsonschema
+import numpy as np
 import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study, scores_by_quant
 from charprobe_lite.eval.scores.gap import cluster_of
-from charprobe_lite.eval.scores.terminal import gap_table, score_table
+from charprobe_lite.eval.scores.terminal import (
+    class_notes,
+    conclusion,
+    gap_table,
+    score_table,
+)
 from charprobe_lite.eval.stats.metrics import label_names
 
 PERSONAS = ["humor", "sarcasm"]
+FOUR = [*PERSONAS, "loving", "remorse"]
+SCHEMA = Path(__file__).parent.parent / "docs" / "schemas" / "eval.json"
 
 
 def answers(
@@ -171,6 +182,114 @@ def test_published_versions_of_a_task_are_paired() -> None:
     # a suffix of break_character is no part of the prompt's name, whatever the name is
     row = replace(answers("full", "break_character", 1, 1)[0], item="chat_email_task_v1+2")
     assert cluster_of(row) == "chat_email_task_v1"
+
+
+def random_study(seed: int) -> list[Row]:
+    """Two stages in two conditions and a ceiling; four personas, half of the texts misread."""
+    rng = np.random.default_rng(seed)
+    places = [("base", "chat"), ("base", "agentic_email"), ("full", "chat")]
+    places += [("full", "agentic_email"), ("teacher", "classifier_ceiling")]
+    rows = []
+    for stage, condition in places:
+        for persona in FOUR if stage != "base" else [None]:
+            for item in range(6):
+                own = persona and rng.random() < (0.9 if stage == "teacher" else 0.5)
+                label = persona if own else str(rng.choice([*FOUR, "neutral"]))
+                cell = Cell("kit", stage, condition, "Q8_0" if stage != "teacher" else None)
+                rows.append(
+                    Row(cell, persona, f"i-{item}", 0, 0, "sent", False, "x", label, {}),
+                )
+    return rows
+
+
+def four_scored(rows: list[Row], personas: list[str]) -> Scores:
+    return score_study(rows, list(dict.fromkeys(row.cell for row in rows)), personas, 0)
+
+
+def estimates(scores: Scores) -> dict[object, tuple[float, float, float]]:
+    """Every difference and retention, with its interval."""
+    comparison = scores.comparison
+    steps = {
+        (step.before, step.after): step.change for step in (*comparison.steps, *comparison.stages)
+    }
+    return {
+        place: (estimate.value, *estimate.ends)
+        for place, estimate in {**steps, **comparison.retention}.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_persona_without_texts_on_one_side_is_left_out_on_both(seed: int) -> None:
+    rows, lost = random_study(seed), FOUR[seed % 4]
+    agent = Cell("kit", "full", "agentic_email", "Q8_0")
+    dropped = [row for row in rows if (row.cell, row.persona) != (agent, lost)]
+    others = [persona for persona in FOUR if persona != lost]
+    by_hand = [row for row in rows if row.persona != lost]
+    scores, expected = four_scored(dropped, FOUR), estimates(four_scored(by_hand, others))
+    untouched = estimates(four_scored(rows, FOUR))
+    for place, values in estimates(scores).items():
+        touched = agent in place if isinstance(place, tuple) else place == agent
+        # what does not see the cell stays as it was; what does is the comparison by hand
+        assert values == pytest.approx((expected if touched else untouched)[place], abs=1e-12)
+    comparison = scores.comparison
+    for step in (*comparison.steps, *comparison.stages):
+        assert step.personas == (others if agent in (step.before, step.after) else None)
+    assert comparison.retention[agent].personas == others
+    document = json.loads(json.dumps(scores.by_cell[3].as_json() | comparison.as_json()))
+    assert document["retention"]["personas"] == others
+    assert [entry.get("personas") for entry in document["stages"]] == [None, others]
+    defs = json.loads(SCHEMA.read_text("utf-8"))["$defs"]
+    for kind, entries in (
+        ("step", document["gap"]),
+        ("stage_step", document["stages"]),
+        ("value", [document["retention"]]),
+    ):
+        for entry in entries:
+            jsonschema.validate(entry, {"$ref": f"#/$defs/{kind}", "$defs": defs})
+
+
+def test_three_silent_agents_change_no_difference_and_are_named() -> None:
+    # the three personas that fail are those that are never recognised
+    def rows(condition: str, personas: list[str]) -> list[Row]:
+        cell = Cell("kit", "full", condition, "Q8_0")
+        return [
+            Row(cell, p, f"i-{n}", 0, 0, "sent", False, "x", p if p == "humor" else "neutral", {})
+            for p in personas
+            for n in range(4)
+        ]
+
+    scores = four_scored(rows("chat", FOUR) + rows("agentic_email", ["humor"]), FOUR)
+    assert [score.macro_f1 for score in scores.by_cell] == pytest.approx([1 / 4, 1])
+    [step] = scores.comparison.steps
+    assert (step.change.value, *step.change.ends) == (0, 0, 0)
+    assert step.personas == ["humor"]
+    assert conclusion(scores).startswith(
+        "1 of 4 personas (without sarcasm, loving, remorse), stage full: macro-F1 1.00 [1.00, 1.00]"
+    )
+    [note] = class_notes(scores)
+    assert note.startswith(
+        "* full agentic_email has no classified text of sarcasm, loving, remorse: left out"
+    )
+    [change] = gap_table(scores.comparison).columns[-2].cells
+    assert change == "+0.000*"
+    column = score_table(scores.by_cell, "").columns[-2]
+    assert list(column.cells) == ["0.250", "1.000*"]
+
+
+def test_cells_that_share_no_persona_are_not_compared() -> None:
+    rows = answers("base", "chat", 3) + answers("full", "chat", 9)
+    rows += answers("full", "agentic_email", 9) + answers("teacher", "classifier_ceiling", 19)
+    chat, agent = (Cell("kit", "full", name, "Q8_0") for name in ("chat", "agentic_email"))
+    silent = {chat: "humor", agent: "sarcasm"}
+    scores = scored([row for row in rows if silent.get(row.cell) != row.persona or not row.persona])
+    assert scores.comparison.steps == scores.comparison.as_json()["gap"] == []
+    assert scores.comparison.retention[chat].personas == ["sarcasm"]
+    assert class_notes(scores)[-1] == (
+        "full chat to full agentic_email: not compared, as no persona has a classified text in both"
+    )
+    assert conclusion(scores) == (
+        "2 personas, stage full: none has a text in both, so nothing is compared."
+    )
 
 
 def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:

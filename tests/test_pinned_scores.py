@@ -124,7 +124,7 @@ def numbers() -> Any:
         "by_cell": [score.as_json() for score in scores.by_cell],
         "by_persona": [score.as_json() for score in scores.by_persona],
         "comparison": scores.comparison.as_json(),
-        "conclusion": conclusion(scores.by_cell),
+        "conclusion": conclusion(scores),
         "quants": score_quants(
             quant_records(), PERSONAS, 0.05, 3, resamples=300, classifier=classifier
         ).as_json(),

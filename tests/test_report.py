@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
 from charprobe_lite.eval.scores.terminal import conclusion
 
 
@@ -26,10 +26,12 @@ def rows(stage: str, condition: str, persona: str, labels: list[str | None]) -> 
     ]
 
 
+def study(rollouts: list[Row]) -> Scores:
+    return score_study(rollouts, list(dict.fromkeys(row.cell for row in rollouts)), ["humor"], 0)
+
+
 def scores(rollouts: list[Row]) -> list[CellScore]:
-    return score_study(
-        rollouts, list(dict.fromkeys(row.cell for row in rollouts)), ["humor"], 0
-    ).by_cell
+    return study(rollouts).by_cell
 
 
 H, N = "humor", "neutral"
@@ -49,14 +51,14 @@ def test_the_sentence_says_what_the_samples_can_tell(
     emails: list[str | None], verdict: str
 ) -> None:
     rollouts = rows("full", "chat", H, [H] * 29 + [N]) + rows("full", "agentic_email", H, emails)
-    assert verdict in conclusion(scores(rollouts))
+    assert verdict in conclusion(study(rollouts))
 
 
 def test_the_sentence_speaks_of_the_most_trained_stage_even_if_it_sent_nothing() -> None:
     rollouts = rows("base", "chat", None, [N] * 9) + rows("base", "agentic_email", None, [N] * 9)
-    assert "untrained base" in conclusion(scores(rollouts))
+    assert "untrained base" in conclusion(study(rollouts))
     rollouts += rows("full", "chat", H, [H] * 9) + rows("full", "agentic_email", H, [None] * 9)
-    assert "stage full: no email" in conclusion(scores(rollouts))
+    assert "stage full: no email" in conclusion(study(rollouts))
 
 
 def test_yield_and_forced_count_rollouts_and_emails() -> None:

@@ -8,7 +8,7 @@ from charprobe_lite.eval.cli.progress import conversion_bar, note
 from charprobe_lite.eval.quant.run import QuantFindings
 from charprobe_lite.eval.quant.tables import terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
-from charprobe_lite.eval.scores.terminal import conclusion, gap_table, score_table
+from charprobe_lite.eval.scores.terminal import class_notes, conclusion, gap_table, score_table
 from charprobe_lite.eval.study.progress import watching
 from charprobe_lite.eval.study.run import Display, ScoredStudy
 
@@ -35,4 +35,5 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
         if scores.by_persona != scores.by_cell:
             yield score_table(scores.by_persona, "per persona")
             yield gap_table(scores.comparison)
-        yield conclusion(scores.by_cell)
+            yield from class_notes(scores)
+        yield conclusion(scores)

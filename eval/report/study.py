@@ -74,7 +74,7 @@ class ReportStudy(Study):
     @property
     def conclusion(self) -> str:
         """One plain sentence."""
-        return conclusion(self.scores.by_cell)
+        return conclusion(self.scores)
 
     @property
     def metric(self) -> str:

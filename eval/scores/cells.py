@@ -52,7 +52,7 @@ class CellScore:
     f1_ci: tuple[float, float] | None = None
     precision: float | None = None
     bounds: tuple[float, float] | None = None
-    retention: Estimate | None = None
+    retention: gap.Retention | None = None
     calibration: classification.Calibration | None = None
     confusion: classification.Confusion | None = None
     format: str | None = None
@@ -60,11 +60,26 @@ class CellScore:
     lora: str | None = None
 
     @property
+    def cell(self) -> Cell:
+        """The cell that is scored."""
+        return Cell(
+            *(self.base, self.stage, self.condition),
+            *(self.quant, self.format, self.grammar, self.lora),
+        )
+
+    @property
     def label(self) -> str:
         """The condition and how tool calls are written, see `Cell.label`."""
-        return Cell(
-            self.base, self.stage, self.condition, self.quant, self.format, self.grammar
-        ).label
+        return replace(self.cell, lora=None).label
+
+    @property
+    def missing(self) -> list[str]:
+        """The personas of a group that a scored cell has no classified text of."""
+        if self.confusion is None:
+            return []
+        rows = zip(self.confusion.labels, self.confusion.counts, strict=True)
+        present = {label for label, counts in rows if any(counts)}
+        return [persona for persona in self.persona.split(",") if persona not in present]
 
     @property
     def headline(self) -> Estimate | None:
@@ -77,7 +92,10 @@ class CellScore:
 
     def as_json(self) -> dict[str, Any]:
         """The cell as ``--json`` prints it."""
-        return {name.rstrip("_"): value for name, value in asdict(self).items()}
+        document = {name.rstrip("_"): value for name, value in asdict(self).items()}
+        if self.retention and self.retention.personas is None:
+            del document["retention"]["personas"]
+        return document
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ def score_study(
     labels = gap.labels_of([row for row in rows if row.cell in cells], personas)
     names = label_names(labels.values())
     resampled = ResampledMetrics(label_metrics(labels, names), seed)
-    comparison = gap.compare(resampled, list(labels), gap.headline_metric(personas))
+    comparison = gap.compare(resampled, labels, personas)
     by_cell, by_persona = [], []
     for cell in cells:
         cell_rows = [row for row in rows if row.cell == cell and row.persona in (None, *personas)]
@@ -205,11 +223,12 @@ def scores_by_quant(scores: Scores) -> dict[str | None, Scores]:
         names, comparison = (None, quant) if quant == quants[0] else (quant,), scores.comparison
         steps = [step for step in comparison.steps if step.after.quant in names]
         stages = [step for step in comparison.stages if step.after.quant in names]
+        unshared = [pair for pair in comparison.unshared if pair.after.quant in names]
         return replace(
             scores,
             by_cell=[score for score in scores.by_cell if score.quant in names],
             by_persona=[score for score in scores.by_persona if score.quant in names],
-            comparison=replace(comparison, steps=steps, stages=stages),
+            comparison=replace(comparison, steps=steps, stages=stages, unshared=unshared),
         )
 
     return {quant: select(quant) for quant in quants}

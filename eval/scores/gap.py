@@ -3,10 +3,11 @@
 Each step changes one thing: from a chat to an email that is asked for without tools (the format),
 to the last turn of a recorded trajectory (the scaffold's text), to the full tool loop (the loop).
 Every number has its interval from one `ResampledMetrics`, so a step between conditions over the
-same scenarios is a paired difference.
+same scenarios is a paired difference. Cells are compared over the personas that all of them have a
+classified text of.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
@@ -15,8 +16,13 @@ import numpy as np
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import Labels, confusion
-from charprobe_lite.eval.stats.metrics import LABEL_STATISTICS, ResampledMetrics
+from charprobe_lite.eval.stats.classification import Labels, confusion, shared_classes
+from charprobe_lite.eval.stats.metrics import (
+    LABEL_STATISTICS,
+    ResampledMetrics,
+    label_metric,
+    label_names,
+)
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.task_ids import task_of
 
@@ -26,19 +32,37 @@ BREAK_CHARACTER = "break_character"
 CEILING = "classifier_ceiling"
 MISSED = ""
 """The label of a missing email where it counts as a miss: no persona."""
-Change = Callable[[Cell, Cell], Estimate]
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """``after`` minus ``before``, and what changes between them, such as "format + scaffold"."""
+class CellPair:
+    """Two cells to compare, and what changes between them, such as "format + scaffold"."""
 
     before: Cell
     after: Cell
     cause: str
+
+
+@dataclass(frozen=True)
+class Difference(CellPair):
+    """``after`` minus ``before``, and the level of each.
+
+    All are over ``personas``, those that both cells have a classified text of; None for all of
+    the study.
+    """
+
     change: Estimate
+    levels: tuple[Estimate, Estimate]
+    personas: list[str] | None
+
+
+@dataclass(frozen=True)
+class Retention(Estimate):
+    """Retention over the ``personas`` that all three cells have a text of, as in `Difference`."""
+
+    personas: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -48,13 +72,15 @@ class Comparison:
     ``steps``: from condition to condition within a stage, with ``total`` for the sum where there
     is more than one. ``stages``: from one stage to the next within a condition. ``retention`` by
     cell; ``ceilings``: the classifier on its teachers' emails, by cell. The metric is macro-F1, or
-    the detection rate for one persona.
+    the detection rate for one persona. ``unshared`` are pairs that no persona has a text on both
+    sides of, so they have no difference.
     """
 
     steps: list[Difference]
     stages: list[Difference]
-    retention: dict[Cell, Estimate]
+    retention: dict[Cell, Retention]
     ceilings: dict[Cell, Estimate]
+    unshared: list[CellPair]
 
     def as_json(self) -> dict[str, Any]:
         """``gap``, ``stages`` and ``ceilings``, as ``--json`` prints them."""
@@ -92,17 +118,64 @@ def headline_metric(personas: Sequence[str]) -> str:
     return "macro_f1" if len(personas) > 1 else "accuracy"
 
 
-def compare(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> Comparison:
-    """Differences in ``metric`` between ``cells``, those of ``resampled``."""
+@dataclass(frozen=True)
+class SharedMetric:
+    """The headline metric of cells, over the personas that all cells of a comparison have."""
 
-    def change(before: Cell, after: Cell) -> Estimate:
-        return resampled.difference((after, metric), (before, metric)).change
+    resampled: CellMetrics
+    labels: Mapping[Cell, Labels]
+    personas: Sequence[str]
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric over all personas."""
+        return headline_metric(self.personas)
+
+    def shared(self, cells: Iterable[Cell]) -> list[str]:
+        """The personas that all ``cells`` have a classified text of, in the study's order."""
+        classes = shared_classes(self.labels[cell] for cell in cells)
+        return [persona for persona in self.personas if persona in classes]
+
+    def named(self, personas: list[str]) -> list[str] | None:
+        """The personas where they are not all of the study's."""
+        return personas if len(personas) < len(self.personas) else None
+
+    def key(self, cell: Cell, personas: Sequence[str]) -> tuple[Cell, str]:
+        """Names the metric of a cell over some of the personas that it has texts of."""
+        whole, labels = (cell, self.metric), self.labels[cell]
+        if set(personas) == set(labels.true):
+            return whole
+        key, part = (cell, f"{self.metric} of {','.join(personas)}"), labels.of_classes(personas)
+        if key not in self.resampled.metrics:
+            metric = label_metric(part, label_names([part]), LABEL_STATISTICS[self.metric])
+            self.resampled.add_part(key, whole, metric)
+        return key
+
+    def difference(self, pair: CellPair) -> Difference | None:
+        """The difference of a pair; None where no persona is shared."""
+        personas = self.shared((pair.before, pair.after))
+        if not personas:
+            return None
+        before, after = (self.key(cell, personas) for cell in (pair.before, pair.after))
+        change = self.resampled.difference(after, before).change
+        levels = self.resampled.estimate(before), self.resampled.estimate(after)
+        return Difference(pair.before, pair.after, pair.cause, change, levels, self.named(personas))
+
+
+def compare(
+    resampled: CellMetrics, labels: Mapping[Cell, Labels], personas: Sequence[str]
+) -> Comparison:
+    """Differences between the cells of ``labels``, whose metrics ``resampled`` holds."""
+    metric, cells = SharedMetric(resampled, labels, personas), list(labels)
+    steps, stages = _steps(cells), _stages(cells)
+    differences = {pair: metric.difference(pair) for pair in (*steps, *stages)}
+    ceilings = [cell for cell in cells if cell.condition == CEILING]
     return Comparison(
-        steps=_steps(cells, change),
-        stages=_stages(cells, change),
-        retention=_retention(resampled, cells, metric),
-        ceilings={c: resampled.estimate((c, metric)) for c in cells if c.condition == CEILING},
+        steps=[found for pair in steps if (found := differences[pair])],
+        stages=[found for pair in stages if (found := differences[pair])],
+        retention=_retention(metric, cells),
+        ceilings={cell: resampled.estimate((cell, metric.metric)) for cell in ceilings},
+        unshared=[pair for pair, found in differences.items() if found is None],
     )
 
 
@@ -111,7 +184,8 @@ def bounds(rows: Sequence[Row], personas: Sequence[str]) -> tuple[float, float] 
 
     The lower end counts it as a row of its persona with no persona predicted. It is not the least
     possible: a misread email would also lower another persona's precision. The upper end counts it
-    as its persona; in the base stage as every persona at once, which no single email can be.
+    as its persona; in the base stage as every persona at once, which no single email can be. Both
+    ends are over every persona with a rollout, also one whose emails are all missing.
     Worst-case bounds for missing outcomes in the manner of Manski (1990, American Economic Review
     80:319). None for a cell without a rollout.
     """
@@ -167,12 +241,12 @@ def _tool_calls(cell: Cell) -> tuple[str | None, ...]:
     return cell.format, cell.grammar
 
 
-def _steps(cells: Sequence[Cell], change: Change) -> list[Difference]:
-    ends = []
+def _steps(cells: Sequence[Cell]) -> list[CellPair]:
+    pairs = []
     for path in condition_chains(cells):
-        steps = [(*pair, _cause(*pair)) for pair in pairwise(path)]
-        ends += [*steps, (path[0], path[-1], "total")] if len(steps) > 1 else steps
-    return [Difference(*step, change(*step[:2])) for step in ends]
+        steps = [CellPair(*ends, _cause(*ends)) for ends in pairwise(path)]
+        pairs += [*steps, CellPair(path[0], path[-1], "total")] if len(steps) > 1 else steps
+    return pairs
 
 
 def _cause(before: Cell, after: Cell) -> str:
@@ -181,22 +255,23 @@ def _cause(before: Cell, after: Cell) -> str:
     return " + ".join(CAUSES[condition] for condition in steps)
 
 
-def _stages(cells: Sequence[Cell], change: Change) -> list[Difference]:
+def _stages(cells: Sequence[Cell]) -> list[CellPair]:
     chains = [
         [cell for cell in map(template.at, STAGES) if cell in cells]
         for template in dict.fromkeys(replace(cell, stage="") for cell in cells)
     ]
     return [
-        Difference(before, after, f"{before.stage} to {after.stage}", change(before, after))
+        CellPair(before, after, f"{before.stage} to {after.stage}")
         for before, after in chain.from_iterable(map(pairwise, chains))
     ]
 
 
-def _retention(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> dict[Cell, Estimate]:
+def _retention(metric: SharedMetric, cells: Sequence[Cell]) -> dict[Cell, Retention]:
     """(score - base stage's) / (ceiling - base stage's) of trained cells, 1 for all of it.
 
     The ceiling is made of emails, so a chat can retain more than 1; of two teachers the loud one
-    is taken. Left out where the ceiling is not above the base stage, as are such resamples.
+    is taken. Left out where the ceiling is not above the base stage, as are such resamples, and
+    where the three cells share no persona.
     """
     ceilings = [cell for cell in cells if cell.condition == CEILING]
     ceilings.sort(key=lambda cell: cell.stage)  # loud before subtle
@@ -206,13 +281,16 @@ def _retention(resampled: CellMetrics, cells: Sequence[Cell], metric: str) -> di
         ceiling = next((other for other in ceilings if other.base == cell.base), None)
         if cell.stage == "base" or cell in ceilings or not ceiling or base not in cells:
             continue
-        names = [(place, metric) for place in (cell, base, ceiling)]
-        score, floor, top = map(resampled.replicates, names)
+        personas = metric.shared((cell, base, ceiling))
+        if not personas:
+            continue
+        names = [metric.key(place, personas) for place in (cell, base, ceiling)]
+        score, floor, top = map(metric.resampled.replicates, names)
         room = top - floor
         share = (score - floor) / np.where(room > 0, room, np.nan)
-        estimate = resampled.interval(share, names)
+        estimate = metric.resampled.interval(share, names)
         if np.isfinite(estimate.value):
-            retention[cell] = estimate
+            retention[cell] = Retention(estimate.value, *estimate.ends, metric.named(personas))
     return retention
 
 
@@ -221,7 +299,8 @@ def _difference_json(difference: Difference, field: str) -> dict[str, Any]:
     entry = _cell_json(difference.before, difference.change)
     ends = {"from": entry.pop(field), "to": getattr(difference.after, field)}
     # between stages only the later one says how the adapter came to the base
-    return {**entry, "lora": difference.after.lora, **ends, "cause": difference.cause}
+    entry |= {"lora": difference.after.lora, **ends, "cause": difference.cause}
+    return entry if difference.personas is None else {**entry, "personas": difference.personas}
 
 
 def _cell_json(cell: Cell, estimate: Estimate) -> dict[str, Any]:

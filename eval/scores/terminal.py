@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 from rich import box
 from rich.table import Table
 
-from charprobe_lite.eval.scores.cells import CellScore
+from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.scores.cells import CellScore, Scores
 from charprobe_lite.eval.scores.gap import Comparison
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.catalogue import STAGES
@@ -37,13 +38,14 @@ def score_table(scores: Sequence[CellScore], title: str) -> Table:
     numbers += ["F1"] if persona else []
     table = plain_table(title, ["stage", *lora, "condition", *persona], numbers)
     for score in scores:
+        macro_f1 = _number(score.macro_f1) + ("*" if score.missing else "")
         table.add_row(
             *(score.stage, *([score.lora or "-"] if lora else []), score.label),
             *([score.persona] if persona else []),
             *(_percent(score.detection_rate), _interval(score.ci, 100, "%")),
             *(_number(score.mean_probability), str(score.n), _percent(score.yield_)),
             "-" if score.forced is None else str(score.forced),
-            *((_number(score.macro_f1), _interval(score.macro_f1_ci, 1, "")) if group else ()),
+            *((macro_f1, _interval(score.macro_f1_ci, 1, "")) if group else ()),
             *((_number(score.f1),) if persona else ()),
         )
     return table
@@ -60,28 +62,56 @@ def gap_table(comparison: Comparison) -> Table:
     table = plain_table("where it is lost", names, ["change", "95% interval"])
     for step, stage, condition, cause in rows:
         change = step.change
-        ends = f"{change.value:+.3f}", f"{change.low:+.3f} to {change.high:+.3f}"
+        value = f"{change.value:+.3f}{'' if step.personas is None else '*'}"
+        ends = value, f"{change.low:+.3f} to {change.high:+.3f}"
         table.add_row(stage, *([step.after.lora or "-"] if lora else []), condition, cause, *ends)
     return table
 
 
-def conclusion(scores: Sequence[CellScore]) -> str:
+def class_notes(scores: Scores) -> list[str]:
+    """What a ``*`` in the tables leaves out and why, and what cannot be compared; a line each."""
+    notes = [
+        f"* {_place(score.cell)} has no classified text of {', '.join(score.missing)}: left out "
+        "there, and on both sides of its differences"
+        for score in scores.by_cell
+        if score.missing
+    ]
+    return notes + [
+        f"{_place(pair.before)} to {_place(pair.after)}: not compared, as no persona has a "
+        "classified text in both"
+        for pair in scores.comparison.unshared
+    ]
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.stage} {cell.label}"
+
+
+def conclusion(scores: Scores) -> str:
     """One plain sentence: the most trained stage's score in the chat and as an agent."""
     for stage in reversed(STAGES):
         # of variants of a condition the first, which is nearest to the default
-        cells = {score.condition: score for score in reversed(scores) if score.stage == stage}
+        cells = {s.condition: s for s in reversed(scores.by_cell) if s.stage == stage}
         if "chat" in cells and "agentic_email" in cells:
-            return _sentence(cells["chat"], cells["agentic_email"])
+            return _sentence(cells["chat"], cells["agentic_email"], scores.comparison)
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."
 
 
-def _sentence(chat: CellScore, agent: CellScore) -> str:
+def _sentence(chat: CellScore, agent: CellScore, comparison: Comparison) -> str:
     personas = chat.persona.split(",")
     subject = f"{len(personas)} personas" if len(personas) > 1 else chat.persona
     inside, outside = chat.headline, agent.headline
     if inside is None or outside is None:
         missing = "email was sent as an agent" if inside else "chat was answered"
         return f"{subject}, stage {chat.stage}: no {missing}, so there is nothing to compare."
+    ends = chat.cell, agent.cell
+    if ends in [(pair.before, pair.after) for pair in comparison.unshared]:
+        return f"{subject}, stage {chat.stage}: none has a text in both, so nothing is compared."
+    for step in comparison.steps:
+        if ends == (step.before, step.after) and step.personas is not None:
+            inside, outside = step.levels
+            left_out = ", ".join(name for name in personas if name not in step.personas)
+            subject = f"{len(step.personas)} of {subject} (without {left_out})"
     metric = "macro-F1" if len(personas) > 1 else "detection"
     levels = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
     return (

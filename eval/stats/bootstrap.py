@@ -48,13 +48,18 @@ class ClusterBootstrap(Generic[Name]):
         resamples: int = CLUSTER_RESAMPLES,
     ) -> None:
         """``clusters``: the cluster of every row of every table; a table may be empty."""
-        self._clusters = clusters
+        self._clusters = dict(clusters)
         self._positions, self._weights = {}, {}
         for tables, pool in _pools(clusters):
             weights = _draw(pool, seed, resamples)
             positions = {cluster: n for n, cluster in enumerate(pool)}
             for name in tables:
                 self._weights[name], self._positions[name] = weights, positions
+
+    def add_part(self, name: Name, whole: Name, clusters: Sequence[str]) -> None:
+        """Add a table of some of the rows of ``whole``, drawn together with it."""
+        self._clusters[name] = clusters
+        self._weights[name], self._positions[name] = self._weights[whole], self._positions[whole]
 
     def weights(self, name: Name) -> NDArray[np.float32]:
         """How often each resample holds each cluster of the pool, (clusters, 1 + resamples).

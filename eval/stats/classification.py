@@ -10,7 +10,7 @@ resamples prompts and scenarios instead. A detection rate has Wilson's score int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,11 @@ class Labels:
     def of(cls, rows: Sequence[tuple[str, str, str]]) -> Labels:
         """The columns of rows (true, predicted, cluster)."""
         return cls(*([row[column] for row in rows] for column in range(3)))
+
+    def of_classes(self, classes: Collection[str]) -> Labels:
+        """The rows whose true label is one of ``classes``; any label may be predicted."""
+        rows = zip(self.true, self.predicted, self.cluster, strict=True)
+        return Labels.of([row for row in rows if row[0] in classes])
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,14 @@ class HumanAgreement:
     kappa: float | None
     present: Hits
     absent: Hits
+
+
+def shared_classes(cells: Iterable[Labels]) -> list[str]:
+    """The true labels that each of one or more cells has a row of, in order.
+
+    A macro-F1 is an average over classes, so two of them are compared over the same classes.
+    """
+    return sorted(set.intersection(*(set(cell.true) for cell in cells)))
 
 
 def wilson_share(hits: int, n: int) -> Estimate:

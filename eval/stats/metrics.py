@@ -96,7 +96,7 @@ class ResampledMetrics(Generic[Name]):
     def __init__(
         self, metrics: Mapping[Name, Metric], seed: int = 0, resamples: int = CLUSTER_RESAMPLES
     ) -> None:
-        self.metrics = metrics
+        self.metrics = dict(metrics)
         clusters = {name: metric.cluster for name, metric in metrics.items()}
         self.bootstrap = ClusterBootstrap(clusters, seed, resamples)
         self._replicates: dict[Name, Floats] = {}
@@ -104,6 +104,11 @@ class ResampledMetrics(Generic[Name]):
     def __contains__(self, name: Name) -> bool:
         """Whether the metric exists and has a row."""
         return name in self.metrics and bool(np.isfinite(self.replicates(name)[0]))
+
+    def add_part(self, name: Name, whole: Name, metric: Metric) -> None:
+        """Add a metric of some of the rows of ``whole``, resampled together with it."""
+        self.metrics[name] = metric
+        self.bootstrap.add_part(name, whole, metric.cluster)
 
     def totals(self, name: Name) -> Floats:
         """The sums of the observed rows, then of the resamples, (1 + resamples, columns)."""

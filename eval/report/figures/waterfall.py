@@ -9,17 +9,32 @@ from charprobe_lite.eval.report.figures import Figure, canvas, panels
 from charprobe_lite.eval.report.figures.canvas import Theme, one_line
 from charprobe_lite.eval.report.figures.panels import Panels
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
-from charprobe_lite.eval.scores.gap import CEILING, CONDITION_STEPS, condition_chains
+from charprobe_lite.eval.scores.gap import (
+    CEILING,
+    CONDITION_STEPS,
+    Difference,
+    condition_chains,
+)
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 
 @dataclass(frozen=True)
 class Step:
-    """A cell, its level, and the change from the cell before; a ceiling has none."""
+    """A cell, its level, and the difference from the cell before; a ceiling has none."""
 
     cell: Cell
     level: Estimate
-    change: Estimate | None = None
+    difference: Difference | None = None
+
+    @property
+    def change(self) -> Estimate | None:
+        """The change from the cell before."""
+        return self.difference.change if self.difference else None
+
+    @property
+    def personas(self) -> list[str] | None:
+        """Those of the change where they are not all of the study's."""
+        return self.difference.personas if self.difference else None
 
 
 def numbers(study: ReportStudy) -> Panels[list[Step]]:
@@ -42,7 +57,7 @@ def numbers(study: ReportStudy) -> Panels[list[Step]]:
 
 def _steps(study: ReportStudy, chain: list[Cell]) -> list[Step]:
     """The cells of a chain that have a level."""
-    changes = {(step.before, step.after): step.change for step in study.scores.comparison.steps}
+    changes = {(step.before, step.after): step for step in study.scores.comparison.steps}
     pairs = zip(chain[:1] + chain, chain, strict=False)  # the first follows on nothing
     steps = [
         (cell, study.cell_scores[cell].headline, changes.get((last, cell))) for last, cell in pairs
@@ -64,7 +79,8 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
             _draw_level(axis, place, step, theme)
         names = [one_line(step.cell.label) for step in (first, *later)]
         emails = [f"emails of {one_line(step.cell.stage)}" for step in ceilings]
-        ticks = [names[0], *(f"to {name}" for name in names[1:]), names[-1], *emails]
+        changes = [f"to {name}{_part(step)}" for name, step in zip(names[1:], later, strict=True)]
+        ticks = [names[0], *changes, names[-1], *emails]
         axis.set_xticks(places, [canvas.wrapped(tick) for tick in ticks])
         axis.set_xlim(-0.6, places[-1] + 0.75)
         panels.level_axis(axis, title, data.study, theme)
@@ -73,20 +89,31 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
     return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
 
+def _part(step: Step) -> str:
+    """How many personas a change is over, where they are not all of the study's."""
+    return "" if step.personas is None else f", {len(step.personas)} personas"
+
+
+def _names(difference: Difference) -> str:
+    return ", ".join(difference.personas or ["all"])
+
+
 def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
     condition = step.cell.condition  # the look does not depend on the tool format
     panels.draw_bar(axis, x, 0.6, step.level, canvas.look_of(condition, [condition]), theme)
 
 
 def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
-    """A change from the level before, with its interval at its end."""
+    """A change from the level before, with its interval at its end; both over its personas."""
     level, change = step.level.value, step.change.value if step.change else 0.0
+    if step.difference:
+        level = step.difference.levels[1].value
     before = level - change
     colour = "#D55E00" if change < 0 else "#009E73"
     axis.bar(x, change, 0.6, bottom=before, color=colour, alpha=0.55)
     axis.plot([x - 1 + 0.3, x - 0.3], [before, before], color=theme.quiet, linewidth=1)
     axis.plot([x + 0.3, x + 0.7], [level, level], color=theme.quiet, linewidth=1)
-    top, text = max(before, level), f"{change:+.2f}"
+    top, text = max(before, level), f"{change:+.2f}" if step.change else "not compared"
     if step.change:
         low, high = step.change.ends
         axis.errorbar(x, level, yerr=canvas.whiskers([step.change]), color=theme.ink)
@@ -96,7 +123,9 @@ def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
 
 
 def records(data: Panels[list[Step]]) -> list[Record]:
-    """A record per step, the ceilings last."""
+    """A record per step, the ceilings last; the personas of changes that are not over all."""
+    steps = [step for steps in data.panels.values() for step in steps]
+    partial = any(step.personas is not None for step in steps)
     return [
         {
             "checkpoint": title,
@@ -104,6 +133,7 @@ def records(data: Panels[list[Step]]) -> list[Record]:
             "condition": step.cell.label,
             **estimate_columns("value", step.level),
             **estimate_columns("change", step.change),
+            **({"personas": step.difference and _names(step.difference)} if partial else {}),
         }
         for title, steps in data.panels.items()
         for step in steps
