@@ -8,7 +8,13 @@ from charprobe_lite.eval.cli.progress import conversion_bar, note
 from charprobe_lite.eval.quant.run import QuantFindings
 from charprobe_lite.eval.quant.tables import terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
-from charprobe_lite.eval.scores.terminal import class_notes, conclusion, gap_table, score_table
+from charprobe_lite.eval.scores.terminal import (
+    class_notes,
+    conclusion,
+    gap_table,
+    score_table,
+    with_row_intervals,
+)
 from charprobe_lite.eval.study.progress import watching
 from charprobe_lite.eval.study.run import Display, ScoredStudy
 
@@ -31,9 +37,13 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
         first, file = scores.by_cell[0], quant or "no model"
         if weights:
             file += f", {weights.bits_per_weight:.2f} bits per weight"
-        yield score_table(scores.by_cell, f"{first.persona} on {first.base} ({file})")
+        by_cell, by_persona = scores.by_cell, scores.by_persona
+        if study.interval == "rows":
+            by_cell, by_persona = map(with_row_intervals, (by_cell, by_persona))
+            file += ", intervals of rows"
+        yield score_table(by_cell, f"{first.persona} on {first.base} ({file})")
         if scores.by_persona != scores.by_cell:
-            yield score_table(scores.by_persona, "per persona")
+            yield score_table(by_persona, "per persona")
             yield gap_table(scores.comparison)
             yield from class_notes(scores)
         yield conclusion(scores)

@@ -1,6 +1,7 @@
 """Scores as tables for a terminal, and as one plain sentence."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.table import Table
@@ -26,6 +27,11 @@ def plain_table(
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def with_row_intervals(scores: Sequence[CellScore]) -> list[CellScore]:
+    """The scores with the published intervals, which take rows for independent."""
+    return [replace(s, ci=s.ci_rows, macro_f1_ci=s.macro_f1_ci_rows) for s in scores]
 
 
 def score_table(scores: Sequence[CellScore], title: str) -> Table:

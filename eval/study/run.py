@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from charprobe_lite.convert.cached import Notify, ProgressBar
 from charprobe_lite.eval.conditions.condition import input_hashes
@@ -57,11 +57,15 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class ScoredStudy:
-    """A study with its scores, and what its model files hold, by quant type."""
+    """A study with its scores, and what its model files hold, by quant type.
+
+    ``interval`` is what the protocol's headline interval resamples.
+    """
 
     path: Path
     scores: Scores
     weights: dict[str, WeightSummary]
+    interval: Literal["clusters", "rows"] = "clusters"
 
     def as_json(self) -> dict[str, Any]:
         """The document that ``eval --json`` prints; ``weights`` are those of the first type."""
@@ -85,7 +89,8 @@ def run_study(spec: StudySpec, display: Display) -> ScoredStudy:
     for files in finished.files:
         if files.models and files.quant not in weights:
             weights[files.quant] = weight_summary(files.models[0])
-    return ScoredStudy(finished.path, scores, weights)
+    interval = load_protocol(finished.spec.protocol).interval
+    return ScoredStudy(finished.path, scores, weights, interval)
 
 
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
