@@ -7,6 +7,7 @@ same scenarios is a paired difference. Cells are compared over the personas that
 classified text of.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise
@@ -16,7 +17,7 @@ import numpy as np
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import Labels, confusion, shared_classes
+from charprobe_lite.eval.stats.classification import Labels, missing_bounds, shared_classes
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
     ResampledMetrics,
@@ -30,8 +31,6 @@ CONDITION_STEPS = ("chat", "chat_email", "agentic_next", "agentic_email")
 CAUSES = {"chat_email": "format", "agentic_next": "scaffold", "agentic_email": "loop"}
 BREAK_CHARACTER = "break_character"
 CEILING = "classifier_ceiling"
-MISSED = ""
-"""The label of a missing email where it counts as a miss: no persona."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 
@@ -182,12 +181,9 @@ def compare(
 def bounds(rows: Sequence[Row], personas: Sequence[str]) -> tuple[float, float] | None:
     """A cell's metric if every rollout without a text is a miss, and if every one is a hit.
 
-    The lower end counts it as a row of its persona with no persona predicted. It is not the least
-    possible: a misread email would also lower another persona's precision. The upper end counts it
-    as its persona; in the base stage as every persona at once, which no single email can be. Both
-    ends are over every persona with a rollout, also one whose emails are all missing.
-    Worst-case bounds for missing outcomes in the manner of Manski (1990, American Economic Review
-    80:319). None for a cell without a rollout.
+    See `missing_bounds`; in the base stage a hit counts for every persona at once, which no single
+    email can be. Both ends are over every persona with a rollout, also one whose emails are all
+    missing. None for a cell without a rollout.
     """
     pairs = [
         (persona, row.prediction)
@@ -197,12 +193,10 @@ def bounds(rows: Sequence[Row], personas: Sequence[str]) -> tuple[float, float] 
     ]
     if not pairs:
         return None
-    true = [persona for persona, _ in pairs]
-    missed = [MISSED if label is None else label for _, label in pairs]
-    hit = [persona if label is None else label for persona, label in pairs]
-    statistic = LABEL_STATISTICS[headline_metric(personas)]
-    low, high = (float(statistic(confusion(true, p)[1][None])[0]) for p in (missed, hit))
-    return low, high
+    seen = [(persona, label) for persona, label in pairs if label is not None]
+    true, predicted = [persona for persona, _ in seen], [label for _, label in seen]
+    missing = Counter(persona for persona, label in pairs if label is None)
+    return missing_bounds(true, predicted, missing, LABEL_STATISTICS[headline_metric(personas)])
 
 
 def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:

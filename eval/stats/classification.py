@@ -21,6 +21,8 @@ from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
 
 ROW_RESAMPLES = 1000
 BINS = 15
+MISSED = ""
+"""The label of a missing text where it counts as a miss: no persona."""
 
 Counts = NDArray[Any]
 """Confusion matrices (n, labels, labels): rows are true labels, columns predicted ones."""
@@ -168,14 +170,40 @@ def per_class(true: Sequence[str], predicted: Sequence[str]) -> dict[str, ClassS
     }
 
 
-def confusion(true: Sequence[str], predicted: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """The labels in order, and counts[i, j]: rows with true label i predicted as label j."""
-    labels = sorted({*true, *predicted})
+def confusion(
+    true: Sequence[str], predicted: Sequence[str], names: Iterable[str] = ()
+) -> tuple[list[str], NDArray[np.int64]]:
+    """The labels in order, and counts[i, j]: rows with true label i predicted as label j.
+
+    ``names`` are labels that stand in the matrix even without a row.
+    """
+    labels = sorted({*true, *predicted, *names})
     index = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for row, column in zip(true, predicted, strict=True):
         counts[index[row], index[column]] += 1
     return labels, counts
+
+
+def missing_bounds(
+    true: Sequence[str],
+    predicted: Sequence[str],
+    missing: Mapping[str, int],
+    statistic: Statistic,
+) -> tuple[float, float]:
+    """``statistic`` if every missing text is a miss, and if every one is a hit.
+
+    ``missing`` counts the missing texts of each true label. A miss is a row of its label with no
+    label predicted. That is not the least possible: a misread text would also lower the precision
+    of another label. A hit is the most possible. Worst-case bounds for missing outcomes in the
+    manner of Manski (1990, American Economic Review 80:319). NaN without a row.
+    """
+    labels, counts = confusion(true, predicted, [*missing, MISSED])
+    lost = np.array([missing.get(label, 0) for label in labels], dtype=np.int64)
+    misses = counts.copy()
+    misses[:, labels.index(MISSED)] += lost
+    low, high = statistic(np.stack([misses, counts + np.diag(lost)]))
+    return float(low), float(high)
 
 
 def calibration(true: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> Calibration:
