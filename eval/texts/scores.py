@@ -11,6 +11,7 @@ from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.texts import reader
+from charprobe_lite.eval.texts.marks import add_marks
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
 from charprobe_lite.runtime.classifier import Classifier
@@ -84,7 +85,7 @@ def score_files(
     """
     labels = Classifier(classifier).labels if classifier else ()
     texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
-    texts = reader.add_marks(texts, marks) if marks else texts
+    texts = add_marks(texts, marks) if marks else texts
     return score_groups(classify_texts(texts, classifier), seed, resamples)
 
 
