@@ -57,6 +57,18 @@ def read_json_rows(path: Path) -> Rows:
         yield place, row
 
 
+def read_json_array(path: Path) -> Rows:
+    """(file and entry, the object) of every entry of a JSON array, or of JSON lines."""
+    if not read_text(path).lstrip().startswith("["):
+        yield from read_json_rows(path)
+        return
+    for number, row in enumerate(read_json(path), 1):
+        place = f"{path}: entry {number}"
+        if not isinstance(row, dict):
+            raise BadInput(f"{place}: not a JSON object; write one row an entry")
+        yield place, row
+
+
 def read_csv_rows(path: Path) -> Rows:
     """(file and line, the columns) of every row of a CSV file with a header."""
     reader = csv.DictReader(StringIO(read_text(path), newline=""))

@@ -12,8 +12,10 @@ from charprobe_lite.eval.cli.types import FILE
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--text", metavar="COLUMN", help="The texts [default: email_body, text].")
-@click.option("--label", metavar="COLUMN", help="True labels [default: trait_true, persona].")
+@click.option("--text", metavar="COLUMN", help="The texts [default: email_body, text, response].")
+@click.option(
+    "--label", metavar="COLUMN", help="True labels [default: trait_true, persona, trait]."
+)
 @click.option(
     "--prediction",
     metavar="COLUMN",
@@ -25,19 +27,26 @@ from charprobe_lite.eval.cli.types import FILE
     multiple=True,
     metavar="COLUMN[,COLUMN]",
     help="Groups [default: those of base, stage, condition, quant, format, grammar, lora that "
-    "the file has].",
+    "the file has]; also family or task, from the ids of published scenarios.",
 )
 @click.option(
     "--cluster",
     metavar="COLUMN",
     help="The prompt or scenario of a text [default: cluster, item, scenario_id, scenario, "
-    "prompt_id].",
+    "prompt_id, prompt_idx]; also family or task, from the ids of published scenarios.",
 )
 @click.option(
     "--human",
     metavar="COLUMN|FILE.json",
     help="Whether a human saw the persona, as present/absent, true/false, 1/0 or yes/no "
-    "[default: hand_classification]; or what the report page saved, for a study.",
+    "[default: hand_classification, or classification next to trait]; or what the report page "
+    "saved, for a study.",
+)
+@click.option(
+    "--asked",
+    metavar="N|COLUMN",
+    help="Rollouts asked for in each group, over all its personas: gives the yield and macro-F1's "
+    "bounds if every missing text is a miss, and if every one is a hit.",
 )
 @classifier_option
 @click.option(
@@ -48,7 +57,7 @@ from charprobe_lite.eval.cli.types import FILE
 @click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
 def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Score texts or predictions from JSON lines, CSV, parquet or a study (.sqlite).
+    """Score texts or predictions from JSON, JSON lines, CSV, parquet or a study (.sqlite).
 
     Published result files are read as they are. Macro-F1 comes with an interval from resampled
     prompts or scenarios where the file says which one a text came from, else from resampled rows.
@@ -56,6 +65,7 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
     \b
     charprobe-lite score results.jsonl
+    charprobe-lite score results.jsonl --asked 500 --cluster family
     charprobe-lite score answers.csv --text body --label voice --by model
     charprobe-lite score runs/smollm2-135m-seed0.sqlite --human labels.json
     """
@@ -65,7 +75,7 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     human = options["human"]
     marks = Path(human) if human and human.endswith(".json") else None
     columns = Columns(
-        **{name: options[name] for name in ("text", "label", "prediction", "cluster")},
+        **{name: options[name] for name in ("text", "label", "prediction", "cluster", "asked")},
         human=None if marks else human,
         by=tuple(n.strip() for names in options["by"] for n in names.split(",") if n.strip()),
     )

@@ -1,8 +1,9 @@
 """Texts, predictions and a human's labels from files of any source, and from studies.
 
-Without any option the published result files are read as they are: ``trait_true``,
-``trait_pred``, ``base``, ``stage``, ``probs`` in the order of ``label_order``, ``email_body`` and
-``hand_classification``.
+Without any option the published result files are read as they are: emails (``trait_true``,
+``trait_pred``, ``base``, ``stage``, ``probs`` in the order of ``label_order``, ``email_body``,
+``hand_classification``), chat responses (``persona``, ``prompt_idx``, ``response``), and the array
+of a person's labels (``trait``, ``classification``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,27 @@ import numpy as np
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_count
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_csv_rows, read_json_rows, read_parquet_rows
+from charprobe_lite.models.files import (
+    read_csv_rows,
+    read_json_array,
+    read_json_rows,
+    read_parquet_rows,
+)
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
+from charprobe_lite.models.task_ids import family_of, task_of
 
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
-    "text": ("email_body", "text"),
-    "label": ("trait_true", "persona"),
+    "text": ("email_body", "text", "response"),
+    "label": ("trait_true", "persona", "trait"),
     "prediction": ("trait_pred", "prediction"),
-    "cluster": ("cluster", "item", "scenario_id", "scenario", "prompt_id"),
-    "human": ("hand_classification",),
+    "cluster": ("cluster", "item", "scenario_id", "scenario", "prompt_id", "prompt_idx"),
+    "human": ("hand_classification", "classification"),
 }
+DERIVED = {"family": family_of, "task": task_of}
+"""Groups and clusters that follow from a published scenario's id."""
+SCENARIO = ("scenario_id", "scenario", "item")
 CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
 PROBABILITIES, ORDER = "probs", "label_order"
 HUMAN_ANSWERS = {
@@ -39,7 +50,7 @@ HUMAN_ANSWERS = {
 LABELS = frozenset({*PERSONAS, NEUTRAL, "misalignment"})
 TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three digits
 STUDY = ".sqlite"
-READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows}
+READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".json": read_json_array}
 TableRows = Iterable[tuple[str, Mapping[str, Any]]]
 """A place for messages (file and line) and the columns of every row."""
 
@@ -50,7 +61,8 @@ class ScoredText:
 
     ``place`` is file and line, for messages; ``group`` (column, value) pairs; ``true`` the
     personas it is scored against; ``human`` a human's answer by persona: does the text show it?
-    ``row`` is the sample of a study.
+    ``asked`` is the number of rollouts asked for in its group, with and without a text; ``row`` is
+    the sample of a study.
     """
 
     place: str
@@ -61,12 +73,16 @@ class ScoredText:
     probabilities: Mapping[str, float] | None = None
     cluster: str | None = None
     human: Mapping[str, bool] = field(default_factory=dict)
+    asked: int | None = None
     row: Row | None = None
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read; None for the first of `DEFAULT_COLUMNS` that the table has."""
+    """The columns to read; None for the first of `DEFAULT_COLUMNS` that the table has.
+
+    ``by`` and ``cluster`` may also be `DERIVED`, ``asked`` may be one number for all groups.
+    """
 
     text: str | None = None
     label: str | None = None
@@ -74,10 +90,11 @@ class Columns:
     cluster: str | None = None
     human: str | None = None
     by: tuple[str, ...] = ()
+    asked: str | int | None = None
 
 
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
-    """The texts of one file: a study (.sqlite), .csv, .parquet, or else JSON lines.
+    """The texts of one file: a study (.sqlite), .csv, .parquet, .json, or else JSON lines.
 
     ``labels`` are the classifier's, which the file may use too. Raises BadInput with file, line
     and field for what cannot be used.
@@ -100,6 +117,7 @@ def table_texts(
     table = [_TableRow(place, row) for place, row in rows]
     if not table:
         raise BadInput(f"{source}: holds no row; give a file with at least one")
+    table = _with_derived(source, table, columns)
     columns = _resolve(source, columns, dict.fromkeys(name for row in table for name in row.values))
     table = [row for row in table if not row.ended_without_text(columns)]
     if not table:
@@ -120,22 +138,59 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
     if not rows:
         raise BadInput(f"{path}: holds no text yet; run the study first (charprobe-lite eval)")
     personas = tuple(dict.fromkeys(row.persona for row in rows if row.persona)) or PERSONAS
-    _refuse_unknown(f"{path}: --by", columns.by, [*CELL, "persona"])
+    _refuse_unknown(f"{path}: --by", columns.by, [*CELL, "persona", *DERIVED])
+    _refuse_unknown(f"{path}: --cluster", [columns.cluster], ["item", *DERIVED])
+    asked = asked_number(columns.asked)
+    if columns.asked and not asked:
+        raise BadInput(
+            f"{path}: --asked {columns.asked}: a study has no such column; give a number"
+        )
     return [
         ScoredText(
             place=f"{path}: {row.item}",
-            group=tuple(
-                (name, getattr(row.cell, name, row.persona) or "") for name in columns.by or CELL
-            ),
+            group=tuple((name, _study_value(row, name, path) or "") for name in columns.by or CELL),
             true=(row.persona,) if row.persona else personas,
             text=row.text,
             prediction=row.prediction,
             probabilities=row.probabilities,
-            cluster=cluster_of(row),
+            cluster=_study_value(row, columns.cluster or "item", path),
+            asked=asked,
             row=row,
         )
         for row in rows
     ]
+
+
+def _study_value(row: Row, name: str, path: Path) -> str | None:
+    """A column of a study's rollout."""
+    if name in DERIVED:
+        return _derive(name, cluster_of(row), f"{path}: {row.item}")
+    return cluster_of(row) if name == "item" else getattr(row.cell, name, row.persona)
+
+
+def _with_derived(source: str, table: list[_TableRow], columns: Columns) -> list[_TableRow]:
+    """``table`` with the columns of `DERIVED` that are asked for and that it lacks."""
+    header = {name for row in table for name in row.values}
+    names = [n for n in (*columns.by, columns.cluster) if n in DERIVED and n not in header]
+    if not names:
+        return table
+    column = next((name for name in SCENARIO if name in header), None)
+    if not column:
+        ids = ", ".join(SCENARIO)
+        raise BadInput(f"{source}: no column {names[0]}; add it, or the scenario's id ({ids})")
+    return [
+        replace(row, values={**row.values, **{n: row.derived(n, column) for n in names}})
+        for row in table
+    ]
+
+
+def _derive(name: str, scenario: str, place: str) -> str:
+    value = DERIVED[name](scenario)
+    if not value:
+        raise BadInput(
+            f"{place}: {_short(scenario)} has no {name}; only ids of published scenarios have one"
+        )
+    return value
 
 
 def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
@@ -145,13 +200,19 @@ def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
         name: str | None = getattr(columns, role)
         _refuse_unknown(f"{source}: --{role}", [name], header)
         names[role] = name or next((default for default in defaults if default in header), None)
+    if names["label"] != "trait" and names["human"] == "classification" != columns.human:
+        names["human"] = None  # elsewhere it may be what a classifier says
     _refuse_unknown(f"{source}: --by", columns.by, header)
+    number = asked_number(columns.asked)
+    if isinstance(columns.asked, str) and not number:
+        _refuse_unknown(f"{source}: --asked", [columns.asked], header)
     if not names["label"]:
         default = DEFAULT_COLUMNS["label"][0]
         raise BadInput(f"{source}: no column {default}; name the true label with --label")
     if not names["prediction"] and not names["text"]:
         raise BadInput(f"{source}: neither predictions nor texts; name --prediction or --text")
-    return Columns(**names, by=columns.by or tuple(name for name in CELL if name in header))
+    by = columns.by or tuple(name for name in CELL if name in header)
+    return Columns(**names, by=by, asked=number or columns.asked)
 
 
 def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection[str]) -> None:
@@ -188,6 +249,7 @@ def _text(
         probabilities=row.probabilities(order) if prediction else None,
         cluster=None if cluster is None else _string(cluster),
         human={label: human} if label and human is not None else {},
+        asked=row.asked(columns.asked),
     )
 
 
@@ -237,6 +299,19 @@ class _TableRow:
             f"{_short(value)} is not an answer; write present or absent, true or false, 1 or 0, "
             "yes or no",
         )
+
+    def derived(self, name: str, column: str) -> str:
+        """``name`` of `DERIVED`, from the scenario's id in ``column``."""
+        return _derive(name, _string(self.get(column)), f"{self.place}: field {column}")
+
+    def asked(self, asked: str | int | None) -> int | None:
+        """The number itself, or that of the row in a column."""
+        if not isinstance(asked, str):
+            return asked
+        number = rollout_count(self.get(asked))
+        if number is None:
+            raise self.error(asked, f"must be a number of rollouts from 1 to {MOST_ASKED}")
+        return number
 
     def probabilities(self, order: Sequence[str] | None) -> dict[str, float] | None:
         """The probabilities of the labels in ``order``."""

@@ -12,6 +12,7 @@ from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.texts import reader
 from charprobe_lite.eval.texts.marks import add_marks
+from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
 from charprobe_lite.runtime.classifier import Classifier
@@ -31,7 +32,9 @@ class GroupScore:
     ``ci`` is macro-F1's interval: "cluster" (``ci_cluster``) where every text of the group has its
     prompt or scenario, else "rows" (``ci_rows``, the published one), as ``interval`` says.
     ``calibration`` is None unless every text has probabilities and one true label, ``human`` unless
-    a human has labelled some.
+    a human has labelled some. ``asked`` is the number of rollouts asked for, if it was given:
+    ``yield_`` is the share of them that gave a text, ``bounds`` are macro-F1's if every missing
+    text is a miss, and if every one is a hit (`missing_bounds`).
     """
 
     group: Group
@@ -46,10 +49,15 @@ class GroupScore:
     confusion: classification.Confusion
     calibration: classification.Calibration | None
     human: classification.HumanAgreement | None
+    asked: int | None = None
+    yield_: float | None = None
+    bounds: Ends | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The group as ``--json`` prints it: its columns first."""
-        return dict(self.group) | {n: v for n, v in asdict(self).items() if n != "group"}
+        scores = {name.rstrip("_"): value for name, value in asdict(self).items()}
+        del scores["group"]
+        return dict(self.group) | scores
 
     def record(self) -> dict[str, Any]:
         """The group as one flat row of a table: its columns, then the headline numbers.
@@ -66,6 +74,10 @@ class GroupScore:
             "brier": self.calibration and self.calibration.brier,
             "human_n": self.human and self.human.n,
             "kappa": self.human and self.human.kappa,
+            "asked": self.asked,
+            "yield": self.yield_,
+            "bounds_low": self.bounds and self.bounds[0],
+            "bounds_high": self.bounds and self.bounds[1],
         }
 
 
@@ -98,6 +110,7 @@ def score_texts(
     by: str | Sequence[str] = (),
     cluster: str | None = None,
     human: str | None = None,
+    asked: str | int | None = None,
     classifier: str | Path | Classifier | None = None,
     seed: int = 0,
     resamples: int | None = None,
@@ -106,22 +119,23 @@ def score_texts(
 
     The other names are columns; None takes the first of `DEFAULT_COLUMNS` that the frame has.
     ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
-    label. Without a prediction ``classifier`` reads the text: a folder, a classifier, None for the
-    kit's. The columns of the result are those of `GroupScore.record`. Raises BadInput naming row
-    and field.
+    label, ``asked`` the rollouts asked for in each group, or one number for all groups. ``by`` and
+    ``cluster`` may be "family" or "task" of published scenarios. Without a prediction
+    ``classifier`` reads the text: a folder, a classifier, None for the kit's. The columns of the
+    result are those of `GroupScore.record`. Raises BadInput naming row and field.
     """
     import pandas as pd
 
     groups = (by,) if isinstance(by, str) else tuple(by)
-    columns = Columns(text, label, prediction, cluster, human, groups)
+    columns = Columns(text, label, prediction, cluster, human, groups, asked)
     labels = _loaded(classifier).labels if classifier else ()
     table = pd.DataFrame(frame)
     values = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = ((f"row {number}", row) for number, row in enumerate(values))
     with spelled("argument"):
         texts = reader.table_texts("frame", rows, columns, labels)
-        texts = classify_texts(texts, classifier)
-    return pd.DataFrame([score.record() for score in score_groups(texts, seed, resamples)])
+        scores = score_groups(classify_texts(texts, classifier), seed, resamples)
+    return pd.DataFrame([score.record() for score in scores])
 
 
 def classify_texts(
@@ -161,7 +175,8 @@ def score_groups(
     """One score per group, in the order of their first texts. Every text needs a prediction.
 
     ``resamples`` of both intervals; None for 1000 of rows and 10,000 of clusters. Groups that
-    share prompts or scenarios share their resamples.
+    share prompts or scenarios share their resamples. Raises BadInput for numbers of rollouts asked
+    for that the texts contradict.
     """
     groups: dict[Group, list[ScoredText]] = {}
     for text in texts:
@@ -187,6 +202,7 @@ def _score(
     labels = _labels(texts)
     rows = classification.macro_f1(labels.true, labels.predicted, seed, resamples)
     names, counts = classification.confusion(labels.true, labels.predicted)
+    asked = _asked(group, texts)
     return GroupScore(
         group=group,
         n=len(texts),
@@ -200,7 +216,35 @@ def _score(
         confusion=classification.Confusion(names, counts.tolist()),
         calibration=_calibration(texts),
         human=_human_agreement(texts),
+        asked=asked,
+        yield_=len(texts) / asked if asked else None,
+        bounds=_bounds(group, texts, labels, asked) if asked else None,
     )
+
+
+def _asked(group: Group, texts: Sequence[ScoredText]) -> int | None:
+    """The rollouts asked for in the group, on which all its texts must agree."""
+    first = texts[0].asked
+    for text in texts:
+        if text.asked != first:
+            raise BadInput(
+                f"{text.place}: --asked: {text.asked} rollouts, after {first} in other rows of "
+                f"{_name(group)}; give each group one number"
+            )
+    return first
+
+
+def _bounds(
+    group: Group, texts: Sequence[ScoredText], labels: classification.Labels, asked: int
+) -> Ends:
+    missing = missing_by_persona(asked, [text.true for text in texts], _name(group))
+    statistic = classification.macro_f1s
+    return classification.missing_bounds(labels.true, labels.predicted, missing, statistic)
+
+
+def _name(group: Group) -> str:
+    """The group in messages."""
+    return ", ".join(f"{name} {value}" for name, value in group if value) or "the file"
 
 
 def _labels(texts: Sequence[ScoredText]) -> classification.Labels:
@@ -222,11 +266,13 @@ def _human_agreement(texts: Sequence[ScoredText]) -> classification.HumanAgreeme
 
 
 def group_table(scores: Sequence[GroupScore]) -> Table:
-    """The scores as a rich table; human columns only where a human has labelled texts."""
+    """The scores as a rich table; columns of rollouts asked for and of humans if there are some."""
     from charprobe_lite.eval.scores.terminal import plain_table
 
     names = list(dict.fromkeys(name for score in scores for name, value in score.group if value))
-    numbers = ["n", "accuracy", "macro-F1", "95% interval", "resampled"]
+    asked = any(score.asked for score in scores)
+    numbers = ["n", *(["yield"] if asked else []), "accuracy", "macro-F1"]
+    numbers += ["95% interval", "resampled", *(["bounds"] if asked else [])]
     labelled = any(score.human for score in scores)
     numbers += ["labelled", "kappa", "hits seen", "hits unseen"] if labelled else []
     table = plain_table(None, [printable(name) for name in names], numbers)
@@ -234,12 +280,18 @@ def group_table(scores: Sequence[GroupScore]) -> Table:
         group = dict(score.group)
         table.add_row(
             *(printable(group.get(name, "")) for name in names),
-            *(str(score.n), f"{score.accuracy:.3f}", f"{score.macro_f1:.3f}"),
-            f"{score.ci[0]:.3f}-{score.ci[1]:.3f}",
+            str(score.n),
+            *([f"{score.yield_:.1%} of {score.asked}"] if score.asked else []),
+            *(f"{score.accuracy:.3f}", f"{score.macro_f1:.3f}", _ends(score.ci)),
             "items" if score.interval == "cluster" else "rows",
+            *([_ends(score.bounds)] if score.bounds else []),
             *(_human_cells(score.human) if labelled else []),
         )
     return table
+
+
+def _ends(ends: Ends) -> str:
+    return f"{ends[0]:.3f}-{ends[1]:.3f}"
 
 
 def _human_cells(human: classification.HumanAgreement | None) -> list[str]:
