@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions.outcome import Result, Turn
+from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.texts.reader import Columns
 from charprobe_lite.eval.texts.scores import GroupScore, score_files, score_texts
