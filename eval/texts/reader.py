@@ -164,7 +164,7 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
 def _study_value(row: Row, name: str, path: Path) -> str | None:
     """A column of a study's rollout."""
     if name in DERIVED:
-        return _derive(name, cluster_of(row), f"{path}: {row.item}")
+        return _derive(name, row.item, f"{path}: {row.item}")
     return cluster_of(row) if name == "item" else getattr(row.cell, name, row.persona)
 
 

@@ -1,0 +1,89 @@
+"""What a protocol alone changes: studies of the same checkpoints, prompts and scenarios, compared.
+
+    charprobe-lite eval --persona all --stage base,full --limit 24,10 --study lite.sqlite \\
+        --condition chat,chat_email,agentic_next,agentic_email
+    charprobe-lite eval ... --protocol depth --study depth.sqlite
+    python bench/protocols.py lite.sqlite depth.sqlite [MORE.sqlite ...]
+
+For each stage and condition: macro-F1, yield and forced emails of the first study and of each
+other one, and the difference with an interval from shared resamples of prompts and scenarios, over
+the personas that both have texts of.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import Labels
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
+from charprobe_lite.eval.store.reader import open_study
+
+Place = tuple[str, str]  # stage, condition
+
+
+def places(path: Path) -> dict[Place, list[Row]]:
+    found: dict[Place, list[Row]] = defaultdict(list)
+    for row in open_study(path).rows:
+        found[row.cell.stage, row.cell.condition].append(row)
+    return found
+
+
+def entries(rows: list[Row], personas: list[str]) -> list[tuple[str, str, str]]:
+    """(true, predicted, cluster) of every text; a text of the base stage for every persona."""
+    return [
+        (persona, row.prediction, cluster_of(row))
+        for row in rows
+        if row.prediction is not None
+        for persona in ([row.persona] if row.persona else personas)
+    ]
+
+
+def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[Estimate]:
+    """Macro-F1 of both, and their difference, over the personas that both have."""
+    sides = [entries(rows, personas) for rows in (before, after)]
+    shared = {true for true, *_ in sides[0]} & {true for true, *_ in sides[1]}
+    labels = {
+        name: Labels.of([entry for entry in side if entry[0] in shared])
+        for name, side in zip(("before", "after"), sides, strict=True)
+    }
+    metrics = ResampledMetrics(label_metrics(labels))
+    names = [("before", "macro_f1"), ("after", "macro_f1")]
+    return [*map(metrics.estimate, names), metrics.difference(names[1], names[0]).change]
+
+
+def shown(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
+
+
+def emails(rows: list[Row]) -> str:
+    texts = [row for row in rows if row.text is not None]
+    forced = sum(row.forced for row in texts)
+    return f"{len(texts) / len(rows):.0%}" + (f", {forced} forced" if forced else "")
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    first, *others = map(Path, sys.argv[1:])
+    before = places(first)
+    personas = sorted({row.persona for rows in before.values() for row in rows if row.persona})
+    for other in others:
+        after = places(other)
+        names = (first.stem, other.stem)
+        print(f"| stage | condition | {' | '.join(names)} | texts | difference |")
+        print("|---|---|---|---|---|---|")
+        for place in (place for place in before if place in after):
+            left, right, change = compared(before[place], after[place], personas)
+            print(
+                f"| {' | '.join(place)} | {shown(left)} | {shown(right)} "
+                f"| {emails(before[place])} / {emails(after[place])} | {shown(change, '+')} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
