@@ -51,7 +51,7 @@ def test_the_study_file_says_what_is_done_and_would_run_nothing_again(study: Pat
 def test_its_scores_are_the_same_numbers(study: Path) -> None:
     cells, earlier = printed("score", study)["cells"], expected("score.json")["cells"]
     for cell, known in zip(cells, earlier, strict=True):
-        assert {k: v or None for k, v in cell.items()} == {k: v or None for k, v in known.items()}
+        assert {k: cell[k] or None for k in known} == {k: v or None for k, v in known.items()}
     with Store(study, readonly=True) as store:
         findings = score_recorded_study(store, ["sarcasm", "humor"])
     assert findings
