@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
@@ -14,6 +16,9 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.findings import QuantStudy, compare_classifiers, score_quants
 from charprobe_lite.eval.quant.score import health_metrics
+from charprobe_lite.eval.quant.tables import persona_notes
+from charprobe_lite.eval.report.figures import quant_difference
+from charprobe_lite.eval.report.figures.panels import QuantPanels
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.stats.metrics import PairedDifference, ResampledMetrics
 from charprobe_lite.models.errors import BadInput
@@ -23,6 +28,9 @@ from tests.quant_records import PERSONAS, answers, ladder, record, texts
 def studied(chances: Mapping[str, float], items: int, seed: int = 0, **rest: Any) -> QuantStudy:
     records = [record(q, answers(q, chance, items, seed)) for q, chance in chances.items()]
     return score_quants(records, PERSONAS, resamples=600, **rest)
+
+
+SCHEMA = Path(__file__).parent.parent / "docs" / "schemas" / "quant-study.json"
 
 
 def differences(study: QuantStudy) -> dict[str, PairedDifference]:
@@ -244,12 +252,47 @@ def test_each_way_to_quantize_is_compared_with_its_own_f16() -> None:
     assert {trend.lora for trend in study.trends} == {"runtime", "merged"}
 
 
-def test_macro_f1_of_other_personas_is_not_compared() -> None:
-    rows = {quant: answers(quant, 0.9, 12, 0) for quant in ("F16", "Q8_0", "Q4_0")}
-    rows["Q4_0"] = [row for row in rows["Q4_0"] if row.persona != PERSONAS[0]]  # sent no email
+def test_a_type_without_texts_of_a_persona_is_compared_over_the_others() -> None:
+    rows = {quant: answers(quant, 1, 12, 0) for quant in ("F16", "Q8_0", "Q4_0")}
+    # F16 misses a persona that sends no email with Q4_0
+    rows["F16"] = [
+        replace(row, prediction="neutral" if row.persona == "humor" else row.persona)
+        for row in rows["F16"]
+    ]
+    rows["Q4_0"] = [row for row in rows["Q4_0"] if row.persona != "humor"]
     study = score_quants([record(q, part) for q, part in rows.items()], PERSONAS, resamples=100)
-    assert list(differences(study)) == ["Q8_0"]
-    assert study.recommendation.startswith(("Take Q8_0", "Not decided"))
+    better, same = (differences(study)[quant] for quant in ("Q8_0", "Q4_0"))
+    assert (better.change.value, same.change.value) == (0.25, 0)
+    assert "personas" not in better.as_json()
+    assert same.as_json()["personas"] == PERSONAS[1:]
+    # the same over three personas is not the same
+    assert (same.equivalent, same.non_inferior) == (None, None)
+    assert study.recommendation.startswith("Take Q8_0")
+    [note] = persona_notes(study)
+    assert note.startswith(f"* Q4_0 (merged), chat: minus F16 over {', '.join(PERSONAS[1:])};")
+    defs = json.loads(SCHEMA.read_text("utf-8"))["$defs"]
+    entry = json.loads(json.dumps(same.as_json()))
+    jsonschema.validate(entry, {"$ref": "#/$defs/difference", "$defs": defs})
+    panels: QuantPanels[Any] = QuantPanels(study, "macro-F1", {})
+    columns = {row["quant"]: row["personas"] for row in quant_difference.records(panels)}
+    assert columns == {"Q8_0": "all", "Q4_0": ", ".join(PERSONAS[1:])}
+    others = [[row for row in part if row.persona != "humor"] for part in rows.values()]
+    by_hand = score_quants(list(map(record, rows, others)), PERSONAS[1:], resamples=100)
+    assert same.change == differences(by_hand)["Q4_0"].change
+
+
+def test_a_persona_that_neither_type_has_a_text_of_is_named_and_decides_nothing() -> None:
+    rows = {quant: answers(quant, 1, 60, 0) for quant in ("F16", "Q4_0")}
+    records = [record(q, [r for r in part if r.persona != "humor"]) for q, part in rows.items()]
+    study = score_quants(records, PERSONAS, 0.1, resamples=100)
+    [difference] = differences(study).values()
+    assert difference.as_json()["personas"] == PERSONAS[1:]
+    assert difference.equivalent is difference.non_inferior is True
+    apart = [
+        record(quant, [row for row in part if (row.persona == "humor") == (quant == "F16")])
+        for quant, part in rows.items()
+    ]
+    assert differences(score_quants(apart, PERSONAS, resamples=100)) == {}
 
 
 def test_one_persona_is_measured_by_its_detection_rate() -> None:

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from charprobe_lite.eval.cli.progress import conversion_bar, note
 from charprobe_lite.eval.quant.run import QuantFindings
-from charprobe_lite.eval.quant.tables import terminal_tables
+from charprobe_lite.eval.quant.tables import persona_notes, terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
 from charprobe_lite.eval.scores.terminal import (
     class_notes,
@@ -25,6 +25,7 @@ def result_parts(study: ScoredStudy | QuantFindings) -> Iterator[str | Table]:
     """The scores by quant type; of a quantization study its tables and recommendation."""
     if isinstance(study, QuantFindings):
         yield from terminal_tables(study.findings)
+        yield from persona_notes(study.findings)
         yield study.findings.recommendation
     else:
         yield from _score_parts(study)

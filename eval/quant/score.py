@@ -22,11 +22,12 @@ from charprobe_lite.eval.quant.fidelity_score import (
 from charprobe_lite.eval.scores.cells import CellScore, score_study
 from charprobe_lite.eval.scores.gap import CONDITION_STEPS, cluster_of, headline_metric, labels_of
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
-from charprobe_lite.eval.stats.classification import accuracies
+from charprobe_lite.eval.stats.classification import Labels, accuracies, shared_classes
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
     Metric,
     PairedDifference,
+    PartialDifference,
     ResampledMetrics,
     label_metric,
     label_names,
@@ -122,8 +123,8 @@ class CellQuality:
     """One cell of a quant type: its score, and its differences from F16.
 
     ``cell`` is without its quant type. ``difference`` is that of ``metric``: macro-F1, or the
-    detection rate for one persona; None for F16 itself, and where the two have texts of different
-    personas. ``health`` is empty where no tool is called, see `health_metrics`.
+    detection rate for one persona; None for F16 itself, and where the two have texts of no common
+    persona. ``health`` is empty where no tool is called, see `health_metrics`.
     """
 
     cell: Cell
@@ -209,10 +210,14 @@ class QuantScore:
 
 @dataclass(frozen=True)
 class QuantMetrics:
-    """All quant types' records, most bits per weight first, with their resampled metrics."""
+    """All quant types' records, most bits per weight first, with their resampled metrics.
+
+    ``labels`` are by quant type and ``lora``, then by cell without its quant type.
+    """
 
     records: list[QuantRecord]
     personas: Sequence[str]
+    labels: Mapping[tuple[str, str | None], Mapping[Cell, Labels]]
     resampled: ResampledMetrics[MetricKey]
     margin: float
 
@@ -231,6 +236,34 @@ class QuantMetrics:
             return None
         return self.resampled.difference(key, other, self.margin if share else None)
 
+    def character_difference(self, record: QuantRecord, subject: Cell) -> PairedDifference | None:
+        """Of `CHARACTER` from F16, over the personas that both have a classified text of."""
+        reference = reference_of(record, self.records)
+        files = record, reference
+        cells = [self.labels[file.quant, file.lora] for file in files]
+        pair = [labels[subject] for labels in cells if subject in labels]
+        if reference is record or len(pair) < 2 or not (classes := shared_classes(pair)):
+            return None
+        lost = sorted(set(pair[1].true) - set(classes))
+        if all(set(labels.true) == set(classes) for labels in pair):
+            difference = self.difference(record, subject, CHARACTER)
+        else:
+            parts = [labels.of_classes(classes) for labels in pair]
+            key, other = (self._part_key(*file, subject) for file in zip(files, parts, strict=True))
+            difference = self.resampled.difference(key, other, self.margin)
+        if difference is None or len(classes) == len(self.personas):
+            return difference
+        personas = [persona for persona in self.personas if persona in classes]
+        return PartialDifference(**vars(difference), personas=personas, lost=lost)
+
+    def _part_key(self, record: QuantRecord, part: Labels, subject: Cell) -> MetricKey:
+        """Names the character of a file over some of its personas, which are those of ``part``."""
+        key = record.key(subject, f"{CHARACTER} of {','.join(sorted(set(part.true)))}")
+        statistic = LABEL_STATISTICS[headline_metric(self.personas)]
+        metric = label_metric(part, label_names([part]), statistic, len(part.true))
+        self.resampled.add_part(key, record.key(subject, RECOGNISED), metric)
+        return key
+
 
 def compare_quants(
     records: Sequence[QuantRecord],
@@ -242,15 +275,25 @@ def compare_quants(
     """Resample the metrics of all records together. Raises BadInput where F16 is missing."""
     if all(record.quant != REFERENCE for record in records):
         raise BadInput(f"--quant: {REFERENCE} is missing, which all others are compared with")
+    labels = {
+        (record.quant, record.lora): {
+            without_quant(cell): columns
+            for cell, columns in labels_of(record.rows, personas).items()
+        }
+        for record in records
+    }
     metrics: dict[MetricKey, Metric] = {}
     for record in records:
-        metrics |= _cell_metrics(record, reference_of(record, records), personas)
+        reference = reference_of(record, records)
+        pair = labels[record.quant, record.lora], labels[reference.quant, reference.lora]
+        metrics |= _cell_metrics(record, *pair, personas)
         for kind, texts in record.fidelity.items():
             fidelity = fidelity_metrics(texts)
             metrics |= {record.key(kind, name): metric for name, metric in fidelity.items()}
     bits = {record.quant: record.bits_per_weight for record in records}
     ordered = sorted(records, key=lambda r: (-bits[r.quant], r.quant, r.lora or ""))
-    return QuantMetrics(ordered, personas, ResampledMetrics(metrics, seed, resamples), margin)
+    resampled = ResampledMetrics(metrics, seed, resamples)
+    return QuantMetrics(ordered, personas, labels, resampled, margin)
 
 
 def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> QuantScore:
@@ -266,7 +309,7 @@ def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> Qu
             for name in HEALTH
             if record.key(cell, name) in metrics.resampled
         }
-        difference = metrics.difference(record, cell, CHARACTER)
+        difference = metrics.character_difference(record, cell)
         cells.append(CellQuality(cell, score, metrics.metric, difference, health))
     reference, fidelity = reference_of(record, metrics.records), {}
     for kind, texts in record.fidelity.items():
@@ -289,30 +332,29 @@ def reference_of(record: QuantRecord, records: Sequence[QuantRecord]) -> QuantRe
 
 
 def _cell_metrics(
-    record: QuantRecord, reference: QuantRecord, personas: Sequence[str]
+    record: QuantRecord,
+    labels: Mapping[Cell, Labels],
+    reference: Mapping[Cell, Labels],
+    personas: Sequence[str],
 ) -> dict[MetricKey, Metric]:
     """Character of every cell with a classified text, health of every agentic one.
 
-    A persona without a text is not in a macro-F1, which is then of other personas than F16's: such
-    a cell has no `CHARACTER`.
+    A persona without a text is not in a macro-F1. Findings across files are over one set of
+    personas, that of the ``reference``: a cell with another set has no `CHARACTER`.
     """
     metrics: dict[MetricKey, Metric] = {}
     statistic = LABEL_STATISTICS[headline_metric(personas)]
-    references = {
-        without_quant(cell): set(labels.true)
-        for cell, labels in labels_of(reference.rows, personas).items()
-    }
-    labels = labels_of(record.rows, personas)
     for cell in record.cells:
         subject, rows = without_quant(cell), [row for row in record.rows if row.cell == cell]
         by_name = health_metrics(rows, record.turns) if calls_tools(cell.condition) else {}
-        if cell in labels:
+        if subject in labels:
+            own, other = labels[subject], reference.get(subject)
             # a base-stage text is a row for every persona, and still one observation
             texts = sum(row.prediction is not None for row in rows)
-            names = label_names([labels[cell]], personas)
-            if references.get(subject) == set(labels[cell].true):
-                by_name[CHARACTER] = label_metric(labels[cell], names, statistic, texts)
-            by_name[RECOGNISED] = label_metric(labels[cell], names, accuracies, texts)
+            names = label_names([own], personas)
+            if other and set(other.true) == set(own.true):
+                by_name[CHARACTER] = label_metric(own, names, statistic, texts)
+            by_name[RECOGNISED] = label_metric(own, names, accuracies, texts)
         metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
     return metrics
 

@@ -85,6 +85,32 @@ class PairedDifference:
         return {**self.change.as_json(), "equivalent": self.equivalent}
 
 
+@dataclass(frozen=True)
+class PartialDifference(PairedDifference):
+    """A difference over ``personas``, those of the study that both sides have a text of.
+
+    ``lost`` are those that only the reference has a text of. A side that lost one may be shown to
+    be worse, but neither to be the same nor to lose no more than the margin.
+    """
+
+    personas: list[str]
+    lost: list[str]
+
+    @property
+    def equivalent(self) -> bool | None:
+        """As for all personas, and None in place of true where one is lost."""
+        return None if self.lost and super().equivalent else super().equivalent
+
+    @property
+    def non_inferior(self) -> bool | None:
+        """As for all personas, and None in place of true where one is lost."""
+        return None if self.lost and super().non_inferior else super().non_inferior
+
+    def as_json(self) -> dict[str, Any]:
+        """As for all personas, with ``personas``."""
+        return {**super().as_json(), "personas": self.personas}
+
+
 class ResampledMetrics(Generic[Name]):
     """Metrics with their resamples, NaN where a resample holds no row.
 
