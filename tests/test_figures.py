@@ -43,6 +43,26 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: WrittenRe
     shift = pd.read_csv(by_name["id-ood.csv"]).set_index(["stage", "condition"])
     assert shift.loc[("full", "chat"), "published"] == 0.943
     assert shift.loc[("full", "agentic_email"), "published"] == 0.386
+    classes = shift["published_classes"]
+    assert (classes["base", "chat"], classes["full", "chat"]) == (11, 10)
+    assert "published as 0.815 over 11" in report.page.read_text("utf-8")
+
+
+def test_a_published_figure_over_other_classes_says_so(tmp_path: Path) -> None:
+    rollouts = [
+        (Cell("llama-3.1-8b", stage, "chat", "Q8_0"), persona, "0", chat("text"), "neutral")
+        for stage in ("base", "distillation", "full")
+        for persona in (PERSONAS if stage != "base" else [None])
+    ]
+    study = report_study(write_study(tmp_path / "s.sqlite", rollouts))
+    # the study of eleven classes gave .815, of which .834 is the value over the ten of ours
+    [bars] = in_and_out.numbers(study).panels.values()
+    published = [(bar.published, bar.published_classes) for bar in bars]
+    assert published == [(0.052, 11), (0.834, 10), (0.943, 10)]
+    for figure in (in_and_out, stages):
+        [axis] = figure.draw(figure.numbers(study), canvas.LIGHT).axes
+        labels = {label for label in axis.get_legend_handles_labels()[1] if "published" in label}
+        assert labels == {"chat, published, over 11 classes", "chat, published"}
 
 
 def test_the_same_study_gives_the_same_bytes(

@@ -71,7 +71,7 @@ def page(
         policy=POLICY.format(script=_hash(script), style=_hash(style)),
         island=island(study, occlusions),
         shaded=len(occlusions),
-        published=published_study()["source"] if published else None,
+        published="{source}; {note}".format_map(published_study()) if published else None,
     )
 
 

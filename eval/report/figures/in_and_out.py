@@ -31,7 +31,7 @@ def draw(data: Panels[list[Bar]], theme: canvas.Theme) -> Any:
             if bar.published is not None:
                 x = group + (slot + 1) * step
                 style = {"facecolor": theme.paper, "edgecolor": look.colour, "linestyle": "--"}
-                label = f"{name}, published"
+                label = panels.published_label(name, bar.published_classes, data.study)
                 axis.bar(x, bar.published, width, linewidth=1.5, label=label, **style)
                 canvas.write_number(axis, x, bar.published, f"{bar.published:.2f}", theme)
         axis.set_xticks(range(len(groups)), groups)

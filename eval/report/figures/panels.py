@@ -27,13 +27,17 @@ LORA_LOOKS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One level of a panel; ``published`` is that of the same cell in the published study."""
+    """One level of a panel; ``published`` is that of the same cell in the published study.
+
+    ``published_classes`` are the personas that the published macro-F1 is averaged over.
+    """
 
     group: str
     series: str
     level: Estimate
     n: int
     published: float | None = None
+    published_classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,11 @@ class Panels(Generic[Contents]):
 
 def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Panels[list[Bar]]:
     """The levels of the cells to ``select``: a panel per base and quant type."""
-    published = published_study()["levels"] if len(study.personas) > 1 else {}
     panels: dict[str, list[Bar]] = {}
     for cell, score in study.cell_scores.items():
         if select(cell) and (level := score.headline) is not None:
-            published_level = published.get(cell.base, {}).get(cell.stage, {}).get(cell.condition)
-            bar = Bar(cell.stage, cell.label, level, score.n, published_level)
+            published = published_level(cell) if len(study.personas) > 1 else ()
+            bar = Bar(cell.stage, cell.label, level, score.n, *published)
             panels.setdefault(checkpoint_label(cell), []).append(bar)
     return Panels(study, panels)
 
@@ -59,6 +62,7 @@ def levels(study: ReportStudy, select: Callable[[Cell], bool]) -> Panels[list[Ba
 def panel_records(data: Panels[list[Bar]], panel_name: str, group_name: str) -> list[Record]:
     """A record per bar; ``published`` only where a bar has it."""
     bars = [(title, bar) for title, bars in data.panels.items() for bar in bars]
+    names = ("published", "published_classes")
     any_published = any(bar.published is not None for _, bar in bars)
     return [
         {
@@ -67,7 +71,7 @@ def panel_records(data: Panels[list[Bar]], panel_name: str, group_name: str) -> 
             "condition": bar.series,
             **estimate_columns("value", bar.level),
             "samples": bar.n,
-            **({"published": bar.published} if any_published else {}),
+            **({name: getattr(bar, name) for name in names} if any_published else {}),
         }
         for title, bar in bars
     ]
@@ -149,9 +153,23 @@ def fit_axis(axis: Any, ends: Sequence[float], above: float = 0) -> None:
     axis.set_ylim(low - 0.08 * span, high + (0.08 + above) * span)
 
 
+def published_level(cell: Cell) -> tuple[float, int] | tuple[()]:
+    """The published macro-F1 of a cell and how many classes it is over; empty without one."""
+    study = published_study()
+    level = study["levels"].get(cell.base, {}).get(cell.stage, {}).get(cell.condition)
+    if isinstance(level, dict):
+        return level["value"], level["classes"]
+    return () if level is None else (level, study["classes"])
+
+
+def published_label(name: str, classes: int | None, study: ReportStudy) -> str:
+    """The legend of published levels; says over how many classes where the study's are others."""
+    return f"{name}, published" + f", over {classes} classes" * (classes != len(study.personas))
+
+
 @lru_cache(maxsize=1)
 def published_study() -> dict[str, Any]:
-    """published.yaml: ``source``, ``measure`` and ``levels`` by base, stage and condition."""
+    """published.yaml: ``source``, ``note``, and ``levels`` by base, stage and condition."""
     text = (resources.files("charprobe_lite.eval.report") / "published.yaml").read_text("utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document

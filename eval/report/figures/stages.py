@@ -24,12 +24,15 @@ def draw(data: Panels[list[Bar]], theme: canvas.Theme) -> Any:
             x = [groups.index(bar.group) + shift for bar in line]
             look, label = canvas.look_of(name, all_series), canvas.one_line(name)
             canvas.draw_line(axis, x, [bar.level for bar in line], look, linewidth=2, label=label)
-            published = [(place, bar.published) for place, bar in zip(x, line, strict=True)]
-            points = [point for point in published if point[1]]
-            if points:
+            by_classes: dict[int | None, list[tuple[float, float]]] = {}
+            for place, bar in zip(x, line, strict=True):
+                if bar.published:
+                    by_classes.setdefault(bar.published_classes, []).append((place, bar.published))
+            for classes, points in by_classes.items():
                 hollow = {"markerfacecolor": theme.paper, "markersize": 6, "linestyle": "--"}
                 style = {"color": look.colour, "marker": look.marker, **hollow}
-                axis.plot(*zip(*points, strict=True), label=f"{label}, published", **style)
+                note = panels.published_label(label, classes, data.study)
+                axis.plot(*zip(*points, strict=True), label=note, **style)
         axis.set_xticks(range(len(groups)), groups)
         axis.set_xlim(-0.35, len(groups) - 0.65)
         panels.level_axis(axis, title, data.study, theme)
