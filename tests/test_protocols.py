@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.study.grid import items_of
 from charprobe_lite.eval.study.run import overrides
 from charprobe_lite.eval.study.spec import parse_spec, resolve
+from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import Prompt, read_suffixes
 from charprobe_lite.models.published_scenarios import Script, load_any_scenarios
@@ -364,8 +366,14 @@ def test_a_study_of_scaffolds_runs_and_resumes_and_other_protocols_are_refused(
 ) -> None:
     one = ["eval", "--protocol", "depth", "--persona", "humor", "--stage", "full"]
     one += ["--scenarios", folder, "--limit", "1", "--max-tokens", "24", "--study", "s.sqlite"]
+    shutil.copytree(kit.kit_folder() / "classifier", tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    config["max_position_embeddings"] = 8
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config))
+    one += ["--classifier", "short"]
     done = charprobe(*one, "--json")
     assert done.returncode == 0, done.stderr
+    assert "the classifier read 8 tokens of" in done.stderr
     cells = {cell["condition"]: cell for cell in json.loads(done.stdout)["cells"]}
     assert len(cells) == 9
     with closing(sqlite3.connect(tmp_path / "s.sqlite")) as database:
@@ -373,6 +381,8 @@ def test_a_study_of_scaffolds_runs_and_resumes_and_other_protocols_are_refused(
         seeds = {seed for (seed,) in database.execute("SELECT seed FROM rollouts")}
     assert recorded["protocol"] == "depth"
     assert recorded["overrides"]["max_tokens"] == {"protocol": 512, "here": 24}
+    assert recorded["texts_cut"]["limit"] == 8
+    assert 1 < recorded["texts_cut"]["texts"] <= 9
     assert seeds == {0}
     again = charprobe("study", "resume", "s.sqlite")
     assert again.returncode == 0, again.stderr
