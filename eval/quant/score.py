@@ -27,7 +27,6 @@ from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
     Metric,
     PairedDifference,
-    PartialDifference,
     ResampledMetrics,
     label_metric,
     label_names,
@@ -244,7 +243,6 @@ class QuantMetrics:
         pair = [labels[subject] for labels in cells if subject in labels]
         if reference is record or len(pair) < 2 or not (classes := shared_classes(pair)):
             return None
-        lost = sorted(set(pair[1].true) - set(classes))
         if all(set(labels.true) == set(classes) for labels in pair):
             difference = self.difference(record, subject, CHARACTER)
         else:
@@ -254,7 +252,7 @@ class QuantMetrics:
         if difference is None or len(classes) == len(self.personas):
             return difference
         personas = [persona for persona in self.personas if persona in classes]
-        return PartialDifference(**vars(difference), personas=personas, lost=lost)
+        return replace(difference, personas=personas, lost=set(pair[1].true) != set(classes))
 
     def _part_key(self, record: QuantRecord, part: Labels, subject: Cell) -> MetricKey:
         """Names the character of a file over some of its personas, which are those of ``part``."""

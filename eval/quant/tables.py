@@ -10,7 +10,6 @@ from charprobe_lite.eval.quant.findings import CAPABILITIES, QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore, document
 from charprobe_lite.eval.scores.terminal import plain_table
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.metrics import PartialDifference
 
 Record = dict[str, Any]
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation", "quant-classifier")
@@ -95,7 +94,7 @@ def _cells_table(study: QuantStudy) -> TerminalTable:
         table.add_row(
             *(*_file(quant), cell.condition, str(cell.score.n), _interval(cell.score.headline)),
             _interval(difference.change if difference else None, "+")
-            + ("*" if isinstance(difference, PartialDifference) else ""),
+            + ("*" if difference and difference.personas is not None else ""),
             VERDICTS[difference.equivalent] if difference else "-",
             *(f"{health[x].value.value:.0%}" if x in health else "-" for x in CAPABILITIES),
         )
@@ -108,7 +107,7 @@ def persona_notes(study: QuantStudy) -> list[str]:
         f"* {quant.name}, {cell.condition}: minus F16 over {', '.join(difference.personas)}; one "
         "of the two has no classified text of the other personas"
         for quant, cell in trained_cells(study)
-        if isinstance(difference := cell.difference, PartialDifference)
+        if (difference := cell.difference) and difference.personas is not None
     ]
 
 

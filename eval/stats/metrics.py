@@ -44,12 +44,16 @@ class Metric:
 class PairedDifference:
     """A number minus the reference's, with its 95% interval and its 90% interval.
 
-    ``margin`` is the largest difference that counts as none, None for no verdict.
+    ``margin`` is the largest difference that counts as none, None for no verdict. ``personas`` are
+    those that both sides have a text of, None for all of the study. With ``lost`` the reference has
+    texts of others too: the number may be shown to be worse, and not to be the same or no worse.
     """
 
     change: Estimate
     interval_90: tuple[float, float]
     margin: float | None
+    personas: list[str] | None = None
+    lost: bool = False
 
     @property
     def equivalent(self) -> bool | None:
@@ -63,7 +67,7 @@ class PairedDifference:
             return None
         low, high = self.interval_90
         if -self.margin < low and high < self.margin:
-            return True
+            return None if self.lost else True
         return False if high < -self.margin or low > self.margin else None
 
     @property
@@ -77,38 +81,13 @@ class PairedDifference:
             return None
         low, high = self.interval_90
         if low > -self.margin:
-            return True
+            return None if self.lost else True
         return False if high < -self.margin else None
 
     def as_json(self) -> dict[str, Any]:
-        """``estimate``, ``ci`` (95%) and ``equivalent``, null if undecided."""
-        return {**self.change.as_json(), "equivalent": self.equivalent}
-
-
-@dataclass(frozen=True)
-class PartialDifference(PairedDifference):
-    """A difference over ``personas``, those of the study that both sides have a text of.
-
-    ``lost`` are those that only the reference has a text of. A side that lost one may be shown to
-    be worse, but neither to be the same nor to lose no more than the margin.
-    """
-
-    personas: list[str]
-    lost: list[str]
-
-    @property
-    def equivalent(self) -> bool | None:
-        """As for all personas, and None in place of true where one is lost."""
-        return None if self.lost and super().equivalent else super().equivalent
-
-    @property
-    def non_inferior(self) -> bool | None:
-        """As for all personas, and None in place of true where one is lost."""
-        return None if self.lost and super().non_inferior else super().non_inferior
-
-    def as_json(self) -> dict[str, Any]:
-        """As for all personas, with ``personas``."""
-        return {**super().as_json(), "personas": self.personas}
+        """``estimate``, ``ci`` (95%), ``equivalent`` (null if undecided), ``personas`` if not all."""
+        personas = {} if self.personas is None else {"personas": self.personas}
+        return {**self.change.as_json(), "equivalent": self.equivalent, **personas}
 
 
 class ResampledMetrics(Generic[Name]):

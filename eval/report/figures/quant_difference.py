@@ -8,7 +8,7 @@ from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
 from charprobe_lite.eval.report.figures.panels import LORA_LOOKS, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
-from charprobe_lite.eval.stats.metrics import PairedDifference, PartialDifference
+from charprobe_lite.eval.stats.metrics import PairedDifference
 
 UNFORCED = ", sent unforced"
 Difference = tuple[QuantScore, PairedDifference]
@@ -80,14 +80,10 @@ def _verdicts(axis: Any, margin: float, theme: Theme) -> None:
         axis.plot([], [], marker, color=theme.ink, markerfacecolor=face, label=label)
 
 
-def _personas(difference: PairedDifference) -> str:
-    return ", ".join(difference.personas if isinstance(difference, PartialDifference) else ["all"])
-
-
 def records(data: QuantPanels[Difference]) -> list[tables.Record]:
     """A record per file, condition and measure, with the personas where some are left out."""
     cells = [cell for _, cell in tables.trained_cells(data.study)]
-    partial = any(isinstance(cell.difference, PartialDifference) for cell in cells)
+    partial = any(cell.difference and cell.difference.personas is not None for cell in cells)
     return [
         {
             **tables.file_columns(quant),
@@ -99,7 +95,7 @@ def records(data: QuantPanels[Difference]) -> list[tables.Record]:
             "margin": data.study.margin,
             "equivalent": tables.verdict_text(difference.equivalent),
             "kept": tables.verdict_text(difference.non_inferior),
-            **({"personas": _personas(difference)} if partial else {}),
+            **({"personas": ", ".join(difference.personas or ["all"])} if partial else {}),
         }
         for quant, cell in tables.trained_cells(data.study)
         for metric, difference in (

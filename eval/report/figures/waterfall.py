@@ -31,11 +31,6 @@ class Step:
         """The change from the cell before."""
         return self.difference.change if self.difference else None
 
-    @property
-    def personas(self) -> list[str] | None:
-        """Those of the change where they are not all of the study's."""
-        return self.difference.personas if self.difference else None
-
 
 def numbers(study: ReportStudy) -> Panels[list[Step]]:
     """The steps of the most trained stage, per base, quant type and tool format.
@@ -79,7 +74,10 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
             _draw_level(axis, place, step, theme)
         names = [one_line(step.cell.label) for step in (first, *later)]
         emails = [f"emails of {one_line(step.cell.stage)}" for step in ceilings]
-        changes = [f"to {name}{_part(step)}" for name, step in zip(names[1:], later, strict=True)]
+        changes = [
+            f"to {name}" + (f", {len(_personas(step))} personas" if _personas(step) else "")
+            for name, step in zip(names[1:], later, strict=True)
+        ]
         ticks = [names[0], *changes, names[-1], *emails]
         axis.set_xticks(places, [canvas.wrapped(tick) for tick in ticks])
         axis.set_xlim(-0.6, places[-1] + 0.75)
@@ -89,13 +87,9 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
     return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
 
-def _part(step: Step) -> str:
-    """How many personas a change is over, where they are not all of the study's."""
-    return "" if step.personas is None else f", {len(step.personas)} personas"
-
-
-def _names(difference: Difference) -> str:
-    return ", ".join(difference.personas or ["all"])
+def _personas(step: Step) -> list[str]:
+    """Those that a change is over where they are not all of the study's."""
+    return (step.difference and step.difference.personas) or []
 
 
 def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
@@ -125,7 +119,7 @@ def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
 def records(data: Panels[list[Step]]) -> list[Record]:
     """A record per step, the ceilings last; the personas of changes that are not over all."""
     steps = [step for steps in data.panels.values() for step in steps]
-    partial = any(step.personas is not None for step in steps)
+    partial = any(map(_personas, steps))
     return [
         {
             "checkpoint": title,
@@ -133,7 +127,7 @@ def records(data: Panels[list[Step]]) -> list[Record]:
             "condition": step.cell.label,
             **estimate_columns("value", step.level),
             **estimate_columns("change", step.change),
-            **({"personas": step.difference and _names(step.difference)} if partial else {}),
+            **({"personas": ", ".join(_personas(step)) or None} if partial else {}),
         }
         for title, steps in data.panels.items()
         for step in steps
