@@ -85,7 +85,7 @@ class PairedDifference:
         return False if high < -self.margin else None
 
     def as_json(self) -> dict[str, Any]:
-        """``estimate``, ``ci`` (95%), ``equivalent`` (null if undecided), ``personas`` if not all."""
+        """``estimate``, ``ci`` (95%), ``equivalent`` (null: undecided), ``personas`` if not all."""
         personas = {} if self.personas is None else {"personas": self.personas}
         return {**self.change.as_json(), "equivalent": self.equivalent, **personas}
 
