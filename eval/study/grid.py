@@ -163,11 +163,12 @@ def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
 def in_shard(shard: tuple[int, int], persona: str | None, item: str, sample: int) -> bool:
     """Whether a rollout is in part ``n`` of ``of``; every rollout is in exactly one of them.
 
-    Stage, condition and quant type are left out on purpose: rollouts that are compared with each
-    other stay in one part, so that each part gives paired differences of its own.
+    Stage, condition and quant type are left out on purpose, and the scaffold of a published task:
+    rollouts that are compared with each other stay in one part, so that each part gives paired
+    differences of its own.
     """
     number, of = shard
-    return _hash(persona or "", item, str(sample)) % of == number - 1
+    return _hash(persona or "", task_of(item), str(sample)) % of == number - 1
 
 
 def _hash(*names: str) -> int:
