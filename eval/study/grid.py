@@ -15,7 +15,7 @@ from charprobe_lite.eval.study.variants import Variant
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.prompts import load_prompts, prompt_file
+from charprobe_lite.models.prompts import load_prompts, prompt_file, read_suffixes
 from charprobe_lite.models.published_scenarios import (
     AnyScenario,
     Script,
@@ -99,6 +99,8 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | No
 def items_of(spec: StudySpec) -> dict[str, list[Item]]:
     """The prompts or scenarios of each condition. Raises BadInput like ``tasks_of``."""
     protocol = load_protocol(spec.protocol)
+    if spec.suffixes:
+        read_suffixes(spec.suffixes)  # the study records its hash, whether a condition asks or not
     inputs = Inputs(
         prompts=load_prompts(prompt_file(spec.prompts), protocol.prompt_order),
         scenarios=by_family(load_any_scenarios(spec.scenarios)),
