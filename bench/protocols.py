@@ -7,7 +7,7 @@
 
 For each stage and condition: macro-F1, yield and forced emails of the first study and of each
 other one, and the difference with an interval from shared resamples of prompts and scenarios, over
-the personas that both have texts of.
+the prompts, scenarios and personas that both have texts of.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def entries(rows: list[Row], personas: list[str]) -> list[tuple[str, str, str]]:
 
 
 def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[Estimate]:
-    """Macro-F1 of both, and their difference, over the personas that both have."""
-    sides = [entries(rows, personas) for rows in (before, after)]
+    """Macro-F1 of both, and their difference, over the items and personas that both have."""
+    items = {row.item for row in before} & {row.item for row in after}
+    sides = [
+        entries([row for row in rows if row.item in items], personas) for rows in (before, after)
+    ]
     shared = {true for true, *_ in sides[0]} & {true for true, *_ in sides[1]}
     labels = {
         name: Labels.of([entry for entry in side if entry[0] in shared])
