@@ -2,7 +2,7 @@
 
 huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and resumes
 a file where an earlier download stopped. Only weights as safetensors, JSON and tokenizer
-files are fetched: never a pickle.
+files are fetched: never a pickle. A large file's content must have the sha256 that the hub states.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt
 ROWS = (".jsonl", ".parquet")
 CONFIG = {"base": "config.json", "adapter": "adapter_config.json", "classifier": "config.json"}
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def pull_dataset(repository: str) -> Path:
@@ -38,6 +39,7 @@ def pull_dataset(repository: str) -> Path:
             repository, repo_type="dataset", allow_patterns=[f"*{suffix}" for suffix in ROWS]
         )
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix in ROWS)
+    _refuse_corrupt(files)
     if len(files) != 1:
         raise BadInput(f"{repository}: holds {len(files)} files of rows; name one with --prompts")
     return files[0]
@@ -77,6 +79,7 @@ def fetch(source: Source) -> Path:
 
 def _pull(repository: str, source: Source) -> Path:
     prefix = f"{source.subfolder}/" if source.subfolder else ""
+    before = local_path(source)
     with _downloader(repository) as library:
         library.snapshot_download(
             repository,
@@ -93,7 +96,27 @@ def _pull(repository: str, source: Source) -> Path:
             f"{repository}: its {place} holds no complete {source.kind} ({CONFIG[source.kind]} "
             "and *.safetensors); fix repository and subfolder in the catalogue"
         )
+    if folder != before:  # also what an earlier download that was killed left unchecked
+        _refuse_corrupt(sorted(folder.iterdir()))
     return folder
+
+
+def _refuse_corrupt(files: Iterable[Path]) -> None:
+    """BadInput for a file whose content does not have the sha256 that the cache names it by.
+
+    It is removed, so that the next download fetches it. The hub states no sha256 of small files.
+    """
+    from charprobe_lite.models.kit import sha256_file
+
+    for file in files:
+        blob = file.resolve()
+        if SHA256.fullmatch(blob.name) and sha256_file(blob) != blob.name:
+            file.unlink()
+            blob.unlink(missing_ok=True)
+            raise BadInput(
+                f"{file}: does not have the sha256 that the hub states, and was removed; "
+                "run the same command again to fetch it"
+            )
 
 
 def removable_downloads(repositories: Iterable[str]) -> list[Removable]:
@@ -186,6 +209,13 @@ def _problem(error: Exception, repository: str) -> str:
             f"is incomplete in {root}, and HF_HUB_OFFLINE is set; "
             "unset it, or set HF_HOME to where the files are"
         )
+    response = getattr(cause, "response", None)
+    out_of_range = response is not None and response.status_code == 416
+    if out_of_range or "Consistency check failed" in str(cause):
+        # resumed, an unfinished file that is too long would fail for ever
+        for part in root.glob(f"*--{repository.replace('/', '--')}/blobs/*.incomplete"):
+            part.unlink(missing_ok=True)
+        return f"a file does not have the size that {hub} states; run the same command again"
     if isinstance(cause, exceptions.HTTPError):
         status = cause.response.status_code if cause.response is not None else "an error"
         if status in (401, 403):

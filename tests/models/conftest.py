@@ -132,12 +132,18 @@ VOICE = {"v1/pirate/adapter_config.json": b"{}", "v1/pirate/adapter_model.safete
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's API that a download uses; class attributes say what it serves."""
+    """The part of the hub's API that a download uses; class attributes say what it serves.
+
+    ``sent`` has by file name what is sent in place of the stated content. The first answer that
+    is longer than ``drop_at`` breaks off there; every one that is longer than ``stall_at`` stalls.
+    """
 
     protocol_version = "HTTP/1.1"
     files: ClassVar[dict[str, dict[str, bytes]]] = {}
     errors: ClassVar[dict[str, tuple[int, dict[str, str]]]] = {}
     requests: ClassVar[list[tuple[str, str, str | None]]] = []
+    sent: ClassVar[dict[str, bytes]] = {}
+    drop_at: ClassVar[int | None] = None
     stall_at: ClassVar[int | None] = None
     stalled: ClassVar[threading.Event] = threading.Event()
     go_on: ClassVar[threading.Event] = threading.Event()
@@ -158,10 +164,12 @@ class Hub(BaseHTTPRequestHandler):
             answer = {"id": repository, "sha": SHA, "siblings": siblings}
             self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         else:
-            self.send_file(self.files[repository]["/".join(parts[4:])])
+            self.send_file(self.files[repository]["/".join(parts[4:])], parts[-1])
 
-    def send_file(self, content: bytes) -> None:
+    def send_file(self, content: bytes, name: str) -> None:
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": SHA}
+        if self.command == "GET":
+            content = self.sent.get(name, content)
         if byte_range := self.headers.get("Range"):
             start = int(byte_range.removeprefix("bytes=").split("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -183,6 +191,10 @@ class Hub(BaseHTTPRequestHandler):
             self.go_on.wait(60)
             self.close_connection = True
             return
+        if self.drop_at is not None and len(body) > self.drop_at:
+            self.wfile.write(body[: self.drop_at])
+            type(self).drop_at, self.close_connection = None, True
+            return
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
@@ -197,6 +209,7 @@ def hub(environment: dict[str, str]) -> Iterator[type[Hub]]:
         files: ClassVar[dict[str, dict[str, bytes]]] = {}
         errors: ClassVar[dict[str, tuple[int, dict[str, str]]]] = {}
         requests: ClassVar[list[tuple[str, str, str | None]]] = []
+        sent: ClassVar[dict[str, bytes]] = {}
         stalled = threading.Event()
         go_on = threading.Event()
 

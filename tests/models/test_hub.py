@@ -110,6 +110,47 @@ def test_a_killed_pull_goes_on_where_it_stopped(
     assert [at for _, path, at in hub.requests if at] == [f"bytes={chunk}-"]
 
 
+def test_a_connection_that_breaks_is_one_line_and_the_next_pull_completes_it(
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
+) -> None:
+    weights = os.urandom(50_000)
+    hub.files["someone/tiny"] = {**WHOLE, "model.safetensors": weights}
+    hub.drop_at = 20_000
+    assert "was interrupted; run the same command again to resume" in refused(charprobe(*TINY))
+    done = charprobe(*TINY)
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.split()[-1]) / "model.safetensors").read_bytes() == weights
+
+
+def test_a_complete_download_is_used_offline_and_an_incomplete_one_says_so(
+    charprobe: Command, hub: type[Hub], user_catalogue: Path
+) -> None:
+    hub.files["someone/tiny"] = WHOLE
+    assert "is incomplete in" in refused(charprobe(*TINY, HF_HUB_OFFLINE=1))
+    online = charprobe(*TINY)
+    assert online.returncode == 0, online.stderr
+    hub.requests.clear()
+    offline = charprobe(*TINY, HF_HUB_OFFLINE=1)
+    assert offline.stdout == online.stdout
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("sent", [b"WEIGHTS", b"weight", b"weights and more"])
+def test_content_that_is_not_what_the_hub_states_is_refused_until_it_is(
+    charprobe: Command, hub: type[Hub], user_catalogue: Path, sent: bytes
+) -> None:
+    hub.files["someone/tiny"] = WHOLE  # its model.safetensors is b"weights"
+    hub.sent["model.safetensors"] = sent
+    line = refused(charprobe(*TINY))
+    assert "someone" in line
+    assert "run the same command again" in line
+    assert "is not on this machine" in refused(charprobe("path", "--base", "tiny"))
+    hub.sent.clear()
+    done = charprobe(*TINY)
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.split()[-1]) / "model.safetensors").read_bytes() == b"weights"
+
+
 ANSWERS = {
     "gated": (403, {"X-Error-Code": "GatedRepo"}, {}, "is gated; accept its terms at {hub}/"),
     "gated, no token": (401, {"X-Error-Code": "GatedRepo"}, {}, "and set HF_TOKEN to a token of"),
