@@ -66,14 +66,27 @@ def prepare_model(
     return target
 
 
+def adapter_file(name: str, adapter: Path, base: Path) -> Path:
+    """Where a PEFT folder of a base is kept as GGUF."""
+    # of a base, an adapter's file depends on the configuration alone
+    shapes = base / "config.json" if base.is_dir() else base
+    key = _key("adapter", content_hash(adapter), content_hash(shapes))
+    return cache_folder() / f"{name}-lora-{key}.gguf"
+
+
+def classifier_folder(name: str, source: Path, verify: bool = True) -> Path:
+    """A classifier as ONNX: its folder when it has one, else where its export is kept."""
+    if list(source.glob("*.onnx")):
+        return source
+    key = _key("classifier", str(verify), content_hash(source))
+    return cache_folder() / f"{name}-classifier-{key}"
+
+
 def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Notify = lambda _: None) -> Path:
     """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
     if not adapter.is_dir():
         return adapter
-    # of a base, an adapter's file depends on the configuration alone
-    shapes = base / "config.json" if base.is_dir() else base
-    key = _key("adapter", content_hash(adapter), content_hash(shapes))
-    target = cache_folder() / f"{name}-lora-{key}.gguf"
+    target = adapter_file(name, adapter, base)
     if not target.is_file():
         note(f"preparing adapter {name} (once): {target}")
         convert_adapter(adapter, base, target, shared=True)
@@ -87,10 +100,7 @@ def prepare_classifier(
 
     int8 is smaller and faster, but what a published classifier says of a text is its fp32 label.
     """
-    if list(source.glob("*.onnx")):
-        return source
-    key = _key("classifier", str(verify), content_hash(source))
-    target = cache_folder() / f"{name}-classifier-{key}"
+    target = classifier_folder(name, source, verify)
     if not target.is_dir():
         note(f"preparing classifier {name} (once): {target}")
         export_in_child(source, target, verify)

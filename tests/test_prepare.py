@@ -50,7 +50,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalogue = {
         "bases": [tiny, huge],
         "adapters": [
-            {"base": "tiny", "stage": "full", "path": "full-{persona}", "personas": ["sarcasm"]}
+            {
+                "base": "tiny",
+                "stage": "full",
+                "path": "full-{persona}",
+                "rank": 8,
+                "personas": ["sarcasm"],
+            }
         ],
         "classifiers": [
             {
@@ -102,6 +108,10 @@ def test_one_command_converts_checks_and_runs_a_base_of_the_catalogue(
     assert "(once)" not in again.stderr
     assert made(tmp_path) == files
     assert json.loads(again.stdout)["cells"] == found["cells"]
+    # which a forecast says, too
+    plan = json.loads(charprobe(*command, "--dry-run", "--json").stdout)
+    assert {line["action"] for line in plan["needed"]} == {"here"}
+    assert plan["disk"] == plan["preparing_seconds"] == 0
     # and nothing of it is a stranger to models prune
     assert {item.path.name for item in cached_files()} >= set(files)
 
@@ -161,11 +171,31 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(
     actions = {line["what"].split(" (")[0]: line["action"] for line in plan["needed"]}
     assert actions["model Q4_K_M base"] == "convert"
     assert actions["base tiny"] == "here"
+    # an adapter and a classifier that are here are to be converted, which takes time as well
+    assert actions["adapter full sarcasm"] == actions["classifier"] == "convert"
+    seconds = [line["seconds"] for line in plan["needed"] if line["action"] == "convert"]
+    assert len([each for each in seconds if each > 0]) == 3
+    assert plan["preparing_seconds"] == pytest.approx(sum(seconds))
     assert plan["temporary"] > plan["needed"][-1]["disk"] > 0
     assert not made(tmp_path)
     assert not (tmp_path / "runs").exists()
     shown = charprobe(*command, "--dry-run")
     assert "to write:" in shown.stdout
+
+
+def test_a_plan_merges_and_checks_once_for_all_quant_types_that_come_from_f16(
+    own_catalogue: Path, charprobe: Command
+) -> None:
+    def planned(quants: str) -> dict[str, Any]:
+        command = ["eval", "--base", "tiny", "--stage", "base", "--quant", quants, *ASKED]
+        plan: dict[str, Any] = json.loads(charprobe(*command, "--dry-run", "--json").stdout)
+        return plan
+
+    alone = {quant: planned(quant) for quant in ("F16", "Q4_0", "Q4_K_M")}
+    together = planned("F16,Q4_0,Q4_K_M")
+    assert alone["Q4_K_M"]["preparing_seconds"] > alone["F16"]["preparing_seconds"]
+    assert together["preparing_seconds"] < sum(x["preparing_seconds"] for x in alone.values())
+    assert (alone["Q4_0"]["temporary"] > 0, together["temporary"]) == (True, 0)
 
 
 @pytest.mark.parametrize("dry", [True, False])

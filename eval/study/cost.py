@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.convert.cached import model_file
+from charprobe_lite.convert.cached import adapter_file, classifier_folder, model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
 from charprobe_lite.eval.study.grid import tasks_of
 from charprobe_lite.eval.study.progress import duration
@@ -18,12 +18,13 @@ from charprobe_lite.eval.study.variants import (
     CheckpointNeed,
     ModelNeed,
     Variant,
+    checkpoint_name,
     checkpoint_needs,
     variants_of,
 )
 from charprobe_lite.models.cache import cache_folder, existing_folder
 from charprobe_lite.models.catalogue import Catalogue, load_catalogue
-from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, Source
+from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, ClassifierEntry, Source
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.hub import cache_root, local_path
@@ -37,21 +38,37 @@ from charprobe_lite.models.size_estimates import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-CONVERTED_PER_SECOND = 60e6
-"""Weights per core: half of what `python bench/convert.py` measures, for the check after it."""
+# weights per core and second, and seconds to start with: `python bench/real_size.py`
+MERGED, CHECKED, ADAPTER, CLASSIFIER = 110e6, 60e6, 1.4e6, 1.5e6
+CHECK_START, CLASSIFIER_START = 10, 20
+QUANTIZED = {
+    name: rate
+    for rate, names in (
+        (70e6, "Q5_1 Q5_0 Q4_1 Q4_0"),
+        (13e6, "Q6_K Q3_K_L Q3_K_M Q3_K_S Q2_K"),
+        (10e6, "Q5_K_M Q5_K_S Q4_K_M Q4_K_S"),
+        (2e6, "IQ4_NL IQ4_XS IQ3_M IQ3_S IQ3_XS IQ2_M"),
+    )
+    for name in names.split()
+}
+"""Weights that llama.cpp's quantizer does per core and second: `python bench/quantizers.py`."""
 SECONDS_PER_ROLLOUT = 1.6 * 2
 """Core-seconds of a rollout per 135M weights: the study of docs/results.md."""
+UNFILLED = 4
+"""Rollouts' worth of time that is lost while the batch is not full: `python bench/real_size.py`."""
 BUFFERS = 500e6  # bytes: llama.cpp's compute buffers, the classifier, Python
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that is needed: what is done for it, and the bytes that it takes on disk."""
+    """One thing that is needed: what is done for it, the bytes that it takes on disk, and the
+    seconds to convert it on this machine."""
 
     what: str
     action: str
-    download: int
-    disk: int
+    download: int = 0
+    disk: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,9 +79,13 @@ class Forecast:
     temporary: int
     memory: int | None
     rollouts: int
-    preparing_seconds: float
     running_seconds: float
     checks_memory: bool
+
+    @property
+    def preparing_seconds(self) -> float:
+        """Seconds to convert everything; downloads do not count."""
+        return sum(line.seconds for line in self.needed)
 
     @property
     def disk(self) -> int:
@@ -84,7 +105,8 @@ class Forecast:
 
     def as_json(self) -> dict[str, Any]:
         """The forecast as ``--dry-run --json`` prints it."""
-        return {**asdict(self), "disk": self.disk}
+        totals = {"disk": self.disk, "preparing_seconds": self.preparing_seconds}
+        return {**asdict(self), **totals}
 
     def times(self, number: int) -> Forecast:
         """The same for so many studies of equal size, which share all files."""
@@ -127,20 +149,27 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
     base = catalogue.base(variants[0].base)
     needs = [need for variant in variants for need in checkpoint_needs(spec, variant, catalogue)]
     models = {_model_label(need.model): need.model for need in needs}
-    lines = {label: _model_line(label, model, spec.verify) for label, model in models.items()}
-    to_make = [models[label].quant for label, line in lines.items() if line.disk]
-    cores = os.cpu_count() or 1
+    exact = {
+        model.name
+        for model in models.values()
+        if model.quant == "F16" or _is_made(model, "F16", spec.verify)
+    }
+    lines = [_model_line(label, model, spec.verify, exact) for label, model in models.items()]
+    merges = [
+        line.disk and model.quant not in ROW_TYPES and model.name not in exact
+        for line, model in zip(lines, models.values(), strict=True)
+    ]
     rollouts = sum(
         task.cell.quant is not None for tasks in tasks_of(spec, variants) for task in tasks
     )
+    counted = rollouts + UNFILLED if rollouts else 0
     memory = max(_memory(base, variant, spec).total for variant in variants)
     return Forecast(
-        needed=[*_source_lines(spec, base, needs, catalogue), *lines.values()],
-        temporary=file_bytes(base, "F16") if set(to_make) - set(ROW_TYPES) else 0,
+        needed=[*_source_lines(spec, base, needs, catalogue), *lines],
+        temporary=file_bytes(base, "F16") if any(merges) else 0,
         memory=memory if base.shape else None,
         rollouts=rollouts,
-        preparing_seconds=len(to_make) * base.parameters / CONVERTED_PER_SECOND / cores,
-        running_seconds=rollouts * SECONDS_PER_ROLLOUT * base.parameters / 135e6 / cores,
+        running_seconds=_seconds(counted * SECONDS_PER_ROLLOUT * base.parameters / 135e6),
         checks_memory=spec.gpu_layers == 0,
     )
 
@@ -205,35 +234,76 @@ def _source_lines(
         if not isinstance(entry, AdapterEntry):
             continue
         line = _source_line(f"adapter {need.stage} {need.persona}", entry, base)
-        if need.adapter and entry.repository and base.shape and entry.rank:
-            line = replace(line, disk=2 * adapter_parameters(base.shape, entry.rank))
+        if need.adapter and not _is_converted(need, entry):
+            size = adapter_parameters(base.shape, entry.rank) if base.shape and entry.rank else 0
+            line = _converted(line, 2 * size, _seconds(size / ADAPTER))
         if line.what not in lines or line.disk > lines[line.what].disk:
             lines[line.what] = line
     classifier = catalogue.classifiers.get(base.name)
     if classifier and not spec.classifier:
-        lines["classifier"] = _source_line("classifier", classifier, base)
+        lines["classifier"] = _classifier_line(classifier, base, spec.verify)
     return list(lines.values())
 
 
 def _source_line(what: str, source: Source, base: Base) -> Line:
     if local_path(source):
-        return Line(f"{what} ({source.source})", "here", 0, 0)
-    return Line(f"{what} ({source.source})", "fetch", bytes_to_fetch(source, base), 0)
+        return Line(f"{what} ({source.source})", "here")
+    return Line(f"{what} ({source.source})", "fetch", bytes_to_fetch(source, base))
+
+
+def _converted(line: Line, disk: int, seconds: float) -> Line:
+    """The line of what is to be converted, after it is fetched if that is to be done too."""
+    action = "convert" if line.action == "here" else line.action
+    return replace(line, action=action, disk=disk, seconds=seconds)
+
+
+def _classifier_line(entry: ClassifierEntry, base: Base, verify: bool) -> Line:
+    line, source = _source_line("classifier", entry, base), local_path(entry)
+    if source and classifier_folder(entry.name, source, verify).is_dir():
+        return line
+    size = entry.parameters or 0
+    return _converted(line, 4 * size, CLASSIFIER_START + _seconds(size / CLASSIFIER))
+
+
+def _is_converted(need: CheckpointNeed, entry: AdapterEntry) -> bool:
+    """Whether an adapter is a GGUF file, its own or one in the cache."""
+    source, base = local_path(entry), local_path(need.model.base)
+    if source is None or not source.is_dir():
+        return source is not None
+    name = checkpoint_name(need.model.base.name, need.stage, need.persona)
+    return base is not None and adapter_file(name, source, base).is_file()
 
 
 def _model_label(model: ModelNeed) -> str:
     return " ".join(filter(None, ["model", model.quant, model.stage or "base", model.persona]))
 
 
-def _model_line(label: str, model: ModelNeed, verify: bool) -> Line:
-    """A model file: in the cache already, or to be made."""
+def _model_line(label: str, model: ModelNeed, verify: bool, exact: Collection[str]) -> Line:
+    """A model file: in the cache already, or to be made, for the names in ``exact`` from F16."""
+    if _is_made(model, model.quant, verify):
+        return Line(label, "here")
+    weights, by_row, seconds = model.base.parameters, model.quant in ROW_TYPES, 0.0
+    if by_row or model.name not in exact:
+        seconds += _seconds(weights / MERGED)
+        seconds += verify * (CHECK_START + _seconds(weights / CHECKED))
+    if not by_row:
+        seconds += _seconds(weights / QUANTIZED[model.quant])
+    return Line(label, "convert", 0, file_bytes(model.base, model.quant), seconds)
+
+
+def _is_made(model: ModelNeed, quant: str, verify: bool) -> bool:
+    """Whether the cache has the model as a quant type."""
     source = local_path(model.base)
     adapters = [each if isinstance(each, Path) else local_path(each) for each in model.adapters]
-    if source and None not in adapters:
-        paths = [path for path in adapters if path]
-        if model_file(model.name, source, paths, model.quant, verify).is_file():
-            return Line(label, "here", 0, 0)
-    return Line(label, "convert", 0, file_bytes(model.base, model.quant))
+    if source is None or None in adapters:
+        return False
+    paths = [path for path in adapters if path]
+    return model_file(model.name, source, paths, quant, verify).is_file()
+
+
+def _seconds(core_seconds: float) -> float:
+    """Seconds of work that all cores share."""
+    return core_seconds / (os.cpu_count() or 1)
 
 
 class _Memory(dict[str, float]):
@@ -271,10 +341,11 @@ def forecast_table(estimate: Forecast) -> Table:
     """What is needed, line by line."""
     from rich.table import Table
 
-    table = Table("needed", "what is done", "to fetch", "on disk", box=None)
+    table = Table("needed", "what is done", "to fetch", "on disk", "time", box=None)
     for line in estimate.needed:
         sizes = (_size(size) if size else "-" for size in (line.download, line.disk))
-        table.add_row(line.what, line.action, *sizes)
+        time = duration(line.seconds) if line.seconds else "-"
+        table.add_row(line.what, line.action, *sizes, time)
     return table
 
 
