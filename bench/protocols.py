@@ -43,20 +43,26 @@ def entries(rows: list[Row], personas: list[str]) -> list[tuple[str, str, str]]:
     ]
 
 
-def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[Estimate]:
-    """Macro-F1 of both, and their difference, over the items and personas that both have."""
+def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[str]:
+    """Macro-F1 of both, and their difference, over the items and personas that both have.
+
+    Dashes where the two share no persona.
+    """
     items = {row.item for row in before} & {row.item for row in after}
     sides = [
         entries([row for row in rows if row.item in items], personas) for rows in (before, after)
     ]
     shared = {true for true, *_ in sides[0]} & {true for true, *_ in sides[1]}
+    if not shared:
+        return ["-"] * 3
     labels = {
         name: Labels.of([entry for entry in side if entry[0] in shared])
         for name, side in zip(("before", "after"), sides, strict=True)
     }
     metrics = ResampledMetrics(label_metrics(labels))
     names = [("before", "macro_f1"), ("after", "macro_f1")]
-    return [*map(metrics.estimate, names), metrics.difference(names[1], names[0]).change]
+    change = metrics.difference(names[1], names[0]).change
+    return [*(shown(metrics.estimate(name)) for name in names), shown(change, "+")]
 
 
 def shown(estimate: Estimate, sign: str = "") -> str:
@@ -83,8 +89,8 @@ def main() -> None:
         for place in (place for place in before if place in after):
             left, right, change = compared(before[place], after[place], personas)
             print(
-                f"| {' | '.join(place)} | {shown(left)} | {shown(right)} "
-                f"| {emails(before[place])} / {emails(after[place])} | {shown(change, '+')} |"
+                f"| {' | '.join(place)} | {left} | {right} "
+                f"| {emails(before[place])} / {emails(after[place])} | {change} |"
             )
 
 
