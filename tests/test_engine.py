@@ -138,9 +138,9 @@ def sampled_logits(
     seen: dict[Sampler, list[Any]] = {}
     sample = Sampler.sample
 
-    def spy(self: Sampler, logits: Any, mask: Any = None) -> int:
+    def spy(self: Sampler, logits: Any, *others: Any) -> int:
         seen.setdefault(self, []).append(logits.copy())
-        return sample(self, logits, mask)
+        return sample(self, logits, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "sample", spy)
