@@ -50,7 +50,8 @@ base_option = click.option(
 persona_option = names_option(
     "--persona",
     (*PERSONAS, *NAMED_ONLY),
-    help=f"Personas, {', '.join(NAMED_ONLY)} only by name; several give a macro-F1 [default: all].",
+    help=f"Personas, {', '.join(NAMED_ONLY)} only by name; several give a macro-F1 "
+    "[default: all; eval has none].",
 )
 condition_option = names_option(
     "--condition",

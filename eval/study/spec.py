@@ -324,6 +324,4 @@ def _personas(spec: StudySpec, stages: Sequence[str]) -> list[str]:
         or any(catalogue.adapter(base, stage, persona) for stage in trained)
     ]
     names = available or list(catalogue.personas)
-    # one checkpoint of the user's own is one persona: which one has to be said
-    default = () if spec.gguf or spec.adapter else ("all",)
-    return select_names(spec.personas or default, names, "--persona", NAMED_ONLY)
+    return select_names(spec.personas, names, "--persona", NAMED_ONLY)
