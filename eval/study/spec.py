@@ -86,7 +86,7 @@ class StudySpec(Record):
     base: str | None = Field(None, max_length=200)
     stages: Names = Field((), alias="stage")
     personas: Names = Field((), alias="persona")
-    conditions: Names = Field((), alias="condition")
+    conditions: Names = Field(defaults.CONDITIONS, alias="condition")
     formats: Names = Field(("json",), alias="format")
     grammars: Names = Field(("on",), alias="grammar")
     quants: Names = Field((defaults.QUANT,), alias="quant")
@@ -218,7 +218,8 @@ def resolve(spec: StudySpec) -> StudySpec:
     """
     from charprobe_lite.runtime.device import gpu_layers
 
-    names = spec.conditions or _conditions(spec)
+    is_given = "conditions" in spec.model_fields_set
+    names = spec.conditions if is_given else _conditions(spec)
     conditions = select_names(names, condition_names(), "--condition")
     stages = _stages(spec) if any(runs_a_model(name) for name in conditions) else []
     return spec.with_values(
