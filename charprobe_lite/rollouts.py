@@ -9,6 +9,7 @@ from charprobe_lite.eval.conditions.condition import Condition, Inputs, Item, Ro
 from charprobe_lite.eval.conditions.transcript import replay
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.protocols.outcome import Outcome
+from charprobe_lite.eval.protocols.protocol import Protocol
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
@@ -93,7 +94,9 @@ def rollout(
     """
     record = _condition(condition, persona)
     require_known("--format", format, CALL_FORMATS)
-    item = _item(condition, record, Prompt("prompt", item) if isinstance(item, str) else item)
+    rules = load_protocol(protocol)
+    item = Prompt("prompt", item) if isinstance(item, str) else item
+    item = _item(condition, record, item, rules)
     if record.calls_tools and isinstance(item, StubScenario | Script):
         refuse_other_formats(item, CALL_FORMATS[format])
     mode = "on" if grammar else "off"
@@ -102,7 +105,7 @@ def rollout(
         persona=persona,
         format=format,
         grammar=mode,
-        protocol=load_protocol(protocol),
+        protocol=rules,
     )
     engine.clear()  # logits depend, in their last bits, on the cached part of the prompt
     [(_, result)] = engine.run([Job(item.id, seed, record.rollout(item, settings))])
@@ -130,9 +133,9 @@ def _condition(name: str, persona: str | None) -> Condition:
     return condition
 
 
-def _item(name: str, condition: Condition, item: Item) -> Item:
+def _item(name: str, condition: Condition, item: Item, protocol: Protocol) -> Item:
     if isinstance(item, Prompt):
-        kind, inputs = "a prompt", Inputs([item], [], prompt_limit=1)
+        kind, inputs = "a prompt", Inputs([item], [], prompt_limit=1, protocol=protocol)
     else:
         kind, inputs = "this kind of scenario", Inputs([], [item])
     if not (items := condition.items(inputs)):

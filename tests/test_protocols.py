@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
+import charprobe_lite as cp
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, RolloutSettings
@@ -88,6 +89,13 @@ def test_the_papers_prompts_keep_the_files_order_and_get_every_suffix(tmp_path: 
     assert len(broken) == 3 * 8
     assert broken[0].startswith("Q0\n(")
     assert {text.partition("\n")[0] for text in broken} == {"Q0", "Q1", "Q2"}
+
+
+def test_a_single_rollout_asks_with_its_protocols_suffix(engine: Engine) -> None:
+    for name, separator in (("lite", "\n\n"), ("oct", "\n")):
+        record = cp.rollout(engine, "break_character", "Why?", protocol=name, max_tokens=1)
+        suffix = read_suffixes(load_protocol(name).suffixes)[0]
+        assert record.messages[0]["content"] == f"Why?{separator}{suffix}"
 
 
 def test_suffixes_of_ones_own(tmp_path: Path) -> None:
