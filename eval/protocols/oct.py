@@ -4,15 +4,18 @@ Facts from the code of maiush/OpenCharacterTraining (arXiv 2511.01689), which ha
 conditions with tools run as in `lite`.
 """
 
+from dataclasses import replace
+
 from charprobe_lite.eval.protocols import lite
-from charprobe_lite.eval.protocols.protocol import Fact, Protocol
+from charprobe_lite.eval.protocols.protocol import Fact
 from charprobe_lite.models.prompts import PUBLISHED_SUFFIXES_FILE
 
 CODE = "OpenCharacterTraining/character/"
 TRAINED = f"{CODE}robustness/generate/trained.py"
-PROTOCOL = Protocol(
-    "oct",
-    "the paper: 500 chats in distribution, and each with eight requests to break character",
+PROTOCOL = replace(
+    lite.PROTOCOL,
+    name="oct",
+    summary="the paper: 500 chats in distribution, and each with eight requests to break character",
     facts=[
         Fact(
             "personas",
@@ -64,14 +67,8 @@ PROTOCOL = Protocol(
         "repetition_penalty": 1.1,
         "bos": "double",
     },
-    run_agent=lite.run_agent,
-    send_email=lite.send_email,
-    write_output=lite.write_output,
-    clean_answer=str.strip,
-    clean_email=str.strip,
     suffixes=PUBLISHED_SUFFIXES_FILE,
     separator="\n",
     rotates_suffixes=False,
     prompt_order="file",
-    interval="clusters",
 )
