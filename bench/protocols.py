@@ -17,9 +17,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.scores.gap import labels_of
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import Labels
+from charprobe_lite.eval.stats.classification import Labels, shared_classes
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.store.reader import open_study
 
@@ -33,14 +33,9 @@ def places(path: Path) -> dict[Place, list[Row]]:
     return found
 
 
-def entries(rows: list[Row], personas: list[str]) -> list[tuple[str, str, str]]:
-    """(true, predicted, cluster) of every text; a text of the base stage for every persona."""
-    return [
-        (persona, row.prediction, cluster_of(row))
-        for row in rows
-        if row.prediction is not None
-        for persona in ([row.persona] if row.persona else personas)
-    ]
+def labels(rows: list[Row], personas: list[str]) -> Labels:
+    """The classified texts of one cell."""
+    return next(iter(labels_of(rows, personas).values()), Labels.of([]))
 
 
 def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[str]:
@@ -50,16 +45,14 @@ def compared(before: list[Row], after: list[Row], personas: list[str]) -> list[s
     """
     items = {row.item for row in before} & {row.item for row in after}
     sides = [
-        entries([row for row in rows if row.item in items], personas) for rows in (before, after)
+        labels([row for row in rows if row.item in items], personas) for rows in (before, after)
     ]
-    shared = {true for true, *_ in sides[0]} & {true for true, *_ in sides[1]}
-    if not shared:
+    if not (shared := shared_classes(sides)):
         return ["-"] * 3
-    labels = {
-        name: Labels.of([entry for entry in side if entry[0] in shared])
-        for name, side in zip(("before", "after"), sides, strict=True)
+    pair = {
+        name: side.of_classes(shared) for name, side in zip(("before", "after"), sides, strict=True)
     }
-    metrics = ResampledMetrics(label_metrics(labels))
+    metrics = ResampledMetrics(label_metrics(pair))
     names = [("before", "macro_f1"), ("after", "macro_f1")]
     change = metrics.difference(names[1], names[0]).change
     return [*(shown(metrics.estimate(name)) for name in names), shown(change, "+")]
