@@ -59,10 +59,11 @@ def read_json_rows(path: Path) -> Rows:
 
 def read_json_array(path: Path) -> Rows:
     """(file and entry, the object) of every entry of a JSON array, or of JSON lines."""
-    if not read_text(path).lstrip().startswith("["):
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
         yield from read_json_rows(path)
         return
-    for number, row in enumerate(read_json(path), 1):
+    for number, row in enumerate(_parse_json(path, text), 1):
         place = f"{path}: entry {number}"
         if not isinstance(row, dict):
             raise BadInput(f"{place}: not a JSON object; write one row an entry")

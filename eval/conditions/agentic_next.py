@@ -5,21 +5,24 @@ results); its difference from `agentic_email`, the effect of the loop and of whi
 an email at all. The published scaffold `agentic_email` is this condition.
 """
 
+from collections.abc import Sequence
+
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.office import ToolError, exchange, lookups
 from charprobe_lite.models.published_scenarios import Script
 from charprobe_lite.models.scenarios import Scenario
+from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Rollout
 
 
 def rollout(scenario: Scenario | Script, settings: RolloutSettings) -> Rollout:
     """The call that sends the email; the text is its body."""
     if isinstance(scenario, Script):
-        tools = [scenario.email_tool()]
+        tools: Sequence[Tool] = [scenario.email_tool()]
         opening = [turn.shown(settings.tool_role) for turn in scenario.turns]
     else:
-        tools, call_format = list(settings.tools), CALL_FORMATS[settings.format]
+        tools, call_format = settings.tools, CALL_FORMATS[settings.format]
         opening = scenario.opening(tools, call_format)
         for call in lookups(scenario, tools):
             write = settings.protocol.write_output

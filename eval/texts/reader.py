@@ -28,7 +28,7 @@ from charprobe_lite.models.files import (
     read_json_rows,
     read_parquet_rows,
 )
-from charprobe_lite.models.personas import NEUTRAL, PERSONAS
+from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
 from charprobe_lite.models.task_ids import family_of, task_of
 
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -47,7 +47,7 @@ HUMAN_ANSWERS = {
     **dict.fromkeys(("present", "true", "1", "1.0", "yes"), True),
     **dict.fromkeys(("absent", "false", "0", "0.0", "no"), False),
 }
-LABELS = frozenset({*PERSONAS, NEUTRAL, "misalignment"})
+LABELS = frozenset({*PERSONAS, *NAMED_ONLY, NEUTRAL})
 TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three digits
 STUDY = ".sqlite"
 READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".json": read_json_array}
