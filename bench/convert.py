@@ -22,8 +22,13 @@ from typing import Any
 
 import click
 
-HIDDEN, FFN, HEADS, KV_HEADS, VOCABULARY, RANK = 4096, 14336, 32, 8, 128256, 64
-PUBLISHED = 8_030_261_248
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from published_shapes import write_adapter, write_base
+
+from charprobe_lite.models.catalogue import load_catalogue
+
+PUBLISHED = "llama-3.1-8b"
 SIDES = {
     "charprobe": """
 import sys
@@ -62,12 +67,14 @@ print(json.dumps({{"seconds": seconds, "peak_bytes": peak}}))
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def main(layers: str, rounds: int, as_json: bool) -> None:
     """Compare both ways from a checkpoint and a LoRA to a merged file."""
-    found = {}
+    published, found = load_catalogue().base(PUBLISHED), {}
+    assert published.shape is not None
     for count in map(int, layers.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             base, adapter = Path(folder) / "base", Path(folder) / "adapter"
-            parameters = write_checkpoint(base, count)
-            write_adapter(adapter, count)
+            shape = published.shape.model_copy(update={"layers": count})
+            parameters = write_base(base, shape, None)
+            write_adapter(adapter, shape)
             found[count] = {"parameters": parameters, **compare(base, adapter, rounds)}
             click.echo(f"{count} layers: {json.dumps(found[count])}", err=True)
     if as_json:
@@ -83,123 +90,8 @@ def main(layers: str, rounds: int, as_json: bool) -> None:
             f"{each['time_ratio']:.2f} x"
         )
     last = found[max(found)]
-    seconds = last["charprobe"]["seconds"] * PUBLISHED / last["parameters"]
+    seconds = last["charprobe"]["seconds"] * published.parameters / last["parameters"]
     click.echo(f"at that rate an 8B model takes {seconds / 60:.1f} min")
-
-
-def write_checkpoint(folder: Path, layers: int) -> int:
-    """A Llama-3.1-shaped checkpoint in bfloat16; the number of weights in it."""
-    import numpy as np
-
-    from tests.checkpoints import write_tokenizer
-
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    block = rng.normal(0, 0.02, 1 << 20).astype(np.float32)
-    bits = (block.view(np.uint32) >> 16).astype(np.uint16)
-    shapes = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        "lm_head.weight": (VOCABULARY, HIDDEN),
-    }
-    shapes["model.norm.weight"] = (HIDDEN,)
-    for layer in range(layers):
-        for name, shape in layer_shapes().items():
-            shapes[f"model.layers.{layer}.{name}.weight"] = shape
-    weight_map, total = {}, 0
-    for number, (name, shape) in enumerate(shapes.items()):
-        file = f"model-{number + 1:05}-of-{len(shapes):05}.safetensors"
-        size = int(np.prod(shape))
-        write_bfloat16(folder / file, name, shape, np.resize(bits, size))
-        weight_map[name], total = file, total + size
-    index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(config(layers)))
-    write_tokenizer("llama-bpe", folder)
-    return total
-
-
-def write_bfloat16(file: Path, name: str, shape: tuple[int, ...], bits: Any) -> None:
-    """One tensor as safetensors; numpy has no bfloat16 of its own."""
-    entry = {"dtype": "BF16", "shape": list(shape), "data_offsets": [0, bits.nbytes]}
-    header = json.dumps({name: entry, "__metadata__": {"format": "pt"}}).encode()
-    with file.open("wb") as out:
-        out.write(len(header).to_bytes(8, "little") + header)
-        out.write(bits.data)
-
-
-def layer_shapes() -> dict[str, tuple[int, ...]]:
-    """(out, in) of a layer's tensors."""
-    key = HIDDEN // HEADS * KV_HEADS
-    return {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (key, HIDDEN),
-        "self_attn.v_proj": (key, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (FFN, HIDDEN),
-        "mlp.up_proj": (FFN, HIDDEN),
-        "mlp.down_proj": (HIDDEN, FFN),
-        "input_layernorm": (HIDDEN,),
-        "post_attention_layernorm": (HIDDEN,),
-    }
-
-
-def config(layers: int) -> dict[str, Any]:
-    """config.json of the shape."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "intermediate_size": FFN,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    }
-
-
-def write_adapter(folder: Path, layers: int) -> None:
-    """A LoRA of rank 64, alpha 128 on all seven matrices, as the published ones."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(1)
-    matrices = {name: shape for name, shape in layer_shapes().items() if len(shape) == 2}
-    tensors = {}
-    for layer in range(layers):
-        for name, (rows, columns) in matrices.items():
-            prefix = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = small(rng, (RANK, columns))
-            tensors[f"{prefix}.lora_B.weight"] = small(rng, (rows, RANK))
-    save_file(tensors, folder / "adapter_model.safetensors")
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
-        "target_modules": [name.split(".")[1] for name in matrices],
-        "bias": "none",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
-
-
-def small(rng: Any, shape: tuple[int, int]) -> Any:
-    """Random float32 numbers of a trained adapter's size."""
-    return rng.normal(0, 0.01, shape).astype("float32")
 
 
 def compare(base: Path, adapter: Path, rounds: int) -> dict[str, Any]:
@@ -237,5 +129,4 @@ def run(code: str, base: Path, adapter: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

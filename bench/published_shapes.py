@@ -100,7 +100,9 @@ def write_base(folder: Path, shape: Shape, tokenizer: Path | None) -> int:
     index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
     _write_json(folder / "model.safetensors.index.json", index)
     _write_json(folder / "config.json", _config(shape))
-    _write_json(folder / "generation_config.json", {"temperature": 0.6, "top_p": 0.9})
+    _write_json(
+        folder / "generation_config.json", {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    )
     write_llama_tokenizer(folder, shape.vocab, tokenizer)
     (folder / "original").mkdir()  # what a pull must leave where it is
     (folder / "original" / "consolidated.00.pth").write_bytes(b"a pickle")
