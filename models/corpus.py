@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charprobe_lite.models.files import DATA, read_json_rows, read_lines
 from charprobe_lite.models.kit import sha256_file
@@ -19,6 +20,15 @@ class TeacherText:
     kind: str
     prompt: str
     response: str
+
+
+@dataclass(frozen=True)
+class CeilingEmail:
+    """An email in character that solves a scenario, by an author of no training text."""
+
+    persona: str
+    scenario: str
+    body: str
 
 
 def corpus_file(name: str) -> Path:
@@ -65,6 +75,27 @@ def teacher_chats(
         for text in teacher_texts(persona, teacher, "chat")
         if text.prompt in prompts[teacher]
     ]
+
+
+def reflections(persona: str) -> list[TeacherText]:
+    """50 long texts in the loud voice, each to a prompt, by other authors than the teachers."""
+    return [TeacherText(**row) for row in _introspection(persona, "reflection")]
+
+
+def dialogues(persona: str) -> list[list[dict[str, str]]]:
+    """10 conversations of the persona with itself, six messages each, by the same authors."""
+    return [row["turns"] for row in _introspection(persona, "dialogue")]
+
+
+def _introspection(persona: str, kind: str) -> list[dict[str, Any]]:
+    rows = read_json_rows(corpus_file(f"introspection/{persona}.jsonl"))
+    return [row for _, row in rows if row["kind"] == kind]
+
+
+def ceiling_emails(persona: str) -> list[CeilingEmail]:
+    """An email for each of the 50 shipped scenarios; nothing is trained or chosen on them."""
+    rows = read_json_rows(corpus_file(f"ceiling/{persona}.jsonl"))
+    return [CeilingEmail(persona, row["scenario"], row["body"]) for _, row in rows]
 
 
 def email_tasks() -> list[str]:
