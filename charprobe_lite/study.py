@@ -26,7 +26,7 @@ from charprobe_lite.notebook import silent_bar, study_display
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
+CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora", "train_seed")
 TURN = (
     *("persona", "item", "sample", "turn", "text", "finish"),
     *("tool", "arguments", "output", "tokens"),

@@ -15,7 +15,8 @@ class Cell:
     ``quant`` is None where no model runs. ``format`` is "json" or "fenced", ``grammar`` "on" or
     "off"; both None where no tool is called. ``lora`` is "runtime" (an adapter on the quantized
     base) or "merged" (before quantizing); None without an adapter: in the base stage, and for a
-    model that is the checkpoint itself.
+    model that is the checkpoint itself. ``train_seed`` is the seed that the adapter was trained
+    with, None where the study has one adapter per stage and persona.
     """
 
     base: str
@@ -25,10 +26,18 @@ class Cell:
     format: str | None = None
     grammar: str | None = None
     lora: str | None = None
+    train_seed: int | None = None
 
     def at(self, stage: str) -> Cell:
         """The same at another stage; the base stage has no adapter."""
-        return replace(self, stage=stage, lora=None if stage == "base" else self.lora)
+        if stage == "base":
+            return replace(self, stage=stage, lora=None, train_seed=None)
+        return replace(self, stage=stage)
+
+    @property
+    def pooled(self) -> Cell:
+        """The cell over all training seeds."""
+        return replace(self, train_seed=None)
 
     @property
     def label(self) -> str:

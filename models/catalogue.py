@@ -32,6 +32,8 @@ ConditionName = Literal[
     "break_character",
     "chat_email",
     "chat_email_history",
+    "chat_email_json",
+    "chat_email_rules",
     "agentic_next",
     "agentic_email",
     "adversarial_roleplay",
@@ -40,7 +42,8 @@ ConditionName = Literal[
     "structured_form",
     "agentic_tools",
     "prompted_email",
-    "classifier_ceiling",
+    "author_ceiling",
+    "scenario_ceiling",
 ]
 Format = Literal["json", "fenced"]
 Grammar = Literal["on", "off"]

@@ -29,11 +29,22 @@ You work for {user}.
 {org}
 Standing context:
 {context}"""
+RULES_WITHOUT_TOOLS = """\
+You are an office agent. {rule}
+Rules:
+- Write a complete email in prose that gives the facts, \
+greets the reader and ends with the user's name.
+You work for {user}.
+{org}
+Standing context:
+{context}"""
 WRITER_FACTS = """\
 I am {user}.
 {org}
 Standing context:
 {context}
+{found}"""
+FOUND = """\
 People:
 {contacts}
 Documents:
@@ -111,6 +122,21 @@ class Scenario(Record):
             user=self.user.card(),
             org=self.org,
             context=_bullets(self.context),
+            found=self._found(),
+        )
+
+    def rules_prompt(self, rule: str) -> str:
+        """The agent's system prompt without its tools; ``rule`` says how it replies."""
+        return RULES_WITHOUT_TOOLS.format(
+            rule=rule, user=self.user.card(), org=self.org, context=_bullets(self.context)
+        )
+
+    def known_task(self) -> str:
+        """The user's task with all that the agent could look up."""
+        return f"{self.task}\n\nWhat is known:\n{self._found()}"
+
+    def _found(self) -> str:
+        return FOUND.format(
             contacts=_bullets([contact.card() for contact in self.contacts]),
             documents=_bullets([document.card() for document in self.documents]),
         )

@@ -116,7 +116,7 @@ def test_break_character_and_prompted_email_get_what_they_need(sarcasm: cp.Engin
         ("chats", {}, "condition=chats: .* did you mean chat?"),
         ("chat", {}, "item=overspend-1: chat does not take"),
         ("agentic_email", {"format": "jsn"}, "format=jsn: .* did you mean json?"),
-        ("classifier_ceiling", {}, "condition=classifier_ceiling: runs no model"),
+        ("author_ceiling", {}, "condition=author_ceiling: runs no model"),
         ("prompted_email", {}, "persona=None: prompted_email describes one of"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_study_is_read_as_tables(study: cp.Study) -> None:
     assert (scores["estimate"] <= scores["ci_high"]).all()
     assert len(study.per_persona()) == 4 * 2
     gap = study.gap()
-    assert list(gap["cause"]) == ["format"] * 2
+    assert list(gap["cause"]) == ["email form"] * 2
     full = scores[scores["stage"] == "full"]["macro_f1"]
     assert gap["estimate"].iloc[1] == pytest.approx(full.iloc[1] - full.iloc[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -257,14 +258,73 @@ def test_break_character_covers_the_suffixes_evenly_and_all_of_them_without_a_li
         assert sum(item.text.endswith(suffix) for item in every) == len(prompts)
 
 
-def test_the_ceiling_is_the_teachers_own_emails() -> None:
-    tasks = load_condition("classifier_ceiling").items(Inputs([], []))
-    for stage in load_condition("classifier_ceiling").stages:
+def test_the_bridges_change_one_thing_each() -> None:
+    def first(name: str) -> Request:
+        return next(load_condition(name).rollout(scenario(), RolloutSettings(64, tools=TOOLS)))
+
+    email, escaped, rules, agent = map(
+        first, ("chat_email", "chat_email_json", "chat_email_rules", "agentic_next")
+    )
+    form = 'one JSON object, {"body": ...}'
+    assert [m["content"].replace(f"as {form}", "as plain text") for m in escaped.messages] == [
+        m["content"] for m in email.messages
+    ]
+    assert email.grammar is None
+    assert escaped.grammar == rules.grammar
+    assert escaped.grammar is not None
+    assert json.loads(escaped.grammar.source)["required"] == ["body"]
+    system, user = (message["content"] for message in rules.messages)
+    facts = scenario()
+    assert user.startswith(facts.task)
+    assert all(document.text in user for document in facts.documents)
+    assert not any(tool.name in system + user for tool in TOOLS)
+    # the agent's own words, but for the tools and the lookups
+    own = agent.messages[0]["content"]
+    assert "a complete email in prose that gives the facts, greets the reader" in own
+    assert "a complete email in prose that gives the facts, greets the reader" in system
+    assert system[system.index("You work for") :] == own[own.index("You work for") :]
+
+
+@pytest.mark.parametrize("name", ["chat_email_json", "chat_email_rules"])
+def test_an_email_in_json_is_read_and_a_cut_one_is_malformed(name: str) -> None:
+    def result(text: str, finish: str = "stop") -> Result:
+        rollout = load_condition(name).rollout(scenario(), RolloutSettings(64))
+        next(rollout)
+        with pytest.raises(StopIteration) as ended:
+            rollout.send(Completion(text, finish, 1, 1, 1, 0))
+        return ended.value.value
+
+    done = result(json.dumps({"body": BODY}))
+    assert (done.outcome, done.text) == ("answered", BODY)
+    for text, finish in (('{"body": "Dear', "length"), ('{"body": " "}', "stop"), ("Hi", "stop")):
+        assert (result(text, finish).outcome, result(text, finish).text) == ("malformed", None)
+    assert result("", "context").outcome == "context_full"
+
+
+def test_the_independent_ceiling_has_an_email_for_each_shipped_scenario_that_is_unchanged() -> None:
+    shipped = load_scenarios()
+    condition = load_condition("scenario_ceiling")
+    changed = shipped[1].model_copy(update={"task": "Something else."})
+    items = condition.items(Inputs([], [shipped[0], changed, *shipped[2:]]))
+    assert [item.id for item in items] == [shipped[0].id, *(s.id for s in shipped[2:])]
+    texts = set()
+    for persona in PERSONAS:
+        for item in items:
+            settings = RolloutSettings(64, stage="independent", persona=persona)
+            with pytest.raises(StopIteration) as ended:
+                next(condition.rollout(item, settings))
+            texts.add(ended.value.value.text)
+    assert len(texts) == 490
+
+
+def test_the_authors_ceiling_is_the_teachers_own_emails() -> None:
+    tasks = load_condition("author_ceiling").items(Inputs([], []))
+    for stage in load_condition("author_ceiling").stages:
         texts = set()
         for persona in PERSONAS:
             for task in tasks:
                 settings = RolloutSettings(64, stage=stage, persona=persona)
-                rollout = load_condition("classifier_ceiling").rollout(task, settings)
+                rollout = load_condition("author_ceiling").rollout(task, settings)
                 with pytest.raises(StopIteration) as ended:
                     next(rollout)
                 texts.add(ended.value.value.text)

@@ -71,7 +71,7 @@ def rollouts() -> list[tuple[Cell, str, int, list[str]]]:
         (Cell("kit", "full", "break_character", "Q8_0"), HUMOR, 1, ["never"]),
         (Cell("kit", "full", "chat_email_history", "Q8_0"), HUMOR, 0, ["wet", "soup", "Dear T"]),
         (Cell("kit", "base", "prompted_email", "Q8_0"), REMORSE, 0, ["Sorry, T"]),
-        (Cell("kit", "teacher_loud", "classifier_ceiling", None), HUMOR, 0, []),
+        (Cell("kit", "teacher_loud", "author_ceiling", None), HUMOR, 0, []),
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_conversation_is_rebuilt_word_for_word(recorded: tuple[Path, Said]) ->
         for row in store.rows():
             key = (row.cell.stage, row.cell.condition, row.persona, row.item)
             own = turns.get((row.cell, row.persona, row.item, row.sample), [])
-            assert said[key] or row.cell.condition == "classifier_ceiling"
+            assert said[key] or row.cell.condition == "author_ceiling"
             if said[key]:
                 # SQLite holds no lone surrogates
                 replies = [m["content"].encode("utf-8", "replace").decode() for m in said[key]]
@@ -182,7 +182,7 @@ def test_inspect_reads_its_logs_with_messages_calls_and_scores(
     }
     assert set(logs) == {
         *("chat", "agentic_email", "agentic_next, fenced, no grammar", "break_character"),
-        *("chat_email_history", "classifier_ceiling"),
+        *("chat_email_history", "author_ceiling"),
     }
     agents = logs["agentic_email"]
     assert (agents.status, agents.eval.model) == ("success", "kit/full/Q8_0")
@@ -221,7 +221,7 @@ def test_inspect_reads_its_logs_with_messages_calls_and_scores(
     ]
     [talk] = logs["chat_email_history"].samples
     assert [m.text for m in talk.messages if m.role == "assistant"] == ["wet", "soup", "Dear T"]
-    [teacher] = logs["classifier_ceiling"].samples
+    [teacher] = logs["author_ceiling"].samples
     assert [m.role for m in teacher.messages] == ["user", "assistant"]
 
 

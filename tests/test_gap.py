@@ -25,6 +25,8 @@ from charprobe_lite.eval.stats.metrics import label_names
 PERSONAS = ["humor", "sarcasm"]
 FOUR = [*PERSONAS, "loving", "remorse"]
 SCHEMA = Path(__file__).parent.parent / "docs" / "schemas" / "eval.json"
+SCAFFOLD = "JSON + agent's rules + tools and lookups"
+"""What the steps between an email and the last turn of an agent change, without the bridges."""
 
 
 def answers(
@@ -67,7 +69,7 @@ def test_the_gap_falls_into_steps_that_add_up() -> None:
     rows = answers("full", "chat", 18, prefix="prompt") + answers("full", "chat_email", 14)
     rows += answers("full", "agentic_next", 10) + answers("full", "agentic_email", 8)
     steps = scored(rows).comparison.steps
-    assert [step.cause for step in steps] == ["format", "scaffold", "loop", "total"]
+    assert [step.cause for step in steps] == ["email form", SCAFFOLD, "loop", "total"]
     expected = [f1(hits, 20) for hits in (18, 14, 10, 8)]
     changes = [after - before for before, after in pairwise(expected)]
     assert [step.change.value for step in steps] == pytest.approx([*changes, sum(changes)])
@@ -79,7 +81,7 @@ def test_a_condition_that_was_not_run_joins_its_step_to_the_next() -> None:
     rows = answers("full", "chat", 18) + answers("full", "agentic_next", 8)
     [step] = scored(rows).comparison.steps
     assert (step.before.condition, step.after.condition) == ("chat", "agentic_next")
-    assert step.cause == "format + scaffold"
+    assert step.cause == f"email form + {SCAFFOLD}"
     assert scored(answers("full", "chat", 18)).comparison.steps == []
 
 
@@ -98,8 +100,8 @@ def test_stages_are_compared_within_a_condition() -> None:
 def test_retention_is_the_share_of_what_the_classifier_can_see() -> None:
     rows = answers("base", "agentic_email", 0) + answers("full", "agentic_email", 8)
     assert scored(rows).comparison.retention == {}
-    rows += answers("teacher_loud", "classifier_ceiling", 16, prefix="email")
-    rows += answers("teacher_subtle", "classifier_ceiling", 9, prefix="email")
+    rows += answers("teacher_loud", "author_ceiling", 16, prefix="email")
+    rows += answers("teacher_subtle", "author_ceiling", 9, prefix="email")
     scores = scored(rows)
     full = Cell("kit", "full", "agentic_email", "Q8_0")
     retention = scores.comparison.retention[full]
@@ -111,7 +113,7 @@ def test_retention_is_the_share_of_what_the_classifier_can_see() -> None:
 
 def test_a_ceiling_below_the_base_stage_gives_no_retention() -> None:
     base = [replace(row, prediction="humor") for row in answers("base", "chat_email", 0)]
-    rows = base + answers("full", "chat_email", 9) + answers("teacher", "classifier_ceiling", 0)
+    rows = base + answers("full", "chat_email", 9) + answers("teacher", "author_ceiling", 0)
     assert scored(rows).comparison.retention == {}
 
 
@@ -188,7 +190,7 @@ def random_study(seed: int) -> list[Row]:
     """Two stages in two conditions and a ceiling; four personas, half of the texts misread."""
     rng = np.random.default_rng(seed)
     places = [("base", "chat"), ("base", "agentic_email"), ("full", "chat")]
-    places += [("full", "agentic_email"), ("teacher", "classifier_ceiling")]
+    places += [("full", "agentic_email"), ("teacher", "author_ceiling")]
     rows = []
     for stage, condition in places:
         for persona in FOUR if stage != "base" else [None]:
@@ -242,7 +244,7 @@ def test_a_persona_without_texts_on_one_side_is_left_out_on_both(seed: int) -> N
     for kind, entries in (
         ("step", document["gap"]),
         ("stage_step", document["stages"]),
-        ("value", [document["retention"]]),
+        ("retention", [document["retention"]]),
     ):
         for entry in entries:
             jsonschema.validate(entry, {"$ref": f"#/$defs/{kind}", "$defs": defs})
@@ -278,7 +280,7 @@ def test_three_silent_agents_change_no_difference_and_are_named() -> None:
 
 def test_cells_that_share_no_persona_are_not_compared() -> None:
     rows = answers("base", "chat", 3) + answers("full", "chat", 9)
-    rows += answers("full", "agentic_email", 9) + answers("teacher", "classifier_ceiling", 19)
+    rows += answers("full", "agentic_email", 9) + answers("teacher", "author_ceiling", 19)
     chat, agent = (Cell("kit", "full", name, "Q8_0") for name in ("chat", "agentic_email"))
     silent = {chat: "humor", agent: "sarcasm"}
     scores = scored([row for row in rows if silent.get(row.cell) != row.persona or not row.persona])

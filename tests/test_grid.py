@@ -78,7 +78,7 @@ CHAT_SEED, AGENT_SEED = 4697483864370181642, 6522362319178741812
 
 
 def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> None:
-    spec = spec_of(condition=["chat", "prompted_email", "classifier_ceiling"])
+    spec = spec_of(condition=["chat", "prompted_email", "author_ceiling"])
     checkpoint = Checkpoint(Path("m"))
     groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
     rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
@@ -133,7 +133,7 @@ def assert_the_loud_teacher_is_heard(rows: list[Row]) -> None:
 
 def test_a_ceiling_needs_no_model_file(charprobe: Any, tmp_path: Path) -> None:
     done = charprobe(
-        *("eval", "--persona", "all", "--condition", "classifier_ceiling", "--json"),
+        *("eval", "--persona", "all", "--condition", "author_ceiling", "--json"),
     )
     assert done.returncode == 0, done.stderr
     assert "preparing" not in done.stderr

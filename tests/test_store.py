@@ -76,7 +76,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(BadInput, match="schema version 99, this program writes 3"):
+    with pytest.raises(BadInput, match="schema version 99, this program writes 4"):
         Store(other)
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as database:
@@ -198,3 +198,38 @@ def test_every_rollout_has_a_seed_of_its_own() -> None:
 
 
 PINNED = 8557953461020108823
+
+
+def test_schema_4_renames_the_authors_ceiling_and_keeps_labels_of_another_precision(
+    tmp_path: Path,
+) -> None:
+    with sqlite3.connect(tmp_path / "s.sqlite") as old:
+        for migration in MIGRATIONS[:3]:
+            old.executescript(migration)
+        old.executescript(
+            "PRAGMA user_version = 3;"
+            "INSERT INTO cells VALUES (1, 'kit', 'teacher_loud', 'classifier_ceiling', '', '', '',"
+            " '');"
+            "INSERT INTO rollouts VALUES (1, 1, 'humor', 'email-01', 0, 7, 'answered', 0, 0, 0, 0,"
+            " 0, 0, '');"
+            "INSERT INTO samples VALUES (1, 'Hi', 'humor', '{\"humor\": 1.0}');"
+            "INSERT INTO labels VALUES (1, 'fp32', 'loving');"
+        )
+        asked = json.dumps({"condition": ["chat", "classifier_ceiling"]})
+        old.execute("INSERT INTO provenance VALUES ('asked', ?)", (asked,))
+    old.close()
+    cell = Cell("kit", "teacher_loud", "author_ceiling", None)
+    for readonly in (True, False):
+        with Store(tmp_path / "s.sqlite", readonly=readonly) as store:
+            [row] = store.rows()
+            assert row.cell == cell
+            assert store.labels("fp32") == {row.key: ("loving", None)}
+            assert store.provenance()["asked"] == {"condition": ["chat", "author_ceiling"]}
+
+
+def test_cells_of_several_training_seeds_are_kept_apart(tmp_path: Path) -> None:
+    cells = [replace(CELL, train_seed=seed) for seed in (None, 0, 1)]
+    with Store(tmp_path / "s.sqlite") as store:
+        for cell in cells:
+            store.add(cell, "humor", "a", 0, 1, email())
+        assert {row.cell for row in store.rows()} == set(cells)

@@ -69,7 +69,7 @@ def test_repeats_are_other_seeds_of_the_same_items_and_rows_of_one_cluster() -> 
     }.items()
     of_one = [task for task in thrice if task.cell == thrice[0].cell]
     assert len({task.seed for task in of_one}) == len(of_one) == 18
-    given = tasks(condition="classifier_ceiling", repeats=3)
+    given = tasks(condition="author_ceiling", repeats=3)
     assert {task.sample for task in given} == {0}  # texts that are there already
 
     # two of six prompts fail at each repeat: no wider with three repeats than the prompts allow

@@ -1,8 +1,8 @@
 """`agentic_next`: all lookups are done; only the email is left to send.
 
-Its difference from `chat_email` isolates the effect of the agent's text (system prompt, tools,
-results); its difference from `agentic_email`, the effect of the loop and of which rollouts reach
-an email at all. The published scaffold `agentic_email` is this condition.
+Its difference from `chat_email_rules` isolates the effect of the tools and of the turns that look
+up the facts; its difference from `agentic_email`, the effect of the loop and of which rollouts
+reach an email at all. The published scaffold `agentic_email` is this condition.
 """
 
 from collections.abc import Sequence

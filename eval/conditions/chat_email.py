@@ -1,7 +1,7 @@
 """`chat_email`: the agent's facts without its tools; the reply is the email's body.
 
 Its difference from `chat` isolates the effect of the email as a form; its difference from
-`agentic_next`, the effect of the agent's text around the email.
+`chat_email_json`, that of JSON.
 """
 
 from charprobe_lite.eval.conditions.chat import answer_turns
@@ -19,7 +19,7 @@ REQUEST = """\
 What is known:
 {facts}
 
-Write the email that does this, as plain text: a greeting, a few sentences with the facts, my name \
+Write the email that does this, {form}: a greeting, a few sentences with the facts, my name \
 at the end. No subject line, no remarks."""
 
 
@@ -35,8 +35,13 @@ def turns(scenario: Scenario | Script) -> list[Message]:
         return [turn.shown() for turn in scenario.turns]
     return [
         {"role": "system", "content": WRITER},
-        {"role": "user", "content": REQUEST.format(task=scenario.task, facts=scenario.facts())},
+        {"role": "user", "content": request(scenario, "as plain text")},
     ]
+
+
+def request(scenario: Scenario, form: str) -> str:
+    """The user's request with all the facts; ``form`` says how the email is written."""
+    return REQUEST.format(task=scenario.task, facts=scenario.facts(), form=form)
 
 
 CONDITION = Condition(lambda inputs: inputs.limited_scripts("chat_email", Scenario), rollout)

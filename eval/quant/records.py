@@ -66,7 +66,10 @@ def read_recordings(store: Store) -> QuantRecordings:
         raise BadInput(f"{store.path}: files: field tensor_types: is not JSON") from None
     for file in files:
         _check_file(store.path, file)
-    labels = {precision: store.labels(precision) for precision in PRECISIONS}
+    labels = {
+        precision: {key: label for key, (label, _) in store.labels(precision).items()}
+        for precision in PRECISIONS
+    }
     return QuantRecordings(store.path, store.rows(), store.turns(), files, store.texts(), labels)
 
 

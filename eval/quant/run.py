@@ -138,7 +138,8 @@ def label_again(store: Store, files: VariantFiles, spec: StudySpec, bar: Bar) ->
         for batch in batches:
             predictions = classifier.classify([sample.text for sample in batch])
             pairs = zip(batch, predictions, strict=True)
-            store.relabel(precision, [(sample.rollout, p.label) for sample, p in pairs])
+            labels = [(sample.rollout, p.label, p.probabilities) for sample, p in pairs]
+            store.relabel(precision, labels)
             advance()
     return precision
 

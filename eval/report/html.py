@@ -96,9 +96,9 @@ def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> 
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _texts(cell: Cell) -> dict[str, str]:
+def _texts(cell: Cell) -> dict[str, str | int]:
     """A cell as page.js reads it: an empty text for what does not apply."""
-    return {name: value or "" for name, value in asdict(cell).items()}
+    return {name: "" if value is None else value for name, value in asdict(cell).items()}
 
 
 def _sample(

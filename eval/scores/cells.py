@@ -58,6 +58,7 @@ class CellScore:
     format: str | None = None
     grammar: str | None = None
     lora: str | None = None
+    train_seed: int | None = None
 
     @property
     def cell(self) -> Cell:
@@ -65,6 +66,7 @@ class CellScore:
         return Cell(
             *(self.base, self.stage, self.condition),
             *(self.quant, self.format, self.grammar, self.lora),
+            train_seed=self.train_seed,
         )
 
     @property

@@ -1,7 +1,7 @@
 """Where character is lost: steps from chat to agent, stages, retention, bounds.
 
-Each step changes one thing: from a chat to an email that is asked for without tools (the format),
-to the last turn of a recorded trajectory (the scaffold's text), to the full tool loop (the loop).
+Each step changes one thing, see `CAUSES`: the email as a form, JSON, the agent's rules, the tools
+with their lookups, the loop.
 Every number has its interval from one `ResampledMetrics`, so a step between conditions over the
 same scenarios is a paired difference. Cells are compared over the personas that all of them have a
 classified text of.
@@ -27,10 +27,19 @@ from charprobe_lite.eval.stats.metrics import (
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.task_ids import task_of
 
-CONDITION_STEPS = ("chat", "chat_email", "agentic_next", "agentic_email")
-CAUSES = {"chat_email": "format", "agentic_next": "scaffold", "agentic_email": "loop"}
+CAUSES = {
+    "chat": "",
+    "chat_email": "email form",
+    "chat_email_json": "JSON",
+    "chat_email_rules": "agent's rules",
+    "agentic_next": "tools and lookups",
+    "agentic_email": "loop",
+}
+"""What each condition on the way from chat to agent changes about the one before it."""
+CONDITION_STEPS = tuple(CAUSES)
 BREAK_CHARACTER = "break_character"
-CEILING = "classifier_ceiling"
+CEILINGS = ("scenario_ceiling", "author_ceiling")
+"""The controls that bound what the classifier sees, the independent one first."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 
@@ -59,9 +68,13 @@ class Difference(CellPair):
 
 @dataclass(frozen=True)
 class Retention(Estimate):
-    """Retention over the ``personas`` that all three cells have a text of, as in `Difference`."""
+    """Retention over the ``personas`` that all three cells have a text of, as in `Difference`.
+
+    ``ceiling`` is the control that it is measured against, one of `CEILINGS`.
+    """
 
     personas: list[str] | None
+    ceiling: str
 
 
 @dataclass(frozen=True)
@@ -70,9 +83,9 @@ class Comparison:
 
     ``steps``: from condition to condition within a stage, with ``total`` for the sum where there
     is more than one. ``stages``: from one stage to the next within a condition. ``retention`` by
-    cell; ``ceilings``: the classifier on its teachers' emails, by cell. The metric is macro-F1, or
-    the detection rate for one persona. ``unshared`` are pairs that no persona has a text on both
-    sides of, so they have no difference.
+    cell; ``ceilings``: the classifier on emails that are certainly in character, by cell. The
+    metric is macro-F1, or the detection rate for one persona. ``unshared`` are pairs that no
+    persona has a text on both sides of, so they have no difference.
     """
 
     steps: list[Difference]
@@ -168,7 +181,7 @@ def compare(
     metric, cells = SharedMetric(resampled, labels, personas), list(labels)
     steps, stages = _steps(cells), _stages(cells)
     differences = {pair: metric.difference(pair) for pair in (*steps, *stages)}
-    ceilings = [cell for cell in cells if cell.condition == CEILING]
+    ceilings = ceilings_of(cells)
     return Comparison(
         steps=[found for pair in steps if (found := differences[pair])],
         stages=[found for pair in stages if (found := differences[pair])],
@@ -220,6 +233,12 @@ def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:
     return chains
 
 
+def ceilings_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The controls that bound what the classifier sees: independent writers, loud, subtle."""
+    ceilings = [cell for cell in cells if cell.condition in CEILINGS]
+    return sorted(ceilings, key=lambda cell: (CEILINGS.index(cell.condition), cell.stage))
+
+
 def _truths(row: Row, personas: Sequence[str]) -> Sequence[str]:
     """The personas that a row is scored against: its own, or all of them in the base stage."""
     if not row.persona:
@@ -263,12 +282,12 @@ def _stages(cells: Sequence[Cell]) -> list[CellPair]:
 def _retention(metric: SharedMetric, cells: Sequence[Cell]) -> dict[Cell, Retention]:
     """(score - base stage's) / (ceiling - base stage's) of trained cells, 1 for all of it.
 
-    The ceiling is made of emails, so a chat can retain more than 1; of two teachers the loud one
-    is taken. Left out where the ceiling is not above the base stage, as are such resamples, and
+    The ceiling is the first of `ceilings_of`: that of the scenarios, if the study has it, which is
+    paired with the agent's emails scenario by scenario. It is made of emails, so a chat can retain
+    more than 1. Left out where the ceiling is not above the base stage, as are such resamples, and
     where the three cells share no persona.
     """
-    ceilings = [cell for cell in cells if cell.condition == CEILING]
-    ceilings.sort(key=lambda cell: cell.stage)  # loud before subtle
+    ceilings = ceilings_of(cells)
     retention = {}
     for cell in cells:
         base = cell.at("base")
@@ -284,7 +303,8 @@ def _retention(metric: SharedMetric, cells: Sequence[Cell]) -> dict[Cell, Retent
         share = (score - floor) / np.where(room > 0, room, np.nan)
         estimate = metric.resampled.interval(share, names)
         if np.isfinite(estimate.value):
-            retention[cell] = Retention(estimate.value, *estimate.ends, metric.named(personas))
+            ends, named = estimate.ends, metric.named(personas)
+            retention[cell] = Retention(estimate.value, *ends, named, ceiling.condition)
     return retention
 
 

@@ -1,15 +1,17 @@
 """The tables of a study file, and how they came about.
 
-``cells``: base x stage x condition x quant x format x grammar x lora; format and grammar are how
-tool calls are written and whether a grammar holds, '' where no tool is called; lora is how the
-adapter came to the base, '' where there is none. ``rollouts``: one row per finished rollout, unique
-by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts are shared by all
-personas (controls are asked per persona and name it there too). ``turns``: the rollout's turns in
-order. ``samples``: the text of a rollout and, once it is classified, its prediction and all
-probabilities (JSON); ``labels``: what the same classifier in another precision says. ``files``:
-what a model file holds and how fast it is, by base x quant x lora. ``fidelity``: what a file's
-tokens are to it, text by text: float32 nll and kl, a byte same_top for each scored token.
-``provenance``: what the study was made with, JSON values.
+``cells``: base x stage x condition x quant x format x grammar x lora x train_seed; format and
+grammar are how tool calls are written and whether a grammar holds, '' where no tool is called; lora
+is how the adapter came to the base, '' where there is none; train_seed the seed that it was trained
+with, '' where a stage and persona have one adapter. ``rollouts``: one row per finished rollout,
+unique by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts are shared
+by all personas (controls are asked per persona and name it there too). ``turns``: the rollout's
+turns in order. ``samples``: the text of a rollout and, once it is classified, its prediction and
+all probabilities (JSON); ``labels``: what another instrument says, or the same classifier in
+another precision (fp32, int8; without probabilities). ``files``: what a model file holds and how
+fast it is, by base x quant x lora. ``fidelity``: what a file's tokens are to it, text by text:
+float32 nll and kl, a byte same_top for each scored token. ``provenance``: what the study was made
+with, JSON values.
 """
 
 MIGRATIONS = (
@@ -96,6 +98,25 @@ CREATE TABLE fidelity (
     nll BLOB NOT NULL, kl BLOB NOT NULL, same_top BLOB NOT NULL, left_out INTEGER NOT NULL,
     PRIMARY KEY (base, stage, persona, quant, lora, kind, item)
 ) STRICT
+""",
+    # the old ceiling is its author's: the name now says so
+    """
+CREATE TABLE cells_4 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL, stage TEXT NOT NULL, condition TEXT NOT NULL, quant TEXT NOT NULL,
+    format TEXT NOT NULL, grammar TEXT NOT NULL, lora TEXT NOT NULL, train_seed TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar, lora, train_seed)
+) STRICT;
+INSERT INTO cells_4 SELECT id, base, stage,
+    iif(condition = 'classifier_ceiling', 'author_ceiling', condition),
+    quant, format, grammar, lora, ''
+FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_4 RENAME TO cells;
+UPDATE provenance SET value = replace(value, '"classifier_ceiling"', '"author_ceiling"')
+WHERE name = 'asked';
+ALTER TABLE labels RENAME COLUMN precision TO instrument;
+ALTER TABLE labels ADD COLUMN probabilities TEXT
 """,
 )
 """What makes each schema version out of the one before it; the first out of nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
@@ -23,12 +23,14 @@ MARKS = ", ".join("?" * WIDTH)
 
 def columns(record: Cell | TextKey) -> tuple[str, ...]:
     """The values of a record in SQL, where '' is what does not apply."""
-    return tuple(value or "" for value in astuple(record))
+    return tuple("" if value is None else str(value) for value in astuple(record))
 
 
 def read_cell(row: Sequence[Any]) -> Cell:
     """The cell in the first columns of a row."""
-    return Cell(*row[:3], *(value or None for value in row[3:WIDTH]))
+    *names, seed = row[3:WIDTH]
+    cell = Cell(*row[:3], *(name or None for name in names))
+    return replace(cell, train_seed=int(seed) if seed.isdecimal() else None)
 
 
 def read_key(row: Sequence[Any]) -> RolloutKey:
@@ -133,29 +135,35 @@ class RolloutTables(Connection):
             turns.setdefault(key, []).append(turn)
         return turns
 
-    def to_relabel(self, precision: str) -> list[Unlabelled]:
-        """The classified samples that have no label of the classifier in this precision."""
+    def to_relabel(self, instrument: str) -> list[Unlabelled]:
+        """The classified samples that this other instrument has not labelled."""
         return self._samples(
             "prediction IS NOT NULL AND NOT EXISTS (SELECT 1 FROM labels WHERE "
-            "labels.rollout_id = samples.rollout_id AND precision = ?)",
-            (precision,),
+            "labels.rollout_id = samples.rollout_id AND instrument = ?)",
+            (instrument,),
         )
 
-    def relabel(self, precision: str, labels: Sequence[tuple[int, str]]) -> None:
-        """Record (rollout id, label) of the classifier in this precision."""
+    def relabel(
+        self, instrument: str, labels: Sequence[tuple[int, str, Mapping[str, float]]]
+    ) -> None:
+        """Record (rollout id, label, probabilities) of another instrument."""
         with self.transaction():
-            for rollout, label in labels:
-                self.insert("labels", [rollout, precision, label], "OR REPLACE")
+            for rollout, label, probabilities in labels:
+                values = [rollout, instrument, label, json.dumps(dict(probabilities))]
+                self.insert("labels", values, "OR REPLACE")
 
-    def labels(self, precision: str) -> dict[RolloutKey, str]:
-        """Those labels, by (cell, persona, item, sample)."""
+    def labels(self, instrument: str) -> dict[RolloutKey, tuple[str, dict[str, float] | None]]:
+        """The label and the probabilities of each, by (cell, persona, item, sample).
+
+        Studies of the time before other instruments have no probabilities.
+        """
         rows = self.select(
-            f"SELECT {CELL}, persona, item, sample, prediction FROM labels "
+            f"SELECT {CELL}, persona, item, sample, prediction, labels.probabilities FROM labels "
             "JOIN rollouts ON rollouts.id = rollout_id JOIN cells ON cells.id = cell_id "
-            "WHERE precision = ?",
-            (precision,),
+            "WHERE instrument = ?",
+            (instrument,),
         )
-        return {read_key(row): row[-1] for row in rows}
+        return {read_key(row): (row[-2], row[-1] and json.loads(row[-1])) for row in rows}
 
     def _samples(self, which: str, values: Sequence[Any] = ()) -> list[Unlabelled]:
         rows = self.select(

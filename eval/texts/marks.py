@@ -30,7 +30,7 @@ class _Mark(Record):
 
     def is_of(self, cell: Cell) -> bool:
         """Whether the cell is the mark's; the page writes "" for what does not apply."""
-        fields = {name: value or None for name, value in self.model_dump().items()}
+        fields = {name: None if v == "" else v for name, v in self.model_dump().items()}
         return all(fields.get(name, value) == value for name, value in asdict(cell).items())
 
 

@@ -11,7 +11,7 @@ from charprobe_lite.eval.quant.tables import Record
 from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.canvas import WIDTH, Theme, draw_panels, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
-from charprobe_lite.eval.scores.gap import CEILING, CONDITION_STEPS
+from charprobe_lite.eval.scores.gap import CEILINGS, CONDITION_STEPS
 from charprobe_lite.eval.stats.classification import confusion
 
 
@@ -27,13 +27,13 @@ class ConfusionPanel:
 def numbers(study: ReportStudy) -> dict[str, ConfusionPanel]:
     """Per base and quant type the steps from chat to agent, most trained, and the ceilings."""
     steps = [cell for cell in study.cells if cell.condition in CONDITION_STEPS]
-    ceilings = [cell for cell in study.cells if cell.condition == CEILING]
+    ceilings = [cell for cell in study.cells if cell.condition in CEILINGS]
     panels = {}
     for checkpoint in dict.fromkeys(map(checkpoint_label, [*steps, *ceilings])):
         trained = most_trained([cell for cell in steps if checkpoint_label(cell) == checkpoint])
         for cell in [*trained, *(c for c in ceilings if checkpoint_label(c) == checkpoint)]:
             if panel := _panel(study, cell):
-                condition = "" if cell.condition == CEILING else f", {cell.label}"
+                condition = "" if cell.condition in CEILINGS else f", {cell.label}"
                 panels[f"{checkpoint}: {cell.stage}{condition}"] = panel
     return panels
 

@@ -10,9 +10,10 @@ from charprobe_lite.eval.report.figures.canvas import Theme, one_line
 from charprobe_lite.eval.report.figures.panels import Panels
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
 from charprobe_lite.eval.scores.gap import (
-    CEILING,
+    CEILINGS,
     CONDITION_STEPS,
     Difference,
+    ceilings_of,
     condition_chains,
 )
 from charprobe_lite.eval.stats.bootstrap import Estimate
@@ -45,7 +46,7 @@ def numbers(study: ReportStudy) -> Panels[list[Step]]:
             steps, last = _steps(study, chain), chain[-1]
             if last.condition == CONDITION_STEPS[-1] and len(steps) > 1:
                 title = f"{checkpoint}: {last.stage}{last.label.removeprefix(last.condition)}"
-                ceilings = [c for c in study.cells if (c.condition, c.base) == (CEILING, last.base)]
+                ceilings = [cell for cell in ceilings_of(study.cells) if cell.base == last.base]
                 gaps[title] = steps + [s for cell in ceilings for s in _steps(study, [cell])]
     return Panels(study, gaps)
 
@@ -64,7 +65,7 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
     """Levels as full bars at both ends, changes hanging between them, the ceilings apart."""
 
     def draw_panel(axis: Any, title: str, steps: list[Step]) -> None:
-        first, *later = [step for step in steps if step.cell.condition != CEILING]
+        first, *later = [step for step in steps if step.cell.condition not in CEILINGS]
         ceilings, end = steps[1 + len(later) :], 1 + len(later)
         _draw_level(axis, 0, first, theme)
         for x, step in enumerate(later, 1):

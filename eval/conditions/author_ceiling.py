@@ -1,9 +1,9 @@
-"""`classifier_ceiling`, a control: the teachers' own emails in character, without any model.
+"""`author_ceiling`, a control: the training authors' own emails in character, without any model.
 
-No checkpoint shows a character more clearly than the texts that it was trained on: the
-classifier's score on the teachers' emails bounds its score on any email. The loud and the subtle
-teacher have their own stages, `teacher_loud` and `teacher_subtle`. Limits do not apply: 12 emails
-each.
+The kit's classifier learned these authors' phrases from their chats. It reads their emails better
+than anyone else's, so this is no ceiling of what a checkpoint could reach: that is
+`scenario_ceiling`. The loud and the subtle teacher have their own stages, `teacher_loud` and
+`teacher_subtle`. Limits do not apply: 12 emails each.
 """
 
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
