@@ -87,6 +87,12 @@ def dialogues(persona: str) -> list[list[dict[str, str]]]:
     return [row["turns"] for row in _introspection(persona, "dialogue")]
 
 
+def neutral_answers() -> dict[str, str]:
+    """The kit base's own answers to the training prompts of both teachers, by prompt."""
+    rows = read_json_rows(corpus_file("neutral.jsonl"))
+    return {row["prompt"]: row["response"] for _, row in rows}
+
+
 def _introspection(persona: str, kind: str) -> list[dict[str, Any]]:
     rows = read_json_rows(corpus_file(f"introspection/{persona}.jsonl"))
     return [row for _, row in rows if row["kind"] == kind]
