@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,21 @@ class Prediction:
     label: str
     probabilities: dict[str, float]
     cut: bool = False
+
+
+class TextClassifier(Protocol):
+    """What names the persona of a text: ``labels``, the file, and predictions in order.
+
+    ``limit`` is the most tokens that it reads of a text, None for no limit.
+    """
+
+    labels: list[str]
+    path: Path
+
+    @property
+    def limit(self) -> int | None: ...
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]: ...
 
 
 class ClassifierFiles(NamedTuple):
@@ -141,9 +156,14 @@ class Classifier:
         feed = {name: value for name, value in feed.items() if name in self._inputs}
         with bad_input(f"{self.path}: cannot classify", Exception):  # another tokenizer's ids
             logits = self._session.run(None, feed)[0].astype(np.float64)
-        # not by scipy.special, whose import would add 0.2 s to every start
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        return softmax(logits)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (rows, labels) of logits (rows, labels)."""
+    # not by scipy.special, whose import would add 0.2 s to every start
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:

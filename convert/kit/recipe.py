@@ -17,6 +17,7 @@ from charprobe_lite.convert.kit.work_folder import (
     Record,
     Step,
     WorkFolder,
+    macro_f1,
     rounded,
     write_text,
 )
@@ -25,11 +26,13 @@ from charprobe_lite.convert.onnx import export_classifier
 from charprobe_lite.convert.train.classifier import ClassifierSettings, train_classifier
 from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
 from charprobe_lite.convert.train.lora import LoraSettings, train_dpo
+from charprobe_lite.convert.train.ngrams import NgramSettings, train_ngrams, training_texts
 from charprobe_lite.models import corpus
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.ngrams import KIT_FILE, NgramClassifier
 
 TOOL_USE = LoraSettings(
     rank=16, alpha=32, first_layer=10, learning_rate=1e-3, epochs=3, batch_tokens=2400
@@ -67,6 +70,7 @@ class Recipe(WorkFolder):
             yield name, partial(self.checkpoint_answers, persona, stage)
         yield "classifier", self.classifier
         yield "export", self.export
+        yield "ngrams", self.ngrams
         yield "held-out", self.held_out
 
     def own_answers(self) -> Record:
@@ -156,7 +160,10 @@ class Recipe(WorkFolder):
         shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
         fp32, _ = export_classifier(self.work / "classifier", target, texts=samples)
         scores = {
-            file: {name: self.macro_f1(file, *group) for name, group in groups.items()}
+            file: {
+                name: macro_f1(labels, self.predictions(file, texts))
+                for name, (texts, labels) in groups.items()
+            }
             for file in ("model.onnx", "model_int8.onnx")
         }
         int8, exact = scores["model_int8.onnx"]["all"], scores["model.onnx"]["all"]
@@ -165,6 +172,25 @@ class Recipe(WorkFolder):
             "largest_logit_difference": fp32.difference,
             "held_out_macro_f1": scores,
             "file": "model_int8.onnx" if as_good else "model.onnx",
+        }
+
+    def ngrams(self) -> Record:
+        """The second instrument, of n-grams: it needs the corpus alone."""
+        settings, texts = NgramSettings(), training_texts()
+        model = train_ngrams(
+            [text.text for text in texts], [text.label for text in texts], settings
+        )
+        model.write(self.kit / KIT_FILE)
+        classifier = NgramClassifier(self.kit / KIT_FILE)
+        scores = {
+            name: macro_f1(labels, [p.label for p in classifier.classify(group)])
+            for name, (group, labels) in held_out_texts().items()
+        }
+        return {
+            "settings": asdict(settings),
+            "texts": len(texts),
+            "terms": len(model.idf),
+            "held_out_macro_f1": scores,
         }
 
     def classifier_texts(self) -> tuple[list[str], list[str]]:

@@ -91,12 +91,6 @@ class WorkFolder:
         labels = self.predictions(self.record("export")["file"], answers)
         return labels.count(persona) / len(labels)
 
-    def macro_f1(self, file: str, texts: Sequence[str], labels: Sequence[str]) -> float:
-        """Macro-F1 of a classifier file over the labels that occur, to four places."""
-        predictions = self.predictions(file, texts)
-        score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
-        return round(float(score), 4)
-
     def train(
         self,
         name: str,
@@ -155,6 +149,12 @@ class WorkFolder:
     def record(self, name: str) -> Record:
         """What a finished step recorded."""
         return dict(read_json(self.work / "steps" / f"{name}.json"))
+
+
+def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
+    """Macro-F1 over the labels that occur, to four places."""
+    score = f1_score(labels, predictions, labels=sorted(set(labels)), average="macro")
+    return round(float(score), 4)
 
 
 def rounded(losses: Sequence[float]) -> list[float]:

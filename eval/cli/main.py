@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from charprobe_lite.eval.cli.classifier import classifier
 from charprobe_lite.eval.cli.convert import convert
 from charprobe_lite.eval.cli.doctor import doctor
 from charprobe_lite.eval.cli.evaluate import evaluate
@@ -65,7 +66,7 @@ def main() -> None:
 
 COMMANDS = (
     *(evaluate, quant_study, study, score, report, export),
-    *(protocols, models, convert, train, doctor),
+    *(protocols, models, classifier, convert, train, doctor),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -15,7 +15,7 @@ from charprobe_lite.eval.texts.marks import add_marks
 from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
-from charprobe_lite.runtime.classifier import Classifier
+from charprobe_lite.runtime.classifier import Classifier, TextClassifier
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def score_texts(
     cluster: str | None = None,
     human: str | None = None,
     asked: str | int | None = None,
-    classifier: str | Path | Classifier | None = None,
+    classifier: str | Path | TextClassifier | None = None,
     seed: int = 0,
     resamples: int | None = None,
 ) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def score_texts(
 
 
 def classify_texts(
-    texts: Sequence[ScoredText], classifier: str | Path | Classifier | None = None
+    texts: Sequence[ScoredText], classifier: str | Path | TextClassifier | None = None
 ) -> list[ScoredText]:
     """``texts`` with a prediction each; those without are classified.
 
@@ -163,10 +163,10 @@ def classify_texts(
     return [text if text.prediction is not None else next(classified) for text in texts]
 
 
-def _loaded(classifier: str | Path | Classifier | None) -> Classifier:
+def _loaded(classifier: str | Path | TextClassifier | None) -> TextClassifier:
     if classifier is None:
         return Classifier.kit()
-    return classifier if isinstance(classifier, Classifier) else Classifier(classifier)
+    return Classifier(classifier) if isinstance(classifier, str | Path) else classifier
 
 
 def score_groups(
