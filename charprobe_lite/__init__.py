@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charprobe_lite.conversion import convert_adapter, export_classifier, merge_lora, quantize
     from charprobe_lite.engine import Engine
+    from charprobe_lite.eval.texts.card import classifier_card
     from charprobe_lite.eval.texts.scores import score_texts
     from charprobe_lite.models.errors import BadInput
     from charprobe_lite.rollouts import RolloutRecord, prompts, rollout, scenarios
     from charprobe_lite.runtime.classifier import Classifier
+    from charprobe_lite.runtime.ngrams import NgramClassifier
     from charprobe_lite.study import Study, open_study, run_study
 
 __version__ = "0.1.0"
@@ -31,10 +33,12 @@ __version__ = "0.1.0"
 _MODULES = {
     "conversion": ("convert_adapter", "export_classifier", "merge_lora", "quantize"),
     "engine": ("Engine",),
+    "eval.texts.card": ("classifier_card",),
     "eval.texts.scores": ("score_texts",),
     "models.errors": ("BadInput",),
     "rollouts": ("RolloutRecord", "prompts", "rollout", "scenarios"),
     "runtime.classifier": ("Classifier",),
+    "runtime.ngrams": ("NgramClassifier",),
     "study": ("Study", "open_study", "run_study"),
 }
 """The public names by their module."""
@@ -43,9 +47,11 @@ __all__ = [
     "BadInput",
     "Classifier",
     "Engine",
+    "NgramClassifier",
     "RolloutRecord",
     "Study",
     "__version__",
+    "classifier_card",
     "convert_adapter",
     "export_classifier",
     "merge_lora",

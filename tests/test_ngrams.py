@@ -81,7 +81,8 @@ def test_the_recipe_gives_the_shipped_file_again(tmp_path: Path) -> None:
     again, shipped = NgramModel.read(tmp_path / "again.npz"), NgramModel.read(SHIPPED)
     assert (again.labels, again.blocks) == (shipped.labels, shipped.blocks)
     assert np.abs(again.idf - shipped.idf).max() < 1e-5
-    assert np.abs(again.weights - shipped.weights).max() < 0.02
+    largest = np.abs(shipped.weights).max()
+    assert np.abs(again.weights - shipped.weights).max() < 0.02 * largest
     record = kit.load_kit().steps["ngrams"]
     assert record["texts"] == len(texts)
     held_out = [c for name in PERSONAS for c in corpus.teacher_chats(name, held_out=True)]

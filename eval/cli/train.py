@@ -66,15 +66,20 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...]) -> None:
 
 @train.command()
 @click.option(
-    "-o", "output", required=True, type=FILE, help="The .npz file; an older one is replaced."
+    *("-o", "--output"),
+    required=True,
+    type=FILE,
+    help="The .npz file to write; an older one is replaced.",
 )
 def ngrams(output: Path) -> None:
-    """Train the n-gram classifier on the corpus, as the package ships it, in about a minute.
+    """Train the n-gram classifier on the corpus, as the package ships it, in seconds.
 
     Needs no extra: word and character n-grams with logistic regression, in scikit-learn.
     """
     from charprobe_lite.convert.train.ngrams import train_ngrams, training_texts
 
+    if output.suffix != ".npz":
+        raise BadInput(f"--output {output}: name a file that ends in .npz")
     texts = training_texts()
     model = train_ngrams([text.text for text in texts], [text.label for text in texts])
     model.write(output)
