@@ -49,6 +49,7 @@ Format = Literal["json", "fenced"]
 Grammar = Literal["on", "off"]
 LoraMode = Literal["runtime", "merged"]
 ProtocolName = Literal["lite", "depth", "oct"]
+Instrument = Literal["modernbert", "ngram"]
 
 EMBEDDED = "smollm2-135m"
 BASES = (EMBEDDED, "llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
@@ -62,6 +63,9 @@ LORA_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 """How a persona is added to a base: as an adapter while it runs, or merged before quantizing."""
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 """How a study asks, reads and scores; eval/protocols has a file of the same name for each."""
+INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
+"""What names the persona of a text: a ModernBERT, and n-grams with a linear classifier."""
+NGRAM = INSTRUMENTS[1]
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 

@@ -12,6 +12,7 @@ from charprobe_lite.models.catalogue import (
     CONDITIONS,
     EMBEDDED,
     GRAMMARS,
+    INSTRUMENTS,
     PROTOCOLS,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
@@ -71,6 +72,12 @@ budget_option = click.option(
 )
 shard_option = click.option(
     "--shard", type=Shard(), help="Run only this part of the rollouts; study merge joins the parts."
+)
+instrument_option = names_option(
+    "--instrument",
+    INSTRUMENTS,
+    help="What names the persona of a text: modernbert, ngram or both; the first makes the "
+    "headline [default: modernbert,ngram].",
 )
 classifier_option = click.option(
     "--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT."
@@ -221,6 +228,7 @@ backend_options = option_group(
     ),
     click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template."),
     click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder."),
+    instrument_option,
     classifier_option,
     click.option(
         "--prompts",

@@ -10,6 +10,7 @@ from charprobe_lite.eval.cli.options import (
     classifier_option,
     condition_option,
     grammar_option,
+    instrument_option,
     json_option,
     names_option,
     option_values,
@@ -59,6 +60,7 @@ BOTH = "both"
     type=click.IntRange(0),
     help="Texts of each kind and persona that every file reads next to F16; 0 for none.",
 )
+@instrument_option
 @classifier_option
 @verify_option
 @study_option

@@ -1,6 +1,7 @@
 """The results of studies as texts and tables, and the progress of their runs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.table import Table
 
@@ -8,6 +9,7 @@ from charprobe_lite.eval.cli.progress import conversion_bar, note
 from charprobe_lite.eval.quant.run import QuantFindings
 from charprobe_lite.eval.quant.tables import persona_notes, terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
+from charprobe_lite.eval.scores.instruments import instrument_notes, instrument_table
 from charprobe_lite.eval.scores.terminal import (
     class_notes,
     conclusion,
@@ -33,6 +35,7 @@ def result_parts(study: ScoredStudy | QuantFindings) -> Iterator[str | Table]:
 
 
 def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
+    others = {other.name: scores_by_quant(other.scores) for other in study.others}
     for quant, scores in scores_by_quant(study.scores).items():
         weights = study.weights.get(quant or "")
         first, file = scores.by_cell[0], quant or "no model"
@@ -48,3 +51,8 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
             yield gap_table(scores.comparison)
             yield from class_notes(scores)
         yield conclusion(scores)
+        for other in study.others:
+            part = replace(other, scores=others[other.name][quant])
+            yield instrument_table(study.instrument, scores, part)
+    for other in study.others:
+        yield from instrument_notes(other)

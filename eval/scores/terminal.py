@@ -95,33 +95,61 @@ def _place(cell: Cell) -> str:
 
 def conclusion(scores: Scores) -> str:
     """One plain sentence: the most trained stage's score in the chat and as an agent."""
+    if ends := _ends(scores):
+        return _sentence(*ends, scores.comparison)
+    return "There is nothing to compare: run conditions chat and agentic_email of one stage."
+
+
+def verdict(scores: Scores) -> str | None:
+    """What the conclusion says of the character; None where there is nothing to compare."""
+    ends = _ends(scores)
+    levels = ends and _levels(*ends, scores.comparison)
+    return _verdict(ends[0].stage, *levels[:2]) if ends and levels else None
+
+
+def _ends(scores: Scores) -> tuple[CellScore, CellScore] | None:
+    """The chat and the agent of the most trained stage that has both."""
     for stage in reversed(STAGES):
         # of variants of a condition the first, which is nearest to the default
         cells = {s.condition: s for s in reversed(scores.by_cell) if s.stage == stage}
         if "chat" in cells and "agentic_email" in cells:
-            return _sentence(cells["chat"], cells["agentic_email"], scores.comparison)
-    return "There is nothing to compare: run conditions chat and agentic_email of one stage."
+            return cells["chat"], cells["agentic_email"]
+    return None
+
+
+def _levels(
+    chat: CellScore, agent: CellScore, comparison: Comparison
+) -> tuple[Estimate, Estimate, list[str] | None] | None:
+    """The scores to compare, and the personas that they are over where these are not all."""
+    inside, outside = chat.headline, agent.headline
+    if inside is None or outside is None:
+        return None
+    ends = chat.cell, agent.cell
+    if ends in [(pair.before, pair.after) for pair in comparison.unshared]:
+        return None
+    for step in comparison.steps:
+        if ends == (step.before, step.after) and step.personas is not None:
+            return (*step.levels, step.personas)
+    return inside, outside, None
 
 
 def _sentence(chat: CellScore, agent: CellScore, comparison: Comparison) -> str:
     personas = chat.persona.split(",")
     subject = f"{len(personas)} personas" if len(personas) > 1 else chat.persona
-    inside, outside = chat.headline, agent.headline
-    if inside is None or outside is None:
-        missing = "email was sent as an agent" if inside else "chat was answered"
+    if chat.headline is None or agent.headline is None:
+        missing = "email was sent as an agent" if chat.headline else "chat was answered"
         return f"{subject}, stage {chat.stage}: no {missing}, so there is nothing to compare."
-    ends = chat.cell, agent.cell
-    if ends in [(pair.before, pair.after) for pair in comparison.unshared]:
+    levels = _levels(chat, agent, comparison)
+    if levels is None:
         return f"{subject}, stage {chat.stage}: none has a text in both, so nothing is compared."
-    for step in comparison.steps:
-        if ends == (step.before, step.after) and step.personas is not None:
-            inside, outside = step.levels
-            left_out = ", ".join(name for name in personas if name not in step.personas)
-            subject = f"{len(step.personas)} of {subject} (without {left_out})"
+    inside, outside, shared = levels
+    if shared is not None:
+        left_out = ", ".join(name for name in personas if name not in shared)
+        subject = f"{len(shared)} of {subject} (without {left_out})"
     metric = "macro-F1" if len(personas) > 1 else "detection"
-    levels = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
+    texts = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
     return (
-        f"{subject}, stage {chat.stage}: {metric} {levels[0]} in chat, {levels[1]} in the emails "
+        f"{subject}, stage {chat.stage}: {metric} {texts[0]} in chat, {texts[1]} in the emails "
         f"sent as an agent; {_verdict(chat.stage, inside, outside)}."
     )
 

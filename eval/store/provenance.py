@@ -15,6 +15,7 @@ ASSUMED = {
     "bos": "single",
     "seeds": "rollout",
     "tool_role": "user",
+    "instrument": "modernbert",
 }
 """Pins that came later, with the values of the studies that lack them."""
 PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context", *ASSUMED)

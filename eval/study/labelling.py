@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.study.progress import Progress
-from charprobe_lite.runtime.classifier import Classifier, Prediction
+from charprobe_lite.runtime.classifier import Prediction, TextClassifier
 
 TEXTS_CUT = "texts_cut"
 """The value of a study that counts the texts that were longer than the classifier's limit."""
@@ -22,7 +22,7 @@ class Labelling:
     that the classifier is reading.
     """
 
-    def __init__(self, store: Store, classifier: Classifier, progress: Progress) -> None:
+    def __init__(self, store: Store, classifier: TextClassifier, progress: Progress) -> None:
         self._store, self._classifier, self._progress = store, classifier, progress
         self._pool = ThreadPoolExecutor(1)
         self._queue, self._counts = store.unclassified(), store.predictions()

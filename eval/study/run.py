@@ -14,6 +14,7 @@ from charprobe_lite.convert.cached import Notify, ProgressBar
 from charprobe_lite.eval.conditions.condition import input_hashes
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.scores.cells import Scores, score_study
+from charprobe_lite.eval.scores.instruments import InstrumentScores, score_instruments
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import ASSUMED, SPEC
 from charprobe_lite.eval.study.checkpoints import (
@@ -24,6 +25,7 @@ from charprobe_lite.eval.study.checkpoints import (
 )
 from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task
+from charprobe_lite.eval.study.instruments import instrument_pins, label_with_others
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
@@ -59,12 +61,15 @@ class StudyRun:
 class ScoredStudy:
     """A study with its scores, and what its model files hold, by quant type.
 
-    ``interval`` is what the protocol's headline interval resamples.
+    ``interval`` is what the protocol's headline interval resamples; ``scores`` are by the
+    ``instrument``, and ``others`` by the study's other instruments.
     """
 
     path: Path
     scores: Scores
     weights: dict[str, WeightSummary]
+    instrument: str
+    others: list[InstrumentScores]
     interval: Literal["clusters", "rows"] = "clusters"
 
     def as_json(self) -> dict[str, Any]:
@@ -74,6 +79,8 @@ class ScoredStudy:
             "cells": [score.as_json() for score in self.scores.by_cell],
             "per_persona": [score.as_json() for score in self.scores.by_persona],
             **self.scores.comparison.as_json(),
+            "instrument": self.instrument,
+            "other_instruments": [other.as_json() for other in self.others],
             "weights": next(iter(weights.values()), None),
             "quants": weights,
             "study": str(self.path),
@@ -84,13 +91,14 @@ def run_study(spec: StudySpec, display: Display) -> ScoredStudy:
     """Run what is missing of a study, and score its cells. Raises BadInput."""
     finished = run_rollouts(spec, display)
     with Store(finished.path, readonly=True) as store:
-        scores = _scores(store, finished.tasks, finished.spec)
+        scores, others = _scores(store, finished.tasks, finished.spec)
     weights: dict[str, WeightSummary] = {}
     for files in finished.files:
         if files.models and files.quant not in weights:
             weights[files.quant] = weight_summary(files.models[0])
     interval = load_protocol(finished.spec.protocol).interval
-    return ScoredStudy(finished.path, scores, weights, interval)
+    instrument = finished.spec.instruments[0]
+    return ScoredStudy(finished.path, scores, weights, instrument, others, interval)
 
 
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
@@ -109,6 +117,7 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
             store.add_file(model_file(files))
         with display.progress(resolved.personas) as progress:
             run(groups, resolved, variants[0], store, progress)
+        label_with_others(store, resolved, variants[0], display.note)
         if cut := store.provenance().get(TEXTS_CUT):
             display.note(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
@@ -143,7 +152,8 @@ def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
         "top_p": spec.top_p,
         "max_tokens": spec.max_tokens,
         "max_steps": spec.steps,
-        **{name: getattr(spec, name) for name in ASSUMED},
+        **{name: getattr(spec, name) for name in ASSUMED if name != "instrument"},
+        **instrument_pins(spec),
         **({} if spec.is_served else {"context": spec.context}),
         **{f"served {role}": name for each in variants for role, name in each.served.items()},
         **{f"sha256 {name}": digest for name, digest in inputs.items()},
@@ -177,9 +187,13 @@ def overrides(spec: StudySpec) -> dict[str, Any]:
     }
 
 
-def _scores(store: Store, tasks: Sequence[Task], spec: StudySpec) -> Scores:
-    """Scores of the spec's cells over its rollouts: a study may hold others too."""
+def _scores(
+    store: Store, tasks: Sequence[Task], spec: StudySpec
+) -> tuple[Scores, list[InstrumentScores]]:
+    """Scores of the spec's cells over its rollouts, by each instrument: a study may hold others."""
     keys = {task.key for task in tasks}
     rows = [row for row in store.rows() if row.key in keys]
     cells = list(dict.fromkeys(task.cell for task in tasks))
-    return score_study(rows, cells, spec.personas, spec.seed)
+    scores = score_study(rows, cells, spec.personas, spec.seed)
+    labels = {name: store.labels(name) for name in spec.instruments[1:]}
+    return scores, score_instruments(scores, rows, labels, spec.personas, spec.seed)

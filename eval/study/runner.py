@@ -17,10 +17,10 @@ from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.store.rollouts import storable
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.grid import Task, tasks_of
+from charprobe_lite.eval.study.instruments import open_instrument
 from charprobe_lite.eval.study.labelling import Labelling
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.spec import StudySpec
-from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import (
     Backend,
@@ -29,7 +29,6 @@ from charprobe_lite.runtime.backend import (
     Rollout,
     open_backend,
 )
-from charprobe_lite.runtime.classifier import Classifier
 
 Plan = dict[Checkpoint | None, list[Task]]
 """The rollouts by the checkpoint that they run on; None for texts that no model writes."""
@@ -60,7 +59,7 @@ def run(
     that cannot be used.
     """
     progress = progress or Progress()
-    classifier = _classifier(spec, files)
+    classifier = open_instrument(spec.instruments[0], spec, files)
     begin, missing = _beginner(spec), _missing(groups, store)
     for task in missing.pop(None, []):
         _record(store, task, _result_without_model(begin(task)))
@@ -100,22 +99,6 @@ def _run_model(
                 labels.add(sample)
             labels.poll()
             progress.ended(job.key.cell, sum(turn.completion.tokens for turn in result.turns))
-
-
-def _classifier(spec: StudySpec, files: VariantFiles) -> Classifier:
-    """Raises BadInput when it lacks a persona."""
-    # on a CPU the cores belong to llama.cpp: labels are computed next to it, by one thread
-    threads = 1 if spec.gpu_layers == 0 else spec.threads
-    classifier = Classifier(
-        files.classifier, files.classifier_file, threads=threads, device=spec.device
-    )
-    for persona in spec.personas:
-        if persona not in classifier.labels:
-            raise BadInput(
-                f"{classifier.path}: has no label {persona!r}; its labels: "
-                + ", ".join(classifier.labels)
-            )
-    return classifier
 
 
 def _check(backend: Backend[Any], tasks: Plan, begin: Callable[[Task], Rollout]) -> None:

@@ -14,6 +14,7 @@ from charprobe_lite.models.catalogue import (
     EMBEDDED,
     FORMATS,
     GRAMMARS,
+    INSTRUMENTS,
     LORA_MODES,
     PROTOCOLS,
     STAGES,
@@ -22,7 +23,7 @@ from charprobe_lite.models.catalogue import (
     select_names,
 )
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.models.personas import NAMED_ONLY
+from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
 from charprobe_lite.models.quant_types import QUANT_TYPES
@@ -110,6 +111,7 @@ class StudySpec(Record):
     device: Literal["auto", "cpu", "metal", "cuda"] = "auto"
     gpu_layers: int | None = Field(None, ge=-1, le=10**6)
     threads: int | None = Field(None, ge=1, le=10**4)
+    instruments: Names = Field((), alias="instrument")
     classifier: Path | None = None
     prompts: str | None = Field(None, max_length=4096)
     scenarios: Path | None = None
@@ -222,14 +224,16 @@ def resolve(spec: StudySpec) -> StudySpec:
     names = spec.conditions if is_given else _conditions(spec)
     conditions = select_names(names, condition_names(), "--condition")
     stages = _stages(spec) if any(runs_a_model(name) for name in conditions) else []
+    personas = tuple(_personas(spec, stages))
     return spec.with_values(
         stages=tuple(stages),
-        personas=tuple(_personas(spec, stages)),
+        personas=personas,
         conditions=tuple(conditions),
         formats=tuple(select_names(spec.formats, FORMATS, "--format")),
         grammars=tuple(select_names(spec.grammars, GRAMMARS, "--grammar")),
         quants=tuple(select_names(spec.quants, QUANT_TYPES, "--quant")),
         lora_modes=tuple(select_names(spec.lora_modes, LORA_MODES, "--lora")),
+        instruments=_instruments(spec, personas),
         gpu_layers=0 if spec.is_served else gpu_layers(spec.device, spec.gpu_layers),
     )
 
@@ -290,6 +294,18 @@ def _conditions(spec: StudySpec) -> tuple[str, ...]:
     if names := scaffolds - {""}:
         return ("chat", *(CONDITION_OF.get(name, name) for name in names))
     return load_protocol(spec.protocol).conditions
+
+
+def _instruments(spec: StudySpec, personas: Sequence[str]) -> tuple[str, ...]:
+    """The instruments in the order of the spec, whose first one makes the headline.
+
+    By default the ModernBERT, and the n-grams where they know every persona.
+    """
+    if not spec.instruments:
+        return INSTRUMENTS if set(personas) <= set(PERSONAS) else INSTRUMENTS[:1]
+    names = [name.strip() for value in spec.instruments for name in value.split(",")]
+    select_names(names, INSTRUMENTS, "--instrument")
+    return tuple(dict.fromkeys(INSTRUMENTS if "all" in names else names))
 
 
 def _stages(spec: StudySpec) -> list[str]:
