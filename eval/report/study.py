@@ -10,10 +10,16 @@ from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.records import score_recorded_study
 from charprobe_lite.eval.quant.tables import Record, Table, readable_name
 from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
+from charprobe_lite.eval.scores.instruments import (
+    InstrumentLabels,
+    InstrumentScores,
+    instrument_notes,
+    score_instruments,
+)
 from charprobe_lite.eval.scores.terminal import conclusion
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.reader import Study, open_study
-from charprobe_lite.models.catalogue import CONDITIONS, STAGES
+from charprobe_lite.models.catalogue import CONDITIONS, INSTRUMENTS, STAGES
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import NEUTRAL
 
@@ -23,13 +29,15 @@ class ReportStudy(Study):
     """A study with its ``cells`` in the order of the report.
 
     ``personas`` are those that have rollouts, ``labels`` those of the classifier; ``quants`` is
-    None where there are no quant types to compare with F16.
+    None where there are no quant types to compare with F16. ``instrument_labels`` are those of
+    other instruments by name.
     """
 
     cells: list[Cell]
     personas: list[str]
     labels: list[str]
     quants: QuantStudy | None
+    instrument_labels: dict[str, InstrumentLabels]
 
     @property
     def name(self) -> str:
@@ -45,6 +53,27 @@ class ReportStudy(Study):
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
         return score_study(self.rows, self.cells, self.personas, self.seed)
+
+    @property
+    def instrument(self) -> str:
+        """What made the labels of the headline."""
+        return str(self.provenance.get("instrument", INSTRUMENTS[0]))
+
+    @cached_property
+    def others(self) -> list[InstrumentScores]:
+        """All scores by the other instruments."""
+        rows, labels = self.rows, self.instrument_labels
+        return score_instruments(self.scores, rows, labels, self.personas, self.seed)
+
+    @property
+    def readings(self) -> dict[str, Scores]:
+        """All scores by instrument, the headline's first."""
+        return {self.instrument: self.scores} | {each.name: each.scores for each in self.others}
+
+    @property
+    def instrument_notes(self) -> list[str]:
+        """What each other instrument decides otherwise; a line each."""
+        return [note for other in self.others for note in instrument_notes(other)]
 
     @property
     def cell_scores(self) -> dict[Cell, CellScore]:
@@ -111,12 +140,20 @@ def report_study(source: Path | Study, quant_study: QuantStudy | None = None) ->
     trained = {row.persona for row in study.rows}
     personas = [label for label in labels if label in trained]
     personas = personas or [label for label in labels if label != NEUTRAL]
-    if quant_study is None:
-        with Store(study.path, readonly=True) as store:
+    with Store(study.path, readonly=True) as store:
+        if quant_study is None:
             quant_study = score_recorded_study(store, personas)
+        others = {name: store.labels(name) for name in INSTRUMENTS}
     cells = sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank)
     recorded = (study.path, study.rows, study.turns, study.provenance)
-    return ReportStudy(*recorded, cells=cells, personas=personas, labels=labels, quants=quant_study)
+    return ReportStudy(
+        *recorded,
+        cells=cells,
+        personas=personas,
+        labels=labels,
+        quants=quant_study,
+        instrument_labels={name: found for name, found in others.items() if found},
+    )
 
 
 def checkpoint_label(cell: Cell) -> str:

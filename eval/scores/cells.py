@@ -1,6 +1,6 @@
 """From recorded rollouts to scores, one record per cell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,8 +24,8 @@ class CellScore:
     For one persona ``detection_rate`` is its recall; for a group it is the share of rows predicted
     as their persona. Only a group has ``macro_f1``, ``confusion`` and ``retention``; only one
     persona of a group has ``f1`` and ``precision``. ``bounds`` (see `gap.bounds`) are those of
-    macro-F1 or, for one persona, of the detection rate. An untrained checkpoint has no
-    ``calibration``.
+    macro-F1 or, for one persona, of the detection rate. Only controls without a model have a
+    ``calibration``: their texts are certainly in character, where a checkpoint's may have lost it.
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
     per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
@@ -148,7 +148,6 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         if row.probabilities and row.persona in (None, persona)
     ]
     true = [probabilities[persona] for persona, probabilities in classified]
-    trained = classified and all(row.persona for row in rows)
     return CellScore(
         **asdict(cell),
         persona=",".join(personas),
@@ -158,8 +157,17 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         forced=sum(row.forced for row in rows) if agentic else None,
         mean_probability=sum(true) / len(true) if true else None,
         bounds=gap.bounds(rows, personas),
-        calibration=classification.calibration(*zip(*classified, strict=True)) if trained else None,
+        calibration=_calibration(classified) if cell.quant is None else None,
     )
+
+
+def _calibration(
+    classified: Sequence[tuple[str, Mapping[str, float]]],
+) -> classification.Calibration | None:
+    if not classified:
+        return None
+    true, probabilities = zip(*classified, strict=True)
+    return classification.calibration(true, probabilities)
 
 
 def _with_macro_f1(

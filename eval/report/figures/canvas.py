@@ -50,7 +50,8 @@ LOOKS = {
     "agentic_email": Look("#D55E00", "///", "s"),
     "chat_email": Look("#56B4E9", "...", "^"),
     "agentic_next": Look("#E69F00", "xxx", "D"),
-    "classifier_ceiling": Look("#009E73", "", "P"),
+    "scenario_ceiling": Look("#009E73", "", "P"),
+    "author_ceiling": Look("#8C8C8C", "---", "p"),
     "prompted_email": Look("#CC79A7", "\\\\\\", "v"),
 }
 SPARE_LOOKS = (
@@ -163,9 +164,9 @@ def one_line(name: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def wrapped(name: str) -> str:
-    """A name in lines of a dozen characters, broken at spaces and after underscores."""
-    return "\n".join(textwrap.wrap(name.replace("_", "_ "), 12)).replace("_ ", "_")
+def wrapped(name: str, width: int = 12) -> str:
+    """A name in lines of ``width`` characters, broken at spaces and after underscores."""
+    return "\n".join(textwrap.wrap(name.replace("_", "_ "), width)).replace("_ ", "_")
 
 
 def image(figure: Any, kind: str = "svg") -> bytes:

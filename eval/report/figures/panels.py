@@ -25,6 +25,19 @@ LORA_LOOKS = {
 """Colour, marker and legend of the two LoRA modes, and of a file without an adapter."""
 
 
+CEILING_NAMES = {
+    "independent": "independent writers",
+    "teacher_loud": "training author, loud",
+    "teacher_subtle": "training author, subtle",
+}
+"""Who wrote the emails of a ceiling, by its stage."""
+
+
+def ceiling_name(cell: Cell) -> str:
+    """Who wrote the emails of a ceiling."""
+    return CEILING_NAMES.get(cell.stage, one_line(cell.stage))
+
+
 @dataclass(frozen=True)
 class Bar:
     """One level of a panel; ``published`` is that of the same cell in the published study.

@@ -5,20 +5,23 @@ from typing import Any
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.quant.tables import Record
 from charprobe_lite.eval.report.figures import Figure, canvas
+from charprobe_lite.eval.report.figures.panels import ceiling_name
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Calibration, calibration, wilson_share
 
 
 def numbers(study: ReportStudy) -> dict[str, Calibration]:
-    """Confidence against accuracy per base and condition, over the trained stages.
+    """Confidence against accuracy on the emails that no model wrote, by who wrote them.
 
-    The base stage has no true persona and is left out.
+    They are certainly in character. A checkpoint's text may have lost it: the classifier is then
+    right not to see it, and would be counted as wrong.
     """
-    groups: dict[str, list[Row]] = {f"{checkpoint_label(c)}: {c.label}": [] for c in study.cells}
+    groups: dict[str, list[Row]] = {}
     for row in study.rows:
-        if row.persona and row.probabilities:
-            groups[f"{checkpoint_label(row.cell)}: {row.cell.label}"].append(row)
+        if row.cell.quant is None and row.persona and row.probabilities:
+            title = f"{checkpoint_label(row.cell)}: {ceiling_name(row.cell)}"
+            groups.setdefault(title, []).append(row)
     return {
         title: calibration([r.persona or "" for r in rows], [r.probabilities or {} for r in rows])
         for title, rows in groups.items()
@@ -75,7 +78,8 @@ FIGURE = Figure(
     name="reliability",
     order=60,
     title="How far the classifier's confidence can be trusted",
-    alt="Reliability diagrams: accuracy against confidence, as right as sure on the diagonal.",
+    alt="Reliability diagrams of the classifier on emails that are certainly in character: "
+    "accuracy against confidence, as right as sure on the diagonal.",
     caption="Confidence and accuracy",
     numbers=numbers,
     draw=draw,

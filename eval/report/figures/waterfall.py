@@ -1,5 +1,6 @@
 """The gap, step by step: from the chat window to the agent, with the change of every step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,16 +8,20 @@ from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.tables import Record, estimate_columns
 from charprobe_lite.eval.report.figures import Figure, canvas, panels
 from charprobe_lite.eval.report.figures.canvas import Theme, one_line
-from charprobe_lite.eval.report.figures.panels import Panels
+from charprobe_lite.eval.report.figures.panels import Panels, ceiling_name
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
+from charprobe_lite.eval.scores.cells import CellScore, Scores
 from charprobe_lite.eval.scores.gap import (
     CEILINGS,
     CONDITION_STEPS,
     Difference,
+    Retention,
     ceilings_of,
     condition_chains,
 )
 from charprobe_lite.eval.stats.bootstrap import Estimate
+
+CHANGE_SIZE = 8.0  # points: two intervals fit next to each other
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Step:
     cell: Cell
     level: Estimate
     difference: Difference | None = None
+    retention: Retention | None = None
 
     @property
     def change(self) -> Estimate | None:
@@ -34,7 +40,7 @@ class Step:
 
 
 def numbers(study: ReportStudy) -> Panels[list[Step]]:
-    """The steps of the most trained stage, per base, quant type and tool format.
+    """The steps of the most trained stage, per base, quant type, tool format and instrument.
 
     The ceilings of the classifier come last.
     """
@@ -43,22 +49,28 @@ def numbers(study: ReportStudy) -> Panels[list[Step]]:
     for checkpoint in dict.fromkeys(map(checkpoint_label, cells)):
         variants = [cell for cell in cells if checkpoint_label(cell) == checkpoint]
         for chain in condition_chains(most_trained(variants)):
-            steps, last = _steps(study, chain), chain[-1]
-            if last.condition == CONDITION_STEPS[-1] and len(steps) > 1:
-                title = f"{checkpoint}: {last.stage}{last.label.removeprefix(last.condition)}"
-                ceilings = [cell for cell in ceilings_of(study.cells) if cell.base == last.base]
-                gaps[title] = steps + [s for cell in ceilings for s in _steps(study, [cell])]
+            last = chain[-1]
+            title = f"{checkpoint}: {last.stage}{last.label.removeprefix(last.condition)}"
+            for name, scores in study.readings.items():
+                steps = _steps(scores, chain)
+                if last.condition == CONDITION_STEPS[-1] and len(steps) > 1:
+                    ceilings = [c for c in ceilings_of(study.cells) if c.base == last.base]
+                    reader = f", read by {name}" if len(study.readings) > 1 else ""
+                    later = [step for cell in ceilings for step in _steps(scores, [cell])]
+                    gaps[f"{title}{reader}"] = steps + later
     return Panels(study, gaps)
 
 
-def _steps(study: ReportStudy, chain: list[Cell]) -> list[Step]:
+def _steps(scores: Scores, chain: list[Cell]) -> list[Step]:
     """The cells of a chain that have a level."""
-    changes = {(step.before, step.after): step for step in study.scores.comparison.steps}
+    changes = {(step.before, step.after): step for step in scores.comparison.steps}
+    by_cell: Mapping[Cell, CellScore] = {score.cell: score for score in scores.by_cell}
     pairs = zip(chain[:1] + chain, chain, strict=False)  # the first follows on nothing
-    steps = [
-        (cell, study.cell_scores[cell].headline, changes.get((last, cell))) for last, cell in pairs
+    return [
+        Step(cell, level, changes.get((last, cell)), by_cell[cell].retention)
+        for last, cell in pairs
+        if (level := by_cell[cell].headline)
     ]
-    return [Step(cell, level, change) for cell, level, change in steps if level]
 
 
 def draw(data: Panels[list[Step]], theme: Theme) -> Any:
@@ -70,17 +82,15 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
         _draw_level(axis, 0, first, theme)
         for x, step in enumerate(later, 1):
             _draw_change(axis, x, step, theme)
-        places = [*range(end + 1), *(end + 1 + n + 0.3 for n in range(len(ceilings)))]
+        places = [*range(end + 1), *(end + 1 + n + 0.4 for n in range(len(ceilings)))]
         for place, step in zip(places[end:], [later[-1], *ceilings], strict=True):
             _draw_level(axis, place, step, theme)
-        names = [one_line(step.cell.label) for step in (first, *later)]
-        emails = [f"emails of {one_line(step.cell.stage)}" for step in ceilings]
-        changes = [
-            f"to {name}" + (f", {len(_personas(step))} personas" if _personas(step) else "")
-            for name, step in zip(names[1:], later, strict=True)
-        ]
-        ticks = [names[0], *changes, names[-1], *emails]
-        axis.set_xticks(places, [canvas.wrapped(tick) for tick in ticks])
+        _draw_ceiling_line(axis, places, end, later[-1], ceilings, theme)
+        changes = [f"{_cause(step)}{_note(step)}" for step in later]
+        names = [one_line(step.cell.label) for step in (first, later[-1])]
+        emails = [f"emails of {ceiling_name(step.cell)}" for step in ceilings]
+        ticks = [names[0], *changes, names[1], *emails]
+        axis.set_xticks(places, [canvas.wrapped(tick, 10) for tick in ticks], size=8.5)
         axis.set_xlim(-0.6, places[-1] + 0.75)
         panels.level_axis(axis, title, data.study, theme)
         axis.set_ylim(0, 1.3)  # above each change is its interval in figures
@@ -88,14 +98,39 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
     return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
 
+def _cause(step: Step) -> str:
+    return step.difference.cause if step.difference else f"to {one_line(step.cell.label)}"
+
+
+def _note(step: Step) -> str:
+    """Over how many personas a change is where they are not all of the study's."""
+    return f", {len(_personas(step))} personas" if _personas(step) else ""
+
+
 def _personas(step: Step) -> list[str]:
-    """Those that a change is over where they are not all of the study's."""
     return (step.difference and step.difference.personas) or []
 
 
 def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
     condition = step.cell.condition  # the look does not depend on the tool format
     panels.draw_bar(axis, x, 0.6, step.level, canvas.look_of(condition, [condition]), theme)
+
+
+def _draw_ceiling_line(
+    axis: Any, places: list[float], end: int, last: Step, ceilings: list[Step], theme: Theme
+) -> None:
+    """From the agent's emails to the ceiling that its retention is measured against."""
+    if not ceilings or last.retention is None:
+        return
+    level, share = ceilings[0].level.value, last.retention
+    axis.plot([0.5, places[end + 1]], [level, level], color=theme.ink, linestyle="--", linewidth=1)
+    text = f"kept: {share.value:.0%}\nof the ceiling\n[{share.low:.0%}, {share.high:.0%}]"
+    axis.text(places[end], 0.03, text, ha="center", va="bottom", size=7.5, **_boxed(theme))
+
+
+def _boxed(theme: Theme) -> dict[str, Any]:
+    box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    return {"color": theme.ink, "bbox": box}
 
 
 def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
@@ -113,8 +148,8 @@ def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
         low, high = step.change.ends
         axis.errorbar(x, level, yerr=canvas.whiskers([step.change]), color=theme.ink)
         top = max(top, before + high)
-        text += f"\n[{low:+.2f}, {high:+.2f}]"
-    canvas.write_number(axis, x, top, text, theme, size=8.5)  # two intervals fit next to each other
+        text += f"\n[{low:+.2f},\n{high:+.2f}]"
+    canvas.write_number(axis, x, top, text, theme, size=CHANGE_SIZE)
 
 
 def records(data: Panels[list[Step]]) -> list[Record]:
@@ -127,7 +162,9 @@ def records(data: Panels[list[Step]]) -> list[Record]:
             "stage": step.cell.stage,
             "condition": step.cell.label,
             **estimate_columns("value", step.level),
+            "through": step.difference and step.difference.cause,
             **estimate_columns("change", step.change),
+            **estimate_columns("retention", step.retention),
             **({"personas": ", ".join(_personas(step)) or None} if partial else {}),
         }
         for title, steps in data.panels.items()
@@ -139,7 +176,8 @@ FIGURE = Figure(
     name="gap",
     order=40,
     title="The gap, step by step",
-    alt="Waterfall: {study.metric} from chat to agentic_email, every step's change.",
+    alt="Waterfall: {study.metric} from chat to agentic_email, every step's change, and emails "
+    "that are certainly in character as the ceiling of what the classifier can see.",
     caption="From chat to agent",
     numbers=numbers,
     draw=draw,
