@@ -152,10 +152,19 @@ def draw_line(
     axis.errorbar(x, values, yerr=whiskers(levels), **style)
 
 
-def write_number(axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10) -> None:
-    """Write a number just above a point of the axis."""
+def write_number(
+    axis: Any, x: float, y: float, text: str, theme: Theme, size: float = 10, boxed: bool = False
+) -> None:
+    """Write a number just above a point of the axis, ``boxed`` where lines pass behind it."""
     place = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-    axis.annotate(text, (x, y), size=size, color=theme.ink, **place)
+    style = boxed_text(theme) if boxed else {"color": theme.ink}
+    axis.annotate(text, (x, y), size=size, **style, **place)
+
+
+def boxed_text(theme: Theme) -> dict[str, Any]:
+    """The style of text that lines pass behind."""
+    box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    return {"color": theme.ink, "bbox": box}
 
 
 def one_line(name: str) -> str:

@@ -90,10 +90,12 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
         names = [one_line(step.cell.label) for step in (first, later[-1])]
         emails = [f"emails of {ceiling_name(step.cell)}" for step in ceilings]
         ticks = [names[0], *changes, names[1], *emails]
-        axis.set_xticks(places, [canvas.wrapped(tick, 10) for tick in ticks], size=8.5)
+        axis.set_xticks(places, [canvas.wrapped(tick, 11) for tick in ticks], size=8.5)
         axis.set_xlim(-0.6, places[-1] + 0.75)
         panels.level_axis(axis, title, data.study, theme)
-        axis.set_ylim(0, 1.3)  # above each change is its interval in figures
+        axis.set_ylim(0, 1.45)  # above each change is its interval in figures
+        _write_heading(axis, places[1:end], "one change at a time", theme)
+        _write_heading(axis, places[end + 1 :], "certainly in character", theme)
 
     return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
@@ -116,6 +118,12 @@ def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
     panels.draw_bar(axis, x, 0.6, step.level, canvas.look_of(condition, [condition]), theme)
 
 
+def _write_heading(axis: Any, places: list[float], text: str, theme: Theme) -> None:
+    if places:
+        middle = (places[0] + places[-1]) / 2
+        axis.text(middle, 1.4, text, ha="center", va="center", size=9, color=theme.quiet)
+
+
 def _draw_ceiling_line(
     axis: Any, places: list[float], end: int, last: Step, ceilings: list[Step], theme: Theme
 ) -> None:
@@ -123,14 +131,18 @@ def _draw_ceiling_line(
     if not ceilings or last.retention is None:
         return
     level, share = ceilings[0].level.value, last.retention
-    axis.plot([0.5, places[end + 1]], [level, level], color=theme.ink, linestyle="--", linewidth=1)
+    axis.plot(
+        [0.5, places[end + 1]],
+        [level, level],
+        color=theme.ink,
+        linestyle="--",
+        linewidth=1,
+        zorder=0.5,
+    )
     text = f"kept: {share.value:.0%}\nof the ceiling\n[{share.low:.0%}, {share.high:.0%}]"
-    axis.text(places[end], 0.03, text, ha="center", va="bottom", size=7.5, **_boxed(theme))
-
-
-def _boxed(theme: Theme) -> dict[str, Any]:
-    box = {"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-    return {"color": theme.ink, "bbox": box}
+    axis.text(
+        places[end], 0.03, text, ha="center", va="bottom", size=7.5, **canvas.boxed_text(theme)
+    )
 
 
 def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
@@ -149,7 +161,7 @@ def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
         axis.errorbar(x, level, yerr=canvas.whiskers([step.change]), color=theme.ink)
         top = max(top, before + high)
         text += f"\n[{low:+.2f},\n{high:+.2f}]"
-    canvas.write_number(axis, x, top, text, theme, size=CHANGE_SIZE)
+    canvas.write_number(axis, x, top, text, theme, CHANGE_SIZE, boxed=True)
 
 
 def records(data: Panels[list[Step]]) -> list[Record]:
