@@ -14,13 +14,13 @@ from charprobe_lite.eval.export.records import COLUMNS, records
 from charprobe_lite.eval.quant.run import run_quant_study
 from charprobe_lite.eval.report import write_report
 from charprobe_lite.eval.report.study import report_study
-from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
+from charprobe_lite.eval.scores.cells import CellScore, Scores
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.store.reader import open_study as read_study
 from charprobe_lite.eval.study.file import read_specs
 from charprobe_lite.eval.study.run import run_rollouts
 from charprobe_lite.eval.study.spec import StudySpec, check_backend, parse_spec
-from charprobe_lite.models.errors import BadInput, spelled
+from charprobe_lite.models.errors import BadInput, require_known, spelled
 from charprobe_lite.notebook import silent_bar, study_display
 
 if TYPE_CHECKING:
@@ -118,11 +118,13 @@ class Study:
         )
 
     @spelled("argument")
-    def scores(self) -> pd.DataFrame:
+    def scores(self, instrument: str | None = None) -> pd.DataFrame:
         """One row per cell: ``estimate`` is macro-F1 over the personas, or the detection rate for
         one persona; then every metric of the cell by name. Intervals resample prompts and
-        scenarios (cluster bootstrap); those of ``_rows`` columns resample rows, as published."""
-        return _frame(map(_score_row, self._scores().by_cell))
+        scenarios (cluster bootstrap); those of ``_rows`` columns resample rows, as published.
+        ``instrument`` is what read the texts, by default the headline's. Raises BadInput for one
+        that did not."""
+        return _frame(map(_score_row, self._scores(instrument).by_cell))
 
     @spelled("argument")
     def per_persona(self) -> pd.DataFrame:
@@ -167,9 +169,11 @@ class Study:
         """
         return export_study(self.path, format, None if target is None else Path(target))
 
-    def _scores(self) -> Scores:
-        study = report_study(self.path)
-        return score_study(study.rows, study.cells, study.personas, study.seed)
+    def _scores(self, instrument: str | None = None) -> Scores:
+        readings = report_study(self.path).readings
+        name = next(iter(readings)) if instrument is None else instrument
+        require_known("--instrument", name, readings)
+        return readings[name]
 
     def _repr_html_(self) -> str:
         """The scores, as a notebook shows them."""
