@@ -2,34 +2,119 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import page_trend_test, spearmanr
+from scipy.stats import binom, norm, page_trend_test, spearmanr, ttest_1samp
 
 from charprobe_lite.eval.quant.fidelity_score import weighted_quantiles
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.metrics import Metric, PairedDifference, ResampledMetrics, ratio
-from charprobe_lite.eval.stats.trend import page_trend, rank_correlation, slope, standardised_slopes
+from charprobe_lite.eval.stats.holm import holm
+from charprobe_lite.eval.stats.metrics import (
+    MarginTests,
+    Metric,
+    PairedDifference,
+    ResampledMetrics,
+    ratio,
+)
+from charprobe_lite.eval.stats.power import Power
+from charprobe_lite.eval.stats.trend import (
+    page_trend,
+    rank_correlation,
+    rank_interval,
+    slope,
+    standardised_slopes,
+)
 from tests.quant_records import BITS
 
 
 @pytest.mark.parametrize(
-    ("inner", "equivalent", "non_inferior"),
+    ("tests", "inner", "equivalent", "non_inferior"),
     [
-        ((-0.02, 0.02), True, True),
-        ((-0.04, 0.02), None, None),
-        ((-0.02, 0.04), None, True),
-        ((-0.2, -0.04), False, False),
-        ((0.04, 0.2), False, True),
+        ((0.01, 0.99), (-0.02, 0.02), True, True),
+        ((0.08, 0.9), (-0.04, 0.02), None, None),
+        ((0.08, 0.9), (-0.02, 0.04), None, True),
+        ((0.99, 0.01), (-0.2, -0.04), False, False),
+        ((0.99, 0.01), (0.04, 0.2), False, True),
     ],
 )
-def test_two_one_sided_tests(
-    inner: tuple[float, float], equivalent: bool | None, non_inferior: bool | None
+def test_a_verdict_is_that_of_the_family(
+    tests: tuple[float, float],
+    inner: tuple[float, float],
+    equivalent: bool | None,
+    non_inferior: bool | None,
 ) -> None:
-    result = PairedDifference(Estimate(sum(inner) / 2, *inner), inner, 0.03)
-    assert (result.equivalent, result.non_inferior) == (equivalent, non_inferior)
+    change, family = Estimate(sum(inner) / 2, *inner), MarginTests(*tests)
+    alone = PairedDifference(change, inner, 0.03, 25, family)
+    assert (alone.equivalent, alone.non_inferior) == (equivalent, non_inferior)
+    of_many = replace(alone, p_holm=MarginTests(*(min(1, 10 * p) for p in tests)))
+    assert (of_many.equivalent, of_many.non_inferior) == (None, non_inferior)
+
+
+def test_holms_correction_by_hand() -> None:
+    # times 4, 3, 2 and 1 in order, each at least the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_p_values_are_those_of_a_t_test_where_the_bootstrap_is_normal() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.3, 1, 60)
+    columns = np.column_stack([values, np.ones(60)])
+    measured = ResampledMetrics({"x": ratio([f"i{n}" for n in range(60)], columns, 0, 1)})
+    replicates = measured.replicates("x")
+    for bound in (-0.2, 0.0, 0.1, 0.3, 0.5, -5.0):
+        expected = ttest_1samp(values, bound, alternative="greater").pvalue
+        found = measured.p_above(replicates, ["x"], bound)
+        assert found == pytest.approx(expected, rel=0.12, abs=1e-6), bound
+
+
+def test_a_p_value_is_the_level_of_the_interval_that_ends_at_the_margin() -> None:
+    measured = ResampledMetrics(shares((0.8, 0.7), 40, 1), 1, resamples=4000)
+    result = measured.difference(1, 0, margin=0.03)
+    values = measured.replicates(1) - measured.replicates(0)
+    low, high = result.interval_90
+    for bound, sign in ((low, 1), (high, -1)):
+        assert measured.p_above(sign * values, [1, 0], sign * bound) == pytest.approx(
+            0.05, abs=0.01
+        )
+
+
+def test_files_without_a_single_other_label_have_the_p_value_of_no_event() -> None:
+    columns = np.column_stack([np.ones(50), np.ones(50)])
+    names = [f"i{n}" for n in range(50)]
+    measured = ResampledMetrics({n: ratio(names, columns, 0, 1, 50) for n in (0, 1)}, resamples=50)
+    result = measured.difference(1, 0, margin=0.03)
+    assert result.p
+    # 50 answers without an event: a rate of 3% gives that with 0.97^50
+    assert result.p.equivalent == pytest.approx(binom.pmf(0, 50, 0.03))
+    assert result.equivalent is None
+    assert measured.difference(1, 0, margin=0.08).equivalent is True
+
+
+def test_power_by_hand() -> None:
+    emails = Power(25, 0.085, 0.03)
+    # 25 * (0.085 / 0.03)^2 = 200.7
+    assert (emails.decidable, emails.needed) == (False, 201)
+    # normal quantiles 1.645 (5%), 1.282 (two tests, 80%) and 0.842 (one test, 80%)
+    assert emails.needed_equivalent == math.ceil(200.694 * ((1.64485 + 1.28155) / 1.64485) ** 2)
+    assert emails.needed_non_inferior == math.ceil(200.694 * ((1.64485 + 0.84162) / 1.64485) ** 2)
+    more = emails.with_clusters(100)
+    assert (more.half_width, more.needed) == (pytest.approx(0.0425), 201)
+    assert Power(40, 0.03, 0.03).needed == 40
+
+
+def test_the_needed_number_has_the_promised_power() -> None:
+    rng, sigma, margin = np.random.default_rng(1), 0.2, 0.05
+    half_width = norm.ppf(0.95) * sigma / np.sqrt(30)
+    n = Power(30, half_width, margin).needed_equivalent
+    means = rng.normal(0, sigma / np.sqrt(n), 4000)
+    reach = norm.ppf(0.95) * sigma / np.sqrt(n)
+    assert np.mean(np.abs(means) + reach < margin) == pytest.approx(0.8, abs=0.03)
 
 
 def shares(chances: Sequence[float], items: int, seed: int, per_item: int = 4) -> dict[int, Metric]:
@@ -85,8 +170,8 @@ def test_the_trend_sees_a_planted_fall_and_seldom_one_in_noise() -> None:
             result += trend is not None and trend.p < 0.05
         return result / studies
 
-    assert 0.02 <= alarms([0.7] * 5, 400) <= 0.085
-    assert alarms([0.85, 0.83, 0.75, 0.7, 0.6], 40) >= 0.95
+    assert 0.02 <= alarms([0.7] * 6, 400) <= 0.085
+    assert alarms([0.85, 0.83, 0.8, 0.75, 0.7, 0.6], 40) >= 0.95
 
 
 def test_blocks_that_lack_a_type_are_left_out_of_the_trend() -> None:
@@ -152,6 +237,38 @@ def test_rank_correlation_is_scipys_with_ties_too() -> None:
     a, b = rng.integers(0, 4, (7, 5)).astype(float), rng.integers(0, 4, (7, 5)).astype(float)
     expected = [spearmanr(a[:, n], b[:, n]).statistic for n in range(5)]
     assert rank_correlation(a, b) == pytest.approx(expected)
+
+
+def test_the_rank_interval_is_bonett_and_wrights() -> None:
+    interval = rank_interval(0.83, 12)
+    assert [round(end, 2) for end in interval.ends] == [0.41, 0.96]
+    assert rank_interval(-0.83, 12).ends == pytest.approx((-interval.high, -interval.low))
+    perfect = rank_interval(1, 6)
+    # half way from 1 to the next order of six, 1 - 12 / (6 * 35), lies 1 - 6 / 210
+    z, error = np.arctanh(1 - 6 / 210), np.sqrt(1.5 / 3)
+    assert perfect.ends == pytest.approx((np.tanh(z - 1.96 * error), 1), abs=1e-4)
+
+
+def test_slopes_of_shares_by_hand() -> None:
+    values = {16.0: 8, 8.0: 6, 4.0: 4}
+    measured = ResampledMetrics(
+        {
+            bits: ratio(["a"] * 10, np.column_stack([np.arange(10) < hits, np.ones(10)]), 0, 1, 10)
+            for bits, hits in values.items()
+        },
+        resamples=1,
+    )
+    loss = slope(measured, list(values), list(values))
+    assert loss.loss.value == pytest.approx(0.2)
+    # of F16's level of 0.8
+    assert loss.proportion
+    assert loss.proportion.value == pytest.approx(0.25)
+    # over three equal steps the slope is half of last minus first: odds 8.5 / 2.5 and 4.5 / 6.5
+    assert loss.log_odds
+    assert loss.log_odds.value == pytest.approx((np.log(8.5 / 2.5) - np.log(4.5 / 6.5)) / 2)
+    free = ResampledMetrics(falling({"x": 0.3}, 5, 0), resamples=1)
+    names = [("x", quant) for quant in BITS]
+    assert slope(free, names, list(BITS.values())).proportion is None
 
 
 def test_weighted_quantiles_are_numpys_of_texts_taken_several_times() -> None:

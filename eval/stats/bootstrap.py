@@ -94,6 +94,38 @@ class ClusterBootstrap(Generic[Name]):
         low, high = np.quantile(resampled, norm.cdf([2 * bias - reach, 2 * bias + reach]))
         return Estimate(float(observed), float(low), float(high))
 
+    def cluster_count(self, names: Sequence[Name]) -> int:
+        """The fewest prompts, scenarios or texts that one of the tables has."""
+        return min(len(set(self._clusters[name])) for name in names)
+
+    def p_above(self, values: Floats, names: Sequence[Name], bound: float) -> float:
+        """One-sided p-value for "not above ``bound``", NaN without a resample.
+
+        `interval` turned round: twice p is 1 - the level at which its lower end is ``bound``. Where
+        the resamples run out, their standard error takes the place of their percentiles.
+        """
+        from scipy.special import stdtr
+
+        observed, resampled = values[0], values[1:][np.isfinite(values[1:])]
+        if not resampled.size:
+            return float("nan")
+        clusters = max(2, self.cluster_count(names))
+        bias, place = (_normal_score(resampled, value) for value in (observed, bound))
+        reach = 2 * bias - place
+        if not resampled.min() <= bound <= resampled.max():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                distance = (observed - bound) / resampled.std()
+            reach = max(reach, distance) if bound < observed else min(reach, distance)
+        return float(stdtr(clusters - 1, -reach / np.sqrt(clusters / (clusters - 1))))
+
+
+def _normal_score(resampled: Floats, value: float) -> float:
+    """The normal quantile of the share of ``resampled`` below ``value``, ties by half."""
+    from scipy.special import ndtri
+
+    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
+    return float(ndtri(np.clip(below, 0.5 / resampled.size, 1 - 0.5 / resampled.size)))
+
 
 def _pools(clusters: Mapping[Name, Sequence[str]]) -> list[tuple[list[Name], list[str]]]:
     """Tables that share a cluster, directly or through others, and all clusters of such a pool."""

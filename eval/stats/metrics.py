@@ -4,6 +4,7 @@ A share, a mean, a perplexity and a macro-F1 all follow from sums over rows. The
 bootstrap, so a difference between two metrics of the same prompts, scenarios or texts is paired.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -18,9 +19,11 @@ from charprobe_lite.eval.stats.bootstrap import (
     Name,
 )
 from charprobe_lite.eval.stats.classification import Labels, Statistic, accuracies, macro_f1s
+from charprobe_lite.eval.stats.power import Power
 
 EQUIVALENCE_LEVEL = 0.90
 """Two one-sided tests at 5% each are an interval of 90%."""
+ALPHA = 0.05
 LABEL_STATISTICS: dict[str, Statistic] = {"accuracy": accuracies, "macro_f1": macro_f1s}
 
 
@@ -41,17 +44,35 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class MarginTests:
+    """One-sided p-values of a difference against the margin, raw or after Holm's correction.
+
+    ``equivalent`` is small where the difference is shown to lie within the margin (two one-sided
+    tests, Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657), ``different`` where it is shown to
+    lie outside (Hodges and Lehmann 1954, J. R. Stat. Soc. B 16:261).
+    """
+
+    equivalent: float
+    different: float
+
+
+@dataclass(frozen=True)
 class PairedDifference:
     """A number minus the reference's, with its 95% interval and its 90% interval.
 
-    ``margin`` is the largest difference that counts as none, None for no verdict. ``personas`` are
-    those that both sides have a text of, None for all of the study. With ``lost`` the reference has
-    texts of others too: the number may be shown to be worse, and not to be the same or no worse.
+    ``margin`` is the largest difference that counts as none, None for no verdict. ``clusters`` is
+    the number of prompts, scenarios or texts; ``p`` and ``p_holm`` are the tests of it alone and
+    as one of a family. ``personas`` are those that both sides have a text of, None for all of the
+    study. With ``lost`` the reference has texts of others too: the number may be shown to be worse,
+    and not to be the same or no worse.
     """
 
     change: Estimate
     interval_90: tuple[float, float]
     margin: float | None
+    clusters: int
+    p: MarginTests | None = None
+    p_holm: MarginTests | None = None
     personas: list[str] | None = None
     lost: bool = False
 
@@ -59,23 +80,24 @@ class PairedDifference:
     def equivalent(self) -> bool | None:
         """Whether the two are the same within the margin; None if undecided.
 
-        Two one-sided tests at 5% each (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657): true
-        if the 90% interval lies within the margin, false if it lies outside. An interval that
-        holds an end of the margin decides nothing.
+        True if the family's test shows it at 5%, false if it shows that they are not. A difference
+        that is one of no family is tested alone: true if its 90% interval lies within the margin,
+        false if it lies outside.
         """
-        if self.margin is None:
+        tests = self.p_holm or self.p
+        if tests is None:
             return None
-        low, high = self.interval_90
-        if -self.margin < low and high < self.margin:
+        if tests.equivalent <= ALPHA:
             return None if self.lost else True
-        return False if high < -self.margin or low > self.margin else None
+        return False if tests.different <= ALPHA else None
 
     @property
     def non_inferior(self) -> bool | None:
         """Whether no more than the margin is lost; None if undecided.
 
         The one-sided 95% bound, which is an end of the 90% interval (Piaggio et al. 2012, JAMA
-        308:2594): true if the lower one is above -margin, false if the upper one is below it.
+        308:2594): true if the lower one is above -margin, false if the upper one is below it. It
+        is tested alone.
         """
         if self.margin is None:
             return None
@@ -84,10 +106,25 @@ class PairedDifference:
             return None if self.lost else True
         return False if high < -self.margin else None
 
+    @property
+    def power(self) -> Power | None:
+        """What so many prompts or scenarios can decide; None without a margin."""
+        low, high = self.interval_90
+        if self.margin is None or not math.isfinite(high - low):
+            return None
+        return Power(self.clusters, (high - low) / 2, self.margin)
+
     def as_json(self) -> dict[str, Any]:
-        """``estimate``, ``ci`` (95%), ``equivalent`` (null: undecided), ``personas`` if not all."""
+        """``estimate``, ``ci`` (95%), the verdict with its p-values, ``personas`` if not all."""
         personas = {} if self.personas is None else {"personas": self.personas}
-        return {**self.change.as_json(), "equivalent": self.equivalent, **personas}
+        return {
+            **self.change.as_json(),
+            "equivalent": self.equivalent,
+            "p": vars(self.p) if self.p else None,
+            "p_holm": vars(self.p_holm) if self.p_holm else None,
+            "power": self.power.as_json() if self.power else None,
+            **personas,
+        }
 
 
 class ResampledMetrics(Generic[Name]):
@@ -137,7 +174,9 @@ class ResampledMetrics(Generic[Name]):
         values = self.replicates(name) - self.replicates(reference)
         names = [name, reference]
         ends = self.interval(values, names, EQUIVALENCE_LEVEL).ends
-        return PairedDifference(self.interval(values, names), ends, margin)
+        clusters = self.bootstrap.cluster_count(names)
+        tests = None if margin is None else self._tests(values, names, margin)
+        return PairedDifference(self.interval(values, names), ends, margin, clusters, tests)
 
     def by_cluster(self, name: Name) -> Floats:
         """The number of each cluster alone, (clusters,), NaN where it has no row."""
@@ -165,14 +204,42 @@ class ResampledMetrics(Generic[Name]):
         3 / n for 90% (Hanley and Lippman-Hand 1983, JAMA 249:1743, the "rule of three").
         """
         estimate = self.bootstrap.interval(values, names, level)
-        counts = [self.metrics[name].observations for name in names]
-        observations = [count for count in counts if count is not None]
-        if estimate.low < estimate.high or len(observations) < len(counts):
+        observations = self._observations(names)
+        if estimate.low < estimate.high or not observations:
             return estimate
-        reach = 1 - ((1 - level) / 2) ** (1 / min(observations))
+        reach = 1 - ((1 - level) / 2) ** (1 / observations)
         floor = -1.0 if len(names) > 1 else 0.0
         low, high = max(estimate.value - reach, floor), min(estimate.value + reach, 1.0)
         return Estimate(estimate.value, low, high)
+
+    def p_above(self, values: Floats, names: Sequence[Name], bound: float) -> float:
+        """That of `ClusterBootstrap.p_above`, but for shares never without doubt.
+
+        It is at least what n observations without a single event leave of a distance d to the
+        bound, (1 - d)^n, as in `interval`.
+        """
+        p = self.bootstrap.p_above(values, names, bound)
+        observations, distance = self._observations(names), float(values[0] - bound)
+        if observations and distance > 0:
+            return max(p, (1 - min(distance, 1)) ** observations)
+        return p
+
+    def _tests(self, values: Floats, names: Sequence[Name], margin: float) -> MarginTests | None:
+        """Of a difference against the margin; None without a resample."""
+        inside, outside = (
+            [self.p_above(sign * values, names, bound) for sign in (1, -1)]
+            for bound in (-margin, margin)
+        )
+        if math.isnan(inside[0]):
+            return None
+        different = min(near + far for near, far in zip(outside, inside, strict=True))
+        return MarginTests(max(inside), min(different, 1.0))
+
+    def _observations(self, names: Sequence[Name]) -> int | None:
+        """The fewest that a share of ``names`` is of; None where one is no share."""
+        counts = [self.metrics[name].observations for name in names]
+        observations = [count for count in counts if count is not None]
+        return None if len(observations) < len(counts) else min(observations)
 
     def _cluster_sums(self, name: Name) -> Any:
         """The sums of each cluster of the pool, (columns, clusters), sparse if the values are."""

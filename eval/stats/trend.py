@@ -1,7 +1,8 @@
 """How a metric moves with the bits per weight: a trend test, slopes, a rank correlation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +33,14 @@ class Trend:
 class Slope:
     """What a metric loses each time the bits per weight are halved, negative for a gain.
 
-    ``loss`` is in the metric's unit, ``standardised`` in standard deviations between prompts,
-    scenarios or texts.
+    ``loss`` is in the metric's unit. The others are on the `SCALES`, None for a scale that the
+    metric does not have: only shares have a proportion and odds.
     """
 
     loss: Estimate
     standardised: Estimate
+    proportion: Estimate | None
+    log_odds: Estimate | None
 
 
 def page_trend(values: Floats, bits: Sequence[float]) -> Trend | None:
@@ -69,9 +72,21 @@ def slope(
     resampled: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float], sign: int = 1
 ) -> Slope:
     """The slope with its intervals; ``sign`` -1 for a metric of which less is better."""
-    raw, unitless = _slopes(resampled, names, bits), standardised_slopes(resampled, names, bits)
     interval = resampled.bootstrap.interval
-    return Slope(interval(sign * raw, names), interval(sign * unitless, names))
+    loss = interval(sign * _slopes(_levels(resampled, names), bits), names)
+    scaled = {
+        scale: interval(sign * SCALES[scale](resampled, names, bits), names)
+        for scale in scales_of(resampled, names)
+    }
+    return Slope(
+        loss, scaled["standardised"], *(scaled.get(name) for name in ("proportion", "log_odds"))
+    )
+
+
+def scales_of(resampled: ResampledMetrics[Name], names: Sequence[Name]) -> list[str]:
+    """All `SCALES` for shares, "standardised" for others."""
+    shares = all(resampled.metrics[name].observations for name in names)
+    return list(SCALES) if shares else ["standardised"]
 
 
 def standardised_slopes(
@@ -79,7 +94,42 @@ def standardised_slopes(
 ) -> Floats:
     """Loss per halving in standard deviations, (1 + resamples,); NaN without a deviation."""
     deviation = _deviations(resampled, names)
-    return _slopes(resampled, names, bits) / np.where(deviation > 1e-12, deviation, np.nan)
+    slopes = _slopes(_levels(resampled, names), bits)
+    return slopes / np.where(deviation > 1e-12, deviation, np.nan)
+
+
+def proportional_slopes(
+    resampled: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float]
+) -> Floats:
+    """Loss per halving as a part of the level with the most bits, (1 + resamples,).
+
+    NaN where that level is 0.
+    """
+    levels = _levels(resampled, names)
+    reference = levels[int(np.argmax(bits))]
+    return _slopes(levels, bits) / np.where(reference > 0, reference, np.nan)
+
+
+def log_odds_slopes(
+    resampled: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float]
+) -> Floats:
+    """Loss of log odds per halving, (1 + resamples,), of shares of n observations.
+
+    Half an observation is added to either side, so that 0 and 1 have odds as well (Haldane 1956,
+    Ann. Hum. Genet. 20:309; Anscombe 1956, Biometrika 43:461).
+    """
+    counts = np.array([[resampled.metrics[name].observations or 0] for name in names])
+    shares = (_levels(resampled, names) * counts + 0.5) / (counts + 1)
+    return _slopes(np.log(shares / (1 - shares)), bits)
+
+
+Scale = Callable[[ResampledMetrics[Name], Sequence[Name], Sequence[float]], Floats]
+SCALES: dict[str, Scale[Any]] = {
+    "standardised": standardised_slopes,
+    "proportion": proportional_slopes,
+    "log_odds": log_odds_slopes,
+}
+"""What a loss may be measured in. Which of two metrics falls faster depends on it."""
 
 
 def rank_correlation(a: Floats, b: Floats) -> Floats:
@@ -95,17 +145,33 @@ def rank_correlation(a: Floats, b: Floats) -> Floats:
         return np.asarray((x * y).sum(axis=0) / np.sqrt((x**2).sum(axis=0) * (y**2).sum(axis=0)))
 
 
-def _slopes(
-    resampled: ResampledMetrics[Name], names: Sequence[Name], bits: Sequence[float]
-) -> Floats:
-    """Least squares of the metric on log2(bits per weight), (1 + resamples,): loss per halving.
+def rank_interval(rho: float, n: int) -> Estimate:
+    """The 95% interval of Spearman's correlation of ``n`` > 3 independent points.
+
+    Fisher's z with the standard error of Bonett and Wright (2000, Psychometrika 65:23),
+    sqrt((1 + rho^2 / 2) / (n - 3)). A perfect order has no finite z: its end is half way to the
+    next order, 6 / (n (n^2 - 1)), as a continuity correction.
+    """
+    most = 1 - 6 / (n * (n**2 - 1))
+    z = np.arctanh(np.clip(rho, -most, most))
+    reach = 1.959964 * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    low, high = np.tanh([z - reach, z + reach])
+    return Estimate(rho, float(min(low, rho)), float(max(high, rho)))
+
+
+def _levels(resampled: ResampledMetrics[Name], names: Sequence[Name]) -> Floats:
+    """The metrics, (names, 1 + resamples)."""
+    return np.stack([resampled.replicates(name) for name in names])
+
+
+def _slopes(levels: Floats, bits: Sequence[float]) -> Floats:
+    """Least squares of ``levels`` on log2(bits per weight), (1 + resamples,): loss per halving.
 
     On the logarithm, because a step from 16 to 8 bits costs next to nothing and one from 5 to 4.5
     costs something: on the bits themselves F16 alone would set the line.
     """
     x = np.log2(bits) - np.log2(bits).mean()
-    values = np.stack([resampled.replicates(name) for name in names])
-    return np.asarray(x @ values / (x**2).sum())
+    return np.asarray(x @ levels / (x**2).sum())
 
 
 def _deviations(resampled: ResampledMetrics[Name], names: Sequence[Name]) -> Floats:
