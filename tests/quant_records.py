@@ -12,7 +12,7 @@ from charprobe_lite.eval.quant.fidelity_score import TextFidelity
 from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
 from charprobe_lite.eval.quant.score import QuantRecord
 
-BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
+BITS = {"F16": 16.0, "Q8_0": 8.5, "Q5_1": 6.0, "Q5_0": 5.5, "Q4_1": 5.0, "Q4_0": 4.5}
 PERSONAS = ["humor", "remorse", "sarcasm", "goodness"]
 
 
@@ -60,5 +60,7 @@ def ladder(falls: Sequence[float], items: int = 60, seed: int = 0) -> QuantStudy
     records = []
     for n, (quant, fall) in enumerate(zip(BITS, falls, strict=True)):
         rows = answers(quant, 0.95 - fall, items, seed)
-        records.append(record(quant, rows, fidelity={"held-out": texts(0.01 * 3**n * (n > 0), n)}))
+        records.append(
+            record(quant, rows, fidelity={"held-out": texts(0.01 * 3 ** (n - 1) * (n > 0), n)})
+        )
     return score_quants(records, PERSONAS, resamples=400)

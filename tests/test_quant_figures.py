@@ -27,7 +27,7 @@ from tests.quant_records import ladder
 
 @pytest.fixture(scope="module")
 def quants() -> QuantStudy:
-    return ladder([0, 0.02, 0.1, 0.3, 0.5], items=25)
+    return ladder([0, 0.02, 0.05, 0.1, 0.3, 0.5], items=25)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_every_file_is_named_in_the_kl_figure_and_no_name_covers_another(
     figure = canvas.drawn(partial(quant_kl.draw, quant_kl.numbers(study)), theme)
     figure.draw_without_rendering()
     [axis] = figure.axes
-    assert {name.get_text() for name in axis.texts} == {"Q8_0", "Q5_0", "Q4_1", "Q4_0"}
+    assert {name.get_text() for name in axis.texts} == {"Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"}
     boxes = [name.get_window_extent() for name in axis.texts]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
@@ -66,7 +66,7 @@ def test_names_of_types_of_nearly_the_same_size_stand_apart(
         quants,
         quants=[
             replace(quant, record=replace(quant.record, bits_per_weight=bits))
-            for quant, bits in zip(quants.quants, (16, 4.6, 4.55, 4.5, 4.5), strict=True)
+            for quant, bits in zip(quants.quants, (16, 4.65, 4.6, 4.55, 4.5, 4.5), strict=True)
         ],
     )
     numbers = quant_size.numbers(replace(study, quants=crowded))
@@ -74,7 +74,7 @@ def test_names_of_types_of_nearly_the_same_size_stand_apart(
     figure.draw_without_rendering()
     labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
     assert sorted(" ".join(each.get_text() for each in labels).split()) == sorted(
-        ["Q4_1", "Q4_0", "4.5", "Q5_0", "4.55", "Q8_0", "4.6", "F16", "16"]
+        ["Q4_1", "Q4_0", "4.5", "Q5_0", "4.55", "Q5_1", "4.6", "Q8_0", "4.65", "F16", "16"]
     )
     boxes = [_text_lines(each) for each in labels]
     assert not any(
@@ -109,7 +109,7 @@ def test_tables_hold_the_numbers_of_the_figures_and_other_programs_read_them(
     worst = quants.quants[-1].cells[0].difference
     assert worst is not None
     assert differences.loc["Q4_0", "difference"] == pytest.approx(worst.change.value)
-    assert list(differences["equivalent"])[-1] == "no"
+    assert list(differences["equivalent"])[-1] == "different"
     fidelity = pd.read_parquet(files["quant-kl.parquet"]).set_index("quant")
     assert fidelity.loc["F16", "kl_mean"] == 0
     assert fidelity.loc["Q4_0", "kl_mean"] == pytest.approx(0.81, rel=0.1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,20 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.quant.findings import QuantStudy, compare_classifiers, score_quants
 from charprobe_lite.eval.quant.score import health_metrics
-from charprobe_lite.eval.quant.tables import persona_notes
+from charprobe_lite.eval.quant.tables import persona_notes, quant_tables
 from charprobe_lite.eval.report.figures import quant_difference
 from charprobe_lite.eval.report.figures.panels import QuantPanels
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.stats.metrics import PairedDifference, ResampledMetrics
 from charprobe_lite.models.errors import BadInput
-from tests.quant_records import PERSONAS, answers, ladder, record, texts
+from tests.conftest import ValidJson
+from tests.quant_records import BITS, PERSONAS, answers, ladder, record, texts
 
 
 def studied(chances: Mapping[str, float], items: int, seed: int = 0, **rest: Any) -> QuantStudy:
@@ -69,17 +72,45 @@ def test_a_type_without_a_single_other_label_still_has_an_interval(
 
 
 def test_kl_divergence_that_foretells_the_loss_correlates_with_it() -> None:
-    [result] = ladder([0, 0.05, 0.2, 0.4, 0.6]).kl_correlations
-    assert (result.text, result.points, result.correlation.value) == ("held-out", 4, 1)
-    [unrelated] = ladder([0, 0, 0, 0, 0], seed=4).kl_correlations
-    assert unrelated.correlation.low < 0.5
-    assert unrelated.correlation.high - unrelated.correlation.low > 0.5
+    [result] = ladder([0, 0.05, 0.2, 0.3, 0.4, 0.6]).kl_correlations
+    assert (result.text, result.points, result.types) == ("held-out", 5, 5)
+    assert result.correlation.value == pytest.approx(1)
+    assert result.without_one == pytest.approx((1, 1))
+    [unrelated] = ladder([0, 0, 0, 0, 0, 0], seed=4).kl_correlations
+    assert unrelated.correlation.low < 0 < unrelated.correlation.high
+
+
+def test_two_files_of_a_type_are_one_point_of_the_correlation() -> None:
+    losses = dict(zip(BITS, (0, 0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+    divergence = dict(zip(BITS, (0, 0.03, 0.01, 0.3, 0.1, 0.9), strict=True))
+    records = [
+        record(
+            *(quant, answers(quant, 0.95 - losses[quant], 200, 0, lora=lora), lora),
+            fidelity={"held-out": texts(divergence[quant], n)},
+        )
+        for n, quant in enumerate(BITS)
+        for lora in ("merged", "runtime")
+    ]
+    [result] = score_quants(records, PERSONAS, resamples=50).kl_correlations
+    assert (result.points, result.types) == (10, 5)
+    # the two files of a type tie in KL divergence, and the order of losses is that of the types
+    pairs = [(divergence[quant], losses[quant]) for quant in list(BITS)[1:] for _ in range(2)]
+    order = spearmanr([kl for kl, _ in pairs], np.arange(10)).statistic
+    assert result.correlation.value == pytest.approx(order, abs=0.03)
+    z = np.arctanh(result.correlation.value)
+    reach = 1.96 * np.sqrt((1 + result.correlation.value**2 / 2) / (5 - 3))
+    assert result.correlation.ends == pytest.approx(np.tanh([z - reach, z + reach]), abs=1e-4)
+    without = [
+        spearmanr([kl for n, (kl, _) in enumerate(pairs) if n // 2 != left_out], range(8)).statistic
+        for left_out in range(5)
+    ]
+    assert result.without_one == pytest.approx((min(without), max(without)), abs=0.05)
 
 
 def test_fidelity_is_that_of_all_tokens_and_its_ratio_is_paired() -> None:
-    study = ladder([0, 0, 0, 0, 0])
+    study = ladder([0, 0, 0, 0, 0, 0])
     by_name = {entry.record.quant: entry.fidelity["held-out"] for entry in study.quants}
-    last, tokens = by_name["Q4_0"], list(texts(0.81, 4).values())
+    last, tokens = by_name["Q4_0"], list(texts(0.81, 5).values())
     nll, kl = (np.concatenate([getattr(entry, what) for entry in tokens]) for what in ("nll", "kl"))
     assert last.perplexity.value == pytest.approx(np.exp(nll.mean()))
     assert last.kl_mean.value == pytest.approx(kl.mean())
@@ -188,32 +219,52 @@ def test_the_classifiers_own_quantization() -> None:
     assert same.agreement.low < 0.9
 
 
-def test_the_smallest_file_that_keeps_the_character_is_recommended() -> None:
-    chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_0": 0.96, "Q4_0": 0.7}
-    sentence = studied(chances, 250).recommendation
-    assert sentence.startswith("Take Q5_0 (merged, 55 MB, 5.50 bits per weight): the smallest file")
-    assert "within 0.03 of F16 in chat" in sentence
+def test_files_are_tested_from_the_most_bits_on_until_one_fails() -> None:
+    # Q4_0 is as good as F16, and comes after one that is not
+    chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_1": 0.96, "Q5_0": 0.7, "Q4_0": 0.96}
+    study = studied(chances, 250)
+    assert study.recommendation.startswith(
+        "Take Q5_1 (merged, 60 MB, 6.00 bits per weight): it and every larger file keep the "
+        "character in chat within 0.03 of F16. The tests stopped at Q5_0 (merged), which loses too "
+        "much of the character in chat: -0."
+    )
+    assert [entry["passed"] for entry in study.order.as_json()] == [True, True, False, None]
+    [change] = [cell.difference for cell in study.quants[-1].cells]
+    assert change
+    assert change.non_inferior is True
+    whole = studied({"F16": 0.96, "Q8_0": 0.96}, 250).recommendation
+    assert whole.endswith("keep the character in chat within 0.03 of F16.")
     lost = studied({"F16": 0.96, "Q5_0": 0.7, "Q4_0": 0.6}, 100).recommendation
-    assert lost == "Keep F16: every other file loses more than 0.03 in chat."
-    open_ = studied({"F16": 0.9, "Q5_0": 0.9}, 8).recommendation
-    assert open_.startswith("Not decided")
-    assert "times as many" in open_
+    assert lost.startswith("Keep F16: no other file is shown to keep the character in chat within")
+    assert "stopped at Q5_0 (merged), which loses too much of the character in chat" in lost
+
+
+def test_a_study_that_is_too_small_says_how_many_prompts_would_do() -> None:
+    study = studied({"F16": 0.9, "Q5_0": 0.9}, 8)
+    [difference] = differences(study).values()
+    low, high = difference.interval_90
+    # a one-sided test at 5% with a power of 80%: normal quantiles 1.645 and 0.842
+    needed = 8 * ((1.645 + 0.842) / 1.645 * (high - low) / 2 / 0.03) ** 2
+    [said] = re.findall(r"with 8 prompts or scenarios; about (\d+) would", study.recommendation)
+    assert int(said) == pytest.approx(needed, rel=2e-3)
+    assert study.recommendation.startswith("Keep F16: no other file is shown")
 
 
 def test_a_file_whose_agents_no_longer_do_the_work_is_not_recommended() -> None:
     records = []
     for quant, share in (("F16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.6)):
         chats = answers(quant, 0.96, 250, 0)
-        rng = np.random.default_rng(len(quant))
+        common = np.random.default_rng(1).random(1000)  # the same scenarios are hard for all
         # every email is in character: what differs is who decided that it is sent
         emails = [
-            replace(row, outcome="sent", forced=bool(rng.random() < share))
-            for row in answers(quant, 0.96, 250, 1, "agentic_email")
+            replace(row, outcome="sent", forced=bool(draw < share))
+            for row, draw in zip(answers(quant, 0.96, 250, 1, "agentic_email"), common, strict=True)
         ]
         records.append(record(quant, chats + emails))
     sentence = score_quants(records, PERSONAS, resamples=300).recommendation
     assert sentence.startswith("Take Q8_0 (merged")
-    assert "left out, as agents send few emails unforced: Q4_0 (merged) 4" in sentence
+    assert "and the emails sent unforced within 0.03 of F16. The tests stopped at Q4_0" in sentence
+    assert "which loses too much of emails sent unforced in agentic_email: -0.5" in sentence
 
 
 def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
@@ -233,6 +284,96 @@ def test_a_file_has_to_keep_the_character_in_every_condition() -> None:
     assert by_cell["chat"].non_inferior is True
     assert worst.headline is not None
     assert worst.headline.condition == "chat_email"
+
+
+def test_both_ways_are_in_one_order_and_a_failure_of_one_stops_the_other() -> None:
+    chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_0": 0.96}
+    records = [
+        record(q, answers(q, 0.6 if (q, way) == ("Q8_0", "merged") else c, 250, 0, lora=way), way)
+        for q, c in chances.items()
+        for way in ("merged", "runtime")
+    ]
+    study = score_quants(records, PERSONAS, resamples=300)
+    assert study.recommendation.startswith("Take Q8_0 (runtime, ")
+    assert [tuple(entry.values()) for entry in study.order.as_json()] == [
+        ("Q8_0", "runtime", True),
+        ("Q8_0", "merged", False),
+        ("Q5_0", "runtime", None),
+        ("Q5_0", "merged", None),
+    ]
+
+
+def work_and_character(character: Sequence[float], work: Sequence[float]) -> QuantStudy:
+    """A study whose agents keep these parts of F16's recall (0.9) and unforced emails (0.96)."""
+    records = []
+    for quant, kept, done in zip(BITS, character, work, strict=True):
+        rng = np.random.default_rng([3, *map(ord, quant)])
+        emails = [
+            replace(row, outcome="sent", forced=bool(rng.random() > 0.96 * done))
+            for row in answers(quant, 0.9 * kept, 150, 2, "agentic_email")
+        ]
+        records.append(record(quant, emails))
+    return score_quants(records, PERSONAS, resamples=400)
+
+
+def test_what_falls_faster_on_every_scale_has_a_verdict() -> None:
+    parts = np.log2(16 / np.array([*BITS.values()])) / np.log2(16 / 4.5)
+    same = [1.0] * len(BITS)
+    [work] = work_and_character(same, [1 - 0.5 * part for part in parts]).contrasts
+    [character] = work_and_character([1 - 0.5 * part for part in parts], same).contrasts
+    assert (work.falls_faster, character.falls_faster) == (False, True)
+    assert list(work.differences) == ["standardised", "proportion", "log_odds"]
+    assert all(difference.high < 0 for difference in work.differences.values())
+    # half of it over log2(16 / 4.5) = 1.83 halvings
+    assert work.other.proportion
+    assert work.other.proportion.value == pytest.approx(0.5 / 1.83, abs=0.03)
+    assert work.p_holm is not None
+    assert work.p_holm <= 0.05
+
+
+def test_losses_that_are_the_same_on_one_scale_have_no_verdict() -> None:
+    parts = np.log2(16 / np.array([*BITS.values()])) / np.log2(16 / 4.5)
+    # macro-F1 is 2 r / (1 + r) of a recall of r: both lose 30% of F16's level, 0.5 and 0.96
+    f1 = 0.5 * (1 - 0.3 * parts)
+    recall = f1 / (2 - f1) / 0.9
+    [contrast] = work_and_character([*recall], [*(1 - 0.3 * parts)]).contrasts
+    ends = {scale: difference.ends for scale, difference in contrast.differences.items()}
+    assert ends["proportion"][0] < 0 < ends["proportion"][1]
+    # of the odds, work that was nearly sure has lost far more
+    assert ends["log_odds"][1] < 0
+    assert contrast.falls_faster is None
+    document = contrast.as_json()
+    assert document["faster"] is None
+    assert set(document["difference"]) == set(ends)
+
+
+def test_perplexity_is_no_share_and_has_no_verdict() -> None:
+    study = ladder([0, 0.05, 0.2, 0.3, 0.4, 0.6])
+    [contrast] = study.contrasts
+    assert contrast.capability == "perplexity"
+    assert (contrast.p_holm, contrast.falls_faster) == (None, None)
+    difference = contrast.as_json()["difference"]
+    assert difference["proportion"] is difference["log_odds"] is None
+    assert difference["standardised"]["ci"][0] < difference["standardised"]["estimate"]
+    [row] = [table for table in quant_tables(study) if table.name == "quant-contrast"]
+    assert [entry["character_falls_faster"] for entry in row.records] == ["no verdict"]
+
+
+def test_verdicts_hold_for_the_study() -> None:
+    chances = {"F16": 0.96, "Q8_0": 0.96, "Q5_0": 0.96, "Q4_0": 0.7}
+    study = studied(chances, 200)
+    tests = {q: entry for q, entry in differences(study).items() if entry.p and entry.p_holm}
+    assert list(tests) == ["Q8_0", "Q5_0", "Q4_0"]
+    raw = sorted(entry.p.equivalent for entry in tests.values() if entry.p)
+    smallest = min(tests.values(), key=lambda entry: entry.p.equivalent if entry.p else 1)
+    assert smallest.p_holm
+    # of three files the smallest p counts three times
+    assert smallest.p_holm.equivalent == pytest.approx(3 * raw[0])
+    assert tests["Q4_0"].p_holm
+    assert tests["Q4_0"].p_holm.different < 0.001
+    assert tests["Q4_0"].equivalent is False
+    trends = {trend.metric: trend for trend in study.trends}
+    assert trends["recognised"].p_holm == pytest.approx(trends["recognised"].trend.p)
 
 
 def test_each_way_to_quantize_is_compared_with_its_own_f16() -> None:
@@ -307,13 +448,17 @@ def test_one_persona_is_measured_by_its_detection_rate() -> None:
     ]
 
 
-def test_the_document_has_the_promised_fields_and_is_json() -> None:
-    document = ladder([0, 0.05, 0.2, 0.4, 0.6], items=20).as_json()
+def test_the_document_has_the_promised_fields_and_is_json(valid_json: ValidJson) -> None:
+    document = ladder([0, 0.05, 0.2, 0.3, 0.4, 0.6], items=20).as_json()
     document = json.loads(json.dumps(document, allow_nan=False))
+    valid_json({**document, "study": "s.sqlite", "report": None}, "quant-study")
     first, last = document["quants"][0], document["quants"][-1]
     assert first["quant"] == "F16"
     assert first["difference"] is None
-    assert set(last["difference"]["macro_f1"]) == {"estimate", "ci", "equivalent"}
+    difference = last["difference"]["macro_f1"]
+    assert set(difference) == {"estimate", "ci", "equivalent", "p", "p_holm", "power"}
+    assert difference["power"]["n"] == 20
+    assert set(difference["p_holm"]) == {"equivalent", "different"}
     assert last["cells"][0]["difference"] == last["difference"]
     assert last["cells"][0]["macro_f1"] < first["cells"][0]["macro_f1"]
     assert (last["bits_per_weight"], last["tensor_types"]) == (4.5, {"Q4_0": 9, "F32": 1})

@@ -4,8 +4,9 @@ All types read the same prompts, scenarios, texts and seeds, and all numbers com
 those, so that what they have in common cancels in a difference.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from charprobe_lite.eval.quant.fidelity_score import (
     fidelity_metrics,
     score_fidelity,
 )
-from charprobe_lite.eval.scores.cells import CellScore, score_study
+from charprobe_lite.eval.scores.cells import CellScore
 from charprobe_lite.eval.scores.gap import CONDITION_STEPS, cluster_of, headline_metric, labels_of
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.classification import Labels, accuracies, shared_classes
+from charprobe_lite.eval.stats.holm import holm
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
+    MarginTests,
     Metric,
     PairedDifference,
     ResampledMetrics,
@@ -294,9 +297,10 @@ def compare_quants(
     return QuantMetrics(ordered, personas, labels, resampled, margin)
 
 
-def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> QuantScore:
-    """A quant type's scores and their differences from F16."""
-    scores = score_study(record.rows, record.cells, metrics.personas, seed).by_cell
+def score_quant(
+    record: QuantRecord, metrics: QuantMetrics, scores: Sequence[CellScore]
+) -> QuantScore:
+    """A quant type's differences from F16, each tested alone; ``scores`` are those of its cells."""
     cells = []
     for cell, score in zip(map(without_quant, record.cells), scores, strict=True):
         health = {
@@ -316,6 +320,61 @@ def score_quant(record: QuantRecord, metrics: QuantMetrics, seed: int = 0) -> Qu
         other = reference.key(kind, "nll") if compared else None
         fidelity[kind] = score_fidelity(metrics.resampled, list(texts.values()), keys, other)
     return QuantScore(record, fidelity, cells)
+
+
+def with_holm(quants: Sequence[QuantScore]) -> list[QuantScore]:
+    """The types with Holm's correction of their differences, over all types and conditions.
+
+    Character is one family, and each share of the tool calls is one. So are the two verdicts: "the
+    same" and "not the same" cannot both be wrong about one difference.
+    """
+    families: dict[str, list[PairedDifference]] = {}
+    for name, difference in chain.from_iterable(map(_tested, quants)):
+        families.setdefault(name, []).append(difference)
+    adjusted = {name: iter(_adjusted(family)) for name, family in families.items()}
+
+    def adjust(name: str, difference: PairedDifference | None) -> PairedDifference | None:
+        return next(adjusted[name]) if difference and difference.p else difference
+
+    return [
+        replace(
+            quant,
+            cells=[
+                replace(
+                    cell,
+                    difference=adjust(CHARACTER, cell.difference),
+                    health={
+                        name: replace(entry, difference=adjust(name, entry.difference))
+                        for name, entry in cell.health.items()
+                    },
+                )
+                for cell in quant.cells
+            ],
+        )
+        for quant in quants
+    ]
+
+
+def alone(difference: PairedDifference) -> PairedDifference:
+    """A difference that is a family by itself."""
+    return replace(difference, p_holm=difference.p)
+
+
+def _tested(quant: QuantScore) -> Iterator[tuple[str, PairedDifference]]:
+    """The differences that have a verdict, with their families."""
+    for cell in quant.cells:
+        named = {CHARACTER: cell.difference}
+        named |= {name: entry.difference for name, entry in cell.health.items()}
+        yield from ((name, each) for name, each in named.items() if each and each.p)
+
+
+def _adjusted(family: Sequence[PairedDifference]) -> list[PairedDifference]:
+    tests = [difference.p for difference in family if difference.p]
+    columns = holm([test.equivalent for test in tests]), holm([test.different for test in tests])
+    return [
+        replace(difference, p_holm=MarginTests(*pair))
+        for difference, pair in zip(family, zip(*columns, strict=True), strict=True)
+    ]
 
 
 def without_quant(cell: Cell) -> Cell:

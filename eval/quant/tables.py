@@ -6,15 +6,20 @@ from typing import Any
 
 from rich.table import Table as TerminalTable
 
-from charprobe_lite.eval.quant.findings import CAPABILITIES, QuantStudy
+from charprobe_lite.eval.quant.findings import CAPABILITIES, Contrast, QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore, document
 from charprobe_lite.eval.scores.terminal import plain_table
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.metrics import PairedDifference
 
 Record = dict[str, Any]
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation", "quant-classifier")
 """The tables of `quant_tables` that are narrow enough as they are."""
-VERDICTS = {True: "equivalent", False: "different", None: "not decided"}
+SCALE_NAMES = {
+    "standardised": "standard deviations",
+    "proportion": "proportion of F16's",
+    "log_odds": "log odds",
+}
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,19 @@ def _fidelity_table(quants: Sequence[QuantScore]) -> TerminalTable:
 
 def _cells_table(study: QuantStudy) -> TerminalTable:
     metrics = map(readable_name, (study.metric, *CAPABILITIES))
-    numbers = ["n", next(metrics), "minus F16", f"within {study.margin:g}", *metrics]
+    columns = [next(metrics), "minus F16", "± (90%)", f"within {study.margin:g}"]
+    numbers = ["texts", "n", *columns, *metrics]
     table = plain_table("character and tool calls", ["quant", "lora", "condition"], numbers)
     for quant, cell in trained_cells(study):
         difference, health = cell.difference, cell.health
+        power = difference.power if difference else None
         table.add_row(
-            *(*_file(quant), cell.condition, str(cell.score.n), _interval(cell.score.headline)),
+            *(*_file(quant), cell.condition, str(cell.score.n)),
+            *(str(power.n) if power else "-", _interval(cell.score.headline)),
             _interval(difference.change if difference else None, "+")
             + ("*" if difference and difference.personas is not None else ""),
-            VERDICTS[difference.equivalent] if difference else "-",
+            f"{power.half_width:.3f}" if power else "-",
+            equivalence_text(difference) if difference else "-",
             *(f"{health[x].value.value:.0%}" if x in health else "-" for x in CAPABILITIES),
         )
     return table
@@ -185,16 +194,25 @@ def _health(study: QuantStudy) -> list[Record]:
 
 
 def _rates(study: QuantStudy) -> list[Record]:
+    """A record per contrast and scale, each with the verdict of all scales."""
     return [
         {
             **{name: getattr(contrast, name) for name in ("lora", "condition", "capability", "of")},
-            **estimate_columns("character_per_halving", contrast.character.standardised),
-            **estimate_columns("capability_per_halving", contrast.other.standardised),
-            **estimate_columns("difference", contrast.difference),
-            "character_falls_faster": verdict_text(contrast.falls_faster),
+            "scale": SCALE_NAMES[scale],
+            **estimate_columns("character_per_halving", getattr(contrast.character, scale)),
+            **estimate_columns("capability_per_halving", getattr(contrast.other, scale)),
+            **estimate_columns("difference", difference),
+            "p_holm": contrast.p_holm,
+            "character_falls_faster": _contrast_text(contrast),
         }
         for contrast in study.contrasts
+        for scale, difference in contrast.differences.items()
     ]
+
+
+def _contrast_text(contrast: Contrast) -> str:
+    """The verdict, which needs all scales."""
+    return verdict_text(contrast.falls_faster) if contrast.p is not None else "no verdict"
 
 
 def _correlations(study: QuantStudy) -> list[Record]:
@@ -203,7 +221,9 @@ def _correlations(study: QuantStudy) -> list[Record]:
             "texts": kl.text,
             "condition": kl.condition,
             "files": kl.points,
+            "types": kl.types,
             **estimate_columns("correlation", kl.correlation),
+            "without_one_type": " to ".join(map(rounded, kl.without_one)),
         }
         for kl in study.kl_correlations
     ]
@@ -231,6 +251,14 @@ def estimate_columns(name: str, estimate: Estimate | None) -> Record:
     prefix = "" if name == "value" else f"{name}_"
     value, low, high = (estimate.value, *estimate.ends) if estimate else (None, None, None)
     return {name: value, f"{prefix}low": low, f"{prefix}high": high}
+
+
+def equivalence_text(difference: PairedDifference) -> str:
+    """A verdict on equivalence; where none is possible, how many prompts or scenarios it takes."""
+    verdict, power = difference.equivalent, difference.power
+    if verdict is None and power and not power.decidable:
+        return f"cannot be decided with n < {power.needed}"
+    return {True: "equivalent", False: "different", None: "not decided"}[verdict]
 
 
 def verdict_text(verdict: bool | None) -> str:

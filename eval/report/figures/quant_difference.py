@@ -93,8 +93,9 @@ def records(data: QuantPanels[Difference]) -> list[tables.Record]:
             "inner_90_low": difference.interval_90[0],
             "inner_90_high": difference.interval_90[1],
             "margin": data.study.margin,
-            "equivalent": tables.verdict_text(difference.equivalent),
-            "kept": tables.verdict_text(difference.non_inferior),
+            "equivalent": tables.equivalence_text(difference),
+            "p_holm": _smaller_p(difference),
+            **_power_columns(difference),
             **({"personas": ", ".join(difference.personas or ["all"])} if partial else {}),
         }
         for quant, cell in tables.trained_cells(data.study)
@@ -104,6 +105,22 @@ def records(data: QuantPanels[Difference]) -> list[tables.Record]:
         )
         if difference is not None
     ]
+
+
+def _smaller_p(difference: PairedDifference) -> float | None:
+    """The p-value of the verdict that is nearer."""
+    tests = difference.p_holm
+    return min(tests.equivalent, tests.different) if tests else None
+
+
+def _power_columns(difference: PairedDifference) -> tables.Record:
+    """Prompts or scenarios, the 90% interval's half-width, and how many would decide."""
+    power = difference.power
+    return {
+        "clusters": difference.clusters,
+        "half_width_90": power and power.half_width,
+        "needed_80": power and power.needed_equivalent,
+    }
 
 
 FIGURE = Figure(
