@@ -39,11 +39,25 @@ def study() -> None:
 @click.argument("file", type=FILE)
 @budget_option
 @shard_option
+@click.option(
+    "--power",
+    is_flag=True,
+    help="Forecast per condition whether the prompts and scenarios can show equivalence with F16.",
+)
 @json_option
 def plan(
-    file: Path, budget: int | str | None, shard: tuple[int, int] | None, as_json: bool
+    file: Path,
+    budget: int | str | None,
+    shard: tuple[int, int] | None,
+    power: bool,
+    as_json: bool,
 ) -> None:
-    """Print the cells of a study file and what they cost in disk, memory and time."""
+    """Print the cells of a study file and what they cost in disk, memory and time.
+
+    With --power also what a quantization study can decide. The spread is that of the rollouts
+    which the study already has, or else a typical one.
+    """
+    from charprobe_lite.eval.quant.forecast import forecast_power
     from charprobe_lite.eval.quant.run import refuse_without_reference
     from charprobe_lite.eval.study.cost import forecast_table
     from charprobe_lite.eval.study.file import forecast_studies, planned_studies
@@ -61,6 +75,10 @@ def plan(
     parts: list[str | Table] = [status.table() for status in statuses]
     for cost in forecasts.values():
         parts += [forecast_table(cost), *cost.lines()]
+    if power:
+        powers = [forecast_power(spec) for spec in specs]
+        document["power"] = [each.as_json() for each in powers]
+        parts += [each.part() for each in powers]
     print_result(as_json, document, parts)
     for forecast in forecasts.values():
         forecast.refuse_what_does_not_fit()
