@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLUSTER_RESAMPLES = 10_000
+FEWEST_BEYOND = 10
 Floats = NDArray[np.float64]
 Name = TypeVar("Name", bound=Hashable)
 
@@ -102,7 +103,8 @@ class ClusterBootstrap(Generic[Name]):
         """One-sided p-value for "not above ``bound``", NaN without a resample.
 
         `interval` turned round: twice p is 1 - the level at which its lower end is ``bound``. Where
-        the resamples run out, their standard error takes the place of their percentiles.
+        fewer than `FEWEST_BEYOND` resamples lie beyond the bound, their place is chance, and their
+        standard error measures the distance.
         """
         from scipy.special import stdtr
 
@@ -110,13 +112,14 @@ class ClusterBootstrap(Generic[Name]):
         if not resampled.size:
             return float("nan")
         clusters = max(2, self.cluster_count(names))
-        bias, place = (_normal_score(resampled, value) for value in (observed, bound))
-        reach = 2 * bias - place
-        if not resampled.min() <= bound <= resampled.max():
+        if min((resampled <= bound).sum(), (resampled >= bound).sum()) < FEWEST_BEYOND:
             with np.errstate(divide="ignore", invalid="ignore"):
-                distance = (observed - bound) / resampled.std()
-            reach = max(reach, distance) if bound < observed else min(reach, distance)
-        return float(stdtr(clusters - 1, -reach / np.sqrt(clusters / (clusters - 1))))
+                reach = (observed - bound) / resampled.std()
+        else:
+            bias, place = (_normal_score(resampled, value) for value in (observed, bound))
+            reach = 2 * bias - place
+        reach = np.nan_to_num(reach / np.sqrt(clusters / (clusters - 1)), posinf=np.inf, neginf=-np.inf)
+        return float(stdtr(clusters - 1, -reach))
 
 
 def _normal_score(resampled: Floats, value: float) -> float:

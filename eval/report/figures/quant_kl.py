@@ -59,7 +59,7 @@ def draw(data: QuantPanels[Loss], theme: Theme) -> Any:
         axis.set_title(one_line(title), loc="left")
         if kl := correlations.get((kind, title)):
             rho = kl.correlation
-            text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.points} files"
+            text = f"Spearman {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}], {kl.types} types"
             axis.set_title(text, loc="right", size=10)
         panels.fit_axis(axis, [end for point, _ in losses for end in (0, *point.level.ends)])
         axis.set_ylabel(f"{one_line(data.metric)} lost")
