@@ -50,7 +50,8 @@ WIDE = 0.15
 ITEM, TYPE_ITEM = 0.3, 0.1
 """Parts of the variance that items have in all files, and in one file alone."""
 WAYS = ("runtime", "merged")
-RESAMPLES = 400
+RESAMPLES, MANY = 400, 4000
+"""Resamples; many where Holm's correction looks at the far tail."""
 Levels = Mapping[str, float]
 Floats = NDArray[np.float64]
 
@@ -75,6 +76,7 @@ class Setting:
     conditions: Sequence[str] = tuple(ITEMS)
     divergence: Mapping[str, float] | None = None
     margin: float = MARGIN
+    resamples: int = RESAMPLES
 
 
 def successes(chance: float, common: Floats, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -136,7 +138,7 @@ def simulate(setting: Setting, seed: int) -> QuantStudy:
             records.append(
                 QuantRecord(quant, lora, BITS[quant], size, {quant: 1}, everything, {}, texts)
             )
-    metrics = compare_quants(records, NAMES, setting.margin, seed, RESAMPLES)
+    metrics = compare_quants(records, NAMES, setting.margin, seed, setting.resamples)
     scored = [
         score_quant(record, metrics, [plain_score(cell) for cell in record.cells])
         for record in metrics.records
@@ -186,7 +188,7 @@ def at_margin(ways: int, where: Sequence[str], conditions: Sequence[str] = tuple
     """Every file loses exactly the margin ``where`` says, and nothing elsewhere."""
     lower = {name: level - WIDE * (name in where) for name, level in LEVELS.items()}
     levels = {quant: LEVELS if quant == "F16" else lower for quant in BITS}
-    return Setting(levels, WAYS[:ways], conditions, margin=WIDE)
+    return Setting(levels, WAYS[:ways], conditions, margin=WIDE, resamples=MANY)
 
 
 def unrelated(ways: int) -> Callable[[int], Setting]:

@@ -118,8 +118,9 @@ class ClusterBootstrap(Generic[Name]):
         else:
             bias, place = (_normal_score(resampled, value) for value in (observed, bound))
             reach = 2 * bias - place
-        reach = np.nan_to_num(reach / np.sqrt(clusters / (clusters - 1)), posinf=np.inf, neginf=-np.inf)
-        return float(stdtr(clusters - 1, -reach))
+        if np.isnan(reach):  # all resamples are the bound
+            reach = 0.0
+        return float(stdtr(clusters - 1, -reach / np.sqrt(clusters / (clusters - 1))))
 
 
 def _normal_score(resampled: Floats, value: float) -> float:
