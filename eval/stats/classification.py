@@ -32,21 +32,26 @@ Statistic = Callable[[Counts], Floats]
 
 @dataclass(frozen=True)
 class Labels:
-    """One cell's rows: true label, predicted label, and the prompt or scenario (cluster)."""
+    """One cell's rows: true label, predicted label, and the prompt or scenario (cluster).
+
+    ``shared``: each text is a row for every true label, as in the base stage.
+    """
 
     true: Sequence[str]
     predicted: Sequence[str]
     cluster: Sequence[str]
+    shared: bool = False
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, str, str]]) -> Labels:
+    def of(cls, rows: Sequence[tuple[str, str, str]], shared: bool = False) -> Labels:
         """The columns of rows (true, predicted, cluster)."""
-        return cls(*([row[column] for row in rows] for column in range(3)))
+        true, predicted, cluster = ([row[column] for row in rows] for column in range(3))
+        return cls(true, predicted, cluster, shared)
 
     def of_classes(self, classes: Collection[str]) -> Labels:
         """The rows whose true label is one of ``classes``; any label may be predicted."""
         rows = zip(self.true, self.predicted, self.cluster, strict=True)
-        return Labels.of([row for row in rows if row[0] in classes])
+        return Labels.of([row for row in rows if row[0] in classes], self.shared)
 
 
 @dataclass(frozen=True)
