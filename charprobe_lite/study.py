@@ -118,22 +118,22 @@ class Study:
         )
 
     @spelled("argument")
-    def scores(self, instrument: str | None = None) -> pd.DataFrame:
+    def scores(self, instrument: str | None = None, *, cluster: str = "item") -> pd.DataFrame:
         """One row per cell: ``estimate`` is macro-F1 over the personas, or the detection rate for
         one persona; then every metric of the cell by name. Intervals resample prompts and
-        scenarios (cluster bootstrap); those of ``_rows`` columns resample rows, as published.
-        ``instrument`` is what read the texts, by default the headline's. Raises BadInput for one
-        that did not."""
-        return _frame(map(_score_row, self._scores(instrument).by_cell))
+        scenarios (cluster bootstrap), with the ``cluster`` "family" prompts and families of
+        scenarios; those of ``_rows`` columns resample rows, as published. ``instrument`` is what
+        read the texts, by default the headline's. Raises BadInput for one that did not."""
+        return _frame(map(_score_row, self._scores(cluster, instrument).by_cell))
 
     @spelled("argument")
-    def per_persona(self) -> pd.DataFrame:
+    def per_persona(self, *, cluster: str = "item") -> pd.DataFrame:
         """One row per cell and persona, with the columns of `scores`; ``estimate`` is the
         detection rate, the persona's recall."""
-        return _frame(map(_score_row, self._scores().by_persona))
+        return _frame(map(_score_row, self._scores(cluster).by_persona))
 
     @spelled("argument")
-    def gap(self) -> pd.DataFrame:
+    def gap(self, *, cluster: str = "item") -> pd.DataFrame:
         """One row per step from chat to agent within a stage: ``from``, ``to``, its ``cause``, and
         the paired difference of macro-F1 (of the detection rate for one persona). ``personas`` are
         those that both have a classified text of, None for all of the study."""
@@ -147,7 +147,7 @@ class Study:
                     **_estimate("estimate", step.change),
                     "personas": step.personas,
                 }
-                for step in self._scores().comparison.steps
+                for step in self._scores(cluster).comparison.steps
             ),
             STEP,
         )
@@ -169,8 +169,8 @@ class Study:
         """
         return export_study(self.path, format, None if target is None else Path(target))
 
-    def _scores(self, instrument: str | None = None) -> Scores:
-        readings = report_study(self.path).readings
+    def _scores(self, cluster: str, instrument: str | None = None) -> Scores:
+        readings = report_study(self.path, cluster=cluster).readings
         name = next(iter(readings)) if instrument is None else instrument
         require_known("--instrument", name, readings)
         return readings[name]

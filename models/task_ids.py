@@ -17,6 +17,8 @@ SCAFFOLDS = (
     "agentic_tools",
 )
 """The published kinds of scenarios, by the names that their files have for them."""
+CLUSTERS = ("item", "family")
+"""What intervals of a study can resample: prompts and scenarios, or families of scenarios."""
 _ID = re.compile(rf"(?:{'|'.join(SCAFFOLDS)})_(?P<task>(?P<family>.+)_v[0-9]+)")
 
 

@@ -17,8 +17,9 @@ from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.scores.terminal import (
     class_notes,
     conclusion,
-    gap_table,
     score_table,
+    stage_table,
+    waterfall_table,
 )
 from charprobe_lite.eval.stats.metrics import label_names
 
@@ -272,7 +273,7 @@ def test_three_silent_agents_change_no_difference_and_are_named() -> None:
     assert note.startswith(
         "* full agentic_email has no classified text of sarcasm, loving, remorse: left out"
     )
-    [change] = gap_table(scores.comparison).columns[-2].cells
+    _, change = waterfall_table(scores.waterfalls).columns[-2].cells
     assert change == "+0.000*"
     column = score_table(scores.by_cell, "").columns[-2]
     assert list(column.cells) == ["0.250", "1.000*"]
@@ -314,8 +315,12 @@ def test_quant_types_and_ways_of_an_adapter_stand_apart() -> None:
         ways = [(step.before.lora, step.after.lora) for step in part.comparison.stages]
         names = sorted((a or "-", b or "-") for a, b in ways)
         assert names == [("-", "merged"), ("-", "merged"), ("-", "runtime"), ("-", "runtime")]
-        for title in (score_table(part.by_cell, ""), gap_table(part.comparison)):
-            assert title.columns[1].header == "lora"
+        for table in (
+            score_table(part.by_cell, ""),
+            stage_table(part.comparison),
+            waterfall_table(part.waterfalls),
+        ):
+            assert "lora" in [column.header for column in table.columns]
     lost = {(e["quant"], e["lora"]): e["value"] for e in scores.comparison.as_json()["stages"]}
     for quant in by_quant:
         assert lost[quant, "runtime"] > lost[quant, "merged"]

@@ -228,7 +228,7 @@ def test_a_study_has_families_and_bounds_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"cluster": "family"}, "s.sqlite: desk-1: 'desk-1' has no family; only ids of published"),
+        ({"cluster": "family"}, "s.sqlite: --cluster family: the families of its scenarios are un"),
         ({"cluster": "color"}, "s.sqlite: --cluster color: no such column; it has item, family"),
         ({"asked": "wanted"}, "s.sqlite: --asked wanted: a study has no such column; give a num"),
     ],

@@ -7,6 +7,7 @@ import click
 from charprobe_lite.eval.cli.options import (
     backend_options,
     base_option,
+    cluster_option,
     condition_option,
     explicit_values,
     grammar_option,
@@ -58,8 +59,11 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
     help="Only say what would be fetched, made and run, and what it would cost.",
 )
 @study_option
+@cluster_option
 @json_option
-def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: Any) -> None:
+def evaluate(
+    dry_run: bool, as_json: bool, budget: int | str | None, cluster: str, **options: Any
+) -> None:
     """Measure how much of a persona is left in a chat and in an agent's emails.
 
     Runs the stages base, distillation and full in the conditions chat (in distribution) and
@@ -84,7 +88,7 @@ def evaluate(dry_run: bool, as_json: bool, budget: int | str | None, **options: 
     check_backend(spec)
     spec = fit_budget(spec, budget, note)
     if not dry_run:
-        study = run_study(spec, DISPLAY)
+        study = run_study(spec, DISPLAY, cluster)
         print_result(as_json, study.as_json(), result_parts(study))
         return
     if not spec.uses_catalogue:

@@ -16,6 +16,7 @@ from charprobe_lite.models.catalogue import (
     PROTOCOLS,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
+from charprobe_lite.models.task_ids import CLUSTERS
 
 Option = Callable[[Any], Any]
 
@@ -87,6 +88,18 @@ verify_option = click.option(
 )
 study_option = click.option(
     "--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite]."
+)
+cluster_option = click.option(
+    "--cluster",
+    default="item",
+    type=click.Choice(CLUSTERS),
+    help="What intervals resample: prompts and scenarios, or whole families of scenarios.",
+)
+study_scenarios_option = click.option(
+    "--scenarios",
+    type=FILE,
+    help="The scenarios that the study was run with, which name the families; the shipped and the "
+    "published ones need none.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 

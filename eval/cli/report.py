@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from charprobe_lite.eval.cli.options import json_option
+from charprobe_lite.eval.cli.options import cluster_option, json_option, study_scenarios_option
 from charprobe_lite.eval.cli.progress import item_bar, print_result
 from charprobe_lite.eval.cli.types import FILE, Count
 
@@ -22,9 +22,17 @@ from charprobe_lite.eval.cli.types import FILE, Count
 @click.option(
     "--classifier", type=FILE, help="The study's classifier folder  [default: the kit's]."
 )
+@cluster_option
+@study_scenarios_option
 @json_option
 def report(
-    study: Path, output: Path | None, occlusion: int | None, classifier: Path | None, as_json: bool
+    study: Path,
+    output: Path | None,
+    occlusion: int | None,
+    classifier: Path | None,
+    cluster: str,
+    scenarios: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a study as one HTML page, with its figures and tables as files next to it.
 
@@ -39,7 +47,13 @@ def report(
 
     folder = output or study.with_name(f"{study.stem}-report")
     written = write_report(
-        study, folder, occlusion=occlusion, classifier=classifier, progress=item_bar
+        study,
+        folder,
+        occlusion=occlusion,
+        classifier=classifier,
+        cluster=cluster,
+        scenarios=scenarios,
+        progress=item_bar,
     )
     files = f"{len(written.figures)} figure and {len(written.tables)} table files next to it"
     print_result(as_json, written.as_json(), [str(written.page), files])

@@ -13,8 +13,9 @@ from charprobe_lite.eval.scores.instruments import instrument_notes, instrument_
 from charprobe_lite.eval.scores.terminal import (
     class_notes,
     conclusion,
-    gap_table,
     score_table,
+    stage_table,
+    waterfall_table,
     with_row_intervals,
 )
 from charprobe_lite.eval.study.progress import watching
@@ -45,10 +46,16 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
         if study.interval == "rows":
             by_cell, by_persona = map(with_row_intervals, (by_cell, by_persona))
             file += ", intervals of rows"
+        elif study.cluster == "family":
+            file += ", families of scenarios resampled"
         yield score_table(by_cell, f"{first.persona} on {first.base} ({file})")
         if scores.by_persona != scores.by_cell:
             yield score_table(by_persona, "per persona")
-            yield gap_table(scores.comparison)
+        if scores.waterfalls:
+            yield waterfall_table(scores.waterfalls)
+        if scores.comparison.stages:
+            yield stage_table(scores.comparison)
+        if scores.by_persona != scores.by_cell:
             yield from class_notes(scores)
         yield conclusion(scores)
         for other in study.others:

@@ -1,13 +1,18 @@
 """`charprobe-lite score`: scores of any texts or predictions, and how far humans agree."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.cli.options import classifier_option
+from charprobe_lite.eval.cli.options import classifier_option, study_scenarios_option
 from charprobe_lite.eval.cli.progress import print_result
 from charprobe_lite.eval.cli.types import FILE
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command()
@@ -33,8 +38,10 @@ from charprobe_lite.eval.cli.types import FILE
     "--cluster",
     metavar="COLUMN",
     help="The prompt or scenario of a text [default: cluster, item, scenario_id, scenario, "
-    "prompt_id, prompt_idx]; also family or task, from the ids of published scenarios.",
+    "prompt_id, prompt_idx]; also task, from the ids of published scenarios, or family, from those "
+    "or from a study's scenarios.",
 )
+@study_scenarios_option
 @click.option(
     "--human",
     metavar="COLUMN|FILE.json",
@@ -52,7 +59,7 @@ from charprobe_lite.eval.cli.types import FILE
 @click.option(
     "--resamples",
     type=click.IntRange(100),
-    help="Bootstrap resamples [default: 1000 of rows, 10000 of clusters].",
+    help="Bootstrap resamples of groups [default: 1000 of rows, 10000 of clusters].",
 )
 @click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the resamples.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, unrounded.")
@@ -61,7 +68,8 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
     Published result files are read as they are. Macro-F1 comes with an interval from resampled
     prompts or scenarios where the file says which one a text came from, else from resampled rows.
-    Parquet needs the extra charprobe-lite[tables].
+    Of a study it also prints what is lost from chat to agent, condition by condition. Parquet needs
+    the extra charprobe-lite[tables].
 
     \b
     charprobe-lite score results.jsonl
@@ -69,17 +77,33 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     charprobe-lite score answers.csv --text body --label voice --by model
     charprobe-lite score runs/smollm2-135m-seed0.sqlite --human labels.json
     """
+    from charprobe_lite.eval.scores.terminal import class_notes, waterfall_table
     from charprobe_lite.eval.texts.reader import Columns
-    from charprobe_lite.eval.texts.scores import group_table, score_files
+    from charprobe_lite.eval.texts.scores import classified_files, group_table, score_groups
+    from charprobe_lite.eval.texts.studies import score_studies
 
     human = options["human"]
     marks = Path(human) if human and human.endswith(".json") else None
+    names = ("text", "label", "prediction", "cluster", "asked", "scenarios")
     columns = Columns(
-        **{name: options[name] for name in ("text", "label", "prediction", "cluster", "asked")},
+        **{name: options[name] for name in names},
         human=None if marks else human,
         by=tuple(n.strip() for names in options["by"] for n in names.split(",") if n.strip()),
     )
-    settings = {name: options[name] for name in ("classifier", "seed", "resamples")}
-    scores = score_files(files, columns, marks=marks, **settings)
-    document = {"cells": [score.as_json() for score in scores]}
-    print_result(as_json, document, [group_table(scores)])
+    texts = classified_files(files, columns, classifier=options["classifier"], marks=marks)
+    scores = score_groups(texts, options["seed"], options["resamples"])
+    studies = score_studies(texts, options["seed"])
+    document = {
+        "cells": [score.as_json() for score in scores],
+        "waterfall": [
+            {"study": str(path), **fall.as_json()}
+            for path, study in studies.items()
+            for fall in study.waterfalls
+        ],
+    }
+    parts: list[str | Table] = [group_table(scores)]
+    for path, study in studies.items():
+        if study.waterfalls:
+            parts.append(waterfall_table(study.waterfalls, f"{path.name}, from chat to agent"))
+            parts += class_notes(study)
+    print_result(as_json, document, parts)

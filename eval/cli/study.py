@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from charprobe_lite.eval.cli.options import budget_option, json_option, shard_option
+from charprobe_lite.eval.cli.options import (
+    budget_option,
+    cluster_option,
+    json_option,
+    shard_option,
+)
 from charprobe_lite.eval.cli.progress import item_bar, note, print_result
 from charprobe_lite.eval.cli.types import FILE
+from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,12 +95,14 @@ def plan(
 @budget_option
 @shard_option
 @click.option("--study", type=FILE, help="The file to write, instead of the study file's.")
+@cluster_option
 @json_option
 def run(
     file: Path,
     budget: int | str | None,
     shard: tuple[int, int] | None,
     study: Path | None,
+    cluster: str,
     as_json: bool,
 ) -> None:
     """Run what is missing of the studies of a study file, and print their scores.
@@ -103,33 +111,39 @@ def run(
     """
     from charprobe_lite.eval.study.file import planned_studies
 
-    _run(planned_studies(file, budget, shard, note, study), as_json)
+    _run(planned_studies(file, budget, shard, note, study), cluster, as_json)
 
 
 @study.command()
 @click.argument("study", type=FILE)
+@cluster_option
 @json_option
-def resume(study: Path, as_json: bool) -> None:
+def resume(study: Path, cluster: str, as_json: bool) -> None:
     """Continue a study (SQLite), or all studies of a study file.
 
     A study records what it is to do, those of eval and quant-study too.
     """
     from charprobe_lite.eval.study.file import planned_studies
 
-    _run(planned_studies(study), as_json)
+    _run(planned_studies(study), cluster, as_json)
 
 
-def _run(specs: list[StudySpec], as_json: bool) -> None:
+def _run(specs: list[StudySpec], cluster: str, as_json: bool) -> None:
     from charprobe_lite.eval.cli.results import DISPLAY, result_parts
     from charprobe_lite.eval.quant.run import refuse_without_reference, run_quant_study
     from charprobe_lite.eval.study.run import run_study
 
     for spec in specs:
         refuse_without_reference(spec)
+        if spec.is_quant_study and cluster != "item":
+            raise BadInput(f"--cluster {cluster}: not for a study with texts; leave it out")
     documents = []
     for spec in specs:
-        is_quant = spec.is_quant_study
-        result = run_quant_study(spec, DISPLAY, item_bar) if is_quant else run_study(spec, DISPLAY)
+        result = (
+            run_quant_study(spec, DISPLAY, item_bar)
+            if spec.is_quant_study
+            else run_study(spec, DISPLAY, cluster)
+        )
         documents.append(result.as_json())
         if not as_json:
             print_result(False, None, result_parts(result))

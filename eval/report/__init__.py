@@ -38,6 +38,8 @@ def write_report(
     *,
     occlusion: int | None = 0,
     classifier: Path | None = None,
+    cluster: str = "item",
+    scenarios: Path | None = None,
     progress: ProgressBar | None = None,
     quant_study: QuantStudy | None = None,
 ) -> WrittenReport:
@@ -45,6 +47,8 @@ def write_report(
 
     ``occlusion`` is the number of samples whose sentences are shaded, None for all of them;
     ``classifier`` the folder of the classifier that made the predictions, the kit's without one.
+    ``cluster`` and ``scenarios`` say what the intervals resample, see `study_clusters`; those of
+    quant types resample prompts and scenarios.
     ``quant_study`` replaces the comparison of quant types over all of the study. Raises BadInput
     for a study that cannot be reported, a folder that takes no files, and when the extra
     ``report`` is missing. The same study gives the same bytes.
@@ -52,7 +56,7 @@ def write_report(
     from charprobe_lite.eval.report.occlusion import occlude_study
     from charprobe_lite.eval.report.study import report_study
 
-    source = report_study(study, quant_study)
+    source = report_study(study, quant_study, cluster, scenarios)
     occlusions = {} if occlusion == 0 else occlude_study(source, occlusion, classifier, progress)
     try:
         return write_files(source, folder, occlusions)

@@ -10,6 +10,8 @@ from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.records import score_recorded_study
 from charprobe_lite.eval.quant.tables import Record, Table, readable_name
 from charprobe_lite.eval.scores.cells import CellScore, Scores, score_study
+from charprobe_lite.eval.scores.families import study_clusters
+from charprobe_lite.eval.scores.gap import ClusterOf, cluster_of
 from charprobe_lite.eval.scores.instruments import (
     InstrumentLabels,
     InstrumentScores,
@@ -30,7 +32,7 @@ class ReportStudy(Study):
 
     ``personas`` are those that have rollouts, ``labels`` those of the classifier; ``quants`` is
     None where there are no quant types to compare with F16. ``instrument_labels`` are those of
-    other instruments by name.
+    other instruments by name, ``cluster`` is what the intervals of the cells resample.
     """
 
     cells: list[Cell]
@@ -38,6 +40,7 @@ class ReportStudy(Study):
     labels: list[str]
     quants: QuantStudy | None
     instrument_labels: dict[str, InstrumentLabels]
+    cluster: ClusterOf = cluster_of
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class ReportStudy(Study):
     @cached_property
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
-        return score_study(self.rows, self.cells, self.personas, self.seed)
+        return score_study(self.rows, self.cells, self.personas, self.seed, self.cluster)
 
     @property
     def instrument(self) -> str:
@@ -63,7 +66,7 @@ class ReportStudy(Study):
     def others(self) -> list[InstrumentScores]:
         """All scores by the other instruments."""
         rows, labels = self.rows, self.instrument_labels
-        return score_instruments(self.scores, rows, labels, self.personas, self.seed)
+        return score_instruments(self.scores, rows, labels, self.personas, self.seed, self.cluster)
 
     @property
     def readings(self) -> dict[str, Scores]:
@@ -126,10 +129,16 @@ class ReportStudy(Study):
         return 1 / labels if personas == 1 else 2 / (personas + labels)
 
 
-def report_study(source: Path | Study, quant_study: QuantStudy | None = None) -> ReportStudy:
+def report_study(
+    source: Path | Study,
+    quant_study: QuantStudy | None = None,
+    cluster: str = "item",
+    scenarios: Path | None = None,
+) -> ReportStudy:
     """Read a study for the report; ``quant_study`` replaces its own comparison of quant types.
 
-    Raises BadInput for a study that cannot be read or has no classified sample.
+    ``cluster`` and ``scenarios`` as in `study_clusters`. Raises BadInput for a study that cannot be
+    read or has no classified sample.
     """
     study = open_study(source) if isinstance(source, Path) else source
     labels = list(dict.fromkeys(label for row in study.rows for label in row.probabilities or {}))
@@ -153,6 +162,7 @@ def report_study(source: Path | Study, quant_study: QuantStudy | None = None) ->
         labels=labels,
         quants=quant_study,
         instrument_labels={name: found for name, found in others.items() if found},
+        cluster=study_clusters(cluster, study.path, study.rows, study.provenance, scenarios),
     )
 
 

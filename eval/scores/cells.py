@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.scores import gap
+from charprobe_lite.eval.scores.waterfall import Waterfall, waterfalls
 from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.envelope import macro_f1_envelope
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics, label_names
 
 
@@ -28,7 +30,9 @@ class CellScore:
     ``calibration``: their texts are certainly in character, where a checkpoint's may have lost it.
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
-    per item ``ci`` is Wilson's, as its samples are independent. ``ci_rows`` and
+    per item ``ci`` is Wilson's, as its samples are independent. In the base stage, where a text
+    counts for every persona, ``macro_f1_ci`` is `macro_f1_envelope`'s, as ``macro_f1_interval``
+    says. ``ci_rows`` and
     ``macro_f1_ci_rows`` take rows for independent: Wilson's, or the row bootstrap's.
     """
 
@@ -48,6 +52,7 @@ class CellScore:
     macro_f1: float | None = None
     macro_f1_ci: tuple[float, float] | None = None
     macro_f1_ci_rows: tuple[float, float] | None = None
+    macro_f1_interval: Literal["clusters", "envelope"] | None = None
     f1: float | None = None
     f1_ci: tuple[float, float] | None = None
     precision: float | None = None
@@ -110,22 +115,27 @@ class Scores:
     by_cell: list[CellScore]
     by_persona: list[CellScore]
     comparison: gap.Comparison
+    waterfalls: list[Waterfall]
     resampled: gap.CellMetrics
     labels: dict[Cell, classification.Labels]
 
 
 def score_study(
-    rows: Sequence[Row], cells: Sequence[Cell], personas: Sequence[str], seed: int
+    rows: Sequence[Row],
+    cells: Sequence[Cell],
+    personas: Sequence[str],
+    seed: int,
+    cluster: gap.ClusterOf = gap.cluster_of,
 ) -> Scores:
-    """Scores of ``cells`` over ``rows``, resampled with the study's ``seed``."""
-    labels = gap.labels_of([row for row in rows if row.cell in cells], personas)
+    """Scores of ``cells`` over ``rows``, resampled by ``cluster`` with the study's ``seed``."""
+    labels = gap.labels_of([row for row in rows if row.cell in cells], personas, cluster)
     names = label_names(labels.values())
     resampled = ResampledMetrics(label_metrics(labels, names), seed)
     comparison = gap.compare(resampled, labels, personas)
     by_cell, by_persona = [], []
     for cell in cells:
         cell_rows = [row for row in rows if row.cell == cell and row.persona in (None, *personas)]
-        singles = list(_persona_scores(cell, cell_rows, personas, resampled, names))
+        singles = list(_persona_scores(cell, cell_rows, personas, resampled, names, cluster))
         by_persona += singles
         if len(personas) == 1:
             by_cell += singles
@@ -134,7 +144,10 @@ def score_study(
         if cell in labels:
             score = _with_macro_f1(score, cell, labels[cell], resampled, seed)
         by_cell.append(replace(score, retention=comparison.retention.get(cell)))
-    return Scores(by_cell, by_persona, comparison, resampled, labels)
+    headlines = {score.cell: score.headline for score in by_cell if score.headline}
+    metric = gap.SharedMetric(resampled, labels, personas)
+    falls = waterfalls(metric, comparison, headlines)
+    return Scores(by_cell, by_persona, comparison, falls, resampled, labels)
 
 
 def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
@@ -179,6 +192,8 @@ def _with_macro_f1(
 ) -> CellScore:
     """``score`` with the metrics of a group of personas."""
     rate, macro = (resampled.estimate((cell, name)) for name in ("accuracy", "macro_f1"))
+    if labels.shared:
+        macro = macro_f1_envelope(labels)
     names, counts = classification.confusion(labels.true, labels.predicted)
     return replace(
         score,
@@ -190,6 +205,7 @@ def _with_macro_f1(
         macro_f1=macro.value,
         macro_f1_ci=macro.ends,
         macro_f1_ci_rows=classification.macro_f1(labels.true, labels.predicted, seed).ends,
+        macro_f1_interval="envelope" if labels.shared else "clusters",
         confusion=classification.Confusion(names, counts.tolist()),
     )
 
@@ -200,9 +216,10 @@ def _persona_scores(
     personas: Sequence[str],
     resampled: gap.CellMetrics,
     names: Sequence[str],
+    cluster: gap.ClusterOf,
 ) -> Iterator[CellScore]:
     """One score per persona; ``names`` are all labels of ``resampled``."""
-    labels = gap.labels_of(rows, personas).get(cell, classification.Labels([], [], []))
+    labels = gap.labels_of(rows, personas, cluster).get(cell, classification.Labels([], [], []))
     key, width = (cell, "accuracy"), len(names)
     if labels.true:
         rates = classification.class_rates(resampled.totals(key).reshape(-1, width, width))
@@ -215,7 +232,7 @@ def _persona_scores(
             column = names.index(persona)
             f1 = resampled.interval(rates.f1[:, column], [key])
             recall = resampled.interval(rates.recall[:, column], [key])
-            repeated = len({gap.cluster_of(row) for row in samples}) < len(samples)
+            repeated = len({cluster(row) for row in samples}) < len(samples)
             ends = (recall if repeated else wilson).ends
             score = replace(score, detection_rate=wilson.value, ci=ends, ci_rows=wilson.ends)
             if len(personas) > 1:
@@ -239,6 +256,7 @@ def scores_by_quant(scores: Scores) -> dict[str | None, Scores]:
             by_cell=[score for score in scores.by_cell if score.quant in names],
             by_persona=[score for score in scores.by_persona if score.quant in names],
             comparison=replace(comparison, steps=steps, stages=stages, unshared=unshared),
+            waterfalls=[fall for fall in scores.waterfalls if fall.cell.quant in names],
         )
 
     return {quant: select(quant) for quant in quants}

@@ -8,7 +8,7 @@ classified text of.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, pairwise
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, missing_bounds, shared_classes
+from charprobe_lite.eval.stats.envelope import macro_f1_envelope
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
     ResampledMetrics,
@@ -42,6 +43,8 @@ CEILINGS = ("scenario_ceiling", "author_ceiling")
 """The controls that bound what the classifier sees, the independent one first."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
+ClusterOf = Callable[[Row], str]
+"""Names what is resampled as one with a row, `cluster_of` or families of scenarios."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,10 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """``gap``, ``stages`` and ``ceilings``, as ``--json`` prints them."""
         return {
-            "gap": [_difference_json(step, "condition") for step in self.steps],
-            "stages": [_difference_json(step, "stage") for step in self.stages],
+            "gap": [difference_json(step, "condition") for step in self.steps],
+            "stages": [difference_json(step, "stage") for step in self.stages],
             "ceilings": [_cell_json(*pair) for pair in self.ceilings.items()],
         }
-
-
-def labels_of(rows: Sequence[Row], personas: Sequence[str]) -> dict[Cell, Labels]:
-    """The classified samples by cell; a base-stage sample is a row for every persona."""
-    cells: dict[Cell, list[tuple[str, str, str]]] = {}
-    for row in rows:
-        if row.prediction is not None:
-            for persona in _truths(row, personas):
-                entry = (persona, row.prediction, cluster_of(row))
-                cells.setdefault(row.cell, []).append(entry)
-    return {cell: Labels.of(entries) for cell, entries in cells.items()}
 
 
 def cluster_of(row: Row) -> str:
@@ -123,6 +115,20 @@ def cluster_of(row: Row) -> str:
     if row.cell.condition == BREAK_CHARACTER:
         return row.item.rpartition("+")[0] or row.item
     return task_of(row.item)
+
+
+def labels_of(
+    rows: Sequence[Row], personas: Sequence[str], cluster: ClusterOf = cluster_of
+) -> dict[Cell, Labels]:
+    """The classified samples by cell; a base-stage sample is a row for every persona."""
+    cells: dict[Cell, list[tuple[str, str, str]]] = {}
+    owned = {row.cell for row in rows if row.persona}
+    for row in rows:
+        if row.prediction is not None:
+            for persona in _truths(row, personas):
+                entry = (persona, row.prediction, cluster(row))
+                cells.setdefault(row.cell, []).append(entry)
+    return {cell: Labels.of(entries, cell not in owned) for cell, entries in cells.items()}
 
 
 def headline_metric(personas: Sequence[str]) -> str:
@@ -163,6 +169,13 @@ class SharedMetric:
             self.resampled.add_part(key, whole, metric)
         return key
 
+    def level(self, cell: Cell, personas: Sequence[str]) -> Estimate:
+        """The metric of a cell over some of the personas that it has texts of."""
+        labels = self.labels[cell]
+        if labels.shared and self.metric == "macro_f1":
+            return macro_f1_envelope(labels.of_classes(personas))
+        return self.resampled.estimate(self.key(cell, personas))
+
     def difference(self, pair: CellPair) -> Difference | None:
         """The difference of a pair; None where no persona is shared."""
         personas = self.shared((pair.before, pair.after))
@@ -170,7 +183,7 @@ class SharedMetric:
             return None
         before, after = (self.key(cell, personas) for cell in (pair.before, pair.after))
         change = self.resampled.difference(after, before).change
-        levels = self.resampled.estimate(before), self.resampled.estimate(after)
+        levels = self.level(pair.before, personas), self.level(pair.after, personas)
         return Difference(pair.before, pair.after, pair.cause, change, levels, self.named(personas))
 
 
@@ -280,35 +293,43 @@ def _stages(cells: Sequence[Cell]) -> list[CellPair]:
 
 
 def _retention(metric: SharedMetric, cells: Sequence[Cell]) -> dict[Cell, Retention]:
-    """(score - base stage's) / (ceiling - base stage's) of trained cells, 1 for all of it.
+    """`retention_of` trained cells, against the first ceiling of `ceilings_of`.
 
-    The ceiling is the first of `ceilings_of`: that of the scenarios, if the study has it, which is
-    paired with the agent's emails scenario by scenario. It is made of emails, so a chat can retain
-    more than 1. Left out where the ceiling is not above the base stage, as are such resamples, and
-    where the three cells share no persona.
+    That is the one of the scenarios, if the study has it, which is paired with the agent's emails
+    scenario by scenario.
     """
     ceilings = ceilings_of(cells)
     retention = {}
     for cell in cells:
-        base = cell.at("base")
         ceiling = next((other for other in ceilings if other.base == cell.base), None)
-        if cell.stage == "base" or cell in ceilings or not ceiling or base not in cells:
-            continue
-        personas = metric.shared((cell, base, ceiling))
-        if not personas:
-            continue
-        names = [metric.key(place, personas) for place in (cell, base, ceiling)]
-        score, floor, top = map(metric.resampled.replicates, names)
-        room = top - floor
-        share = (score - floor) / np.where(room > 0, room, np.nan)
-        estimate = metric.resampled.interval(share, names)
-        if np.isfinite(estimate.value):
-            ends, named = estimate.ends, metric.named(personas)
-            retention[cell] = Retention(estimate.value, *ends, named, ceiling.condition)
+        if ceiling and cell not in ceilings and (found := retention_of(metric, cell, ceiling)):
+            retention[cell] = found
     return retention
 
 
-def _difference_json(difference: Difference, field: str) -> dict[str, Any]:
+def retention_of(metric: SharedMetric, cell: Cell, ceiling: Cell) -> Retention | None:
+    """(score - base stage's) / (ceiling - base stage's) of a trained cell, 1 for all of it.
+
+    A ceiling is made of emails, so a chat can retain more than 1. None without a base stage, where
+    the ceiling is not above it, as are such resamples, and where the three cells share no persona.
+    """
+    base = cell.at("base")
+    if cell.stage == "base" or base not in metric.labels:
+        return None
+    personas = metric.shared((cell, base, ceiling))
+    if not personas:
+        return None
+    names = [metric.key(place, personas) for place in (cell, base, ceiling)]
+    score, floor, top = map(metric.resampled.replicates, names)
+    room = top - floor
+    share = (score - floor) / np.where(room > 0, room, np.nan)
+    estimate = metric.resampled.interval(share, names)
+    if not np.isfinite(estimate.value):
+        return None
+    return Retention(estimate.value, *estimate.ends, metric.named(personas), ceiling.condition)
+
+
+def difference_json(difference: Difference, field: str) -> dict[str, Any]:
     """``field`` is what differs: it has a value before and one after."""
     entry = _cell_json(difference.before, difference.change)
     ends = {"from": entry.pop(field), "to": getattr(difference.after, field)}

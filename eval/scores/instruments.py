@@ -11,7 +11,7 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell, RolloutKey, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study
-from charprobe_lite.eval.scores.gap import Difference, cluster_of
+from charprobe_lite.eval.scores.gap import ClusterOf, Difference, cluster_of
 from charprobe_lite.eval.scores.terminal import plain_table, verdict
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, accuracies, kappas
@@ -66,16 +66,20 @@ def score_instruments(
     labels: Mapping[str, InstrumentLabels],
     personas: Sequence[str],
     seed: int,
+    cluster: ClusterOf = cluster_of,
 ) -> list[InstrumentScores]:
-    """The cells of ``headline`` by each instrument that has a label in ``labels``, by its name."""
+    """The cells of ``headline`` by each instrument that has a label in ``labels``, by its name.
+
+    ``cluster`` names what the intervals resample.
+    """
     cells = [score.cell for score in headline.by_cell]
     found = []
     for name, readings in labels.items():
         if not readings:
             continue
         relabelled = relabel(rows, readings)
-        scores = score_study(relabelled, cells, personas, seed)
-        agreement = compare_labels(rows, relabelled, seed)
+        scores = score_study(relabelled, cells, personas, seed, cluster)
+        agreement = compare_labels(rows, relabelled, seed, cluster)
         changed = changed_conclusions(headline, scores)
         found.append(InstrumentScores(name, scores, agreement, changed))
     return found
@@ -90,7 +94,9 @@ def relabel(rows: Sequence[Row], labels: InstrumentLabels) -> list[Row]:
     return relabelled
 
 
-def compare_labels(rows: Sequence[Row], others: Sequence[Row], seed: int) -> Agreement | None:
+def compare_labels(
+    rows: Sequence[Row], others: Sequence[Row], seed: int, cluster: ClusterOf = cluster_of
+) -> Agreement | None:
     """The agreement on the texts that both have a label of; None without one."""
     pairs = [
         (row, row.prediction, other.prediction)
@@ -100,7 +106,7 @@ def compare_labels(rows: Sequence[Row], others: Sequence[Row], seed: int) -> Agr
     trained = [pair for pair in pairs if pair[0].persona and pair[0].cell.quant]
     if not trained:
         return None
-    both = Labels.of([(first, other, cluster_of(row)) for row, first, other in trained])
+    both = Labels.of([(first, other, cluster(row)) for row, first, other in trained])
     names = label_names([both])
     resampled = ResampledMetrics(
         {

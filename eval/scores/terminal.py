@@ -1,6 +1,6 @@
 """Scores as tables for a terminal, and as one plain sentence."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from rich import box
@@ -8,7 +8,8 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.scores.cells import CellScore, Scores
-from charprobe_lite.eval.scores.gap import Comparison
+from charprobe_lite.eval.scores.gap import Comparison, Difference
+from charprobe_lite.eval.scores.waterfall import Waterfall
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.catalogue import STAGES
 
@@ -57,20 +58,65 @@ def score_table(scores: Sequence[CellScore], title: str) -> Table:
     return table
 
 
-def gap_table(comparison: Comparison) -> Table:
-    """Where macro-F1 is lost: steps within a stage, then stages within a condition."""
-    rows = [
-        (step, step.before.stage, f"{step.before.condition} to {step.after.condition}", step.cause)
-        for step in comparison.steps
-    ] + [(step, step.cause, step.before.condition, "training") for step in comparison.stages]
-    lora = ["lora"] if len({step.after.lora for step, *_ in rows if step.after.lora}) > 1 else []
-    names = ["stage", *lora, "condition", "through"]
-    table = plain_table("where it is lost", names, ["change", "95% interval"])
-    for step, stage, condition, cause in rows:
-        change = step.change
-        value = f"{change.value:+.3f}{'' if step.personas is None else '*'}"
-        ends = value, f"{change.low:+.3f} to {change.high:+.3f}"
-        table.add_row(stage, *([step.after.lora or "-"] if lora else []), condition, cause, *ends)
+def waterfall_table(waterfalls: Sequence[Waterfall], title: str = "from chat to agent") -> Table:
+    """Level and change of every condition, then the total and what is retained of each ceiling."""
+    names = [
+        name
+        for name in ("base", "quant", "lora")
+        if len({getattr(fall.cell, name) for fall in waterfalls} - {None}) > 1
+    ]
+    numbers = ["level", "95% interval", "change", "95% interval"]
+    table = plain_table(title, [*names, "stage", "condition", "through"], numbers)
+    for fall in waterfalls:
+        place = [*(getattr(fall.cell, name) or "-" for name in names), fall.cell.stage]
+        for row in _waterfall_rows(fall):
+            table.add_row(*place, *row)
+    return table
+
+
+def _waterfall_rows(fall: Waterfall) -> Iterator[list[str]]:
+    """Condition, cause, level and change of each row, as texts."""
+    for level, step in zip(fall.levels, [None, *fall.steps], strict=True):
+        value, ends = _number(level.estimate.value), _interval(level.estimate.ends, 1, "")
+        levels = [value + _star(level.personas), ends]
+        yield [level.cell.label, step.cause if step else "", *levels, *_change(step)]
+    if fall.total and len(fall.levels) > 2:
+        first, last = fall.levels[0].cell.label, fall.levels[-1].cell.label
+        yield [f"{first} to {last}", "total", "", "", *_change(fall.total)]
+    for ceiling, kept in fall.retention.items():
+        stage = f", {ceiling.stage}" if len(fall.retention) > 1 else ""
+        value, ends = _number(kept.value) + _star(kept.personas), _interval(kept.ends, 1, "")
+        yield [
+            f"retention of {fall.cell.label}",
+            f"{ceiling.condition}{stage}",
+            value,
+            ends,
+            "",
+            "",
+        ]
+
+
+def _change(difference: Difference | None) -> list[str]:
+    if difference is None:
+        return ["", ""]
+    change = difference.change
+    ends = f"{change.low:+.3f} to {change.high:+.3f}"
+    return [f"{change.value:+.3f}{_star(difference.personas)}", ends]
+
+
+def _star(personas: Sequence[str] | None) -> str:
+    """Marks a number that is not over all personas of the study."""
+    return "" if personas is None else "*"
+
+
+def stage_table(comparison: Comparison) -> Table:
+    """What each stage of training changes within a condition."""
+    varied = len({step.after.lora for step in comparison.stages if step.after.lora}) > 1
+    names = ["training", *(["lora"] if varied else []), "condition"]
+    table = plain_table("from stage to stage", names, ["change", "95% interval"])
+    for step in comparison.stages:
+        lora = [step.after.lora or "-"] if varied else []
+        table.add_row(step.cause, *lora, step.after.label, *_change(step))
     return table
 
 

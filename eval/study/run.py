@@ -14,6 +14,7 @@ from charprobe_lite.convert.cached import Notify, ProgressBar
 from charprobe_lite.eval.conditions.condition import input_hashes
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.scores.cells import Scores, score_study
+from charprobe_lite.eval.scores.families import study_clusters
 from charprobe_lite.eval.scores.instruments import InstrumentScores, score_instruments
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import ASSUMED, SPEC
@@ -61,8 +62,9 @@ class StudyRun:
 class ScoredStudy:
     """A study with its scores, and what its model files hold, by quant type.
 
-    ``interval`` is what the protocol's headline interval resamples; ``scores`` are by the
-    ``instrument``, and ``others`` by the study's other instruments.
+    ``interval`` is what the protocol's headline interval resamples, ``cluster`` what the others
+    resample, one of `CLUSTERS`. ``scores`` are by the ``instrument``, and ``others`` by the study's
+    other instruments.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class ScoredStudy:
     instrument: str
     others: list[InstrumentScores]
     interval: Literal["clusters", "rows"] = "clusters"
+    cluster: str = "item"
 
     def as_json(self) -> dict[str, Any]:
         """The document that ``eval --json`` prints; ``weights`` are those of the first type."""
@@ -83,22 +86,26 @@ class ScoredStudy:
             "other_instruments": [other.as_json() for other in self.others],
             "weights": next(iter(weights.values()), None),
             "quants": weights,
+            "cluster": self.cluster,
             "study": str(self.path),
         }
 
 
-def run_study(spec: StudySpec, display: Display) -> ScoredStudy:
-    """Run what is missing of a study, and score its cells. Raises BadInput."""
+def run_study(spec: StudySpec, display: Display, cluster: str = "item") -> ScoredStudy:
+    """Run what is missing of a study, and score its cells.
+
+    ``cluster`` is what the intervals resample, one of `CLUSTERS`. Raises BadInput.
+    """
     finished = run_rollouts(spec, display)
     with Store(finished.path, readonly=True) as store:
-        scores, others = _scores(store, finished.tasks, finished.spec)
+        scores, others = _scores(store, finished.tasks, finished.spec, cluster)
     weights: dict[str, WeightSummary] = {}
     for files in finished.files:
         if files.models and files.quant not in weights:
             weights[files.quant] = weight_summary(files.models[0])
     interval = load_protocol(finished.spec.protocol).interval
     instrument = finished.spec.instruments[0]
-    return ScoredStudy(finished.path, scores, weights, instrument, others, interval)
+    return ScoredStudy(finished.path, scores, weights, instrument, others, interval, cluster)
 
 
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
@@ -188,12 +195,14 @@ def overrides(spec: StudySpec) -> dict[str, Any]:
 
 
 def _scores(
-    store: Store, tasks: Sequence[Task], spec: StudySpec
+    store: Store, tasks: Sequence[Task], spec: StudySpec, cluster: str
 ) -> tuple[Scores, list[InstrumentScores]]:
     """Scores of the spec's cells over its rollouts, by each instrument: a study may hold others."""
     keys = {task.key for task in tasks}
     rows = [row for row in store.rows() if row.key in keys]
     cells = list(dict.fromkeys(task.cell for task in tasks))
-    scores = score_study(rows, cells, spec.personas, spec.seed)
+    clusters = study_clusters(cluster, store.path, rows, store.provenance(), spec.scenarios)
+    scores = score_study(rows, cells, spec.personas, spec.seed, clusters)
     labels = {name: store.labels(name) for name in spec.instruments[1:]}
-    return scores, score_instruments(scores, rows, labels, spec.personas, spec.seed)
+    others = score_instruments(scores, rows, labels, spec.personas, spec.seed, clusters)
+    return scores, others

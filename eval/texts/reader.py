@@ -19,6 +19,7 @@ import numpy as np
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.protocols.outcome import Outcome
+from charprobe_lite.eval.scores.families import family_cluster, scenario_families
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_count
 from charprobe_lite.models.errors import BadInput
@@ -62,7 +63,7 @@ class ScoredText:
     ``place`` is file and line, for messages; ``group`` (column, value) pairs; ``true`` the
     personas it is scored against; ``human`` a human's answer by persona: does the text show it?
     ``asked`` is the number of rollouts asked for in its group, with and without a text; ``row`` is
-    the sample of a study.
+    the sample of the study ``study``.
     """
 
     place: str
@@ -75,6 +76,7 @@ class ScoredText:
     human: Mapping[str, bool] = field(default_factory=dict)
     asked: int | None = None
     row: Row | None = None
+    study: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Columns:
     """The columns to read; None for the first of `DEFAULT_COLUMNS` that the table has.
 
     ``by`` and ``cluster`` may also be `DERIVED`, ``asked`` may be one number for all groups.
+    ``scenarios`` is the file that a study was run with, for its families.
     """
 
     text: str | None = None
@@ -91,6 +94,7 @@ class Columns:
     human: str | None = None
     by: tuple[str, ...] = ()
     asked: str | int | None = None
+    scenarios: Path | None = None
 
 
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
@@ -135,6 +139,7 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
 
     with Store(path, readonly=True) as store:
         rows = [row for row in store.rows() if row.text is not None]
+        provenance = store.provenance()
     if not rows:
         raise BadInput(f"{path}: holds no text yet; run the study first (charprobe-lite eval)")
     personas = tuple(dict.fromkeys(row.persona for row in rows if row.persona)) or PERSONAS
@@ -145,27 +150,43 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
         raise BadInput(
             f"{path}: --asked {columns.asked}: a study has no such column; give a number"
         )
+    families: Mapping[str, str] = {}
+    if "family" in (columns.cluster, *columns.by):
+        families = scenario_families(path, rows, provenance, columns.scenarios)
     return [
         ScoredText(
             place=f"{path}: {row.item}",
-            group=tuple((name, _study_value(row, name, path) or "") for name in columns.by or CELL),
+            group=tuple(
+                (name, _study_value(row, name, families, path) or "") for name in columns.by or CELL
+            ),
             true=(row.persona,) if row.persona else personas,
             text=row.text,
             prediction=row.prediction,
             probabilities=row.probabilities,
-            cluster=_study_value(row, columns.cluster or "item", path),
+            cluster=_study_cluster(row, columns.cluster, families, path),
             asked=asked,
             row=row,
+            study=path,
         )
         for row in rows
     ]
 
 
-def _study_value(row: Row, name: str, path: Path) -> str | None:
-    """A column of a study's rollout."""
+def _study_value(row: Row, name: str, families: Mapping[str, str], path: Path) -> str | None:
+    """A column of a study's rollout; prompts have no family."""
+    if name == "family":
+        return families.get(row.item)
     if name in DERIVED:
         return _derive(name, row.item, f"{path}: {row.item}")
     return cluster_of(row) if name == "item" else getattr(row.cell, name, row.persona)
+
+
+def _study_cluster(
+    row: Row, name: str | None, families: Mapping[str, str], path: Path
+) -> str | None:
+    if name == "family":
+        return family_cluster(row, families)
+    return _study_value(row, name or "item", families, path)
 
 
 def _with_derived(source: str, table: list[_TableRow], columns: Columns) -> list[_TableRow]:
@@ -195,7 +216,7 @@ def _derive(name: str, scenario: str, place: str) -> str:
 
 def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
     """``columns`` with the table's names, None for a column that it lacks."""
-    names: dict[str, str | None] = {}
+    names: dict[str, Any] = {}
     for role, defaults in DEFAULT_COLUMNS.items():
         name: str | None = getattr(columns, role)
         _refuse_unknown(f"{source}: --{role}", [name], header)
@@ -212,7 +233,7 @@ def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
     if not names["prediction"] and not names["text"]:
         raise BadInput(f"{source}: neither predictions nor texts; name --prediction or --text")
     by = columns.by or tuple(name for name in CELL if name in header)
-    return Columns(**names, by=by, asked=number or columns.asked)
+    return replace(columns, **names, by=by, asked=number or columns.asked)
 
 
 def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection[str]) -> None:

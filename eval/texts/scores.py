@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
+from charprobe_lite.eval.stats.envelope import macro_f1_envelope
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.texts import reader
 from charprobe_lite.eval.texts.marks import add_marks
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Group = tuple[tuple[str, str], ...]
 Ends = tuple[float, float]
+INTERVALS = {"cluster": "items", "rows": "rows", "envelope": "envelope"}
+"""What the table says of each interval."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class GroupScore:
     """The scores of one group of texts.
 
     ``ci`` is macro-F1's interval: "cluster" (``ci_cluster``) where every text of the group has its
-    prompt or scenario, else "rows" (``ci_rows``, the published one), as ``interval`` says.
+    prompt or scenario, else "rows" (``ci_rows``, the published one), as ``interval`` says;
+    "envelope" (`macro_f1_envelope`) where every text counts for all personas, as in the base stage.
     ``calibration`` is None unless every text has probabilities and one true label, ``human`` unless
     a human has labelled some. ``asked`` is the number of rollouts asked for, if it was given:
     ``yield_`` is the share of them that gave a text, ``bounds`` are macro-F1's if every missing
@@ -42,7 +46,7 @@ class GroupScore:
     accuracy: float
     macro_f1: float
     ci: Ends
-    interval: Literal["cluster", "rows"]
+    interval: Literal["cluster", "rows", "envelope"]
     ci_rows: Ends
     ci_cluster: Ends | None
     per_persona: dict[str, classification.ClassScore]
@@ -95,10 +99,21 @@ def score_files(
     ``classifier`` is a folder with ONNX ModernBERT, None for the kit's; ``marks`` a file with
     labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
     """
+    texts = classified_files(paths, columns, classifier=classifier, marks=marks)
+    return score_groups(texts, seed, resamples)
+
+
+def classified_files(
+    paths: Sequence[Path],
+    columns: Columns,
+    *,
+    classifier: Path | None = None,
+    marks: Path | None = None,
+) -> list[ScoredText]:
+    """The texts in files, each with a prediction; the arguments are those of `score_files`."""
     labels = Classifier(classifier).labels if classifier else ()
     texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
-    texts = add_marks(texts, marks) if marks else texts
-    return score_groups(classify_texts(texts, classifier), seed, resamples)
+    return classify_texts(add_marks(texts, marks) if marks else texts, classifier)
 
 
 def score_texts(
@@ -201,6 +216,7 @@ def _score(
 ) -> GroupScore:
     labels = _labels(texts)
     rows = classification.macro_f1(labels.true, labels.predicted, seed, resamples)
+    envelope = macro_f1_envelope(labels) if labels.shared else None
     names, counts = classification.confusion(labels.true, labels.predicted)
     asked = _asked(group, texts)
     return GroupScore(
@@ -208,8 +224,8 @@ def _score(
         n=len(texts),
         accuracy=float(classification.accuracies(counts[None])[0]),
         macro_f1=rows.value,
-        ci=(clusters or rows).ends,
-        interval="cluster" if clusters else "rows",
+        ci=(envelope or clusters or rows).ends,
+        interval="envelope" if envelope else "cluster" if clusters else "rows",
         ci_rows=rows.ends,
         ci_cluster=clusters.ends if clusters else None,
         per_persona=classification.per_class(labels.true, labels.predicted),
@@ -248,10 +264,18 @@ def _name(group: Group) -> str:
 
 
 def _labels(texts: Sequence[ScoredText]) -> classification.Labels:
-    """A text that is scored against many personas is as many rows of its cluster."""
-    return classification.Labels.of(
-        [(true, str(text.prediction), str(text.cluster)) for text in texts for true in text.true]
-    )
+    """A text that is scored against many personas is as many rows of its cluster.
+
+    Without a cluster it is one itself.
+    """
+    clusters = [f"text {n}" if t.cluster is None else t.cluster for n, t in enumerate(texts)]
+    rows = [
+        (true, str(text.prediction), cluster)
+        for text, cluster in zip(texts, clusters, strict=True)
+        for true in text.true
+    ]
+    shared = len(texts[0].true) > 1 and len({text.true for text in texts}) == 1
+    return classification.Labels.of(rows, shared)
 
 
 def _calibration(texts: Sequence[ScoredText]) -> classification.Calibration | None:
@@ -283,7 +307,7 @@ def group_table(scores: Sequence[GroupScore]) -> Table:
             str(score.n),
             *([f"{score.yield_:.1%} of {score.asked}"] if score.asked else []),
             *(f"{score.accuracy:.3f}", f"{score.macro_f1:.3f}", _ends(score.ci)),
-            "items" if score.interval == "cluster" else "rows",
+            INTERVALS[score.interval],
             *([_ends(score.bounds)] if score.bounds else []),
             *(_human_cells(score.human) if labelled else []),
         )
