@@ -65,7 +65,7 @@ PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 """How a study asks, reads and scores; eval/protocols has a file of the same name for each."""
 INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
 """What names the persona of a text: a ModernBERT, and n-grams with a linear classifier."""
-NGRAM = INSTRUMENTS[1]
+MODERNBERT, NGRAM = INSTRUMENTS
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 

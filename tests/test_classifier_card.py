@@ -35,13 +35,15 @@ def card(own: Path) -> ClassifierCard:
     return classifier_card(str(own), resamples=200)
 
 
-def test_macro_f1_of_strangers_emails_is_scikit_learns(own: Path, card: ClassifierCard) -> None:
+def test_macro_f1_of_independent_writers_emails_is_scikit_learns(
+    own: Path, card: ClassifierCard
+) -> None:
     emails = [email for name in KNOWN for email in corpus.ceiling_emails(name)]
     predictions = NgramClassifier(own).classify([email.body for email in emails])
     true, labels = [email.persona for email in emails], [p.label for p in predictions]
     expected = f1_score(true, labels, labels=KNOWN, average="macro")
     score = card.ceiling.score
-    assert (card.ceiling.author, card.ceiling.form) == ("strangers", "emails")
+    assert (card.ceiling.author, card.ceiling.form) == ("independent writers", "emails")
     assert score.macro_f1 == pytest.approx(expected)
     each = f1_score(true, labels, labels=KNOWN, average=None)
     assert [score.per_persona[name].f1 for name in KNOWN] == pytest.approx(each)
@@ -66,15 +68,15 @@ def test_a_shipped_instrument_is_not_scored_on_its_training_text() -> None:
     from charprobe_lite.convert.train.ngrams import training_texts
 
     trained = {text.text for text in training_texts()}
-    texts = card_texts("ngrams")
+    texts = card_texts("ngram")
     assert not trained & {text.text for text in texts}
-    assert {(text.author, text.form) for text in card_texts("kit")} > {
+    assert {(text.author, text.form) for text in card_texts("modernbert")} > {
         (text.author, text.form) for text in texts
     }
     introspection = {
         text.response for text in corpus.teacher_texts("humor", "subtle", "introspection")
     }
-    assert not introspection & {text.text for text in card_texts("kit")}
+    assert not introspection & {text.text for text in card_texts("modernbert")}
 
 
 def test_a_classifier_of_other_things_is_refused(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_the_document_fits_its_schema_and_the_tables_name_the_worst_persona(
     valid_json(document, "classifier-card")
     assert document["cards"] == [json.loads(json.dumps(card.as_json()))]
     shown = charprobe("classifier", "card", own, "--resamples", "200")
-    assert "strangers" in shown.stdout
+    assert "independent writers" in shown.stdout
     assert "what it was trained on is not known" in shown.stdout
 
 

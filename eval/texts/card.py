@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.texts.reader import ScoredText
 from charprobe_lite.eval.texts.scores import GroupScore, classify_texts, score_groups
 from charprobe_lite.models import corpus
+from charprobe_lite.models.catalogue import MODERNBERT, NGRAM
 from charprobe_lite.models.errors import BadInput, printable
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
 
 INTROSPECTION = ("subtle teacher", "introspection")
 REFLECTIONS, DIALOGUES = ("other writers", "reflections"), ("other writers", "dialogues")
-STRANGERS = ("strangers", "emails")
-TRAINING_TEXT = {
-    "kit": (INTROSPECTION,),
-    "ngrams": (INTROSPECTION, REFLECTIONS, DIALOGUES),
+INDEPENDENT = ("independent writers", "emails")
+TRAINING_TEXT: dict[str, tuple[tuple[str, str], ...]] = {
+    MODERNBERT: (INTROSPECTION,),
+    NGRAM: (INTROSPECTION, REFLECTIONS, DIALOGUES),
 }
 """The texts (author, form) of the corpus that a shipped instrument was trained on."""
-INSTRUMENTS = tuple(TRAINING_TEXT)
 BATCH = 32  # texts, a step of the progress bar
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Opens a bar with a name and a number of steps; calls of its function advance it by one."""
@@ -81,7 +81,7 @@ class ClassifierCard:
 
     ``missing`` are the personas that it has no label for, whose texts are left out.
     ``training_text`` (author, form) is what it was trained on, which is left out too; None where
-    that is not known. ``groups`` end with the emails by strangers.
+    that is not known. ``groups`` end with the emails by independent writers.
     """
 
     name: str
@@ -92,7 +92,7 @@ class ClassifierCard:
 
     @property
     def ceiling(self) -> CardGroup:
-        """The emails by strangers."""
+        """The emails by independent writers."""
         return self.groups[-1]
 
     def as_json(self) -> dict[str, Any]:
@@ -108,13 +108,13 @@ class ClassifierCard:
 
 
 def open_classifier(name: str) -> TextClassifier:
-    """``kit``, ``ngrams``, an ``.npz`` file of n-grams, or a folder with ONNX ModernBERT.
+    """``modernbert``, ``ngram``, an ``.npz`` file of n-grams, or a folder with ONNX ModernBERT.
 
     Raises BadInput for one that is missing or cannot be used.
     """
-    if name == "kit":
+    if name == MODERNBERT:
         return Classifier.kit()
-    if name == "ngrams":
+    if name == NGRAM:
         return NgramClassifier.kit()
     path = Path(name)
     return NgramClassifier(path) if path.suffix == ".npz" else Classifier(path)
@@ -160,12 +160,12 @@ def classifier_card(
 def card_texts(name: str, missing: Sequence[str] = ()) -> list[CardText]:
     """The texts that a classifier is scored on: none that it was trained on.
 
-    ``missing`` are personas to leave out. Those by strangers are the last.
+    ``missing`` are personas to leave out. Those by independent writers are the last.
     """
     groups = TRAINING_TEXT.get(name, ())
     texts = [text for persona in PERSONAS if persona not in missing for text in _texts(persona)]
     texts = [text for text in texts if (text.author, text.form) not in groups]
-    return sorted(texts, key=lambda text: (text.author, text.form) == STRANGERS)
+    return sorted(texts, key=lambda text: (text.author, text.form) == INDEPENDENT)
 
 
 def _texts(persona: str) -> Iterator[CardText]:
@@ -187,7 +187,7 @@ def _texts(persona: str) -> Iterator[CardText]:
         conversation = "\n\n".join(turn["content"] for turn in turns)
         yield CardText(*DIALOGUES, persona, f"{persona} conversation {number}", conversation)
     for email in corpus.ceiling_emails(persona):
-        yield CardText(*STRANGERS, persona, email.scenario, email.body)
+        yield CardText(*INDEPENDENT, persona, email.scenario, email.body)
 
 
 def _scored(text: CardText) -> ScoredText:
