@@ -11,7 +11,14 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.report import WrittenReport, figures, write_files, write_report
-from charprobe_lite.eval.report.figures import canvas, in_and_out, stages, waterfall
+from charprobe_lite.eval.report.figures import (
+    canvas,
+    in_and_out,
+    instruments,
+    reliability,
+    stages,
+    waterfall,
+)
 from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.models.errors import BadInput
@@ -24,7 +31,7 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: WrittenRe
     import pandas as pd
 
     names = {file.name for file in report.figures}
-    shown = ("id-ood", "stages", "personas", "gap", "confusion", "reliability")
+    shown = ("id-ood", "stages", "personas", "gap", "confusion")
     assert names == {f"{name}.{kind}" for name in shown for kind in ("svg", "png", "pdf")}
     for file in report.figures:
         if file.suffix == ".svg":
@@ -197,3 +204,42 @@ def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
             store.classify([(1, "humor", told)])
         with pytest.raises(BadInput, match=said):
             report_study(path)
+
+
+def test_both_instruments_and_the_ceiling_are_drawn_and_calibration_is_the_ceilings(
+    tmp_path: Path,
+) -> None:
+    chats = Cell("kit", "full", "chat", "Q8_0")
+    emails = Cell("kit", "full", "agentic_email", "Q8_0", "json", "on")
+    base = Cell("kit", "base", "agentic_email", "Q8_0", "json", "on")
+    ceiling = Cell("kit", "independent", "scenario_ceiling", None)
+    rollouts = [(base, None, "0", chat("text"), "neutral")]
+    for cell, label in ((chats, None), (emails, "neutral"), (ceiling, None)):
+        for persona in ("humor", "sarcasm"):
+            rollouts.append((cell, persona, "0", chat("text"), label or persona))
+    path = write_study(tmp_path / "s.sqlite", rollouts)
+    with Store(path) as store:
+        waiting = store.to_relabel("ngram")
+        store.relabel("ngram", [(w.rollout, w.persona or "neutral", {}) for w in waiting])
+    recorded = report_study(path)
+    by_ngram = waterfall.numbers(recorded).panels["kit, Q8_0: full, read by ngram"]
+    assert [step.level.value for step in by_ngram] == [1, 1, 1]
+    [by_modernbert] = [
+        steps for title, steps in waterfall.numbers(recorded).panels.items() if "ngram" not in title
+    ]
+    assert [step.level.value for step in by_modernbert] == [1, 0, 1]
+    # none of what the ceiling shows above the untrained base is left
+    retention = by_modernbert[1].retention
+    assert retention is not None
+    assert (retention.value, retention.ceiling) == (0, "scenario_ceiling")
+    assert list(reliability.numbers(recorded)) == ["kit: independent writers"]
+    readings = instruments.numbers(recorded)
+    assert readings is not None
+    [panel] = readings.panels.values()
+    assert {(r.cell, r.instrument) for r in panel} >= {
+        ("ceiling: independent writers", "ngram"),
+        ("agentic_email", "modernbert"),
+    }
+    assert recorded.instrument_notes[0].startswith("ngram: full, chat to agentic_email: falls;")
+    written = write_files(recorded, tmp_path / "report", {})
+    assert "What depends on the instrument" in written.page.read_text("utf-8")

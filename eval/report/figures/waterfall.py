@@ -101,7 +101,9 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
 
 
 def _cause(step: Step) -> str:
-    return step.difference.cause if step.difference else f"to {one_line(step.cell.label)}"
+    """What a step changes; where the study leaves conditions out, where it leads to."""
+    one = step.difference and " + " not in step.difference.cause
+    return step.difference.cause if step.difference and one else f"to {one_line(step.cell.label)}"
 
 
 def _note(step: Step) -> str:
@@ -188,8 +190,11 @@ FIGURE = Figure(
     name="gap",
     order=40,
     title="The gap, step by step",
-    alt="Waterfall: {study.metric} from chat to agentic_email, every step's change, and emails "
-    "that are certainly in character as the ceiling of what the classifier can see.",
+    alt="From left to right, each hanging bar is what one change alone does to {study.metric}, with "
+    "its 95% interval. Bars of emails by independent writers and the dashed line, if the study has "
+    "them, show what the classifier sees in emails that are certainly in character: it cannot be "
+    "expected to see more in an agent's email. Kept: the agent's share of that, from the untrained "
+    "base upwards.",
     caption="From chat to agent",
     numbers=numbers,
     draw=draw,
