@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.files import DATA, read_yaml
@@ -69,17 +69,26 @@ MODERNBERT, NGRAM = INSTRUMENTS
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 
+class AdapterKey(NamedTuple):
+    """Identifies an adapter; ``train_seed`` None where the catalogue names no seed of it."""
+
+    base: str
+    stage: str
+    persona: str
+    train_seed: int | None = None
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """Everything that has a name.
 
-    ``adapters`` by (base, stage, persona), ``classifiers`` by base, the user's before the shipped
-    one; ``user_catalogue`` is the user's file, if there is one.
+    ``classifiers`` by base, the user's before the shipped one; ``user_catalogue`` is the user's
+    file, if there is one.
     """
 
     bases: dict[str, Base]
     personas: tuple[str, ...]
-    adapters: dict[tuple[str, str, str], AdapterEntry]
+    adapters: dict[AdapterKey, AdapterEntry]
     classifiers: dict[str, ClassifierEntry]
     user_catalogue: Path | None = None
 
@@ -88,9 +97,24 @@ class Catalogue:
         require_known("--base", name, self.bases)
         return self.bases[name]
 
-    def adapter(self, base: str, stage: str, persona: str) -> AdapterEntry | None:
-        """The adapter of a persona's stage; None for the base stage and where there is none."""
-        return self.adapters.get((base, stage, persona))
+    def adapter(
+        self, base: str, stage: str, persona: str, train_seed: int | None = None
+    ) -> AdapterEntry | None:
+        """The adapter of a persona's stage; None for the base stage and where there is none.
+
+        Without ``train_seed`` the one without a seed, or else that of the lowest seed.
+        """
+        if train_seed is None:
+            return next(iter(self.adapters_of(base, stage, persona)), None)
+        return self.adapters.get(AdapterKey(base, stage, persona, train_seed))
+
+    def adapters_of(self, base: str, stage: str, persona: str) -> list[AdapterEntry]:
+        """The adapters of a persona's stage: the one without a seed, then by training seed."""
+        place = (base, stage, persona)
+        keys = [key for key in self.adapters if key[:3] == place]
+        # without a seed comes first
+        keys.sort(key=lambda key: -1 if key.train_seed is None else key.train_seed)
+        return [self.adapters[key] for key in keys]
 
     def repositories(self) -> list[str]:
         """The hub repositories that the catalogue names, each once."""
@@ -175,7 +199,8 @@ def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: Adapte
     classifier = catalogue.classifiers.get(adapters.base)
     labels = classifier.labels if classifier else []
     for adapter in adapters.entries():
-        persona, key = adapter.persona, (adapter.base, adapter.stage, adapter.persona)
+        persona = adapter.persona
+        key = AdapterKey(adapter.base, adapter.stage, persona, adapter.train_seed)
         _require_listed(f"{place}.personas", persona, catalogue.personas, "personas")
         reader = f"{place}.personas: no classifier of base {adapter.base}"
         _require_label(reader, persona, labels)
@@ -183,9 +208,12 @@ def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: Adapte
         catalogue.adapters[key] = adapter.relative_to(file.parent)
 
 
-def _require_new(place: str, key: str | tuple[str, ...], keys: Container[object]) -> None:
+def _require_new(place: str, key: str | AdapterKey, keys: Container[object]) -> None:
     if key in keys:
-        name = key if isinstance(key, str) else " ".join(key)
+        name = key
+        if isinstance(key, AdapterKey):
+            seed = [] if key.train_seed is None else [f"train_seed {key.train_seed}"]
+            name = " ".join([*key[:3], *seed])
         raise BadInput(
             f"{place}: {name!r} appears twice; shipped names count too: "
             "choose another, or leave it out"

@@ -1,6 +1,7 @@
 """The schema of a catalogue file: bases, personas, adapters and classifiers."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -13,7 +14,9 @@ from charprobe_lite.models.record import Record
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 # no "..", no glob: it becomes a path in the cache and a pattern of the download
-Folder = Annotated[str, Field(pattern=r"^(\w[\w.-]*|\{persona\})(/(\w[\w.-]*|\{persona\}))*$")]
+PART = r"(\{persona\}|\{train_seed\}|\w[\w.-]*(\{train_seed\}[\w.-]*)?)"
+Folder = Annotated[str, Field(pattern=rf"^{PART}(/{PART})*$")]
+TrainSeed = Annotated[int, Field(ge=0, lt=2**63)]
 Architecture = Literal["llama", "qwen2", "gemma3"]
 Kind = Literal["base", "adapter", "classifier"]
 AdapterStage = Literal["distillation", "full"]
@@ -94,13 +97,18 @@ class Base(Source):
 
 
 class AdapterSource(Source):
-    """LoRAs of one base and stage: PEFT folders, or GGUF files."""
+    """LoRAs of one base and stage: PEFT folders, or GGUF files.
+
+    ``train_seed`` is the seed that they were trained with; it tells apart several adapters of one
+    base, stage and persona.
+    """
 
     kind: ClassVar[Kind] = "adapter"
 
     base: Name
     stage: AdapterStage
     rank: int | None = Field(default=None, gt=0, le=65536)
+    train_seed: TrainSeed | None = None
 
 
 class AdapterEntry(AdapterSource):
@@ -110,9 +118,13 @@ class AdapterEntry(AdapterSource):
 
 
 class AdapterSet(AdapterSource):
-    """LoRAs of several personas; subfolder or path holds ``{persona}`` in place of each name."""
+    """LoRAs of several personas; subfolder or path holds ``{persona}`` in place of each name.
+
+    With ``train_seeds`` there is one of each seed, and ``{train_seed}`` stands for it.
+    """
 
     personas: list[Name] = Field(min_length=1)
+    train_seeds: list[TrainSeed] = Field(default=[], max_length=1000)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -121,17 +133,29 @@ class AdapterSet(AdapterSource):
             raise PydanticCustomError(
                 "apart", "several personas in one place; put {persona} into subfolder or path"
             )
+        if self.train_seeds and self.train_seed is not None:
+            raise PydanticCustomError("apart", "give either train_seed or train_seeds")
+        if len(self.train_seeds) > 1 and "{train_seed}" not in place:
+            raise PydanticCustomError(
+                "apart", "several seeds in one place; put {train_seed} into subfolder or path"
+            )
+        if "{train_seed}" in place and not self.train_seeds and self.train_seed is None:
+            raise PydanticCustomError("apart", "{train_seed} without a seed; add train_seeds")
         return self
 
     def entries(self) -> Iterator[AdapterEntry]:
-        shared = self.model_dump(exclude={"personas"})
-        for persona in self.personas:
+        shared = self.model_dump(exclude={"personas", "train_seeds"})
+        seeds: list[int | None] = [*self.train_seeds] or [self.train_seed]
+        for seed, persona in product(seeds, self.personas):
             places = {
-                field: str(shared[field]).replace("{persona}", persona)
+                field: str(shared[field])
+                .replace("{persona}", persona)
+                .replace("{train_seed}", str(seed))
                 for field in ("subfolder", "path")
                 if shared[field] is not None
             }
-            yield AdapterEntry.model_validate({**shared, **places, "persona": persona})
+            own = {"persona": persona, "train_seed": seed}
+            yield AdapterEntry.model_validate({**shared, **places, **own})
 
 
 class ClassifierEntry(Source):

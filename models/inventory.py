@@ -24,8 +24,8 @@ def inventory(catalogue: Catalogue, context: int, parallel: int) -> dict[str, An
     ``quants`` of a base are estimates in bytes, for ``parallel`` sequences of ``context`` tokens.
     """
     adapters = [
-        {"base": base, "stage": stage, "persona": persona, **_entry(entry, catalogue.bases[base])}
-        for (base, stage, persona), entry in catalogue.adapters.items()
+        {**key._asdict(), **_entry(entry, catalogue.bases[key.base])}
+        for key, entry in catalogue.adapters.items()
     ]
     classifiers = [
         {"base": base, "name": entry.name, "labels": entry.labels, **_entry(entry)}
@@ -136,13 +136,15 @@ def _adapters(
     named = [name.strip() for name in ",".join(personas).split(",")]
     adapters: list[AdapterEntry] = []
     for persona in select_names(personas, catalogue.personas, "--persona", NAMED_ONLY):
-        entries = [catalogue.adapter(base, stage, persona) for stage in stages]
-        if not any(entries) and persona in named and stages != ["base"]:
+        entries = [
+            entry for stage in stages for entry in catalogue.adapters_of(base, stage, persona)
+        ]
+        if not entries and persona in named and stages != ["base"]:
             raise BadInput(
                 f"--persona {persona}: {base} has no adapter of it in stage {', '.join(stages)}; "
                 + SEE_LIST
             )
-        adapters += filter(None, entries)
+        adapters += entries
     return adapters
 
 

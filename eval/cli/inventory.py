@@ -32,7 +32,10 @@ def _adapters(adapters: list[dict[str, Any]]) -> Table:
         adapters, lambda row: (row["base"], row["stage"], row["repository"] or "local")
     ):
         rows = list(group)
-        personas = rows[0]["persona"] if len(rows) == 1 else str(len(rows))
+        names = list(dict.fromkeys(row["persona"] for row in rows))
+        seeds = {row["train_seed"] for row in rows} - {None}
+        personas = names[0] if len(names) == 1 else str(len(names))
+        personas += f", {len(seeds)} training seeds" if len(seeds) > 1 else ""
         table.add_row(base, stage, personas, *_places(rows))
     return table
 

@@ -27,7 +27,7 @@ def test_published_checkpoints_are_where_they_were_published(
 ) -> None:
     adapters = {
         (stage, persona): (entry.repository, entry.subfolder, entry.gated)
-        for (of, stage, persona), entry in shipped.adapters.items()
+        for (of, stage, persona, _), entry in shipped.adapters.items()
         if of == base
     }
     assert adapters == {
