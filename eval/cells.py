@@ -37,7 +37,7 @@ class Cell:
     @property
     def pooled(self) -> Cell:
         """The cell over all training seeds."""
-        return replace(self, train_seed=None)
+        return self if self.train_seed is None else replace(self, train_seed=None)
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.runner import plan, run
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
-from charprobe_lite.eval.study.variants import Variant
+from charprobe_lite.eval.study.variants import CheckpointKey, Variant
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.errors import BadInput
@@ -24,12 +24,12 @@ from charprobe_lite.models.personas import PERSONAS
 
 
 def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]) -> VariantFiles:
-    pairs = [(stage, persona) for stage in stages for persona in personas]
+    keys = [CheckpointKey(stage, persona) for stage in stages for persona in personas]
     return VariantFiles(
-        Variant("kit", "Q8_0", "runtime", pairs),
+        Variant("kit", "Q8_0", "runtime", keys),
         kit.kit_folder() / "classifier",
         kit.load_kit().classifier_file,
-        dict.fromkeys(pairs, checkpoint),
+        dict.fromkeys(keys, checkpoint),
     )
 
 

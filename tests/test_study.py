@@ -23,7 +23,7 @@ from charprobe_lite.eval.study.cost import fit_budget, within_budget
 from charprobe_lite.eval.study.file import read_specs
 from charprobe_lite.eval.study.grid import Task, tasks_of
 from charprobe_lite.eval.study.spec import parse_spec, resolve
-from charprobe_lite.eval.study.variants import Variant, variants_of
+from charprobe_lite.eval.study.variants import CheckpointKey, Variant, variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
@@ -31,7 +31,7 @@ from charprobe_lite.runtime.backend import Completion
 from tests.conftest import ValidJson
 
 PERSONAS = ["humor", "remorse"]
-THERE = [(stage, persona) for stage in ("base", "full") for persona in PERSONAS]
+THERE = [CheckpointKey(stage, persona) for stage in ("base", "full") for persona in PERSONAS]
 GRID = [
     Variant("kit", quant, lora, THERE)
     for quant in ("F16", "Q4_0")

@@ -50,6 +50,13 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
     help="Personas as adapters on one loaded base, or merged before quantizing [default: "
     "runtime]; both in one study share the base stage.",
 )
+@click.option(
+    "--train-seed",
+    multiple=True,
+    metavar="N[,N]",
+    help="Training seeds: an adapter of each for every persona, from a catalogue of your own; "
+    "their luck is then in the intervals [default: one adapter each].",
+)
 @run_options
 @backend_options
 @verify_option

@@ -49,7 +49,8 @@ def write(study: Study, folder: Path, transcripts: Transcripts | None) -> None:
         except (ValueError, OverflowError) as error:
             raise BadInput(f"{study.path}: {cell.label}: {first_problem(error)}") from None
         # the names of a cell come out of the same file
-        readable = re.sub(r"[^\w.-]+", "-", f"{cell.stage}-{cell.label}")[:80]
+        seed = "" if cell.train_seed is None else f"-seed{cell.train_seed}"
+        readable = re.sub(r"[^\w.-]+", "-", f"{cell.stage}{seed}-{cell.label}")[:80]
         logs.write_eval_log(log, folder / f"{number:02d}-{readable}.eval")
 
 

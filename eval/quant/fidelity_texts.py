@@ -87,7 +87,10 @@ def _reference_texts(
     for kind, name in KINDS.items():
         # of the ways to call tools the first
         mode = load_condition(name).call_modes(spec.formats, spec.grammars)[0]
-        cell = Cell(reference.base, stage, name, reference.quant, *mode, reference.lora)
+        cell = Cell(
+            *(reference.base, stage, name, reference.quant, *mode, reference.lora),
+            train_seed=reference.train_seed,
+        )
         for persona in personas:
             for item in _share(items.get(name, []), persona, limit):
                 row = rows.get((cell, persona, item.id))

@@ -23,6 +23,7 @@ from charprobe_lite.eval.store.records import RecordedText, TextKey
 from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, with_speed
 from charprobe_lite.eval.study.run import Display, run_rollouts
 from charprobe_lite.eval.study.spec import StudySpec
+from charprobe_lite.eval.study.variants import CheckpointKey
 from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
@@ -186,8 +187,9 @@ def _read(reading: _Reading, spec: StudySpec) -> Iterator[list[RecordedText]]:
     """The records of each text; a pair of models is loaded once, whatever their adapters."""
     groups: dict[Any, dict[Any, list[Conversation]]] = {}
     for text in reading.texts:
-        role = reading.files.most_trained, text.persona or spec.personas[0]
-        files = (variant.checkpoints[role].files for variant in (reading.reference, reading.files))
+        persona = text.persona or spec.personas[0]
+        key = CheckpointKey(reading.files.most_trained, persona, reading.files.train_seed)
+        files = (variant.checkpoints[key].files for variant in (reading.reference, reading.files))
         models, adapters = zip(*files, strict=True)
         groups.setdefault(models, {}).setdefault(adapters, []).append(text)
     options: dict[str, Any] = {"context": spec.context, "threads": spec.threads}

@@ -188,7 +188,8 @@ def _merged_spec(provenances: list[dict[str, Any]]) -> dict[str, Any] | None:
     """
     recorded = [values.get(SPEC) for values in provenances]
     specs = [spec for spec in recorded if isinstance(spec, dict)]
-    grids = [[spec.get(name) for name in GRID] for spec in specs]
+    # a study of before there were training seeds has none
+    grids = [[*map(spec.get, GRID), spec.get("train_seed") or []] for spec in specs]
     if len(specs) < len(recorded) or any(grid != grids[0] for grid in grids):
         return None
     return {**specs[0], "shard": None}

@@ -17,6 +17,7 @@ from charprobe_lite.eval.study.cost import forecast
 from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
 from charprobe_lite.eval.study.variants import (
     MERGED,
+    CheckpointKey,
     CheckpointNeed,
     Variant,
     checkpoint_name,
@@ -54,7 +55,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class VariantFiles:
-    """The files of a variant: a checkpoint per (stage, persona), and one classifier.
+    """The files of a variant: its checkpoints, and one classifier.
 
     ``classifier_file`` is the .onnx file in the folder ``classifier``, None for its first.
     """
@@ -62,7 +63,7 @@ class VariantFiles:
     variant: Variant
     classifier: Path
     classifier_file: str | None
-    checkpoints: dict[tuple[str, str], Checkpoint]
+    checkpoints: dict[CheckpointKey, Checkpoint]
 
     @property
     def base(self) -> str:
@@ -77,7 +78,7 @@ class VariantFiles:
     @property
     def most_trained(self) -> str:
         """The most trained stage that has a checkpoint."""
-        return max((stage for stage, _ in self.checkpoints), key=STAGES.index)
+        return max((key.stage for key in self.checkpoints), key=STAGES.index)
 
     @property
     def lora(self) -> str | None:
@@ -87,8 +88,17 @@ class VariantFiles:
     @property
     def example(self) -> Checkpoint:
         """The checkpoint of the first persona in the most trained stage."""
+        return self.checkpoints[self._example_key]
+
+    @property
+    def train_seed(self) -> int | None:
+        """The training seed of the ``example``."""
+        return self._example_key.train_seed
+
+    @property
+    def _example_key(self) -> CheckpointKey:
         stage = self.most_trained
-        return next(each for (name, _), each in self.checkpoints.items() if name == stage)
+        return next(key for key in self.checkpoints if key.stage == stage)
 
     @property
     def models(self) -> list[Path]:
@@ -100,8 +110,8 @@ class VariantFiles:
     def served(self) -> dict[str, str]:
         """The names of the models on a server, by "base" or "stage/persona"."""
         return {
-            stage if stage == "base" else f"{stage}/{persona}": checkpoint.adapter
-            for (stage, persona), checkpoint in self.checkpoints.items()
+            key.stage if key.stage == "base" else str(key): checkpoint.adapter
+            for key, checkpoint in self.checkpoints.items()
             if isinstance(checkpoint.adapter, str)
         }
 
@@ -112,15 +122,15 @@ class VariantFiles:
         a file that cannot be read.
         """
         hashes: dict[str, str | None] = {}
-        for (stage, persona), checkpoint in self.checkpoints.items():
+        for key, checkpoint in self.checkpoints.items():
             if isinstance(checkpoint.model, str) or isinstance(checkpoint.adapter, str):
                 continue  # on a server
             role = f"model {self.quant}"
-            is_merged = self.variant.lora == MERGED and stage != "base"
-            hashes[f"{role} {stage}/{persona}" if is_merged else role] = _digest(checkpoint.model)
-            if stage != "base" and not is_merged:
+            is_merged = self.variant.lora == MERGED and key.stage != "base"
+            hashes[f"{role} {key}" if is_merged else role] = _digest(checkpoint.model)
+            if key.stage != "base" and not is_merged:
                 adapter = checkpoint.adapter
-                hashes[f"adapter {stage}/{persona}"] = _digest(adapter) if adapter else None
+                hashes[f"adapter {key}"] = _digest(adapter) if adapter else None
         for path in classifier_files(self.classifier, self.classifier_file):
             role = "classifier" if path.suffix == ".onnx" else f"classifier {path.name}"
             hashes[role] = _digest(path)
@@ -191,7 +201,7 @@ def _catalogue_files(
     needs = list(checkpoint_needs(spec, variant, catalogue))
     if needs:
         _note_requantized(variant, catalogue, note)
-    checkpoints = {(n.stage, n.persona): _checkpoint(spec, n, note, bar) for n in needs}
+    checkpoints = {need.key: _checkpoint(spec, need, note, bar) for need in needs}
     classifier, file = _classifier(spec, variant.base, catalogue, note)
     return VariantFiles(variant, classifier, file, checkpoints)
 
@@ -206,7 +216,7 @@ def _checkpoint(
     )
     if need.adapter is None:
         return Checkpoint(path)
-    name = checkpoint_name(model.base.name, need.stage, need.persona)
+    name = checkpoint_name(model.base.name, need.key)
     return Checkpoint(path, prepare_adapter(name, _file(need.adapter), base, note=note))
 
 
@@ -233,8 +243,7 @@ def _own_files(spec: StudySpec, variant: Variant, note: Notify) -> VariantFiles:
     if adapter:
         adapter = prepare_adapter(f"{variant.base}-own", adapter, spec.gguf, note=note)
     checkpoints = {
-        (stage, persona): Checkpoint(spec.gguf, adapter if stage != "base" else None)
-        for stage, persona in variant.pairs
+        key: Checkpoint(spec.gguf, adapter if key.stage != "base" else None) for key in variant.keys
     }
     return VariantFiles(variant, *_kit_classifier(), checkpoints)
 
@@ -242,13 +251,13 @@ def _own_files(spec: StudySpec, variant: Variant, note: Notify) -> VariantFiles:
 def _served_files(spec: StudySpec, variant: Variant) -> VariantFiles:
     """Models on a server and the kit's classifier. Raises BadInput for one without a name."""
     names, checkpoints = served_names(spec.models), {}
-    for stage, persona in variant.pairs:
-        role = (stage, "" if stage == "base" else persona)
+    for key in variant.keys:
+        role = (key.stage, "" if key.stage == "base" else key.persona)
         name = names.get(ANY_CHECKPOINT) or names.get(role)
         if not name:
             missing = "/".join(filter(None, role))
             raise BadInput(f"--model: no name for {missing}; add --model {missing}=NAME")
-        checkpoints[stage, persona] = Checkpoint(spec.base_url or "", name)
+        checkpoints[key] = Checkpoint(spec.base_url or "", name)
     return VariantFiles(variant, *_kit_classifier(), checkpoints)
 
 

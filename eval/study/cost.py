@@ -15,6 +15,7 @@ from charprobe_lite.eval.study.grid import tasks_of
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import (
+    CheckpointKey,
     CheckpointNeed,
     ModelNeed,
     Variant,
@@ -230,10 +231,10 @@ def _source_lines(
     if needs:
         lines["base"] = _source_line(f"base {base.name}", base, base)
     for need in needs:
-        entry = need.adapter or need.model.adapters[-1] if need.stage != "base" else None
+        entry = need.adapter or need.model.adapters[-1] if need.key.stage != "base" else None
         if not isinstance(entry, AdapterEntry):
             continue
-        line = _source_line(f"adapter {need.stage} {need.persona}", entry, base)
+        line = _source_line(f"adapter {_key_label(need.key)}", entry, base)
         if need.adapter and not _is_converted(need, entry):
             size = adapter_parameters(base.shape, entry.rank) if base.shape and entry.rank else 0
             line = _converted(line, 2 * size, _seconds(size / ADAPTER))
@@ -270,12 +271,16 @@ def _is_converted(need: CheckpointNeed, entry: AdapterEntry) -> bool:
     source, base = local_path(entry), local_path(need.model.base)
     if source is None or not source.is_dir():
         return source is not None
-    name = checkpoint_name(need.model.base.name, need.stage, need.persona)
+    name = checkpoint_name(need.model.base.name, need.key)
     return base is not None and adapter_file(name, source, base).is_file()
 
 
 def _model_label(model: ModelNeed) -> str:
-    return " ".join(filter(None, ["model", model.quant, model.stage or "base", model.persona]))
+    return f"model {model.quant} {_key_label(model.key) if model.key else 'base'}"
+
+
+def _key_label(key: CheckpointKey) -> str:
+    return str(key).replace("/", " ")
 
 
 def _model_line(label: str, model: ModelNeed, verify: bool, exact: Collection[str]) -> Line:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from charprobe_lite.eval.cells import Cell, RolloutKey
@@ -11,7 +11,7 @@ from charprobe_lite.eval.conditions import load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, Item
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.study.spec import StudySpec
-from charprobe_lite.eval.study.variants import Variant
+from charprobe_lite.eval.study.variants import CheckpointKey, Variant, train_seeds
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.errors import BadInput
@@ -32,7 +32,7 @@ class Task:
     """One rollout of the grid.
 
     The persona is None in the base stage, whose rollouts all personas share; controls name it there
-    too. ``checkpoint`` is the (stage, persona) that the rollout runs on.
+    too. ``checkpoint`` is the key of that which the rollout runs on.
     """
 
     cell: Cell
@@ -40,7 +40,7 @@ class Task:
     item: Item
     seed: int
     sample: int
-    checkpoint: tuple[str, str]
+    checkpoint: CheckpointKey
 
     @property
     def key(self) -> RolloutKey:
@@ -87,13 +87,20 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | No
             if trains and stage not in spec.stages:
                 continue
             quant, lora = (variant.quant, variant.lora) if trains else (None, None)
-            cell = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
-            for persona in spec.personas if stage != "base" or rules.stages else [None]:
+            any_seed = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
+            personas = spec.personas if stage != "base" or rules.stages else [None]
+            for seed, persona in product(train_seeds(spec, stage), personas):
                 # not every persona is published in every stage, or known to every control
                 if rules.stages and persona not in rules.personas:
                     continue
-                if not trains or (stage, persona or spec.personas[0]) in variant.pairs:
+                cell = replace(any_seed, train_seed=seed)
+                if not trains or _checkpoint_key(spec, cell, persona) in variant.keys:
                     yield cell, persona
+
+
+def _checkpoint_key(spec: StudySpec, cell: Cell, persona: str | None) -> CheckpointKey:
+    """The checkpoint that rollouts run on; the first persona's where all share it."""
+    return CheckpointKey(cell.stage, persona or spec.personas[0], cell.train_seed)
 
 
 def items_of(spec: StudySpec) -> dict[str, list[Item]]:
@@ -146,7 +153,7 @@ def _cell_tasks(
     names = [cell.base, cell.stage, cell.condition, persona or ""]
     if cell.format and cell.grammar and (cell.format, cell.grammar) != ("json", "on"):
         names += [cell.format, cell.grammar]
-    checkpoint = (cell.stage, persona or spec.personas[0])
+    checkpoint = _checkpoint_key(spec, cell, persona)
     for item, sample in product(items, range(spec.repeats if cell.quant else 1)):
         seed = spec.seed + sample  # as published: every request of a study draws the same
         if spec.seeds == "rollout":
@@ -157,7 +164,8 @@ def _cell_tasks(
 def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
     """A 63-bit seed from the study's seed, the cell's names, the item and the sample number.
 
-    The quant type is left out on purpose: every quant type meets the same randomness.
+    The quant type and the training seed are left out on purpose: every quant type and every adapter
+    of a persona meet the same randomness, so their rollouts are paired.
     """
     return _hash(str(study_seed), *cell, item, str(sample)) >> 1
 
@@ -165,9 +173,9 @@ def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
 def in_shard(shard: tuple[int, int], persona: str | None, item: str, sample: int) -> bool:
     """Whether a rollout is in part ``n`` of ``of``; every rollout is in exactly one of them.
 
-    Stage, condition and quant type are left out on purpose, and the scaffold of a published task:
-    rollouts that are compared with each other stay in one part, so that each part gives paired
-    differences of its own.
+    Stage, condition, quant type and training seed are left out on purpose, and the scaffold of a
+    published task: rollouts that are compared with each other stay in one part, so that each part
+    gives paired differences of its own.
     """
     number, of = shard
     return _hash(persona or "", task_of(item), str(sample)) % of == number - 1

@@ -61,9 +61,10 @@ class Counts(Progress):
         return self._done[cell] + self._ended[cell]
 
     def name(self, cell: Cell) -> str:
-        """Stage and condition; the quant type too, where the study has several."""
+        """Stage, training seed and condition; the quant type too, where the study has several."""
         has_several = len({cell.quant for cell in self.totals} - {None}) > 1
-        names = [cell.stage, cell.label, cell.quant if has_several else None]
+        seed = None if cell.train_seed is None else f"seed {cell.train_seed}"
+        names = [cell.stage, seed, cell.label, cell.quant if has_several else None]
         return " ".join(filter(None, names))
 
     def is_complete(self, cell: Cell) -> bool:

@@ -162,6 +162,8 @@ def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in ASSUMED if name != "instrument"},
         **instrument_pins(spec),
         **({} if spec.is_served else {"context": spec.context}),
+        # what its files read is recorded without a training seed
+        **({"train_seed": list(spec.train_seeds)} if spec.is_quant_study else {}),
         **{f"served {role}": name for each in variants for role, name in each.served.items()},
         **{f"sha256 {name}": digest for name, digest in inputs.items()},
         **{f"sha256 {role}": d for each in variants for role, d in each.hashes().items()},

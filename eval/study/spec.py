@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.protocols import load_protocol
@@ -56,8 +57,18 @@ def _limits(value: Any) -> Any:
     return {"prompts": value, "scenarios": value} if isinstance(value, int | str) else value
 
 
+def _number_list(value: Any) -> Any:
+    """Numbers once each, in order; a text may hold several, separated by commas."""
+    values = value if isinstance(value, list | tuple) else [value]
+    parts = [part for each in values for part in (str(each).split(",") if each != "" else ())]
+    if not all(part.strip().isdecimal() for part in parts):
+        raise PydanticCustomError("numbers", "give whole numbers from 0, such as 0,1,2")
+    return sorted({int(part) for part in parts})
+
+
 Name = Annotated[str, Field(max_length=1000)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_name_list), Field(max_length=200)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Part = Annotated[int, Field(ge=1, le=10**6)]
 Count = Annotated[
     Annotated[int, Field(ge=1, le=10**9)] | None,
@@ -77,7 +88,8 @@ class StudySpec(Record):
 
     Each field is an option of ``eval``, a key of a study file and an argument of ``run_study``.
     Fields that are not given have the values of the ``protocol``. ``base`` None is the embedded
-    base, or the model that ``gguf`` or ``models`` names. With
+    base, or the model that ``gguf`` or ``models`` names. With ``train_seeds`` every persona has an
+    adapter of each of these seeds, which the catalogue tells apart; without, one. With
     ``texts`` (of each kind and persona, for every model file to read) it is a quantization study,
     whose differences from F16 count as none up to ``margin``. ``study`` is the file to write; a
     study does not record it.
@@ -92,6 +104,9 @@ class StudySpec(Record):
     grammars: Names = Field(("on",), alias="grammar")
     quants: Names = Field((defaults.QUANT,), alias="quant")
     lora_modes: Names = Field(("runtime",), alias="lora")
+    train_seeds: Annotated[
+        tuple[Seed, ...], BeforeValidator(_number_list), Field(max_length=1000)
+    ] = Field((), alias="train_seed")
     limit: Annotated[Limits, BeforeValidator(_limits)] = Limits()
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
@@ -216,10 +231,11 @@ def protocol_values(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def resolve(spec: StudySpec) -> StudySpec:
     """The spec with every name checked, ``all`` expanded and the GPU layers known.
 
-    Raises BadInput for a name that is unknown.
+    Raises BadInput for a name that is unknown, and as `check_train_seeds`.
     """
     from charprobe_lite.runtime.device import gpu_layers
 
+    check_train_seeds(spec)
     is_given = "conditions" in spec.model_fields_set
     names = spec.conditions if is_given else _conditions(spec)
     conditions = select_names(names, condition_names(), "--condition")
@@ -236,6 +252,24 @@ def resolve(spec: StudySpec) -> StudySpec:
         instruments=_instruments(spec, personas),
         gpu_layers=0 if spec.is_served else gpu_layers(spec.device, spec.gpu_layers),
     )
+
+
+def check_train_seeds(spec: StudySpec) -> None:
+    """Raises BadInput for training seeds of models that the catalogue does not have, and for
+    several of a quantization study."""
+    if not spec.train_seeds:
+        return
+    other = {"--gguf": spec.gguf, "--adapter": spec.adapter, "--backend openai": spec.is_served}
+    for option, is_given in other.items():
+        if is_given:
+            raise BadInput(
+                f"--train-seed: tells apart adapters of the catalogue and does not apply to "
+                f"{option}; leave it out"
+            )
+    if spec.is_quant_study and len(spec.train_seeds) > 1:
+        raise BadInput(
+            "--train-seed: a quantization study takes one; name one, or use eval for several"
+        )
 
 
 def check_backend(spec: StudySpec) -> None:

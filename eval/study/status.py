@@ -72,12 +72,16 @@ class StudyStatus:
         from charprobe_lite.eval.scores.terminal import plain_table
 
         numbers = ["rollouts", *COUNTS[1:]]
-        table = plain_table(str(self.spec.study), ["stage", "condition", "quant"], numbers)
+        seed = ["train seed"] if any(s.cell.train_seed is not None for s in self.cells) else []
+        names = ["stage", *seed, "condition", "quant"]
+        table = plain_table(str(self.spec.study), names, numbers)
         for status in self.cells:
             cell = status.cell
-            table.add_row(cell.stage, cell.label, cell.quant or "-", *_counts(status))
+            trained = "-" if cell.train_seed is None else str(cell.train_seed)
+            place = [cell.stage, *([trained] if seed else []), cell.label, cell.quant or "-"]
+            table.add_row(*place, *_counts(status))
         table.add_section()
-        table.add_row("all", "", "", *_counts(*self.cells))
+        table.add_row("all", *[""] * (len(names) - 1), *_counts(*self.cells))
         return table
 
 

@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
 from charprobe_lite.models import kit
-from charprobe_lite.models.catalogue import EMBEDDED, Catalogue
+from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
@@ -17,42 +18,52 @@ SERVED = "served"
 """The quant type of what a server runs: the server does not tell it."""
 
 
+class CheckpointKey(NamedTuple):
+    """Identifies a checkpoint of a variant; ``train_seed`` None where the study names no seed."""
+
+    stage: str
+    persona: str
+    train_seed: int | None = None
+
+    def __str__(self) -> str:
+        seed = "" if self.train_seed is None else f" train_seed {self.train_seed}"
+        return f"{self.stage}/{self.persona}{seed}"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One quant type of a base with one way to apply adapters.
 
-    ``pairs`` are the (stage, persona) that have a checkpoint. ``lora`` is None where no adapter
-    is applied: on a server, and for a model file that is itself the checkpoint.
+    ``keys`` are those of its checkpoints. ``lora`` is None where no adapter is applied: on a
+    server, and for a model file that is itself the checkpoint.
     """
 
     base: str
     quant: str
     lora: str | None
-    pairs: Collection[tuple[str, str]]
+    keys: Collection[CheckpointKey]
 
 
 @dataclass(frozen=True)
 class ModelNeed:
     """A model file: the base with ``adapters`` merged in, as a quant type.
 
-    ``name`` is the stem of its name in the cache, ``stage`` and ``persona`` None where all
-    checkpoints share it. An adapter is a file of the user's or the kit's, or a catalogue entry.
+    ``name`` is the stem of its name in the cache, ``key`` None where all checkpoints share it. An
+    adapter is a file of the user's or the kit's, or a catalogue entry.
     """
 
     name: str
     base: Base
     adapters: tuple[AdapterEntry | Path, ...]
     quant: str
-    stage: str | None = None
-    persona: str | None = None
+    key: CheckpointKey | None = None
 
 
 @dataclass(frozen=True)
 class CheckpointNeed:
     """What one checkpoint runs on: a model file, and an adapter on top of it or None."""
 
-    stage: str
-    persona: str
+    key: CheckpointKey
     model: ModelNeed
     adapter: AdapterEntry | Path | None
 
@@ -64,9 +75,9 @@ def variants_of(spec: StudySpec, catalogue: Catalogue) -> list[Variant]:
     if spec.gguf:
         return [_own_variant(spec, spec.gguf)]
     base = spec.base or EMBEDDED
-    pairs = _catalogue_pairs(spec, base, catalogue)
+    keys = _catalogue_keys(spec, base, catalogue)
     return [
-        Variant(base, quant, lora, pairs) for quant, lora in product(spec.quants, spec.lora_modes)
+        Variant(base, quant, lora, keys) for quant, lora in product(spec.quants, spec.lora_modes)
     ]
 
 
@@ -75,22 +86,23 @@ def checkpoint_needs(
 ) -> Iterator[CheckpointNeed]:
     """The files that each checkpoint of a catalogue variant needs."""
     base, shared = catalogue.base(variant.base), tuple(merged_below(variant.base))
-    for stage, persona in variant.pairs:
+    for key in variant.keys:
         adapter: AdapterEntry | Path | None = None
-        if stage != "base":
-            adapter = spec.adapter or catalogue.adapter(variant.base, stage, persona)
+        if key.stage != "base":
+            adapter = spec.adapter or catalogue.adapter(variant.base, *key)
         if adapter and variant.lora == MERGED:
-            name = checkpoint_name(variant.base, stage, persona)
-            model = ModelNeed(name, base, (*shared, adapter), variant.quant, stage, persona)
-            yield CheckpointNeed(stage, persona, model, None)
+            name = checkpoint_name(variant.base, key)
+            model = ModelNeed(name, base, (*shared, adapter), variant.quant, key)
+            yield CheckpointNeed(key, model, None)
         else:
             model = ModelNeed(variant.base, base, shared, variant.quant)
-            yield CheckpointNeed(stage, persona, model, adapter)
+            yield CheckpointNeed(key, model, adapter)
 
 
-def checkpoint_name(base: str, stage: str, persona: str) -> str:
+def checkpoint_name(base: str, key: CheckpointKey) -> str:
     """The stem of what the cache holds for a checkpoint."""
-    return f"{base}-{stage}-{persona}"
+    seed = "" if key.train_seed is None else f"-seed{key.train_seed}"
+    return f"{base}-{key.stage}-{key.persona}{seed}"
 
 
 def merged_below(base: str) -> list[Path]:
@@ -98,8 +110,8 @@ def merged_below(base: str) -> list[Path]:
     return [kit.kit_folder() / kit.TOOL_USE] if base == EMBEDDED else []
 
 
-def _catalogue_pairs(spec: StudySpec, base: str, catalogue: Catalogue) -> list[tuple[str, str]]:
-    """Raises BadInput for a persona without any adapter."""
+def _catalogue_keys(spec: StudySpec, base: str, catalogue: Catalogue) -> list[CheckpointKey]:
+    """Raises BadInput for a persona without any adapter, and for one that lacks a seed's."""
     _refuse_shared_adapter(spec)
     pairs = [
         (stage, persona)
@@ -113,7 +125,23 @@ def _catalogue_pairs(spec: StudySpec, base: str, catalogue: Catalogue) -> list[t
                 f"--persona {persona}: {base} has no adapter for it in stage "
                 f"{', '.join(trained)}; see charprobe-lite models list"
             )
-    return pairs
+    keys = []
+    for stage, persona in pairs:
+        seeds = train_seeds(spec, stage)
+        keys += [CheckpointKey(stage, persona, seed) for seed in seeds]
+        for seed in seeds:
+            if seed is not None and not catalogue.adapter(base, stage, persona, seed):
+                raise BadInput(
+                    f"--train-seed {seed}: {base} has no adapter of {persona} in stage {stage} "
+                    f"with this seed; add one with train_seed: {seed} to your catalogue, under "
+                    "adapters"
+                )
+    return keys
+
+
+def train_seeds(spec: StudySpec, stage: str) -> Sequence[int | None]:
+    """The training seeds of a stage: the spec's, or None for none; the base is not trained."""
+    return spec.train_seeds if stage in STAGES[1:] and spec.train_seeds else [None]
 
 
 def _own_variant(spec: StudySpec, model: Path) -> Variant:
@@ -128,9 +156,9 @@ def _own_variant(spec: StudySpec, model: Path) -> Variant:
             f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
             "or add --adapter"
         )
-    pairs = list(product(spec.stages, spec.personas))
     lora = RUNTIME if spec.adapter else None
-    return Variant(spec.base or model.stem, weight_summary(model).name, lora, pairs)
+    keys = _product_keys(spec)
+    return Variant(spec.base or model.stem, weight_summary(model).name, lora, keys)
 
 
 def _served_variant(spec: StudySpec) -> Variant:
@@ -143,8 +171,11 @@ def _served_variant(spec: StudySpec) -> Variant:
         )
     first = names.get(("base", "")) or next(iter(names.values()))
     # a name on a server may be a path or a repository: its last part names the base
-    pairs = list(product(spec.stages, spec.personas))
-    return Variant(spec.base or PurePosixPath(first).name, SERVED, None, pairs)
+    return Variant(spec.base or PurePosixPath(first).name, SERVED, None, _product_keys(spec))
+
+
+def _product_keys(spec: StudySpec) -> list[CheckpointKey]:
+    return [CheckpointKey(*pair) for pair in product(spec.stages, spec.personas)]
 
 
 def _is_one_checkpoint(spec: StudySpec) -> bool:
