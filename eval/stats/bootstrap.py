@@ -1,9 +1,9 @@
 """The cluster bootstrap: intervals from resampled prompts, scenarios or texts."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,13 @@ class Estimate:
         return {"estimate": self.value, "ci": self.ends}
 
 
+class Unit(NamedTuple):
+    """What is resampled within its stratum, crossed with the clusters: an adapter of a persona."""
+
+    stratum: str
+    name: str
+
+
 class ClusterBootstrap(Generic[Name]):
     """How often each resample holds each cluster, for many tables of rows at once.
 
@@ -40,6 +47,13 @@ class ClusterBootstrap(Generic[Name]):
     cluster form a pool, and one draw serves all tables of a pool, so what they have in common
     cancels in a difference. Pools (prompts, scenarios) are drawn independently. A draw depends on
     ``seed`` and the clusters' names alone.
+
+    Rows may also belong to units, which are drawn within each stratum, independently of the
+    clusters; a row counts as the product of both draws (Owen 2007, "The pigeonhole bootstrap", Ann.
+    Appl. Stat. 1:386). Of n units n - 1 are drawn, each with weight n / (n - 1), so that the
+    variance of a mean is not too small for few units (Rao and Wu 1988, JASA 83:231). Where rows
+    differ mostly by chance the product counts that up to three times (Owen 2007, sec. 3): the
+    interval is then too wide. A stratum with one unit is not resampled.
     """
 
     def __init__(
@@ -47,8 +61,12 @@ class ClusterBootstrap(Generic[Name]):
         clusters: Mapping[Name, Sequence[str]],
         seed: int = 0,
         resamples: int = CLUSTER_RESAMPLES,
+        units: Mapping[Name, Sequence[Unit | None]] | None = None,
     ) -> None:
-        """``clusters``: the cluster of every row of every table; a table may be empty."""
+        """``clusters``: the cluster of every row of every table; a table may be empty.
+
+        ``units``: the unit of every row, None for a row without; nothing for a table without any.
+        """
         self._clusters = dict(clusters)
         self._positions, self._weights = {}, {}
         for tables, pool in _pools(clusters):
@@ -56,10 +74,20 @@ class ClusterBootstrap(Generic[Name]):
             positions = {cluster: n for n, cluster in enumerate(pool)}
             for name in tables:
                 self._weights[name], self._positions[name] = weights, positions
+        self._units = {name: column for name, column in (units or {}).items() if any(column)}
+        self._unit_weights = _draw_units(self._units.values(), seed, resamples)
 
-    def add_part(self, name: Name, whole: Name, clusters: Sequence[str]) -> None:
+    def add_part(
+        self,
+        name: Name,
+        whole: Name,
+        clusters: Sequence[str],
+        units: Sequence[Unit | None] = (),
+    ) -> None:
         """Add a table of some of the rows of ``whole``, drawn together with it."""
         self._clusters[name] = clusters
+        if any(units):
+            self._units[name] = units
         self._weights[name], self._positions[name] = self._weights[whole], self._positions[whole]
 
     def weights(self, name: Name) -> NDArray[np.float32]:
@@ -75,13 +103,32 @@ class ClusterBootstrap(Generic[Name]):
         index = [positions[cluster] for cluster in self._clusters[name]]
         return np.array(index, dtype=np.int64)
 
-    def interval(self, values: Floats, names: Sequence[Name], level: float = 0.95) -> Estimate:
+    def unit_rows(self, name: Name) -> dict[Unit | None, NDArray[np.int64]]:
+        """The rows of the table by resampled unit; None has the rest. Empty where none has one."""
+        units = [unit if unit in self._unit_weights else None for unit in self._units.get(name, ())]
+        rows: dict[Unit | None, list[int]] = {}
+        for row, unit in enumerate(units if any(units) else ()):
+            rows.setdefault(unit, []).append(row)
+        return {unit: np.array(numbers, dtype=np.int64) for unit, numbers in rows.items()}
+
+    def unit_weights(self, unit: Unit | None) -> Floats:
+        """The weight of a unit in each resample, (1 + resamples,), the first 1; all 1 for None."""
+        return np.ones(1) if unit is None else self._unit_weights[unit]
+
+    def interval(
+        self,
+        values: Floats,
+        names: Sequence[Name],
+        level: float = 0.95,
+        strata: Collection[str] | None = None,
+    ) -> Estimate:
         """The interval of ``values`` (1 + resamples,): the observed value, then the resamples'.
 
         ``names`` are the tables that the values depend on. Bias-corrected percentiles (Efron and
         Tibshirani 1993, sec. 14.3, with acceleration 0), because macro-F1 of few rows is biased,
         widened for few clusters as Hesterberg (2015, The American Statistician 69:371, "expanded
-        percentile") proposes. Where all clusters agree (nothing but hits) the width is 0.
+        percentile") proposes. Where all clusters agree (nothing but hits) the width is 0. Few
+        resampled units widen it alike, over all strata together or those in ``strata``.
         """
         from scipy.stats import norm, t
 
@@ -91,7 +138,8 @@ class ClusterBootstrap(Generic[Name]):
         clusters = max(2, min(len(set(self._clusters[name])) for name in names))
         below = ((resampled < observed).mean() + (resampled <= observed).mean()) / 2
         bias = norm.ppf(np.clip(below, 0.5 / resampled.size, 1 - 0.5 / resampled.size))
-        reach = t.ppf((1 + level) / 2, clusters - 1) * np.sqrt(clusters / (clusters - 1))
+        freedom = min([clusters - 1, *self._unit_freedom(names, strata)])
+        reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(clusters / (clusters - 1))
         low, high = np.quantile(resampled, norm.cdf([2 * bias - reach, 2 * bias + reach]))
         return Estimate(float(observed), float(low), float(high))
 
@@ -121,6 +169,14 @@ class ClusterBootstrap(Generic[Name]):
         if np.isnan(reach):  # all resamples are the bound
             reach = 0.0
         return float(stdtr(clusters - 1, -reach / np.sqrt(clusters / (clusters - 1))))
+
+    def _unit_freedom(self, names: Sequence[Name], strata: Collection[str] | None) -> Iterator[int]:
+        """Of each table with resampled units their number less that of their strata."""
+        for name in names:
+            units = {unit for unit in self._units.get(name, ()) if unit in self._unit_weights}
+            counted = [u for u in units if u and (strata is None or u.stratum in strata)]
+            if freedom := len(counted) - len({unit.stratum for unit in counted}):
+                yield freedom
 
 
 def _normal_score(resampled: Floats, value: float) -> float:
@@ -155,4 +211,24 @@ def _draw(pool: list[str], seed: int, resamples: int) -> NDArray[np.float32]:
     weights = np.ones((size, 1 + resamples), dtype=np.float32)
     for column in range(1, 1 + resamples if size else 1):
         weights[:, column] = np.bincount(generator.integers(0, size, size), minlength=size)
+    return weights
+
+
+def _draw_units(
+    columns: Iterable[Sequence[Unit | None]], seed: int, resamples: int
+) -> dict[Unit, Floats]:
+    """`ClusterBootstrap.unit_weights` of the units in strata with more than one of them."""
+    strata: dict[str, set[Unit]] = {}
+    for unit in {unit for column in columns for unit in column if unit}:
+        strata.setdefault(unit.stratum, set()).add(unit)
+    weights: dict[Unit, Floats] = {}
+    for stratum in sorted(strata):
+        units, size = sorted(strata[stratum]), len(strata[stratum])
+        if size < 2:
+            continue
+        digest = hashlib.sha256("\n".join([stratum, *(unit.name for unit in units)]).encode())
+        generator = np.random.default_rng([seed, int.from_bytes(digest.digest()[:8])])
+        draws = generator.multinomial(size - 1, [1 / size] * size, size=resamples)
+        columns_of = np.concatenate([np.ones((1, size)), draws * (size / (size - 1))]).T
+        weights |= zip(units, columns_of, strict=True)
     return weights

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
+from charprobe_lite.eval.stats.bootstrap import Estimate, Floats, Unit
 
 ROW_RESAMPLES = 1000
 BINS = 15
@@ -34,24 +35,49 @@ Statistic = Callable[[Counts], Floats]
 class Labels:
     """One cell's rows: true label, predicted label, and the prompt or scenario (cluster).
 
-    ``shared``: each text is a row for every true label, as in the base stage.
+    ``shared``: each text is a row for every true label, as in the base stage. ``train_seed`` is
+    that of the adapter of each row, None for none; empty without any.
     """
 
     true: Sequence[str]
     predicted: Sequence[str]
     cluster: Sequence[str]
     shared: bool = False
+    train_seed: Sequence[int | None] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[str, str, str]], shared: bool = False) -> Labels:
-        """The columns of rows (true, predicted, cluster)."""
+    def of(
+        cls,
+        rows: Sequence[tuple[str, str, str]],
+        shared: bool = False,
+        train_seeds: Sequence[int | None] = (),
+    ) -> Labels:
+        """The columns of rows (true, predicted, cluster), and the training seed of each."""
         true, predicted, cluster = ([row[column] for row in rows] for column in range(3))
-        return cls(true, predicted, cluster, shared)
+        is_any = any(seed is not None for seed in train_seeds)
+        return cls(true, predicted, cluster, shared, train_seeds if is_any else ())
 
     def of_classes(self, classes: Collection[str]) -> Labels:
         """The rows whose true label is one of ``classes``; any label may be predicted."""
-        rows = zip(self.true, self.predicted, self.cluster, strict=True)
-        return Labels.of([row for row in rows if row[0] in classes], self.shared)
+        return self._select([true in classes for true in self.true])
+
+    def by_train_seed(self) -> dict[int, Labels]:
+        """The rows of each training seed, in the order of the seeds."""
+        seeds = sorted({seed for seed in self.train_seed if seed is not None})
+        return {seed: self._select([each == seed for each in self.train_seed]) for seed in seeds}
+
+    @property
+    def adapters(self) -> list[Unit | None]:
+        """The adapter of each row, a unit of its persona; empty without training seeds."""
+        pairs = zip(self.true, self.train_seed, strict=True) if self.train_seed else ()
+        return [None if seed is None else Unit(true, str(seed)) for true, seed in pairs]
+
+    def _select(self, kept: Sequence[bool]) -> Labels:
+        true, predicted, cluster = (
+            list(compress(column, kept)) for column in (self.true, self.predicted, self.cluster)
+        )
+        seeds = list(compress(self.train_seed, kept)) or ()
+        return Labels(true, predicted, cluster, self.shared, seeds)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ bootstrap, so a difference between two metrics of the same prompts, scenarios or
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -17,6 +17,7 @@ from charprobe_lite.eval.stats.bootstrap import (
     Estimate,
     Floats,
     Name,
+    Unit,
 )
 from charprobe_lite.eval.stats.classification import Labels, Statistic, accuracies, macro_f1s
 from charprobe_lite.eval.stats.power import Power
@@ -34,13 +35,15 @@ class Metric:
     ``values`` (rows, columns), a numpy or a sparse array, are added up; ``of`` turns sums
     (n, columns) into numbers (n,), NaN where there is no row. ``cluster`` (rows,) names each row's
     prompt, scenario or text. ``observations`` counts what a share from 0 to 1 is a share of, so
-    that its interval always has a width, see `ResampledMetrics.interval`.
+    that its interval always has a width, see `ResampledMetrics.interval`. ``unit`` is each row's
+    adapter where a persona has several, see `ClusterBootstrap`; empty without any.
     """
 
     cluster: Sequence[str]
     values: Any
     of: Callable[[Floats], Floats]
     observations: int | None = None
+    unit: Sequence[Unit | None] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class ResampledMetrics(Generic[Name]):
     ) -> None:
         self.metrics = dict(metrics)
         clusters = {name: metric.cluster for name, metric in metrics.items()}
-        self.bootstrap = ClusterBootstrap(clusters, seed, resamples)
+        units = {name: metric.unit for name, metric in metrics.items()}
+        self.bootstrap = ClusterBootstrap(clusters, seed, resamples, units)
         self._replicates: dict[Name, Floats] = {}
 
     def __contains__(self, name: Name) -> bool:
@@ -150,11 +154,19 @@ class ResampledMetrics(Generic[Name]):
     def add_part(self, name: Name, whole: Name, metric: Metric) -> None:
         """Add a metric of some of the rows of ``whole``, resampled together with it."""
         self.metrics[name] = metric
-        self.bootstrap.add_part(name, whole, metric.cluster)
+        self.bootstrap.add_part(name, whole, metric.cluster, metric.unit)
 
     def totals(self, name: Name) -> Floats:
         """The sums of the observed rows, then of the resamples, (1 + resamples, columns)."""
-        totals = self._cluster_sums(name) @ self.bootstrap.weights(name)
+        weights = self.bootstrap.weights(name)
+        if rows_by_unit := self.bootstrap.unit_rows(name):
+            totals = np.zeros((self.metrics[name].values.shape[1], weights.shape[1]))
+            for unit, rows in rows_by_unit.items():
+                sums = self._cluster_sums(name, rows)
+                columns = np.unique(sums.nonzero()[0])  # few: a unit has one true label
+                totals[columns] += (sums[columns] @ weights) * self.bootstrap.unit_weights(unit)
+            return totals.T
+        totals = self._cluster_sums(name) @ weights
         return np.asarray(totals.astype(np.float64, copy=False).T)
 
     def replicates(self, name: Name) -> Floats:
@@ -196,14 +208,20 @@ class ResampledMetrics(Generic[Name]):
         without = self._of(name, (sums.sum(axis=1, keepdims=True) - sums).T)
         return np.where(occupied, count * total - (count - 1) * without, np.nan)
 
-    def interval(self, values: Floats, names: Sequence[Name], level: float = 0.95) -> Estimate:
+    def interval(
+        self,
+        values: Floats,
+        names: Sequence[Name],
+        level: float = 0.95,
+        strata: Collection[str] | None = None,
+    ) -> Estimate:
         """That of `ClusterBootstrap.interval`, but never without width for shares.
 
         Where no cluster differs from another the bootstrap sees no doubt at all. Then the ends are
         what n observations without a single event leave possible, 1 - ((1 - level) / 2)^(1 / n),
         3 / n for 90% (Hanley and Lippman-Hand 1983, JAMA 249:1743, the "rule of three").
         """
-        estimate = self.bootstrap.interval(values, names, level)
+        estimate = self.bootstrap.interval(values, names, level, strata)
         observations = self._observations(names)
         if estimate.low < estimate.high or not observations:
             return estimate
@@ -241,11 +259,16 @@ class ResampledMetrics(Generic[Name]):
         observations = [count for count in counts if count is not None]
         return None if len(observations) < len(counts) else min(observations)
 
-    def _cluster_sums(self, name: Name) -> Any:
-        """The sums of each cluster of the pool, (columns, clusters), sparse if the values are."""
+    def _cluster_sums(self, name: Name, rows: Any = None) -> Any:
+        """The sums of each cluster of the pool, (columns, clusters), sparse if the values are.
+
+        ``rows`` are the numbers of those that count, None for all.
+        """
         from scipy.sparse import csr_array
 
         values, index = self.metrics[name].values, self.bootstrap.cluster_index(name)
+        if rows is not None:
+            values, index = values[rows], index[rows]
         ones = np.ones(len(index), dtype=values.dtype)
         shape = (len(self.bootstrap.weights(name)), len(index))
         return (csr_array((ones, (index, np.arange(len(index)))), shape) @ values).T
@@ -285,7 +308,13 @@ def label_metric(
     ones = np.ones(len(pairs), dtype=np.float32)
     values = csr_array((ones, (np.arange(len(pairs)), pairs)), (len(pairs), width * width))
     shape = (-1, width, width)
-    return Metric(labels.cluster, values, lambda sums: statistic(sums.reshape(shape)), observations)
+    return Metric(
+        labels.cluster,
+        values,
+        lambda sums: statistic(sums.reshape(shape)),
+        observations,
+        labels.adapters,
+    )
 
 
 def label_metrics(
