@@ -206,6 +206,7 @@ def _score_row(score: CellScore) -> dict[str, Any]:
         for interval, suffix in zip(intervals, ("ci", "ci_rows"), strict=False):
             row |= _ends(f"{metric}_{suffix}", values[interval])
     row |= {name: values[name] for name in ("precision", "mean_probability")}
+    row["train_seed_sd"] = score.train_seed_sd
     return row | _ends("bounds", values["bounds"]) | _estimate("retention", score.retention)
 
 

@@ -290,7 +290,7 @@ def test_cells_that_share_no_persona_are_not_compared() -> None:
     assert class_notes(scores)[-1] == (
         "full chat to full agentic_email: not compared, as no persona has a classified text in both"
     )
-    assert conclusion(scores) == (
+    assert conclusion(scores).startswith(
         "2 personas, stage full: none has a text in both, so nothing is compared."
     )
 

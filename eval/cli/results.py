@@ -18,6 +18,7 @@ from charprobe_lite.eval.scores.terminal import (
     waterfall_table,
     with_row_intervals,
 )
+from charprobe_lite.eval.scores.training import seed_notes
 from charprobe_lite.eval.study.progress import watching
 from charprobe_lite.eval.study.run import Display, ScoredStudy
 
@@ -57,6 +58,7 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
             yield stage_table(scores.comparison)
         if scores.by_persona != scores.by_cell:
             yield from class_notes(scores)
+        yield from seed_notes(scores.by_cell)
         yield conclusion(scores)
         for other in study.others:
             part = replace(other, scores=others[other.name][quant])

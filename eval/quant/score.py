@@ -100,7 +100,12 @@ class QuantRecord:
 
     @property
     def cells(self) -> list[Cell]:
-        """The cells in the order of their rows."""
+        """The cells in the order of their rows, each over all its training seeds."""
+        return list(dict.fromkeys(row.cell.pooled for row in self.rows))
+
+    @property
+    def cells_of_seeds(self) -> list[Cell]:
+        """The cells in the order of their rows, each training seed apart."""
         return list(dict.fromkeys(row.cell for row in self.rows))
 
     def key(self, subject: Cell | str, metric: str) -> MetricKey:
@@ -402,7 +407,8 @@ def _cell_metrics(
     metrics: dict[MetricKey, Metric] = {}
     statistic = LABEL_STATISTICS[headline_metric(personas)]
     for cell in record.cells:
-        subject, rows = without_quant(cell), [row for row in record.rows if row.cell == cell]
+        subject = without_quant(cell)
+        rows = [row for row in record.rows if row.cell.pooled == cell]
         by_name = health_metrics(rows, record.turns) if calls_tools(cell.condition) else {}
         if subject in labels:
             own, other = labels[subject], reference.get(subject)

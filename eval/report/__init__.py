@@ -88,7 +88,8 @@ def write_files(
     for figure in all_figures():
         if not (data := figure.numbers(study)):
             continue
-        table = Table(figure.name, figure.caption, figure.records(data))
+        caption = figure.caption.format(study=study)
+        table = Table(figure.name, caption, figure.records(data))
         figure_tables += [table] if table.records else []
         draw = partial(figure.draw, data)
         if files := canvas.save(draw, folder / figure.name):

@@ -77,7 +77,9 @@ def page(
 
 def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> str:
     """The samples as JSON that no HTML parser sees an end tag or a comment in."""
-    places = {cell: number for number, cell in enumerate(study.cells)}
+    cells = list(dict.fromkeys(row.cell for row in study.rows))
+    cells.sort(key=lambda cell: (study.cells.index(cell.pooled), cell.train_seed or 0))
+    places = {cell: number for number, cell in enumerate(cells)}
     samples = [
         _sample(study, places[row.cell], row, turns, occlusions.get(number))
         for number, (row, turns) in enumerate(zip(study.rows, study.turns, strict=True))
@@ -86,7 +88,7 @@ def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> 
         "study": study.name,
         "labels": study.labels,
         "personas": study.personas,
-        "cells": [{**_texts(cell), "way": cell.label} for cell in study.cells],
+        "cells": [{**_texts(cell), "way": cell.label} for cell in cells],
         "asked": _requests(study),
         "samples": samples,
     }

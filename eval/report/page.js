@@ -5,13 +5,15 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 50;
 const LONGEST = 20000; // characters shown at once; the rest on request
 const STAGES = ["base", "distillation", "full"];
+const checkpoint = ({ base, quant, train_seed: seed }) =>
+  `${base}, ${quant}${seed === "" ? "" : `, training seed ${seed}`}`;
 const byId = (id) => document.getElementById(id);
 
 const samples = data.samples.map(
   ([cell, persona, item, sample, outcome, forced, prediction, probabilities, text, turns, shades], index) => ({
     index, ...data.cells[cell], cell, persona, item, sample, outcome, forced, prediction,
     probabilities, text, turns, shades,
-    checkpoint: `${data.cells[cell].base}, ${data.cells[cell].quant}`,
+    checkpoint: checkpoint(data.cells[cell]),
     verdict: prediction === null ? "none" : persona === "" ? "untrue" : prediction === persona ? "right" : "wrong",
   }));
 data.samples = null;
@@ -257,9 +259,9 @@ function rollout(entry) {
 // the same item and condition at every stage; the base stage serves every persona
 function kin(entry) {
   const persona = entry.persona || fields.persona.value || data.personas[0];
-  const alike = ["item", "sample", "checkpoint", "condition", "format", "grammar"];
+  const alike = ["item", "sample", "base", "quant", "condition", "format", "grammar"];
   return samples.filter((other) => alike.every((name) => other[name] === entry[name])
-    && (other.lora === entry.lora || other.lora === "" || entry.lora === "")
+    && ["lora", "train_seed"].every((name) => other[name] === entry[name] || other[name] === "" || entry[name] === "")
     && (other.persona === persona || other.persona === ""))
     .sort((a, b) => byStage(a.stage, b.stage));
 }

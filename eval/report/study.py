@@ -19,6 +19,7 @@ from charprobe_lite.eval.scores.instruments import (
     score_instruments,
 )
 from charprobe_lite.eval.scores.terminal import conclusion
+from charprobe_lite.eval.scores.training import adapters, seed_notes
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.reader import Study, open_study
 from charprobe_lite.models.catalogue import CONDITIONS, INSTRUMENTS, STAGES
@@ -28,7 +29,7 @@ from charprobe_lite.models.personas import NEUTRAL
 
 @dataclass(frozen=True)
 class ReportStudy(Study):
-    """A study with its ``cells`` in the order of the report.
+    """A study with its ``cells`` in the order of the report, each over all its training seeds.
 
     ``personas`` are those that have rollouts, ``labels`` those of the classifier; ``quants`` is
     None where there are no quant types to compare with F16. ``instrument_labels`` are those of
@@ -55,7 +56,9 @@ class ReportStudy(Study):
     @cached_property
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
-        return score_study(self.rows, self.cells, self.personas, self.seed, self.cluster)
+        cells = list(dict.fromkeys(row.cell for row in self.rows))
+        cells.sort(key=lambda cell: self.cells.index(cell.pooled))
+        return score_study(self.rows, cells, self.personas, self.seed, self.cluster)
 
     @property
     def instrument(self) -> str:
@@ -84,6 +87,16 @@ class ReportStudy(Study):
         return dict(zip(self.cells, self.scores.by_cell, strict=True))
 
     @property
+    def adapters(self) -> str:
+        """The adapters that the study is about, for a caption."""
+        return adapters(self.scores.by_cell)
+
+    @property
+    def seed_notes(self) -> list[str]:
+        """The value of every training seed alone, a line per cell."""
+        return seed_notes(self.scores.by_cell)
+
+    @property
     def cells_table(self) -> Table:
         """A record per cell."""
         records = [
@@ -105,7 +118,7 @@ class ReportStudy(Study):
 
     @property
     def conclusion(self) -> str:
-        """One plain sentence."""
+        """Two plain sentences."""
         return conclusion(self.scores)
 
     @property
@@ -153,7 +166,7 @@ def report_study(
         if quant_study is None:
             quant_study = score_recorded_study(store, personas)
         others = {name: store.labels(name) for name in INSTRUMENTS}
-    cells = sorted(dict.fromkeys(row.cell for row in study.rows), key=_rank)
+    cells = sorted(dict.fromkeys(row.cell.pooled for row in study.rows), key=_rank)
     recorded = (study.path, study.rows, study.turns, study.provenance)
     return ReportStudy(
         *recorded,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import stdev
 from typing import Any, Literal
 
 from charprobe_lite.eval.cells import Cell, Row
@@ -12,7 +13,12 @@ from charprobe_lite.eval.scores.waterfall import Waterfall, waterfalls
 from charprobe_lite.eval.stats import classification
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.envelope import macro_f1_envelope
-from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics, label_names
+from charprobe_lite.eval.stats.metrics import (
+    LABEL_STATISTICS,
+    ResampledMetrics,
+    label_metrics,
+    label_names,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class CellScore:
     persona of a group has ``f1`` and ``precision``. ``bounds`` (see `gap.bounds`) are those of
     macro-F1 or, for one persona, of the detection rate. Only controls without a model have a
     ``calibration``: their texts are certainly in character, where a checkpoint's may have lost it.
+
+    A score is over all training seeds of its cell. ``train_seeds`` has the headline of each seed
+    alone, ``train_seed_sd`` their standard deviation (n - 1), None for one seed; both None where
+    the study names no seed.
 
     ``ci``, ``macro_f1_ci`` and ``f1_ci`` are cluster intervals; for one persona with one sample
     per item ``ci`` is Wilson's, as its samples are independent. In the base stage, where a text
@@ -64,6 +74,8 @@ class CellScore:
     grammar: str | None = None
     lora: str | None = None
     train_seed: int | None = None
+    train_seeds: dict[str, float] | None = None
+    train_seed_sd: float | None = None
 
     @property
     def cell(self) -> Cell:
@@ -100,6 +112,8 @@ class CellScore:
     def as_json(self) -> dict[str, Any]:
         """The cell as ``--json`` prints it."""
         document = {name.rstrip("_"): value for name, value in asdict(self).items()}
+        if self.train_seeds is None:
+            del document["train_seeds"], document["train_seed_sd"]
         if self.retention and self.retention.personas is None:
             del document["retention"]["personas"]
         return document
@@ -127,14 +141,21 @@ def score_study(
     seed: int,
     cluster: gap.ClusterOf = gap.cluster_of,
 ) -> Scores:
-    """Scores of ``cells`` over ``rows``, resampled by ``cluster`` with the study's ``seed``."""
-    labels = gap.labels_of([row for row in rows if row.cell in cells], personas, cluster)
+    """Scores of ``cells`` over ``rows``, resampled by ``cluster`` with the study's ``seed``.
+
+    Cells that differ in the training seed alone have one score.
+    """
+    rows_by_cell: dict[Cell, list[Row]] = {cell.pooled: [] for cell in cells}
+    kept = [row for row in rows if row.cell in cells]
+    for row in kept:
+        if row.persona in (None, *personas):
+            rows_by_cell[row.cell.pooled].append(row)
+    labels = gap.labels_of(kept, personas, cluster)
     names = label_names(labels.values())
     resampled = ResampledMetrics(label_metrics(labels, names), seed)
     comparison = gap.compare(resampled, labels, personas)
     by_cell, by_persona = [], []
-    for cell in cells:
-        cell_rows = [row for row in rows if row.cell == cell and row.persona in (None, *personas)]
+    for cell, cell_rows in rows_by_cell.items():
         singles = list(_persona_scores(cell, cell_rows, personas, resampled, names, cluster))
         by_persona += singles
         if len(personas) == 1:
@@ -152,7 +173,7 @@ def score_study(
 
 def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
     """The scores that need no resamples."""
-    agentic = calls_tools(cell.condition)
+    agentic, seeds = calls_tools(cell.condition), _train_seeds(cell, rows, personas)
     sent = sum(row.outcome == Outcome.SENT for row in rows)
     classified = [
         (persona, row.probabilities)
@@ -171,6 +192,8 @@ def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellSco
         mean_probability=sum(true) / len(true) if true else None,
         bounds=gap.bounds(rows, personas),
         calibration=_calibration(classified) if cell.quant is None else None,
+        train_seeds=seeds,
+        train_seed_sd=stdev(seeds.values()) if seeds and len(seeds) > 1 else None,
     )
 
 
@@ -181,6 +204,20 @@ def _calibration(
         return None
     true, probabilities = zip(*classified, strict=True)
     return classification.calibration(true, probabilities)
+
+
+def _train_seeds(
+    cell: Cell, rows: Sequence[Row], personas: Sequence[str]
+) -> dict[str, float] | None:
+    """The headline metric of each training seed alone; None where there is no seed."""
+    labels = gap.labels_of(rows, personas).get(cell)
+    parts = labels.by_train_seed() if labels else {}
+    statistic = LABEL_STATISTICS[gap.headline_metric(personas)]
+    counts = {
+        str(seed): classification.confusion(part.true, part.predicted)[1]
+        for seed, part in parts.items()
+    }
+    return {seed: float(statistic(matrix[None])[0]) for seed, matrix in counts.items()} or None
 
 
 def _with_macro_f1(
@@ -230,8 +267,8 @@ def _persona_scores(
             predicted = [row.prediction for row in samples if row.prediction is not None]
             wilson = classification.wilson_share(predicted.count(persona), len(predicted))
             column = names.index(persona)
-            f1 = resampled.interval(rates.f1[:, column], [key])
-            recall = resampled.interval(rates.recall[:, column], [key])
+            f1 = resampled.interval(rates.f1[:, column], [key], strata=[persona])
+            recall = resampled.interval(rates.recall[:, column], [key], strata=[persona])
             repeated = len({cluster(row) for row in samples}) < len(samples)
             ends = (recall if repeated else wilson).ends
             score = replace(score, detection_rate=wilson.value, ci=ends, ci_rows=wilson.ends)

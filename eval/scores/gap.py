@@ -120,15 +120,22 @@ def cluster_of(row: Row) -> str:
 def labels_of(
     rows: Sequence[Row], personas: Sequence[str], cluster: ClusterOf = cluster_of
 ) -> dict[Cell, Labels]:
-    """The classified samples by cell; a base-stage sample is a row for every persona."""
+    """The classified samples by cell; a base-stage sample is a row for every persona.
+
+    Cells that differ in the training seed alone are one.
+    """
     cells: dict[Cell, list[tuple[str, str, str]]] = {}
-    owned = {row.cell for row in rows if row.persona}
+    seeds: dict[Cell, list[int | None]] = {}
+    owned = {row.cell.pooled for row in rows if row.persona}
     for row in rows:
         if row.prediction is not None:
             for persona in _truths(row, personas):
                 entry = (persona, row.prediction, cluster(row))
-                cells.setdefault(row.cell, []).append(entry)
-    return {cell: Labels.of(entries, cell not in owned) for cell, entries in cells.items()}
+                cells.setdefault(row.cell.pooled, []).append(entry)
+                seeds.setdefault(row.cell.pooled, []).append(row.cell.train_seed)
+    return {
+        cell: Labels.of(entries, cell not in owned, seeds[cell]) for cell, entries in cells.items()
+    }
 
 
 def headline_metric(personas: Sequence[str]) -> str:

@@ -72,7 +72,10 @@ def score_instruments(
 
     ``cluster`` names what the intervals resample.
     """
-    cells = [score.cell for score in headline.by_cell]
+    # the cells of each training seed too, which have one score
+    cells = [*(score.cell for score in headline.by_cell)]
+    cells += [row.cell for row in rows if row.cell.pooled in cells]
+    cells = list(dict.fromkeys(cells))
     found = []
     for name, readings in labels.items():
         if not readings:
@@ -117,7 +120,7 @@ def compare_labels(
     )
     hits: dict[Cell, list[bool]] = {}
     for row, first, other in pairs:
-        hits.setdefault(row.cell, []).append(first == other)
+        hits.setdefault(row.cell.pooled, []).append(first == other)
     return Agreement(
         n=len(trained),
         agreement=resampled.estimate("agreement"),

@@ -9,6 +9,7 @@ from rich.table import Table
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.scores.cells import CellScore, Scores
 from charprobe_lite.eval.scores.gap import Comparison, Difference
+from charprobe_lite.eval.scores.training import training_note
 from charprobe_lite.eval.scores.waterfall import Waterfall
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.catalogue import STAGES
@@ -140,7 +141,12 @@ def _place(cell: Cell) -> str:
 
 
 def conclusion(scores: Scores) -> str:
-    """One plain sentence: the most trained stage's score in the chat and as an agent."""
+    """The most trained stage's score in the chat and as an agent, and what of training luck it
+    holds: two plain sentences."""
+    return " ".join(filter(None, [_comparison(scores), training_note(scores.by_cell)]))
+
+
+def _comparison(scores: Scores) -> str:
     if ends := _ends(scores):
         return _sentence(*ends, scores.comparison)
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."

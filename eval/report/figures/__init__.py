@@ -22,8 +22,8 @@ class Figure(Generic[Data]):
 
     ``numbers`` gives the data of a study, nothing where the study has none; ``draw`` a matplotlib
     Figure of them, None where only the table has something to show; ``records`` that table,
-    ``caption`` its caption. ``alt`` describes the picture; ``{study.metric}`` and other fields of
-    the study are filled in.
+    ``caption`` its caption. ``alt`` describes the picture; in both ``{study.metric}`` and other
+    fields of the study are filled in.
     """
 
     name: str

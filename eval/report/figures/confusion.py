@@ -39,7 +39,7 @@ def numbers(study: ReportStudy) -> dict[str, ConfusionPanel]:
 
 
 def _panel(study: ReportStudy, cell: Cell) -> ConfusionPanel | None:
-    rows = [row for row in study.rows if row.cell == cell]
+    rows = [row for row in study.rows if row.cell.pooled == cell]
     pairs = [(row.persona, row.prediction) for row in rows if row.persona and row.prediction]
     if not pairs:
         return None

@@ -46,8 +46,8 @@ FIGURE = Figure(
     order=10,
     title="In distribution and out of distribution",
     alt="Bars: {study.metric} with 95% intervals, chat next to agentic_email for every stage, "
-    "with the chance line.",
-    caption="In and out of distribution",
+    "with the chance line; {study.adapters}.",
+    caption="In and out of distribution, {study.adapters}",
     numbers=numbers,
     draw=draw,
     records=lambda data: panels.panel_records(data, "base", "stage"),

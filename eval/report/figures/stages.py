@@ -44,8 +44,9 @@ FIGURE = Figure(
     name="stages",
     order=20,
     title="Every condition, stage by stage",
-    alt="Lines over the stages: {study.metric} with 95% intervals, one line per condition.",
-    caption="Conditions by stage",
+    alt="Lines over the stages: {study.metric} with 95% intervals, one line per condition; "
+    "{study.adapters}.",
+    caption="Conditions by stage, {study.adapters}",
     numbers=numbers,
     draw=draw,
     records=lambda data: panels.panel_records(data, "base", "stage"),

@@ -192,9 +192,9 @@ FIGURE = Figure(
     title="The gap, step by step",
     alt="From left to right, each hanging bar is what one change alone does to {study.metric}, "
     "with its 95% interval. Bars of emails by independent writers and the dashed line, if the "
-    "study has them, show what the classifier sees in emails that are certainly in character: it cannot be "
-    "expected to see more in an agent's email. Kept: the agent's share of that, from the untrained "
-    "base upwards.",
+    "study has them, show what the classifier sees in emails that are certainly in character: "
+    "it cannot be expected to see more in an agent's email. Kept: the agent's share of that, "
+    "from the untrained base upwards.",
     caption="From chat to agent",
     numbers=numbers,
     draw=draw,
