@@ -50,7 +50,7 @@ def simulated(seeds: int, items: int, luck: float, number: int) -> dict[str, Lab
         chance = 1 / (1 + np.exp(-(ease + effect + harder)))
         seen = (rng.random(shape) < chance).ravel()
         predicted = np.where(seen, true, rng.choice([*PERSONAS, NEUTRAL], true.size))
-        cells[stage] = Labels(true.tolist(), predicted.tolist(), cluster, train_seed)
+        cells[stage] = Labels(true.tolist(), predicted.tolist(), cluster, train_seed=train_seed)
     return cells
 
 

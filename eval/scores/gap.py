@@ -18,7 +18,7 @@ import numpy as np
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, missing_bounds, shared_classes
-from charprobe_lite.eval.stats.envelope import macro_f1_envelope
+from charprobe_lite.eval.stats.envelope import envelope_difference, macro_f1_envelope
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
     ResampledMetrics,
@@ -134,7 +134,8 @@ def labels_of(
                 cells.setdefault(row.cell.pooled, []).append(entry)
                 seeds.setdefault(row.cell.pooled, []).append(row.cell.train_seed)
     return {
-        cell: Labels.of(entries, cell not in owned, seeds[cell]) for cell, entries in cells.items()
+        cell: Labels.of(entries, shared=cell not in owned, train_seeds=seeds[cell])
+        for cell, entries in cells.items()
     }
 
 
@@ -178,10 +179,13 @@ class SharedMetric:
 
     def level(self, cell: Cell, personas: Sequence[str]) -> Estimate:
         """The metric of a cell over some of the personas that it has texts of."""
-        labels = self.labels[cell]
-        if labels.shared and self.metric == "macro_f1":
-            return macro_f1_envelope(labels.of_classes(personas))
+        if self.has_envelope(cell):
+            return macro_f1_envelope(self.labels[cell].of_classes(personas))
         return self.resampled.estimate(self.key(cell, personas))
+
+    def has_envelope(self, cell: Cell) -> bool:
+        """Whether resamples say too little about a cell: see `macro_f1_envelope`."""
+        return self.labels[cell].shared and self.metric == "macro_f1"
 
     def difference(self, pair: CellPair) -> Difference | None:
         """The difference of a pair; None where no persona is shared."""
@@ -191,6 +195,8 @@ class SharedMetric:
         before, after = (self.key(cell, personas) for cell in (pair.before, pair.after))
         change = self.resampled.difference(after, before).change
         levels = self.level(pair.before, personas), self.level(pair.after, personas)
+        if self.has_envelope(pair.before) and self.has_envelope(pair.after):
+            change = envelope_difference(levels[1], levels[0])
         return Difference(pair.before, pair.after, pair.cause, change, levels, self.named(personas))
 
 

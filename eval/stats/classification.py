@@ -11,7 +11,7 @@ resamples prompts and scenarios instead. A detection rate has Wilson's score int
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -42,20 +42,22 @@ class Labels:
     true: Sequence[str]
     predicted: Sequence[str]
     cluster: Sequence[str]
-    shared: bool = False
-    train_seed: Sequence[int | None] = ()
+    shared: bool = field(default=False, kw_only=True)
+    train_seed: Sequence[int | None] = field(default=(), kw_only=True)
 
     @classmethod
     def of(
         cls,
         rows: Sequence[tuple[str, str, str]],
+        *,
         shared: bool = False,
         train_seeds: Sequence[int | None] = (),
     ) -> Labels:
         """The columns of rows (true, predicted, cluster), and the training seed of each."""
         true, predicted, cluster = ([row[column] for row in rows] for column in range(3))
         is_any = any(seed is not None for seed in train_seeds)
-        return cls(true, predicted, cluster, shared, train_seeds if is_any else ())
+        seeds = train_seeds if is_any else ()
+        return cls(true, predicted, cluster, shared=shared, train_seed=seeds)
 
     def of_classes(self, classes: Collection[str]) -> Labels:
         """The rows whose true label is one of ``classes``; any label may be predicted."""
@@ -77,7 +79,7 @@ class Labels:
             list(compress(column, kept)) for column in (self.true, self.predicted, self.cluster)
         )
         seeds = list(compress(self.train_seed, kept)) or ()
-        return Labels(true, predicted, cluster, self.shared, seeds)
+        return Labels(true, predicted, cluster, shared=self.shared, train_seed=seeds)
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def _labels(texts: Sequence[ScoredText]) -> classification.Labels:
         for true in text.true
     ]
     shared = len(texts[0].true) > 1 and len({text.true for text in texts}) == 1
-    return classification.Labels.of(rows, shared)
+    return classification.Labels.of(rows, shared=shared)
 
 
 def _calibration(texts: Sequence[ScoredText]) -> classification.Calibration | None:
