@@ -113,7 +113,9 @@ def test_families_of_shipped_scenarios_are_clusters_and_prompts_stay_items(
 ) -> None:
     file = write_study(tmp_path / "s.sqlite")
     rows = [in_families(row) for row in open_study(file).rows]
-    scores = report_study(file, cluster="family").scores
+    report = report_study(file, cluster="family")
+    assert report.conclusion.endswith(" Intervals resample families of scenarios.")
+    scores = report.scores
     cells = [score.cell for score in scores.by_cell]
     expected, items = score_study(rows, cells, PERSONAS, 0), report_study(file).scores
     for score, by_hand, by_item in zip(

@@ -118,8 +118,9 @@ class ReportStudy(Study):
 
     @property
     def conclusion(self) -> str:
-        """Two plain sentences."""
-        return conclusion(self.scores)
+        """Two plain sentences, and what is resampled if that is not the usual."""
+        families = " Intervals resample families of scenarios."
+        return conclusion(self.scores) + (families if self.cluster is not cluster_of else "")
 
     @property
     def metric(self) -> str:
