@@ -27,7 +27,7 @@ def macro_f1_envelope(labels: Labels, level: float = 0.95) -> Estimate:
     The lower end is that of the imprecise Dirichlet model (Walley 1996, J. R. Stat. Soc. B 58:3):
     the lowest quantile over all priors of strength `PRIOR_STRENGTH`, which is that of the prior
     that puts everything on no label. Its upper end would not do: where all labels are equally
-    likely it covers the truth in 0 to 40 of 100 studies. The upper end is the largest macro-F1
+    likely it covers the truth in 0 to 27 of 100 studies. The upper end is the largest macro-F1
     that a test does not reject (Buehler 1957, J. Am. Stat. Assoc. 52:482), where all labels are
     equally likely, the least favourable case: no other shares reach a macro-F1 with as few hits.
     It leaves out what is known about the shares, so it is wide.
