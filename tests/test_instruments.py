@@ -13,9 +13,11 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.scores.instruments import (
+    ChangedConclusion,
     InstrumentLabels,
     changed_conclusions,
     compare_labels,
+    instrument_notes,
     relabel,
     score_instruments,
 )
@@ -96,9 +98,12 @@ def test_a_loss_that_one_instrument_alone_sees_is_named() -> None:
     assert agrees.changed == []
     [disagrees] = score_instruments(headline, rows, {"ngram": blind}, VOICES, 0)
     step, verdict = disagrees.changed
-    assert step == "full, chat to agentic_email: falls; by the other instrument not shown"
-    assert verdict.endswith(
-        "by the other instrument the character survives the move from the chat window to the agent"
+    assert step == ChangedConclusion(
+        "full, chat to agentic_email", "a fall", "neither a fall nor a rise"
+    )
+    assert verdict.other == "the character survives the move from the chat window to the agent"
+    assert instrument_notes("modernbert", disagrees)[0] == (
+        "full, chat to agentic_email: by modernbert a fall, by ngram neither a fall nor a rise"
     )
     assert changed_conclusions(headline, headline) == []
 

@@ -50,13 +50,15 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
         elif study.cluster == "family":
             file += ", families of scenarios resampled"
         yield score_table(by_cell, f"{first.persona} on {first.base} ({file})")
-        if scores.by_persona != scores.by_cell:
+        several = scores.by_persona != scores.by_cell
+        if several:
             yield score_table(by_persona, "per persona")
-        if scores.waterfalls:
+        # one persona's two levels stand in the first table
+        if scores.waterfalls and (several or any(len(f.levels) > 2 for f in scores.waterfalls)):
             yield waterfall_table(scores.waterfalls)
-        if scores.comparison.stages:
+        if several and scores.comparison.stages:
             yield stage_table(scores.comparison)
-        if scores.by_persona != scores.by_cell:
+        if several:
             yield from class_notes(scores)
         yield from seed_notes(scores.by_cell)
         yield conclusion(scores)
@@ -64,4 +66,4 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
             part = replace(other, scores=others[other.name][quant])
             yield instrument_table(study.instrument, scores, part)
     for other in study.others:
-        yield from instrument_notes(other)
+        yield from instrument_notes(study.instrument, other)

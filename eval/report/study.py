@@ -79,7 +79,7 @@ class ReportStudy(Study):
     @property
     def instrument_notes(self) -> list[str]:
         """What each other instrument decides otherwise; a line each."""
-        return [note for other in self.others for note in instrument_notes(other)]
+        return [note for each in self.others for note in instrument_notes(self.instrument, each)]
 
     @property
     def cell_scores(self) -> dict[Cell, CellScore]:

@@ -4,7 +4,7 @@ A conclusion that only one instrument carries is about the instrument.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -41,13 +41,22 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class ChangedConclusion:
+    """What two instruments say otherwise of ``what``, a difference or the character."""
+
+    what: str
+    headline: str
+    other: str
+
+
+@dataclass(frozen=True)
 class InstrumentScores:
     """All scores by another instrument, and what it says otherwise than the headline's."""
 
     name: str
     scores: Scores
     agreement: Agreement | None
-    changed: list[str]
+    changed: list[ChangedConclusion]
 
     def as_json(self) -> dict[str, Any]:
         """The scores as the headline's are printed."""
@@ -56,7 +65,7 @@ class InstrumentScores:
             "cells": [score.as_json() for score in self.scores.by_cell],
             **self.scores.comparison.as_json(),
             "agreement": self.agreement and self.agreement.as_json(),
-            "changed": self.changed,
+            "changed": [asdict(change) for change in self.changed],
         }
 
 
@@ -129,25 +138,28 @@ def compare_labels(
     )
 
 
-def changed_conclusions(headline: Scores, other: Scores) -> list[str]:
-    """The differences and the verdict that ``other`` decides otherwise, a line each."""
+def changed_conclusions(headline: Scores, other: Scores) -> list[ChangedConclusion]:
+    """The differences and the verdict that ``other`` decides otherwise.
+
+    Steps within the base stage are left out, where there is no character to see.
+    """
     changed = []
     differences = {_place(d): d for d in _differences(other)}
     for difference in _differences(headline):
         counterpart = differences.get(_place(difference))
         first, second = direction(difference), counterpart and direction(counterpart)
         if second and first != second:
-            changed.append(f"{_name(difference)}: {first}; by the other instrument {second}")
+            changed.append(ChangedConclusion(_name(difference), first, second))
     first_verdict, second_verdict = verdict(headline), verdict(other)
     if first_verdict and second_verdict and first_verdict != second_verdict:
-        changed.append(f"{first_verdict}; by the other instrument {second_verdict}")
+        changed.append(ChangedConclusion("conclusion", first_verdict, second_verdict))
     return changed
 
 
 def direction(difference: Difference) -> str:
-    """What a difference shows: "falls", "rises", or "not shown" where its interval holds 0."""
+    """What a difference shows: "a fall", "a rise", or "neither" where its interval holds 0."""
     low, high = difference.change.ends
-    return "falls" if high < 0 else "rises" if low > 0 else "not shown"
+    return "a fall" if high < 0 else "a rise" if low > 0 else "neither a fall nor a rise"
 
 
 def instrument_table(name: str, headline: Scores, other: InstrumentScores) -> Table:
@@ -169,15 +181,22 @@ def instrument_table(name: str, headline: Scores, other: InstrumentScores) -> Ta
     return table
 
 
-def instrument_notes(other: InstrumentScores) -> list[str]:
-    """What the other instrument decides otherwise; a line each, or one that says it does not."""
+def instrument_notes(name: str, other: InstrumentScores) -> list[str]:
+    """What the two decide otherwise; a line each, or one that says that there is nothing.
+
+    ``name`` is the headline's instrument.
+    """
     if not other.changed:
-        return [f"{other.name}: no conclusion changes with the instrument"]
-    return [f"{other.name}: {line}" for line in other.changed]
+        return [f"No conclusion depends on the instrument, {name} or {other.name}."]
+    return [
+        f"{change.what}: by {name} {change.headline}, by {other.name} {change.other}"
+        for change in other.changed
+    ]
 
 
 def _differences(scores: Scores) -> list[Difference]:
-    return [*scores.comparison.steps, *scores.comparison.stages]
+    found = [*scores.comparison.steps, *scores.comparison.stages]
+    return [difference for difference in found if difference.after.stage != "base"]
 
 
 def _place(difference: Difference) -> tuple[Cell, Cell]:
