@@ -117,9 +117,9 @@ def test_score_reads_an_export_as_it_reads_the_study(
     assert written == {"format": kind, "rollouts": len(rollouts()), "files": [str(file)]}
     cells = document(charprobe, "score", file)["cells"]
     assert cells == document(charprobe, "score", study)["cells"]
-    assert {cell["interval"] for cell in cells} == {"cluster"}
+    assert {cell["interval"] for cell in cells} == {"cluster", "envelope"}
     shared = next(c for c in cells if (c["stage"], c["condition"]) == ("base", "chat"))
-    assert (shared["n"], shared["accuracy"]) == (3, 0.5)
+    assert (shared["n"], shared["accuracy"], shared["interval"]) == (3, 0.5, "envelope")
 
 
 def test_a_record_holds_the_whole_rollout(

@@ -124,11 +124,13 @@ class ClusterBootstrap(Generic[Name]):
     ) -> Estimate:
         """The interval of ``values`` (1 + resamples,): the observed value, then the resamples'.
 
-        ``names`` are the tables that the values depend on. Bias-corrected percentiles (Efron and
-        Tibshirani 1993, sec. 14.3, with acceleration 0), because macro-F1 of few rows is biased,
-        widened for few clusters as Hesterberg (2015, The American Statistician 69:371, "expanded
-        percentile") proposes. Where all clusters agree (nothing but hits) the width is 0. Few
-        resampled units widen it alike, over all strata together or those in ``strata``.
+        ``names`` are the tables that the values depend on. Bias-corrected and accelerated
+        percentiles (Efron 1987, J. Am. Stat. Assoc. 82:171): macro-F1 of few rows is biased, and
+        near 0 and 1 it is skewed. The acceleration is a sixth of the resamples' skewness; that of a
+        difference is 0, as it is nearly symmetric. Widened for few clusters as Hesterberg (2015,
+        The American Statistician 69:371, "expanded percentile") proposes. Where all clusters agree
+        (nothing but hits) the width is 0. Few resampled units widen it alike, over all strata
+        together or those in ``strata``.
         """
         from scipy.stats import norm, t
 
@@ -140,7 +142,11 @@ class ClusterBootstrap(Generic[Name]):
         bias = norm.ppf(np.clip(below, 0.5 / resampled.size, 1 - 0.5 / resampled.size))
         freedom = min([clusters - 1, *self._unit_freedom(names, strata)])
         reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(clusters / (clusters - 1))
-        low, high = np.quantile(resampled, norm.cdf([2 * bias - reach, 2 * bias + reach]))
+        ends = bias + np.array([-reach, reach])
+        acceleration = _skewness(resampled) / 6 if len(names) == 1 else 0.0
+        # at 1 the transformation would turn round
+        ends = bias + ends / (1 - np.minimum(acceleration * ends, 0.9))
+        low, high = np.quantile(resampled, norm.cdf(ends))
         return Estimate(float(observed), float(low), float(high))
 
     def cluster_count(self, names: Sequence[Name]) -> int:
@@ -177,6 +183,12 @@ class ClusterBootstrap(Generic[Name]):
             counted = [u for u in units if u and (strata is None or u.stratum in strata)]
             if freedom := len(counted) - len({unit.stratum for unit in counted}):
                 yield freedom
+
+
+def _skewness(values: Floats) -> float:
+    """0 where all values are alike."""
+    deviation = values.std()
+    return float(((values - values.mean()) ** 3).mean() / deviation**3) if deviation > 1e-9 else 0.0
 
 
 def _normal_score(resampled: Floats, value: float) -> float:

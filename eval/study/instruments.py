@@ -33,7 +33,7 @@ def open_instrument(name: str, spec: StudySpec, files: VariantFiles) -> TextClas
 def instrument_pins(spec: StudySpec) -> dict[str, str]:
     """What must not change within a study: who makes the headline, and with what file."""
     hashes = {f"sha256 {NGRAM}": sha256_file(kit_folder() / KIT_FILE)}
-    return {"instrument": spec.instruments[0], **(hashes if NGRAM in spec.instruments else {})}
+    return {"instrument": spec.instrument, **(hashes if NGRAM in spec.instruments else {})}
 
 
 def label_with_others(
@@ -44,7 +44,8 @@ def label_with_others(
         missing = store.to_relabel(name)
         if not missing:
             continue
-        note(f"{name}: labels {len(missing)} texts")
+        if len(missing) > BATCH:  # it takes a while
+            note(f"{name}: labels {len(missing)} texts")
         classifier = open_instrument(name, spec, files)
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]

@@ -104,8 +104,9 @@ def run_study(spec: StudySpec, display: Display, cluster: str = "item") -> Score
         if files.models and files.quant not in weights:
             weights[files.quant] = weight_summary(files.models[0])
     interval = load_protocol(finished.spec.protocol).interval
-    instrument = finished.spec.instruments[0]
-    return ScoredStudy(finished.path, scores, weights, instrument, others, interval, cluster)
+    return ScoredStudy(
+        finished.path, scores, weights, finished.spec.instrument, others, interval, cluster
+    )
 
 
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:

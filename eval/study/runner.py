@@ -59,7 +59,7 @@ def run(
     that cannot be used.
     """
     progress = progress or Progress()
-    classifier = open_instrument(spec.instruments[0], spec, files)
+    classifier = open_instrument(spec.instrument, spec, files)
     begin, missing = _beginner(spec), _missing(groups, store)
     for task in missing.pop(None, []):
         _record(store, task, _result_without_model(begin(task)))

@@ -153,6 +153,11 @@ class StudySpec(Record):
         return not self.is_served and not self.gguf
 
     @property
+    def instrument(self) -> str:
+        """The instrument of the headline."""
+        return self.instruments[0] if self.instruments else INSTRUMENTS[0]
+
+    @property
     def is_quant_study(self) -> bool:
         """Whether every quant type is compared with F16."""
         return self.texts is not None
