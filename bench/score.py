@@ -16,15 +16,11 @@ from importlib import import_module
 import click
 
 PARTS = {
-    "scores": (
-        ("score_cells", "claims"),
-        ("score_base", "claims"),
-        ("score_families", "claims"),
-    ),
-    "quant": (("score_quant", "claims"),),
-    "training": (("score_training", "rows"),),
+    "scores": ("score_cells", "score_base", "score_families"),
+    "quant": ("score_quant",),
+    "training": ("score_training",),
 }
-"""The modules of each part, and their functions, which yield (claim, nominal rate, rates)."""
+"""The modules of each part; the function ``claims`` of each yields a `simulation.Claim` a row."""
 
 
 def table_row(claim: str, nominal: float, measured: Mapping[str, float]) -> str:
@@ -35,8 +31,8 @@ def table_row(claim: str, nominal: float, measured: Mapping[str, float]) -> str:
 
 def rows(part: str, studies: int) -> Iterator[str]:
     """The rows of a part, as they are measured."""
-    for module, function in PARTS[part]:
-        for claim, nominal, measured in getattr(import_module(module), function)(studies):
+    for module in PARTS[part]:
+        for claim, nominal, measured in import_module(module).claims(studies):
             yield table_row(claim, nominal, measured)
 
 

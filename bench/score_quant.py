@@ -1,6 +1,6 @@
 """How often the verdicts of a quantization study are wrong where the truth is known.
 
-    python bench/score_quant.py --studies 400
+    python bench/score.py --part quant --studies 400
 
 Simulates studies whose files lose a known part of their character and work, lets the project score
 them, and prints the share of studies with a false verdict (nominal 5%), or with an interval that
@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
+from simulation import Claim
 
 from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.quant.fidelity_score import TextFidelity
@@ -54,14 +53,6 @@ RESAMPLES, MANY = 400, 4000
 """Resamples; many where Holm's correction looks at the far tail."""
 Levels = Mapping[str, float]
 Floats = NDArray[np.float64]
-
-
-class Claim(NamedTuple):
-    """A claim of the product, its nominal rate, and the rate in each setting."""
-
-    claim: str
-    nominal: float
-    measured: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -321,16 +312,3 @@ def margin_claims(studies: int) -> Iterator[Claim]:
 
 def _column(measured: Mapping[str, Mapping[str, float]], name: str) -> dict[str, float]:
     return {setting: shares[name] for setting, shares in measured.items()}
-
-
-@click.command()
-@click.option("--studies", default=400, show_default=True, help="Simulated studies per setting.")
-def main(studies: int) -> None:
-    """Print the claims."""
-    for claim, nominal, measured in claims(studies):
-        shown = ", ".join(f"{name} {share:.1%}" for name, share in measured.items())
-        click.echo(f"{claim}: nominal {nominal:.0%}; {shown}")
-
-
-if __name__ == "__main__":
-    main()

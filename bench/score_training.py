@@ -1,6 +1,6 @@
 """How often intervals that resample training seeds cover a known truth.
 
-    python bench/score_training.py --studies 300
+    python bench/score.py --part training --studies 300
 
 Simulates studies of ten personas with several adapters each. Adapters differ in how well they
 learned their persona, some items are harder than others, and the distillation and the full stage of
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import click
 import numpy as np
+from simulation import RESAMPLES, Claim
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, macro_f1s
@@ -69,7 +69,7 @@ def estimates(cells: dict[str, Labels], number: int) -> dict[str, Estimate]:
     """The intervals of `CLAIMS`."""
     names = label_names(cells.values())
     metrics = {stage: label_metric(labels, names, macro_f1s) for stage, labels in cells.items()}
-    resampled = ResampledMetrics(metrics, number, resamples=1000)
+    resampled = ResampledMetrics(metrics, number, RESAMPLES)
     return {claim: estimate(resampled) for claim, estimate in CLAIMS.items()}
 
 
@@ -90,28 +90,15 @@ def coverage(seeds: int, items: int, luck: float, studies: int) -> dict[tuple[st
     return {key: count / studies for key, count in held.items()}
 
 
-def rows(studies: int = 300) -> Iterator[tuple[str, float, dict[str, float]]]:
+def claims(studies: int) -> Iterator[Claim]:
     """(claim, nominal coverage, measured coverage by setting)."""
     for name, luck in LUCK.items():
-        claims: dict[str, dict[str, float]] = {}
+        measured_by_claim: dict[str, dict[str, float]] = {}
         for seeds, items in SETTINGS:
             for (claim, interval), share in coverage(seeds, items, luck, studies).items():
                 if seeds == 1 and interval == RESAMPLED:
                     continue
-                measured = claims.setdefault(f"{claim}, {name}, {interval}", {})
+                measured = measured_by_claim.setdefault(f"{claim}, {name}, {interval}", {})
                 measured[f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {items} items"] = share
-        for claim, measured in claims.items():
-            yield claim, 0.95, measured
-
-
-@click.command()
-@click.option("--studies", default=300, show_default=True, help="Simulated studies per setting.")
-def main(studies: int) -> None:
-    """Print the coverage."""
-    for claim, nominal, measured in rows(studies):
-        shown = ", ".join(f"{setting} {100 * share:.0f}%" for setting, share in measured.items())
-        click.echo(f"{claim}: nominal {100 * nominal:.0f}%; {shown}")
-
-
-if __name__ == "__main__":
-    main()
+        for claim, measured in measured_by_claim.items():
+            yield Claim(claim, 0.95, measured)

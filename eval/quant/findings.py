@@ -195,9 +195,7 @@ def score_quants(
     """All scores and findings. Raises BadInput where no record is of F16."""
     metrics = compare_quants(records, personas, margin, seed, resamples)
     quants = [
-        score_quant(
-            record, metrics, score_study(record.rows, record.cells_of_seeds, personas, seed).by_cell
-        )
+        score_quant(record, metrics, score_study(record.rows, record.cells, personas, seed).by_cell)
         for record in metrics.records
     ]
     return find(metrics, quants, classifier)

@@ -21,6 +21,7 @@ from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import RecordedText, TextKey
 from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, with_speed
+from charprobe_lite.eval.study.labelling import label_batches
 from charprobe_lite.eval.study.run import Display, run_rollouts
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.study.variants import CheckpointKey
@@ -133,14 +134,9 @@ def label_again(store: Store, files: VariantFiles, spec: StudySpec, bar: Bar) ->
     missing = store.to_relabel(precision)
     if not missing:
         return precision
-    batches = [missing[start : start + BATCH] for start in range(0, len(missing), BATCH)]
-    with bar(f"labels in {precision}", len(batches)) as advance:
+    with bar(f"labels in {precision}", -(-len(missing) // BATCH)) as advance:
         classifier = Classifier(files.classifier, ONNX_FILES[precision], device=spec.device)
-        for batch in batches:
-            predictions = classifier.classify([sample.text for sample in batch])
-            pairs = zip(batch, predictions, strict=True)
-            labels = [(sample.rollout, p.label, p.probabilities) for sample, p in pairs]
-            store.relabel(precision, labels)
+        for _ in label_batches(store, precision, missing, classifier, BATCH):
             advance()
     return precision
 

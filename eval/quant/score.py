@@ -103,11 +103,6 @@ class QuantRecord:
         """The cells in the order of their rows, each over all its training seeds."""
         return list(dict.fromkeys(row.cell.pooled for row in self.rows))
 
-    @property
-    def cells_of_seeds(self) -> list[Cell]:
-        """The cells in the order of their rows, each training seed apart."""
-        return list(dict.fromkeys(row.cell for row in self.rows))
-
     def key(self, subject: Cell | str, metric: str) -> MetricKey:
         """Names one of the record's metrics."""
         return MetricKey(self.quant, self.lora, subject, metric)

@@ -56,9 +56,7 @@ class ReportStudy(Study):
     @cached_property
     def scores(self) -> Scores:
         """All scores, with intervals over the study's seed."""
-        cells = list(dict.fromkeys(row.cell for row in self.rows))
-        cells.sort(key=lambda cell: self.cells.index(cell.pooled))
-        return score_study(self.rows, cells, self.personas, self.seed, self.cluster)
+        return score_study(self.rows, self.cells, self.personas, self.seed, self.cluster)
 
     @property
     def instrument(self) -> str:

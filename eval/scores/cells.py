@@ -146,7 +146,7 @@ def score_study(
     Cells that differ in the training seed alone have one score.
     """
     rows_by_cell: dict[Cell, list[Row]] = {cell.pooled: [] for cell in cells}
-    kept = [row for row in rows if row.cell in cells]
+    kept = [row for row in rows if row.cell.pooled in rows_by_cell]
     for row in kept:
         if row.persona in (None, *personas):
             rows_by_cell[row.cell.pooled].append(row)
@@ -156,14 +156,16 @@ def score_study(
     comparison = gap.compare(resampled, labels, personas)
     by_cell, by_persona = [], []
     for cell, cell_rows in rows_by_cell.items():
-        singles = list(_persona_scores(cell, cell_rows, personas, resampled, names, cluster))
+        cell_labels = labels.get(cell, classification.Labels([], [], []))
+        metrics = resampled, names
+        singles = list(_persona_scores(cell, cell_rows, cell_labels, personas, *metrics, cluster))
         by_persona += singles
         if len(personas) == 1:
             by_cell += singles
             continue
-        score = _counts(cell, cell_rows, personas)
+        score = _counts(cell, cell_rows, cell_labels, personas)
         if cell in labels:
-            score = _with_macro_f1(score, cell, labels[cell], resampled, seed)
+            score = _with_macro_f1(score, cell, cell_labels, resampled, seed)
         by_cell.append(replace(score, retention=comparison.retention.get(cell)))
     headlines = {score.cell: score.headline for score in by_cell if score.headline}
     metric = gap.SharedMetric(resampled, labels, personas)
@@ -171,9 +173,11 @@ def score_study(
     return Scores(by_cell, by_persona, comparison, falls, resampled, labels)
 
 
-def _counts(cell: Cell, rows: Sequence[Row], personas: Sequence[str]) -> CellScore:
+def _counts(
+    cell: Cell, rows: Sequence[Row], labels: classification.Labels, personas: Sequence[str]
+) -> CellScore:
     """The scores that need no resamples."""
-    agentic, seeds = calls_tools(cell.condition), _train_seeds(cell, rows, personas)
+    agentic, seeds = calls_tools(cell.condition), _train_seeds(labels, personas)
     sent = sum(row.outcome == Outcome.SENT for row in rows)
     classified = [
         (persona, row.probabilities)
@@ -206,16 +210,12 @@ def _calibration(
     return classification.calibration(true, probabilities)
 
 
-def _train_seeds(
-    cell: Cell, rows: Sequence[Row], personas: Sequence[str]
-) -> dict[str, float] | None:
+def _train_seeds(labels: classification.Labels, personas: Sequence[str]) -> dict[str, float] | None:
     """The headline metric of each training seed alone; None where there is no seed."""
-    labels = gap.labels_of(rows, personas).get(cell)
-    parts = labels.by_train_seed() if labels else {}
     statistic = LABEL_STATISTICS[gap.headline_metric(personas)]
     counts = {
         str(seed): classification.confusion(part.true, part.predicted)[1]
-        for seed, part in parts.items()
+        for seed, part in labels.of_classes(personas).by_train_seed().items()
     }
     return {seed: float(statistic(matrix[None])[0]) for seed, matrix in counts.items()} or None
 
@@ -250,19 +250,19 @@ def _with_macro_f1(
 def _persona_scores(
     cell: Cell,
     rows: Sequence[Row],
+    labels: classification.Labels,
     personas: Sequence[str],
     resampled: gap.CellMetrics,
     names: Sequence[str],
     cluster: gap.ClusterOf,
 ) -> Iterator[CellScore]:
     """One score per persona; ``names`` are all labels of ``resampled``."""
-    labels = gap.labels_of(rows, personas, cluster).get(cell, classification.Labels([], [], []))
     key, width = (cell, "accuracy"), len(names)
     if labels.true:
         rates = classification.class_rates(resampled.totals(key).reshape(-1, width, width))
     for persona in personas:
         samples = [row for row in rows if row.persona in (None, persona)]
-        score = _counts(cell, samples, [persona])
+        score = _counts(cell, samples, labels, [persona])
         if persona in labels.true:
             predicted = [row.prediction for row in samples if row.prediction is not None]
             wilson = classification.wilson_share(predicted.count(persona), len(predicted))

@@ -81,10 +81,7 @@ def score_instruments(
 
     ``cluster`` names what the intervals resample.
     """
-    # the cells of each training seed too, which have one score
-    cells = [*(score.cell for score in headline.by_cell)]
-    cells += [row.cell for row in rows if row.cell.pooled in cells]
-    cells = list(dict.fromkeys(cells))
+    cells = [score.cell for score in headline.by_cell]
     found = []
     for name, readings in labels.items():
         if not readings:

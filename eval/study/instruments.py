@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import VariantFiles
+from charprobe_lite.eval.study.labelling import label_batches
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.catalogue import NGRAM
 from charprobe_lite.models.errors import BadInput
@@ -47,12 +48,8 @@ def label_with_others(
         if len(missing) > BATCH:  # it takes a while
             note(f"{name}: labels {len(missing)} texts")
         classifier = open_instrument(name, spec, files)
-        for start in range(0, len(missing), BATCH):
-            batch = missing[start : start + BATCH]
-            predictions = classifier.classify([sample.text for sample in batch])
-            pairs = zip(batch, predictions, strict=True)
-            labels = [(sample.rollout, p.label, p.probabilities) for sample, p in pairs]
-            store.relabel(name, labels)
+        for _ in label_batches(store, name, missing, classifier, BATCH):
+            pass
 
 
 def _modernbert(spec: StudySpec, files: VariantFiles) -> Classifier:

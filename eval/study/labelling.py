@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from charprobe_lite.eval.store.database import Store
@@ -12,6 +13,23 @@ from charprobe_lite.runtime.classifier import Prediction, TextClassifier
 
 TEXTS_CUT = "texts_cut"
 """The value of a study that counts the texts that were longer than the classifier's limit."""
+
+
+def label_batches(
+    store: Store,
+    instrument: str,
+    samples: Sequence[Unlabelled],
+    classifier: TextClassifier,
+    size: int,
+) -> Iterator[None]:
+    """Record what another instrument says of ``samples``; yields after each batch of ``size``."""
+    for start in range(0, len(samples), size):
+        batch = samples[start : start + size]
+        predictions = classifier.classify([sample.text for sample in batch])
+        pairs = zip(batch, predictions, strict=True)
+        labels = [(sample.rollout, p.label, p.probabilities) for sample, p in pairs]
+        store.relabel(instrument, labels)
+        yield
 
 
 class Labelling:
