@@ -21,7 +21,8 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json
 
 Array = NDArray[np.float32]
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+"""I64 for the position ids (0, 1, ...) that older BERT checkpoints keep beside the weights."""
 AROUND = 1 << 20  # bytes: the kernel maps pages around the one that is read, too
 HEADER_LIMIT = 100_000_000  # the format's own limit
 BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)

@@ -1,7 +1,8 @@
-"""A small ModernBERT classifier with a real tokenizer, for the converters."""
+"""Small ModernBERT, BERT and RoBERTa classifiers with real tokenizers, for the converters."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,84 @@ def write_classifier(folder: Path, dtype: str = "float32", **changed: Any) -> Pa
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.15)
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="150KB")
+    return folder
+
+
+def write_wordpiece(folder: Path, size: int = 400) -> int:
+    """Train a WordPiece vocabulary on the corpus, with what surrounds it in BERT; its size."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 3), ("[SEP]", 4)],
+    )
+    tokenizer.enable_truncation(16)  # as some publish it: for another task than this one
+    tokenizer.enable_padding(length=16)
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = [
+        entry for entry in document["added_tokens"] if entry["content"] != "[unused0]"
+    ]  # in BERT's vocabulary, it is a token like others
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    return tokenizer.get_vocab_size()
+
+
+def write_roberta_tokenizer(folder: Path) -> int:
+    """Train a byte-level BPE on the corpus, with RoBERTa's special tokens; its size."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import RobertaProcessing
+
+    tokenizer = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train_from_iterator(TEXTS, 500, special_tokens=special, show_progress=False)
+    tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "bert": {"intermediate_size": 96, "max_position_embeddings": 64},
+    "distilbert": {"hidden_dim": 96, "max_position_embeddings": 64},
+    "roberta": {"intermediate_size": 96, "max_position_embeddings": 66},
+    "xlm-roberta": {"intermediate_size": 96, "max_position_embeddings": 66},
+}
+"""Small ones that read 64 tokens: RoBERTa numbers positions from 2."""
+
+
+def write_encoder_classifier(folder: Path, kind: str, **changed: Any) -> Path:
+    """A small classifier of a model_type, with weights so large that texts' logits differ."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    folder.mkdir(parents=True)
+    roberta = "roberta" in kind
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=write_roberta_tokenizer(folder) if roberta else write_wordpiece(folder),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=1 if roberta else 0,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: number for number, label in enumerate(LABELS)},
+        **{**SHAPES[kind], **changed},
+    )
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.15)
+    model.save_pretrained(folder)
     return folder
 
 
