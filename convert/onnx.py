@@ -1,4 +1,4 @@
-"""A ModernBERT text classifier as ONNX files: fp32, dynamic int8, and fp16 for GPUs.
+"""A text classifier, ModernBERT or BERT and its kin, as ONNX: fp32, dynamic int8, fp16 for GPUs.
 
 The export is optimum's, the quantization ONNX Runtime's. Every file is held against torch on
 texts of the corpus before the folder gets its final name.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
@@ -25,6 +26,7 @@ from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.runtime.classifier import ClassifierConfig
 
 Ids = NDArray[np.int64]
 Batch = tuple[Ids, Ids]
@@ -33,7 +35,16 @@ Logits = NDArray[np.float64]
 Run = Callable[[Ids, Ids], Any]
 """A batch's logits (texts, labels)."""
 
-ARCHITECTURE = "ModernBertForSequenceClassification"
+ARCHITECTURES = {
+    "modernbert": "ModernBertForSequenceClassification",
+    "bert": "BertForSequenceClassification",
+    "distilbert": "DistilBertForSequenceClassification",
+    "roberta": "RobertaForSequenceClassification",
+    "xlm-roberta": "XLMRobertaForSequenceClassification",
+}
+"""The class of transformers for each model_type that is converted."""
+HEADS = ("classifier.weight", "classifier.out_proj.weight")
+"""The tensor with a row for each label, in BERT's classes and in RoBERTa's."""
 ONNX_FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
 SHARED = ("config.json", "tokenizer.json")
 LIMIT = 1e-3  # logits of the fp32 file, absolute, or relative to the largest where that is over 1
@@ -77,7 +88,7 @@ def export_classifier(
     checkpoint = open_checkpoint(source)
     check_config(checkpoint)
     tokenizer = _read_tokenizer(checkpoint)
-    batches = _batches(texts or check_texts(), tokenizer, checkpoint.config) if verify else []
+    batches = _batches(texts or check_texts(), *tokenizer) if verify else []
     with new_folder(target, wait) as folder, _quiet():
         model = _load_model(checkpoint)
         expected = _logits(_torch_run(model), batches)
@@ -116,25 +127,30 @@ def main() -> None:
 
 
 def check_config(checkpoint: CheckpointFolder) -> None:
-    """Raises BadInput for what is no ModernBERT classifier, or has not one label per logit."""
+    """Raises BadInput for what is none of ARCHITECTURES, or has not one label per logit."""
     config, path = checkpoint.config, checkpoint.folder / "config.json"
-    for field, value in (("architectures", [ARCHITECTURE]), ("model_type", "modernbert")):
-        if config.get(field) != value:
-            stated = str(config.get(field))[:80]
-            raise BadInput(f"{path}: field {field}: {stated}; only {ARCHITECTURE} is converted")
+    kind, stated = str(config.get("model_type"))[:80], str(config.get("architectures"))[:80]
+    if kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise BadInput(f"{path}: field model_type: {kind}; classifiers of {known} are converted")
+    if config.get("architectures") != [ARCHITECTURES[kind]]:
+        raise BadInput(
+            f"{path}: field architectures: {stated}; of {kind}, {ARCHITECTURES[kind]} is converted"
+        )
     labels = config.get("id2label")
     if not isinstance(labels, dict) or set(labels) != {str(n) for n in range(len(labels))}:
         raise BadInput(f"{path}: field id2label: must map 0, 1, ... to the labels")
     if len(set(map(str, labels.values()))) != len(labels):
         raise BadInput(f"{path}: field id2label: a label appears twice; name every label once")
-    head = checkpoint.tensors.get("classifier.weight")
+    name = HEADS["roberta" in kind]
+    head = checkpoint.tensors.get(name)
     if head is None:
-        raise BadInput(f"{checkpoint.folder}: has no tensor classifier.weight; name a classifier")
+        raise BadInput(f"{checkpoint.folder}: has no tensor {name}; name a classifier")
     stated, rows = config.get("num_labels", len(labels)), head.shape[0] if head.shape else 0
     if not len(labels) == stated == rows:
         raise BadInput(
             f"{path}: field id2label: {len(labels)} labels, but num_labels is {stated} and "
-            f"classifier.weight has {rows} rows; they must agree"
+            f"{name} has {rows} rows; they must agree"
         )
 
 
@@ -149,8 +165,11 @@ def check_texts() -> list[str]:
     return ["Thanks.", *texts, "\n\n".join(texts)]
 
 
-def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
-    """tokenizer.json, without padding and cut at CHECK_TOKENS. Raises BadInput."""
+def _read_tokenizer(checkpoint: CheckpointFolder) -> tuple[Any, int]:
+    """tokenizer.json, without padding and cut at CHECK_TOKENS, and the padding's id.
+
+    Raises BadInput.
+    """
     path, config = checkpoint.folder / "tokenizer.json", checkpoint.folder / "config.json"
     if not path.is_file():
         raise BadInput(f"{path}: missing; save the tokenizer as a fast one, next to the model")
@@ -159,16 +178,16 @@ def _read_tokenizer(checkpoint: CheckpointFolder) -> Any:
     rows, last = checkpoint.config.get("vocab_size"), max(tokenizer.get_vocab().values(), default=0)
     if not isinstance(rows, int) or last >= rows:
         raise BadInput(f"{config}: field vocab_size: {rows!r}, but {path.name} has token {last}")
-    longest = checkpoint.config.get("max_position_embeddings")
-    fits = isinstance(longest, int) and 0 < longest < CHECK_TOKENS
-    tokenizer.enable_truncation(longest if fits else CHECK_TOKENS)
+    with bad_input(config, ValidationError):
+        read = ClassifierConfig.model_validate(checkpoint.config)
+    with bad_input(f"{config}: field max_position_embeddings", Exception):
+        tokenizer.enable_truncation(min(read.limit, CHECK_TOKENS))
     tokenizer.no_padding()
-    return tokenizer
+    return tokenizer, read.padding
 
 
-def _batches(texts: Sequence[str], tokenizer: Any, config: dict[str, Any]) -> list[Batch]:
+def _batches(texts: Sequence[str], tokenizer: Any, pad: int) -> list[Batch]:
     """(ids, mask) of every text alone, and of some texts of all lengths padded to the longest."""
-    pad = config.get("pad_token_id") or 0
     rows = sorted((item.ids or [pad] for item in tokenizer.encode_batch(list(texts))), key=len)
     spread = rows[:: max(1, len(rows) // 4)]
     batches = []
@@ -187,21 +206,23 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
         import onnx  # noqa: F401  (asked for here, before anything is computed)
         import optimum.exporters.onnx  # noqa: F401
         import torch
-        from transformers import ModernBertForSequenceClassification
+        import transformers
     except ImportError as error:
         raise BadInput(
             f"convert: {error.name} is not installed; pip install 'charprobe-lite[convert]'"
         ) from None
     place = f"{checkpoint.folder}: transformers cannot load it"
+    kind = checkpoint.config["model_type"]
+    own = {"reference_compile": False} if kind == "modernbert" else {}
     with bad_input(place, Exception), _no_progress_bar():  # a wrong type comes up anywhere
-        model, report = ModernBertForSequenceClassification.from_pretrained(
+        model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
-            reference_compile=False,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **own,
         )
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{checkpoint.folder}: has no tensor {missing[0]}; download it again")
@@ -209,19 +230,24 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
 
 
 def _export(model: Any, folder: Path) -> None:
-    """model.onnx and config.json; the graph is optimum's."""
+    """model.onnx and config.json; the graph is optimum's, of token ids and attention mask alone."""
     from optimum.exporters.onnx import export
     from optimum.exporters.tasks import TasksManager
 
+    # without token types, which are 0 in a text alone, BERT's inputs are DistilBERT's
+    kind = "distilbert" if model.config.model_type == "bert" else model.config.model_type
     exporter = TasksManager.get_exporter_config_constructor(
-        "onnx", model, task="text-classification", library_name="transformers"
+        "onnx", model_type=kind, task="text-classification", library_name="transformers"
     )(model.config)
     export(model, exporter, folder / ONNX_FILES["fp32"])
     model.config.save_pretrained(folder)
 
 
 def _write_int8(source: Path, target: Path) -> None:
-    """Weights of every MatMul as int8, one scale per column; activations are scaled at run time."""
+    """Weights as int8: a scale per column of a MatMul, one scale of a table of embeddings.
+
+    Activations are scaled at run time.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

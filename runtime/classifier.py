@@ -17,6 +17,9 @@ from charprobe_lite.models.kit import kit_folder, load_kit
 from charprobe_lite.runtime.device import is_int8, onnx_providers
 
 MAX_TOKENS = 8192  # ModernBERT's limit; smaller ones come from the classifier's config
+# they number a text's positions from the padding id + 1, so that the first ones are never used
+ROBERTA_LIKE = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+ROBERTA_PADDING = 1
 BATCH_TOKENS = 4096  # of one run, padding included
 
 
@@ -55,12 +58,27 @@ class ClassifierFiles(NamedTuple):
     config: Path
 
 
-class _Config(BaseModel):
+class ClassifierConfig(BaseModel):
     """The part of a classifier's config.json that it needs to run."""
 
     id2label: dict[int, str]
+    model_type: str | None = None
     max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
     pad_token_id: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+    @property
+    def padding(self) -> int:
+        """The token id that fills short texts."""
+        if self.pad_token_id is not None:
+            return self.pad_token_id
+        return ROBERTA_PADDING if self.model_type in ROBERTA_LIKE else 0
+
+    @property
+    def limit(self) -> int:
+        """The most tokens of a text, special ones included, that have a position."""
+        skipped = self.padding + 1 if self.model_type in ROBERTA_LIKE else 0
+        positions = self.max_position_embeddings
+        return MAX_TOKENS if positions is None else min(positions - skipped, MAX_TOKENS)
 
 
 class Classifier:
@@ -69,8 +87,9 @@ class Classifier:
     ``folder`` has an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``;
     ``file`` names the .onnx file where there are several; ``threads`` defaults to ONNX Runtime's
     choice; ``device`` is auto, cpu, metal or cuda. ``labels`` are in the order of the model's
-    outputs, ``limit`` is the most tokens that it reads. Raises BadInput naming the file that is
-    missing or cannot be used.
+    outputs, ``limit`` is the most tokens that it reads. A graph that asks for ``token_type_ids``,
+    as other tools export BERT, gets those of a text alone: zeros. Raises BadInput naming the file
+    that is missing or cannot be used.
     """
 
     def __init__(
@@ -86,11 +105,11 @@ class Classifier:
         self.path, tokenizer, config_file = classifier_files(Path(folder), file)
         config = _read_config(config_file)
         self.labels = [config.id2label[index] for index in range(len(config.id2label))]
-        self._pad = config.pad_token_id or 0
+        self._pad, self.limit = config.padding, config.limit
         with bad_input(tokenizer, Exception):  # the library raises bare Exception
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.limit = min(config.max_position_embeddings or MAX_TOKENS, MAX_TOKENS)
-        self._tokenizer.enable_truncation(self.limit)
+        with bad_input(f"{config_file}: field max_position_embeddings", Exception):
+            self._tokenizer.enable_truncation(self.limit)  # not below the special tokens
         self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -152,7 +171,7 @@ class Classifier:
         mask = np.zeros_like(ids)
         for index, row in enumerate(rows):
             ids[index, : len(row)], mask[index, : len(row)] = row, 1
-        feed = {"input_ids": ids, "attention_mask": mask}
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         feed = {name: value for name, value in feed.items() if name in self._inputs}
         with bad_input(f"{self.path}: cannot classify", Exception):  # another tokenizer's ids
             logits = self._session.run(None, feed)[0].astype(np.float64)
@@ -183,9 +202,9 @@ def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:
     return ClassifierFiles(folder / file, folder / "tokenizer.json", folder / "config.json")
 
 
-def _read_config(path: Path) -> _Config:
+def _read_config(path: Path) -> ClassifierConfig:
     with bad_input(path, ValidationError):
-        config = _Config.model_validate_json(read_text(path))
+        config = ClassifierConfig.model_validate_json(read_text(path))
     if config.id2label.keys() != set(range(len(config.id2label))):
         raise BadInput(f"{path}: field id2label: must map 0, 1, ... to the labels")
     return config
