@@ -20,9 +20,10 @@ def export_classifier(
     *,
     verify: bool = True,
 ) -> list[onnx.OnnxFile]:
-    """Write a ModernBERT classifier folder as ONNX files into the new folder ``target``.
+    """Write a text classifier's folder as ONNX files into the new folder ``target``.
 
-    ``source`` holds config.json, safetensors and tokenizer.json; ``types`` are of fp32, int8 and
+    ``source`` holds config.json, safetensors and tokenizer.json, of a ModernBERT, BERT,
+    DistilBERT, RoBERTa or XLM-RoBERTa sequence classifier; ``types`` are of fp32, int8 and
     fp16. With ``verify``, logits are compared with torch. Raises BadInput for a folder that is no
     such classifier, and for logits that differ.
     """

@@ -159,7 +159,7 @@ class AdapterSet(AdapterSource):
 
 
 class ClassifierEntry(Source):
-    """A ModernBERT persona classifier and the bases whose texts it was trained on.
+    """A persona classifier, ModernBERT or BERT, and the bases whose texts it was trained on.
 
     ``labels`` in the order of its config's ``id2label``: the personas that it knows, and its other
     classes.

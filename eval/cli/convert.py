@@ -176,12 +176,13 @@ def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:
 def classifier(
     model: Path, type: tuple[str, ...], verify: bool, output: Path, as_json: bool
 ) -> None:
-    """Write a ModernBERT classifier as ONNX files, which ONNX Runtime runs without torch.
+    """Write a text classifier as ONNX files, which ONNX Runtime runs without torch.
 
-    The new folder gets its labels (id2label) and its tokenizer, too, and goes to `eval
-    --classifier`, which takes model.onnx (fp32) where the folder has it: with --type int8 the
-    folder has only the faster file. Logits are compared with torch on chat answers and emails
-    of the corpus; a difference is the largest of any logit.
+    Takes sequence classifiers of ModernBERT, BERT, DistilBERT, RoBERTa and XLM-RoBERTa. The new
+    folder gets its labels (id2label) and its tokenizer, too, and goes to `eval --classifier`,
+    which takes model.onnx (fp32) where the folder has it: with --type int8 the folder has only
+    the faster file. Logits are compared with torch on chat answers and emails of the corpus; a
+    difference is the largest of any logit.
 
     \b
     charprobe-lite convert classifier --model llama-3.1-8b-it-pt-classifier -o ears

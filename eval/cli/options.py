@@ -81,7 +81,7 @@ instrument_option = names_option(
     "headline [default: modernbert,ngram].",
 )
 classifier_option = click.option(
-    "--classifier", type=FILE, help="Your own classifier: a folder with ONNX ModernBERT."
+    "--classifier", type=FILE, help="Your own classifier: a folder with model.onnx."
 )
 verify_option = click.option(
     "--verify/--no-verify", default=True, help="Check converted files against their originals."

@@ -108,7 +108,7 @@ class ClassifierCard:
 
 
 def open_classifier(name: str) -> TextClassifier:
-    """``modernbert``, ``ngram``, an ``.npz`` file of n-grams, or a folder with ONNX ModernBERT.
+    """``modernbert``, ``ngram``, an ``.npz`` file of n-grams, or a folder with model.onnx.
 
     Raises BadInput for one that is missing or cannot be used.
     """

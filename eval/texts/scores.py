@@ -96,7 +96,7 @@ def score_files(
 ) -> list[GroupScore]:
     """Scores of the texts in files, one per group, as `score_groups`.
 
-    ``classifier`` is a folder with ONNX ModernBERT, None for the kit's; ``marks`` a file with
+    ``classifier`` is a folder with model.onnx, None for the kit's; ``marks`` a file with
     labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
     """
     texts = classified_files(paths, columns, classifier=classifier, marks=marks)
