@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +70,38 @@ def write_classifier(folder: Path, dtype: str = "float32", **changed: Any) -> Pa
     return folder
 
 
+def wordpieces(size: int) -> list[str]:
+    """Special tokens, characters, and the corpus's words and endings, the most frequent first.
+
+    Not by the library's trainer, which orders equally frequent ones by chance.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    normal, split = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    counts: Counter[str] = Counter()
+    for text in TEXTS:
+        for word, _ in split.pre_tokenize_str(normal.normalize_str(text)):
+            counts[word] += 1
+            counts.update(f"##{word[-length:]}" for length in (2, 3) if length < len(word))
+    letters = sorted({letter for word in counts for letter in word})
+    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = [*letters, *(f"##{letter}" for letter in letters)]
+    frequent = sorted(counts, key=lambda word: (-counts[word], word))
+    return [*dict.fromkeys([*special, *characters, *frequent])][:size]
+
+
 def write_wordpiece(folder: Path, size: int = 400) -> int:
-    """Train a WordPiece vocabulary on the corpus, with what surrounds it in BERT; its size."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    """A WordPiece vocabulary of the corpus, with what surrounds it in BERT; its size."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    vocabulary = {token: number for number, token in enumerate(wordpieces(size))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=special, show_progress=False
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    # [unused0] is none of these: in BERT's vocabulary, it is a token like others
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -91,11 +109,7 @@ def write_wordpiece(folder: Path, size: int = 400) -> int:
     )
     tokenizer.enable_truncation(16)  # as some publish it: for another task than this one
     tokenizer.enable_padding(length=16)
-    document = json.loads(tokenizer.to_str())
-    document["added_tokens"] = [
-        entry for entry in document["added_tokens"] if entry["content"] != "[unused0]"
-    ]  # in BERT's vocabulary, it is a token like others
-    (folder / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer.get_vocab_size()
 
 

@@ -20,14 +20,14 @@ SPECIAL = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BertModel of 1200 tokens, whose special tokens are not the first ones."""
+    """A random BertModel of 1000 tokens, with [unused0] between the special ones."""
     import torch
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoder") / "bert"
     folder.mkdir()
     config = BertConfig(
-        vocab_size=write_wordpiece(folder, 1200) + 3,  # rows that no token has
+        vocab_size=write_wordpiece(folder, 1000) + 3,  # rows that no token has
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
