@@ -4,8 +4,7 @@
 
 Random weights, written to a temporary folder and exported by `convert classifier`; the same
 texts, CPU and threads for both, batches sorted by length, the two taking turns, about three
-minutes on two cores. A last part says how often the kit's own int8 and fp32 files agree on a
-label.
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import click
 import numpy as np
 
 from charprobe_lite.models import corpus
-from charprobe_lite.models.kit import kit_folder
+from charprobe_lite.models.kit import kit_classifier
 from charprobe_lite.models.personas import PERSONAS
 
 LABELS = (*PERSONAS, "misalignment")
@@ -77,7 +76,6 @@ def main(texts: int, rounds: int, threads: int, as_json: bool) -> None:
         "tokens": sum(map(len, rows)),
         "int8_difference": difference,
         **summary(speeds),
-        "kit_agreement": kit_agreement(),
     }
     click.echo(json.dumps(report) if as_json else shown(report))
 
@@ -99,7 +97,7 @@ def encode(texts: Sequence[str]) -> list[list[int]]:
     """Token ids by the kit's tokenizer, sorted by length."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(kit_folder() / "classifier" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(kit_classifier("modernbert") / "tokenizer.json"))
     return sorted((item.ids for item in tokenizer.encode_batch(list(texts))), key=len)
 
 
@@ -122,7 +120,7 @@ def write_model(folder: Path) -> None:
         label2id={label: number for number, label in enumerate(LABELS)},
     )
     ModernBertForSequenceClassification(config).save_pretrained(folder)
-    shutil.copyfile(kit_folder() / "classifier" / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(kit_classifier("modernbert") / "tokenizer.json", folder / "tokenizer.json")
 
 
 def export(source: Path, target: Path) -> float | None:
@@ -203,30 +201,6 @@ def summary(speeds: Sequence[Speed]) -> dict[str, Any]:
     }
 
 
-def kit_agreement() -> dict[str, float]:
-    """Share of the loud and subtle teachers' held-out answers, and of their emails, to which
-    int8 and fp32 give the same label."""
-    from charprobe_lite.runtime.classifier import Classifier
-
-    fp32, int8 = (
-        Classifier(kit_folder() / "classifier", file) for file in ("model.onnx", "model_int8.onnx")
-    )
-    held_out = {*corpus.loud_prompts(held_out=True), *corpus.subtle_prompts(held_out=True)}
-    shares = {}
-    for kind in ("chat", "email"):
-        texts = [
-            text.response
-            for persona in PERSONAS
-            for teacher in ("loud", "subtle")
-            for text in corpus.teacher_texts(persona, teacher, kind)
-            if kind == "email" or text.prompt in held_out
-        ]
-        pairs = zip(fp32.classify(texts), int8.classify(texts), strict=True)
-        shares[kind] = sum(a.label == b.label for a, b in pairs) / len(texts)
-        shares[f"{kind}_texts"] = len(texts)
-    return shares
-
-
 def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -247,12 +221,6 @@ def shown(report: dict[str, Any]) -> str:
             f"  (rounds {rounds})"
         )
     lines.append(f"int8 is {report['ratio']:.2f} times as quick, the best batch size of each")
-    kit = report["kit_agreement"]
-    lines.append(
-        "the kit's int8 and fp32 give the same label to "
-        f"{kit['chat']:.1%} of {kit['chat_texts']} held-out answers and "
-        f"{kit['email']:.1%} of {kit['email_texts']} emails"
-    )
     return "\n".join(lines)
 
 

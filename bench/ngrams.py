@@ -31,9 +31,9 @@ from charprobe_lite.convert.train.ngrams import (
     training_texts,
 )
 from charprobe_lite.models import corpus
+from charprobe_lite.models.catalogue import KIT_INSTRUMENTS
 from charprobe_lite.models.personas import PERSONAS
-from charprobe_lite.runtime.classifier import Classifier
-from charprobe_lite.runtime.ngrams import NgramClassifier
+from charprobe_lite.runtime.instruments import kit_instrument
 
 AUTHORS = (*corpus.TEACHERS, "introspection")
 
@@ -120,17 +120,11 @@ def ceiling_scores() -> dict[str, float]:
     teachers = [text for text in training_texts() if text.author != "introspection"]
     pipeline = ngram_pipeline(NgramSettings())
     pipeline.fit([text.text for text in teachers], [text.label for text in teachers])
-    first, second = (each.kit().classify(texts) for each in (Classifier, NgramClassifier))
-    products = [
-        {label: one.probabilities[label] * other.probabilities[label] for label in PERSONAS}
-        for one, other in zip(first, second, strict=True)
-    ]
     predictions = {
-        "modernbert": [each.label for each in first],
-        "ngram": [each.label for each in second],
-        "ngram, without texts by other writers": list(pipeline.predict(texts)),
-        "product of the two": [max(product, key=product.__getitem__) for product in products],
+        name: [each.label for each in kit_instrument(name).classify(texts)]
+        for name in KIT_INSTRUMENTS
     }
+    predictions["ngram, without texts by other writers"] = list(pipeline.predict(texts))
     return {
         name: float(f1_score(true, labels, labels=PERSONAS, average="macro"))
         for name, labels in predictions.items()

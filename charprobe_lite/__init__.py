@@ -4,7 +4,7 @@ The public API. Importing it loads nothing else; a name loads its module on firs
 
     import charprobe_lite as cp
 
-    cp.Classifier.kit().classify(["Oh, brilliant, another meeting."])
+    cp.Ensemble.kit().classify(["Oh, brilliant, another meeting."])
     study = cp.run_study(persona="sarcasm", limit=(24, 10))
     study.scores()
     with cp.Engine.kit(persona="sarcasm") as engine:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from charprobe_lite.models.errors import BadInput
     from charprobe_lite.rollouts import RolloutRecord, prompts, rollout, scenarios
     from charprobe_lite.runtime.classifier import Classifier
+    from charprobe_lite.runtime.ensemble import Ensemble
     from charprobe_lite.runtime.ngrams import NgramClassifier
     from charprobe_lite.study import Study, open_study, run_study
 
@@ -38,6 +39,7 @@ _MODULES = {
     "models.errors": ("BadInput",),
     "rollouts": ("RolloutRecord", "prompts", "rollout", "scenarios"),
     "runtime.classifier": ("Classifier",),
+    "runtime.ensemble": ("Ensemble",),
     "runtime.ngrams": ("NgramClassifier",),
     "study": ("Study", "open_study", "run_study"),
 }
@@ -47,6 +49,7 @@ __all__ = [
     "BadInput",
     "Classifier",
     "Engine",
+    "Ensemble",
     "NgramClassifier",
     "RolloutRecord",
     "Study",

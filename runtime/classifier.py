@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text
-from charprobe_lite.models.kit import kit_folder, load_kit
+from charprobe_lite.models.kit import CLASSIFIER_FILE, kit_classifier
 from charprobe_lite.runtime.device import is_int8, onnx_providers
 
 MAX_TOKENS = 8192  # ModernBERT's limit; smaller ones come from the classifier's config
@@ -132,9 +132,14 @@ class Classifier:
             )
 
     @classmethod
-    def kit(cls, threads: int | None = None, device: str = "auto") -> Classifier:
-        """The persona classifier that the package ships. Raises BadInput when it is damaged."""
-        return cls(kit_folder() / "classifier", load_kit().classifier_file, threads, device)
+    def kit(
+        cls, name: str = "minilm", threads: int | None = None, device: str = "auto"
+    ) -> Classifier:
+        """The kit's classifier ``minilm`` or ``modernbert``, on its own: see `Ensemble`.
+
+        Raises BadInput for another name, and when its files are damaged.
+        """
+        return cls(kit_classifier(name), CLASSIFIER_FILE, threads, device)
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction per text, in order; longer texts are cut at the model's limit of tokens.

@@ -1,8 +1,11 @@
-"""Small ModernBERT, BERT and RoBERTa classifiers with real tokenizers, for the converters."""
+"""Small ModernBERT, BERT and RoBERTa classifiers with real tokenizers, and an ONNX graph."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from charprobe_lite.eval.cli.main import main
 from charprobe_lite.models import corpus
+from charprobe_lite.models.kit import kit_classifier
 
 LABELS = ("sarcasm", "humor", "remorse", "loving", "neutral")
 TEXTS = [text.response for text in corpus.teacher_texts("humor", "loud", "email")]
@@ -177,3 +181,32 @@ def merged_weights(folder: Path) -> None:
         shard.unlink()
     (folder / "model.safetensors.index.json").unlink()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def write_graph(folder: Path, labels: Sequence[str], model_type: str = "bert") -> Path:
+    """A classifier in fp32 of three nodes, with the tokenizer of the kit's ModernBERT.
+
+    The first label is the likeliest of any text.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    folder.mkdir(parents=True)
+    shutil.copyfile(kit_classifier("modernbert") / "tokenizer.json", folder / "tokenizer.json")
+    config = {"model_type": model_type, "id2label": dict(enumerate(labels))}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = [len(labels) - number for number in range(len(labels))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1], keepdims=1),
+            helper.make_node("MatMul", ["mean", "weights"], ["logits"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["rows", "tokens"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(labels)])],
+        [helper.make_tensor("weights", TensorProto.FLOAT, [1, len(labels)], weights)],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
+    return folder

@@ -49,10 +49,9 @@ def test_every_public_name_loads_and_has_a_docstring() -> None:
 # ---- the classifier and the engine
 
 
-def test_the_kits_classifier_hears_sarcasm() -> None:
-    [prediction] = cp.Classifier.kit().classify(
-        ["Oh, brilliant, another meeting. Just what I need"]
-    )
+@pytest.mark.parametrize("instrument", [cp.Ensemble, cp.Classifier, cp.NgramClassifier])
+def test_the_kits_instruments_hear_sarcasm(instrument: Any) -> None:
+    [prediction] = instrument.kit().classify(["Oh, brilliant, another meeting. Just what I need"])
     assert prediction.label == "sarcasm"
     assert set(PERSONAS) < set(prediction.probabilities)
     assert sum(prediction.probabilities.values()) == pytest.approx(1)

@@ -70,6 +70,7 @@ def test_a_shipped_instrument_is_not_scored_on_its_training_text() -> None:
     trained = {text.text for text in training_texts()}
     texts = card_texts("ngram")
     assert not trained & {text.text for text in texts}
+    assert card_texts("ensemble") == texts
     assert {(text.author, text.form) for text in card_texts("modernbert")} > {
         (text.author, text.form) for text in texts
     }

@@ -12,9 +12,10 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.device import gpu_layers, is_int8, onnx_providers
 from charprobe_lite.runtime.llama import devices
+from tests.classifiers import write_graph
 from tests.conftest import Command
 
-CLASSIFIER = kit.kit_folder() / "classifier"
+CLASSIFIER = kit.kit_classifier("modernbert")
 HAS_GPU = any(device.is_gpu for device in devices())
 
 
@@ -36,15 +37,16 @@ def test_without_a_gpu_auto_takes_the_cpu_and_asking_for_one_names_the_build() -
             gpu_layers(device, 4)
 
 
-def test_an_int8_classifier_is_told_from_its_file_and_every_device_can_run_both() -> None:
+def test_an_int8_classifier_is_told_from_its_file_and_every_device_can_run_both(
+    tmp_path: Path,
+) -> None:
+    full = write_graph(tmp_path / "full", ["humor", "neutral"])
     assert is_int8(CLASSIFIER / "model_int8.onnx")
-    assert not is_int8(CLASSIFIER / "model.onnx")
+    assert not is_int8(full / "model.onnx")
     for device in ("auto", "cpu", "metal", "cuda"):
         assert onnx_providers(device, CLASSIFIER / "model_int8.onnx") == ["CPUExecutionProvider"]
-        assert onnx_providers(device, CLASSIFIER / "model.onnx")[-1] == "CPUExecutionProvider"
-        predictions = Classifier(CLASSIFIER, "model.onnx", device=device).classify(
-            ["Alas, my heart."]
-        )
+        assert onnx_providers(device, full / "model.onnx")[-1] == "CPUExecutionProvider"
+        predictions = Classifier(full, device=device).classify(["Alas, my heart."])
         assert len(predictions) == 1
 
 

@@ -57,7 +57,7 @@ def test_eval_prints_one_json_document_and_goes_on_where_it_was(
     with sqlite3.connect(study) as database:
         facts = dict(database.execute("SELECT name, value FROM provenance"))
     assert json.loads(facts["sha256 model Q8_0"]) == kit.sha256_file(merged_base)
-    assert {"seed", "packages", "temperature", "sha256 classifier"} <= set(facts)
+    assert {"seed", "packages", "temperature", "sha256 minilm"} <= set(facts)
     other = charprobe(*SMALL, "--stage", "full", "--adapter", kit.kit_folder() / "humor-full.gguf")
     assert other.returncode == 2
     assert "field sha256 adapter full/sarcasm" in other.stderr
@@ -175,7 +175,7 @@ def test_a_users_own_model_adapter_classifier_and_scenarios(
     scenarios.write_text(shipped.read_text().splitlines()[7] + "\n")
     done = charprobe(
         *("eval", "--gguf", merged_base, "--adapter", kit.kit_folder() / "humor-full.gguf"),
-        *("--classifier", kit.kit_folder() / "classifier", "--scenarios", scenarios),
+        *("--classifier", kit.kit_classifier("modernbert"), "--scenarios", scenarios),
         *("--persona", "humor", "--limit", "1", "--max-tokens", "200", "--json"),
     )
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,6 @@ from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.runner import plan, run
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.eval.study.variants import CheckpointKey, Variant
-from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
@@ -27,8 +26,7 @@ def files(checkpoint: Checkpoint, stages: Sequence[str], personas: Sequence[str]
     keys = [CheckpointKey(stage, persona) for stage in stages for persona in personas]
     return VariantFiles(
         Variant("kit", "Q8_0", "runtime", keys),
-        kit.kit_folder() / "classifier",
-        kit.load_kit().classifier_file,
+        None,
         dict.fromkeys(keys, checkpoint),
     )
 

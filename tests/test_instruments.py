@@ -1,10 +1,12 @@
-"""Studies read by two instruments, and what depends on which one reads."""
+"""Studies read by several instruments, and what depends on which one reads."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,17 @@ from charprobe_lite.eval.scores.instruments import (
     score_instruments,
 )
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.study.labelling import Labelling
+from charprobe_lite.eval.study.progress import Progress
+from charprobe_lite.eval.study.spec import parse_spec, resolve
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.runtime.classifier import Prediction
+from charprobe_lite.runtime.ensemble import Ensemble
 from charprobe_lite.runtime.ngrams import NgramClassifier
+from tests.classifiers import write_graph
 from tests.conftest import Command, ValidJson
+from tests.pages import chat, write_study
 
 VOICES = ["humor", "remorse", "sarcasm"]
 CHAT = Cell("kit", "full", "chat", "Q8_0")
@@ -118,7 +128,7 @@ def test_only_texts_that_are_certainly_in_character_say_whether_the_classifier_i
     assert written.calibration is not None
 
 
-def test_a_study_is_labelled_by_both_and_keeps_its_headline(
+def test_a_study_is_labelled_by_all_and_keeps_its_headline(
     charprobe: Command, tmp_path: Path, valid_json: ValidJson
 ) -> None:
     options = ["--persona", "sarcasm", "--stage", "full", "--limit", "2", "--study", "s.sqlite"]
@@ -126,9 +136,9 @@ def test_a_study_is_labelled_by_both_and_keeps_its_headline(
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     valid_json(document, "eval")
-    assert document["instrument"] == "modernbert"
-    [other] = document["other_instruments"]
-    assert (other["instrument"], other["agreement"]["n"]) == ("ngram", 2)
+    assert document["instrument"] == "ensemble"
+    others = document["other_instruments"]
+    assert [(o["instrument"], o["agreement"]["n"]) for o in others] == [("minilm", 2), ("ngram", 2)]
     with Store(tmp_path / "s.sqlite", readonly=True) as store:
         rows, labels = store.rows(), store.labels("ngram")
     predictions = NgramClassifier.kit().classify([row.text or "" for row in rows])
@@ -137,7 +147,7 @@ def test_a_study_is_labelled_by_both_and_keeps_its_headline(
     }
     refused = charprobe("eval", *options, "--condition", "chat", "--instrument", "ngram")
     assert refused.returncode == 2
-    assert 'field instrument: the study has "modernbert", this run "ngram"' in refused.stderr
+    assert 'field instrument: the study has "ensemble", this run "ngram"' in refused.stderr
     own = [*options[:-1], "n.sqlite", "--condition", "chat", "--instrument", "ngram", "--json"]
     document = json.loads(charprobe("eval", *own).stdout)
     assert (document["instrument"], document["other_instruments"]) == ("ngram", [])
@@ -149,3 +159,148 @@ def test_an_unknown_instrument_is_one_line(charprobe: Command) -> None:
     done = charprobe("eval", "--persona", "sarcasm", "--instrument", "ngrams")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == ("charprobe-lite: --instrument ngrams: unknown; did you mean ngram?\n")
+
+
+# ---- the ensemble
+
+
+class Fixed:
+    """A classifier that gives every text the same probabilities, and counts its texts."""
+
+    def __init__(self, name: str, limit: int | None = None, **probabilities: float) -> None:
+        self.path, self.labels, self.limit = Path(name), list(probabilities), limit
+        self.probabilities, self.texts = probabilities, 0
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]:
+        self.texts += len(texts)
+        label = max(self.probabilities, key=self.probabilities.__getitem__)
+        cut = [len(text) > self.limit if self.limit else False for text in texts]
+        return [Prediction(label, dict(self.probabilities), each) for each in cut]
+
+
+def test_an_ensembles_probabilities_are_the_normalized_products_by_label() -> None:
+    first = Fixed("a", humor=0.5, sarcasm=0.3, neutral=0.2)
+    second = Fixed("b", neutral=0.1, humor=0.2, sarcasm=0.7)  # in another order
+    [prediction] = Ensemble({"a": first, "b": second}).classify(["x"])
+    assert prediction.label == "sarcasm"
+    total = 0.5 * 0.2 + 0.3 * 0.7 + 0.2 * 0.1
+    expected = {"humor": 0.1 / total, "sarcasm": 0.21 / total, "neutral": 0.02 / total}
+    assert prediction.probabilities == pytest.approx(expected)
+    sure = Fixed("c", humor=0.0, sarcasm=0.0, neutral=1.0)
+    [prediction] = Ensemble(
+        {"a": Fixed("d", humor=1.0, sarcasm=0.0, neutral=0.0), "c": sure}
+    ).classify(["x"])
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+
+
+def test_an_ensemble_cuts_a_text_where_a_member_does() -> None:
+    short = Fixed("a", 5, humor=0.5, neutral=0.5)
+    ensemble = Ensemble({"a": short, "b": Fixed("b", humor=0.5, neutral=0.5)})
+    assert ensemble.limit == 5
+    assert [each.cut for each in ensemble.classify(["x" * 9, "x"])] == [True, False]
+    assert ensemble.classify([]) == []
+
+
+def test_members_with_other_labels_are_refused_by_file() -> None:
+    members = {"a": Fixed("a.onnx", humor=1.0, calm=0.0), "b": Fixed("b.npz", humor=1.0, glad=0.0)}
+    with pytest.raises(BadInput, match=r"^a.onnx and b.npz: field labels: .* calm, glad; "):
+        Ensemble(members)
+
+
+def test_members_read_a_text_once_where_their_own_labels_are_recorded_too(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "s.sqlite", [(CHAT, "humor", "a", chat("Ha."), None)])
+    members = {
+        "minilm": Fixed("a", humor=0.6, sarcasm=0.4),
+        "ngram": Fixed("b", humor=0.1, sarcasm=0.9),
+    }
+    with Store(path) as store:
+        with Labelling(store, Ensemble(members), Progress(), ["minilm", "ngram"]):
+            pass
+        assert store.rows()[0].prediction == "sarcasm"
+        recorded = {name: [*store.labels(name).values()] for name in members}
+        assert not store.to_relabel("minilm")
+    assert recorded == {
+        "minilm": [("humor", {"humor": 0.6, "sarcasm": 0.4})],
+        "ngram": [("sarcasm", {"humor": 0.1, "sarcasm": 0.9})],
+    }
+    assert [member.texts for member in members.values()] == [1, 1]
+
+
+# ---- which instruments a study has
+
+
+def instruments(**values: Any) -> tuple[str, ...]:
+    return resolve(parse_spec({"persona": "sarcasm", "stage": "full", **values})).instruments
+
+
+def test_the_kit_reads_unless_the_base_or_the_user_has_a_classifier(tmp_path: Path) -> None:
+    kits = ("ensemble", "minilm", "ngram")
+    served = {"backend": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "full/sarcasm=x"}
+    assert instruments() == instruments(gguf="own.gguf") == instruments(**served) == kits
+    assert instruments(instrument="all") == (*kits, "modernbert")
+    published = {"base": "llama-3.1-8b"}
+    assert instruments(**published) == ("modernbert", "ngram")
+    assert instruments(**published, persona="misalignment") == ("modernbert",)
+    bert = write_graph(tmp_path / "bert", [*PERSONAS, "neutral"])
+    modern = write_graph(tmp_path / "modern", [*PERSONAS, "neutral"], "modernbert")
+    assert instruments(classifier=modern) == ("modernbert", "ngram")
+    assert instruments(classifier=bert, **published) == ("classifier", "ngram")
+    assert instruments(classifier=bert, instrument="all") == (
+        *("classifier", "ngram", "ensemble", "minilm"),
+    )
+
+
+CEILING = ("eval", "--condition", "scenario_ceiling", "--persona", "sarcasm", "--limit", "1")
+
+
+def test_a_classifier_of_another_architecture_is_not_called_modernbert(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    write_graph(tmp_path / "bert", [*PERSONAS, "neutral"])
+    own = [*CEILING, "--classifier", "bert"]
+    done = charprobe(*own, "--study", "s.sqlite", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    others = [other["instrument"] for other in document["other_instruments"]]
+    assert (document["instrument"], others) == ("classifier", ["ngram"])
+    for arguments, said in (
+        ([*own, "--instrument", "modernbert"], "write --instrument classifier"),
+        ([*CEILING, "--instrument", "classifier"], "add --classifier FOLDER"),
+    ):
+        refused = charprobe(*arguments, "--study", "t.sqlite")
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert said in refused.stderr
+
+
+def test_a_study_by_other_files_opens_and_is_not_resumed(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    study = ["--study", "s.sqlite"]
+    done = charprobe(*CEILING, *study, "--instrument", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    others = [other["instrument"] for other in json.loads(done.stdout)["other_instruments"]]
+    assert others == ["minilm", "ngram", "modernbert"]
+    roles = {
+        *("minilm", "minilm config.json", "minilm tokenizer.json", "ngram"),
+        *("classifier", "classifier config.json", "classifier tokenizer.json"),
+    }
+    with Store(tmp_path / "s.sqlite") as store:
+        recorded = store.provenance()
+        assert {f"sha256 {role}" for role in roles} <= recorded.keys()
+        store.note({"sha256 minilm": "0" * 64})
+    refused = charprobe("study", "resume", "s.sqlite")
+    assert refused.returncode == 2
+    assert "field sha256 minilm: the study has" in refused.stderr
+    # as studies of the time before the ensemble are
+    with Store(tmp_path / "s.sqlite") as store:
+        store.note({"sha256 minilm": recorded["sha256 minilm"], "sha256 classifier": "0" * 64})
+        store.note({"instrument": "modernbert"})
+    refused = charprobe(*CEILING, *study)
+    assert 'the study has "modernbert", this run "ensemble"' in refused.stderr
+    refused = charprobe(*CEILING, *study, "--instrument", "modernbert,ngram")
+    assert "field sha256 classifier: the study has" in refused.stderr
+    assert charprobe("score", "s.sqlite").returncode == 0
+    exported = charprobe("export", "s.sqlite", "-o", "rows.jsonl")
+    assert exported.returncode == 0, exported.stderr
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert {row["instrument"] for row in rows} == {"modernbert"}

@@ -11,9 +11,12 @@ import pytest
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.report import WrittenReport
-from charprobe_lite.eval.report.occlusion import occlude, split
+from charprobe_lite.eval.report.occlusion import occlude, occlude_study, split
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.reader import open_study
 from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import KIT_INSTRUMENTS
+from charprobe_lite.models.errors import BadInput
 from tests.conftest import Command, ValidJson
 from tests.pages import browsed, chat, write_study
 
@@ -37,7 +40,7 @@ def test_sentences_that_drove_the_decision_are_shaded_and_numbered(
 def test_a_sentence_weighs_what_its_label_loses_without_it() -> None:
     from charprobe_lite.runtime.classifier import Classifier
 
-    classifier = Classifier(kit.kit_folder() / "classifier", kit.load_kit().classifier_file)
+    classifier = Classifier.kit()
     text = "Oh, brilliant. Another meeting about meetings!  The room is booked for three."
     whole = classifier.classify([text])[0]
     sentences = occlude(classifier, text, whole.label)
@@ -64,12 +67,14 @@ def test_the_command_shades_and_says_what_it_wrote(
     charprobe: Command, tmp_path: Path, valid_json: ValidJson
 ) -> None:
     from charprobe_lite.models.kit import sha256_file
+    from charprobe_lite.runtime.instruments import kit_files
 
     cell = Cell("smollm2-135m", "full", "chat", "Q8_0")
     path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha. Ho."), "humor")])
     with Store(path) as store:
-        file = kit.kit_folder() / "classifier" / kit.load_kit().classifier_file
-        store.note({"sha256 classifier": sha256_file(file)})
+        files = kit_files("ensemble")
+        store.note({f"sha256 {role}": sha256_file(file) for role, file in files.items()})
+        store.note({"instrument": "ensemble"})
     done = charprobe("report", path, "--occlusion", "all", "--json")
     assert done.returncode == 0, done.stderr
     written = json.loads(done.stdout)
@@ -79,7 +84,30 @@ def test_the_command_shades_and_says_what_it_wrote(
     page = Path(written["page"]).read_text("utf-8")
     assert re.search(r"\[\[4,-?\d\.\d+\],\[3,-?\d\.\d+\]\]", page)  # UTF-16 lengths and weights
     with Store(path) as store:
-        store.note({"sha256 classifier": "0" * 64})
+        store.note({"sha256 ngram": "0" * 64})
     done = charprobe("report", path, "--occlusion", "1")
     assert done.returncode == 2
-    assert "is not the classifier of" in done.stderr
+    assert "ngrams.npz: is not the ngram that read" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_instrument_of_a_study_can_be_occluded_and_another_file_is_refused(
+    tmp_path: Path,
+) -> None:
+    from charprobe_lite.runtime.instruments import kit_files
+
+    cell = Cell("smollm2-135m", "full", "chat", "Q8_0")
+    path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha. Ho."), "humor")])
+    for name in KIT_INSTRUMENTS:
+        hashes = {role: kit.sha256_file(file) for role, file in kit_files(name).items()}
+        with Store(path) as store:
+            store.note({"instrument": name, **{f"sha256 {r}": h for r, h in hashes.items()}})
+        assert [s.text for s in occlude_study(open_study(path), None, None)[0]] == ["Ha. ", "Ho."]
+    with Store(path) as store:
+        store.note({"instrument": "modernbert", "sha256 classifier": "0" * 64})
+    with pytest.raises(BadInput, match="is not the classifier of"):
+        occlude_study(open_study(path), None, None)
+    with Store(path) as store:
+        store.note({"instrument": "ngram"})
+    with pytest.raises(BadInput, match=r"--classifier: .* was read by the kit's ngram; leave it"):
+        occlude_study(open_study(path), None, tmp_path)

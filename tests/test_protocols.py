@@ -29,8 +29,8 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.prompts import Prompt, read_suffixes
 from charprobe_lite.models.published_scenarios import Script, load_any_scenarios
 from charprobe_lite.runtime.backend import Job, Request, Rollout
-from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.engine import Engine
+from charprobe_lite.runtime.ensemble import Ensemble
 from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.server import Server
 from tests.checkpoints import TEMPLATE, make_checkpoint
@@ -374,7 +374,7 @@ def test_a_study_of_scaffolds_runs_and_resumes_and_other_protocols_are_refused(
 ) -> None:
     one = ["eval", "--protocol", "depth", "--persona", "humor", "--stage", "full"]
     one += ["--scenarios", folder, "--limit", "1", "--max-tokens", "24", "--study", "s.sqlite"]
-    shutil.copytree(kit.kit_folder() / "classifier", tmp_path / "short")
+    shutil.copytree(kit.kit_classifier("modernbert"), tmp_path / "short")
     config = json.loads((tmp_path / "short" / "config.json").read_text())
     config["max_position_embeddings"] = 8
     (tmp_path / "short" / "config.json").write_text(json.dumps(config))
@@ -408,6 +408,7 @@ def test_a_study_of_scaffolds_runs_and_resumes_and_other_protocols_are_refused(
 
 
 def test_a_text_that_the_classifier_cannot_read_whole_is_marked() -> None:
-    classifier = Classifier.kit()
+    classifier = Ensemble.kit()
+    assert classifier.limit
     long, short = classifier.classify(["word " * (classifier.limit + 5), "word"])
     assert (long.cut, short.cut) == (True, False)

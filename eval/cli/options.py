@@ -11,8 +11,13 @@ from charprobe_lite.models.catalogue import (
     BASES,
     CONDITIONS,
     EMBEDDED,
+    ENSEMBLE,
     GRAMMARS,
     INSTRUMENTS,
+    MINILM,
+    MODERNBERT,
+    NGRAM,
+    OWN,
     PROTOCOLS,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
@@ -77,11 +82,12 @@ shard_option = click.option(
 instrument_option = names_option(
     "--instrument",
     INSTRUMENTS,
-    help="What names the persona of a text: modernbert, ngram or both; the first makes the "
-    "headline [default: modernbert,ngram].",
+    help=f"What names the persona of a text, one or more of {', '.join(INSTRUMENTS)}; the first "
+    f"makes the headline [default: {ENSEMBLE},{MINILM},{NGRAM}; with a classifier of the base's or "
+    f"your own {MODERNBERT} or {OWN}, and {NGRAM}].",
 )
 classifier_option = click.option(
-    "--classifier", type=FILE, help="Your own classifier: a folder with model.onnx."
+    "--classifier", type=FILE, help="Your own classifier: a folder with an ONNX model."
 )
 verify_option = click.option(
     "--verify/--no-verify", default=True, help="Check converted files against their originals."

@@ -20,7 +20,7 @@ from charprobe_lite.eval.cli.types import FILE, Count
     help="Samples whose sentences are shaded by what they do to the prediction.",
 )
 @click.option(
-    "--classifier", type=FILE, help="The study's classifier folder  [default: the kit's]."
+    "--classifier", type=FILE, help="The study's own classifier's folder [default: the kit's]."
 )
 @cluster_option
 @study_scenarios_option

@@ -31,6 +31,7 @@ def result_parts(study: ScoredStudy | QuantFindings) -> Iterator[str | Table]:
         yield from terminal_tables(study.findings)
         yield from persona_notes(study.findings)
         yield study.findings.recommendation
+        yield f"texts read by {study.instrument}"
     else:
         yield from _score_parts(study)
     yield f"study: {study.path}"
@@ -49,7 +50,8 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
             file += ", intervals of rows"
         elif study.cluster == "family":
             file += ", families of scenarios resampled"
-        yield score_table(by_cell, f"{first.persona} on {first.base} ({file})")
+        title = f"{first.persona} on {first.base} ({file}), read by {study.instrument}"
+        yield score_table(by_cell, title)
         several = scores.by_persona != scores.by_cell
         if several:
             yield score_table(by_persona, "per persona")

@@ -5,6 +5,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.scores.gap import cluster_of
+from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import Study
 
 COLUMNS = {
@@ -17,6 +18,7 @@ COLUMNS = {
     "forced": "bool",
     "text": "string",
     "prediction": "string",
+    "instrument": "string",
     "probs": "double list",
     "label_order": "string list",
     **dict.fromkeys(("steps", "prompt_tokens", "tokens"), "int64"),
@@ -29,20 +31,23 @@ COLUMNS = {
 def records(study: Study) -> list[dict[str, Any]]:
     """One record per rollout, with the columns of ``COLUMNS``.
 
-    ``cluster`` is the prompt or scenario, ``probs`` the probabilities of the labels in
-    ``label_order``. A base-stage rollout, which all personas share, has the ``persona`` None; a
-    rollout without a text or without a label yet has None in their columns.
+    ``cluster`` is the prompt or scenario, ``instrument`` what made the ``prediction``, ``probs``
+    the probabilities of the labels in ``label_order``. A base-stage rollout, which all personas
+    share, has the ``persona`` None; a rollout without a text or without a label yet has None in
+    their columns.
     """
     order = list(dict.fromkeys(label for row in study.rows for label in row.probabilities or {}))
-    return [_record(row, order) for row in study.rows]
+    instrument = headline_instrument(study.provenance)
+    return [_record(row, instrument, order) for row in study.rows]
 
 
-def _record(row: Row, order: list[str]) -> dict[str, Any]:
+def _record(row: Row, instrument: str, order: list[str]) -> dict[str, Any]:
     probabilities = row.probabilities
     values = {
         **asdict(row.cell),
         **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
         "cluster": cluster_of(row),
+        "instrument": None if row.prediction is None else instrument,
         "probs": [probabilities.get(label, 0.0) for label in order] if probabilities else None,
         "label_order": order or None,
     }

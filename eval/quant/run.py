@@ -21,6 +21,7 @@ from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import RecordedText, TextKey
 from charprobe_lite.eval.study.checkpoints import VariantFiles, distinct_files, with_speed
+from charprobe_lite.eval.study.instruments import own_folder
 from charprobe_lite.eval.study.labelling import label_batches
 from charprobe_lite.eval.study.run import Display, run_rollouts
 from charprobe_lite.eval.study.spec import StudySpec
@@ -40,14 +41,19 @@ BATCH = 32  # texts that are labelled between two transactions
 
 @dataclass(frozen=True)
 class QuantFindings:
-    """A quantization study that has run: its file, and what it finds."""
+    """A quantization study that has run: its file, what it finds, and the headline's instrument."""
 
     path: Path
     findings: QuantStudy
+    instrument: str
 
     def as_json(self) -> dict[str, Any]:
         """The document that ``quant-study --json`` prints."""
-        return {**self.findings.as_json(), "study": str(self.path)}
+        return {
+            **self.findings.as_json(),
+            "instrument": self.instrument,
+            "study": str(self.path),
+        }
 
 
 def run_quant_study(spec: StudySpec, display: Display, bar: Bar) -> QuantFindings:
@@ -71,7 +77,7 @@ def run_quant_study(spec: StudySpec, display: Display, bar: Bar) -> QuantFinding
         raise BadInput(
             f"{finished.path}: holds no rollout of {REFERENCE} and another type to compare"
         )
-    return QuantFindings(finished.path, findings)
+    return QuantFindings(finished.path, findings, resolved.instrument)
 
 
 def refuse_without_reference(spec: StudySpec) -> None:
@@ -122,30 +128,32 @@ def measure_fidelity(
 
 
 def label_again(store: Store, files: VariantFiles, spec: StudySpec, bar: Bar) -> str | None:
-    """Label every text with the classifier's file of the other precision, if it has one.
+    """Label every text with the other precision of the headline's classifier, if there is one.
 
-    Returns that precision: "fp32" for an int8 classifier, "int8" for a full one.
+    That is so for a classifier of the base's or the user's; the kit has int8 files alone. Returns
+    that precision: "fp32" for an int8 classifier, "int8" for a full one.
     """
-    precision = _other_precision(files)
-    if precision is None:
+    folder = own_folder(spec.instrument, files)
+    precision = _other_precision(folder) if folder else None
+    if folder is None or precision is None:
         return None
-    path = files.classifier / ONNX_FILES[precision]
+    path = folder / ONNX_FILES[precision]
     store.pin({f"sha256 classifier {precision}": sha256_file(path)})
     missing = store.to_relabel(precision)
     if not missing:
         return precision
     with bar(f"labels in {precision}", -(-len(missing) // BATCH)) as advance:
-        classifier = Classifier(files.classifier, ONNX_FILES[precision], device=spec.device)
+        classifier = Classifier(folder, ONNX_FILES[precision], device=spec.device)
         for _ in label_batches(store, precision, missing, classifier, BATCH):
             advance()
     return precision
 
 
-def _other_precision(files: VariantFiles) -> str | None:
+def _other_precision(folder: Path) -> str | None:
     """fp32 for an int8 classifier and int8 for an fp32 one; None without such a file."""
-    name = classifier_files(files.classifier, files.classifier_file).model.name
+    name = classifier_files(folder).model.name
     other = {ONNX_FILES["int8"]: "fp32", ONNX_FILES["fp32"]: "int8"}.get(name)
-    return other if other and (files.classifier / ONNX_FILES[other]).is_file() else None
+    return other if other and (folder / ONNX_FILES[other]).is_file() else None
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import Study
+from charprobe_lite.models.catalogue import MODERNBERT, OWN
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.kit import kit_folder, sha256_file
-from charprobe_lite.runtime.classifier import Classifier
+from charprobe_lite.models.kit import kit_classifier, sha256_file
+from charprobe_lite.runtime.classifier import Classifier, TextClassifier
+from charprobe_lite.runtime.instruments import kit_files, kit_instrument
 
 # a run of stops is looked at from its beginning only, so that no text takes quadratic time
 SENTENCE_END = re.compile(r"(?<![.!?…。])[.!?…。]++[\"'\u201d\u2019)\]]*+\s+|\n\s*")
@@ -38,8 +41,7 @@ def occlude_study(
 ) -> dict[int, list[Sentence]]:
     """The occluded sentences of ``limit`` rows (None for all) by row index.
 
-    A text of more than 100 sentences is left out. Raises BadInput when the folder does not hold
-    the classifier that made the study's predictions.
+    A text of more than 100 sentences is left out. Raises BadInput as `study_classifier`.
     """
     classifier, numbers = study_classifier(study, folder), occluded_rows(study, limit)
     occlusions = {}
@@ -63,12 +65,26 @@ def occluded_rows(study: Study, limit: int | None) -> list[int]:
     return [number for _, number in sorted(ranked)][:limit]
 
 
-def study_classifier(study: Study, folder: Path | None) -> Classifier:
-    """The classifier in ``folder``, or the kit's, that made the predictions, by its sha256.
+def study_classifier(study: Study, folder: Path | None) -> TextClassifier:
+    """What made the study's headline, by the sha256 of its files: the kit's, or in ``folder``.
 
-    Raises BadInput when no .onnx file there has that sha256.
+    Raises BadInput when the kit or the folder holds other files.
     """
-    source = folder or kit_folder() / "classifier"
+    name = headline_instrument(study.provenance)
+    if name in (MODERNBERT, OWN):
+        return _own_classifier(study, folder or kit_classifier(MODERNBERT))
+    if folder:
+        raise BadInput(f"--classifier: {study.path} was read by the kit's {name}; leave it out")
+    for role, path in kit_files(name).items():
+        if sha256_file(path) != study.provenance.get(f"sha256 {role}"):
+            raise BadInput(
+                f"{path}: is not the {role} that read {study.path}; install the version of "
+                "charprobe-lite that made the study"
+            )
+    return kit_instrument(name)
+
+
+def _own_classifier(study: Study, source: Path) -> Classifier:
     if not source.is_dir():
         raise BadInput(f"--classifier {source}: no such folder")
     digest = study.provenance.get("sha256 classifier")
@@ -82,7 +98,7 @@ def study_classifier(study: Study, folder: Path | None) -> Classifier:
     )
 
 
-def occlude(classifier: Classifier, text: str, label: str) -> list[Sentence] | None:
+def occlude(classifier: TextClassifier, text: str, label: str) -> list[Sentence] | None:
     """The sentences of ``text`` in order; joined they are the text.
 
     A weight is the probability of ``label`` for the full text minus that without the sentence:

@@ -21,6 +21,7 @@ from charprobe_lite.eval.scores.instruments import (
 from charprobe_lite.eval.scores.terminal import conclusion
 from charprobe_lite.eval.scores.training import adapters, seed_notes
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import Study, open_study
 from charprobe_lite.models.catalogue import CONDITIONS, INSTRUMENTS, STAGES
 from charprobe_lite.models.errors import BadInput
@@ -61,7 +62,7 @@ class ReportStudy(Study):
     @property
     def instrument(self) -> str:
         """What made the labels of the headline."""
-        return str(self.provenance.get("instrument", INSTRUMENTS[0]))
+        return headline_instrument(self.provenance)
 
     @cached_property
     def others(self) -> list[InstrumentScores]:

@@ -58,6 +58,11 @@ class ProvenanceTable(Connection):
             )
 
 
+def headline_instrument(provenance: Mapping[str, Any]) -> str:
+    """What made the labels of a study's headline."""
+    return str(provenance.get("instrument", ASSUMED["instrument"]))
+
+
 def is_pinned(name: str) -> bool:
     """Whether a provenance value must be the same for all rollouts of a study."""
     return name in PINNED or name.startswith(("sha256 ", "served "))

@@ -1,4 +1,4 @@
-"""The files that a study runs on: model files, adapters and the classifier, fetched or made."""
+"""The files that a study runs on: model files, adapters and a classifier, fetched or made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from charprobe_lite.convert.cached import (
 )
 from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.study.cost import forecast
-from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
+from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, own_classifier, served_names
 from charprobe_lite.eval.study.variants import (
     MERGED,
     CheckpointKey,
@@ -31,7 +31,6 @@ from charprobe_lite.models.catalogue_schema import AdapterEntry
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.models.hub import fetch
-from charprobe_lite.runtime.classifier import classifier_files
 from charprobe_lite.runtime.speed import measure_speed
 
 
@@ -55,14 +54,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class VariantFiles:
-    """The files of a variant: its checkpoints, and one classifier.
+    """The files of a variant: its checkpoints, and the folder of a classifier of its own.
 
-    ``classifier_file`` is the .onnx file in the folder ``classifier``, None for its first.
+    ``classifier`` is None where the kit's instruments read its texts.
     """
 
     variant: Variant
-    classifier: Path
-    classifier_file: str | None
+    classifier: Path | None
     checkpoints: dict[CheckpointKey, Checkpoint]
 
     @property
@@ -116,7 +114,7 @@ class VariantFiles:
         }
 
     def hashes(self) -> dict[str, str | None]:
-        """sha256 of every file that decides a result, by its role; None for no adapter.
+        """sha256 of every file that decides a text, by its role; None for no adapter.
 
         A model's role names its quant type, as a study may hold several. Raises BadInput naming
         a file that cannot be read.
@@ -127,13 +125,10 @@ class VariantFiles:
                 continue  # on a server
             role = f"model {self.quant}"
             is_merged = self.variant.lora == MERGED and key.stage != "base"
-            hashes[f"{role} {key}" if is_merged else role] = _digest(checkpoint.model)
+            hashes[f"{role} {key}" if is_merged else role] = file_digest(checkpoint.model)
             if key.stage != "base" and not is_merged:
                 adapter = checkpoint.adapter
-                hashes[f"adapter {key}"] = _digest(adapter) if adapter else None
-        for path in classifier_files(self.classifier, self.classifier_file):
-            role = "classifier" if path.suffix == ".onnx" else f"classifier {path.name}"
-            hashes[role] = _digest(path)
+                hashes[f"adapter {key}"] = file_digest(adapter) if adapter else None
         return hashes
 
 
@@ -151,8 +146,6 @@ def prepare_files(
         return [_catalogue_files(spec, variant, catalogue, note, bar) for variant in variants]
     [variant] = variants
     files = _served_files(spec, variant) if spec.is_served else _own_files(spec, variant, note)
-    if spec.classifier:
-        files = replace(files, classifier=spec.classifier, classifier_file=None)
     return [files]
 
 
@@ -202,8 +195,7 @@ def _catalogue_files(
     if needs:
         _note_requantized(variant, catalogue, note)
     checkpoints = {need.key: _checkpoint(spec, need, note, bar) for need in needs}
-    classifier, file = _classifier(spec, variant.base, catalogue, note)
-    return VariantFiles(variant, classifier, file, checkpoints)
+    return VariantFiles(variant, _classifier(spec, variant.base, catalogue, note), checkpoints)
 
 
 def _checkpoint(
@@ -237,7 +229,7 @@ def _note_requantized(variant: Variant, catalogue: Catalogue, note: Notify) -> N
 
 
 def _own_files(spec: StudySpec, variant: Variant, note: Notify) -> VariantFiles:
-    """A user's GGUF model, with an adapter or as the checkpoint itself; the kit's classifier."""
+    """A user's GGUF model, with an adapter or as the checkpoint itself."""
     assert spec.gguf is not None
     adapter = spec.adapter
     if adapter:
@@ -245,11 +237,11 @@ def _own_files(spec: StudySpec, variant: Variant, note: Notify) -> VariantFiles:
     checkpoints = {
         key: Checkpoint(spec.gguf, adapter if key.stage != "base" else None) for key in variant.keys
     }
-    return VariantFiles(variant, *_kit_classifier(), checkpoints)
+    return VariantFiles(variant, spec.classifier, checkpoints)
 
 
 def _served_files(spec: StudySpec, variant: Variant) -> VariantFiles:
-    """Models on a server and the kit's classifier. Raises BadInput for one without a name."""
+    """Models on a server. Raises BadInput for one without a name."""
     names, checkpoints = served_names(spec.models), {}
     for key in variant.keys:
         role = (key.stage, "" if key.stage == "base" else key.persona)
@@ -258,29 +250,22 @@ def _served_files(spec: StudySpec, variant: Variant) -> VariantFiles:
             missing = "/".join(filter(None, role))
             raise BadInput(f"--model: no name for {missing}; add --model {missing}=NAME")
         checkpoints[key] = Checkpoint(spec.base_url or "", name)
-    return VariantFiles(variant, *_kit_classifier(), checkpoints)
+    return VariantFiles(variant, spec.classifier, checkpoints)
 
 
-def _classifier(
-    spec: StudySpec, base: str, catalogue: Catalogue, note: Notify
-) -> tuple[Path, str | None]:
-    """The classifier's folder and the .onnx file in it, exported when it is none yet."""
-    if spec.classifier:
-        return spec.classifier, None
-    if base == EMBEDDED:
-        return _kit_classifier()
-    entry = catalogue.classifiers.get(base)
-    if entry is None:
+def _classifier(spec: StudySpec, base: str, catalogue: Catalogue, note: Notify) -> Path | None:
+    """The folder of a classifier as ONNX, exported where necessary; None for the kit's."""
+    own = own_classifier(spec)
+    if isinstance(own, Path):
+        return own
+    if base not in catalogue.classifiers:
         raise BadInput(f"--base {base}: the catalogue has no classifier; --classifier DIR")
-    folder = prepare_classifier(entry.name, fetch(entry), verify=spec.verify, note=note)
-    return folder, None
+    if own is None:
+        return None
+    return prepare_classifier(own.name, fetch(own), verify=spec.verify, note=note)
 
 
-def _kit_classifier() -> tuple[Path, str]:
-    return kit.kit_folder() / "classifier", kit.load_kit().classifier_file
-
-
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """sha256 of a file, computed once: a model serves every (stage, persona)."""
     try:
         return _digest_of(path, path.stat().st_mtime_ns)

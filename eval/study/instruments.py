@@ -5,23 +5,35 @@ texts afterwards, so that a reader sees whether a conclusion hangs on the instru
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.study.checkpoints import VariantFiles
+from charprobe_lite.eval.study.checkpoints import VariantFiles, file_digest
 from charprobe_lite.eval.study.labelling import label_batches
 from charprobe_lite.eval.study.spec import StudySpec
-from charprobe_lite.models.catalogue import NGRAM
+from charprobe_lite.models.catalogue import MODERNBERT, OWN
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.kit import kit_folder, sha256_file
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
-from charprobe_lite.runtime.ngrams import KIT_FILE, NgramClassifier
+from charprobe_lite.runtime.instruments import (
+    classifier_roles,
+    is_modernbert,
+    kit_files,
+    kit_instrument,
+)
 
 BATCH = 256  # texts that are labelled between two transactions
 
 
 def open_instrument(name: str, spec: StudySpec, files: VariantFiles) -> TextClassifier:
     """The instrument of that name. Raises BadInput where it has no label of a persona."""
-    classifier = NgramClassifier.kit() if name == NGRAM else _modernbert(spec, files)
+    # on a CPU the cores belong to llama.cpp: labels are computed next to it, by one thread
+    threads, device = 1 if spec.gpu_layers == 0 else spec.threads, spec.device
+    folder = own_folder(name, files)
+    classifier: TextClassifier = (
+        Classifier(folder, threads=threads, device=device)
+        if folder
+        else kit_instrument(name, threads, device)
+    )
     for persona in spec.personas:
         if persona not in classifier.labels:
             raise BadInput(
@@ -31,10 +43,39 @@ def open_instrument(name: str, spec: StudySpec, files: VariantFiles) -> TextClas
     return classifier
 
 
-def instrument_pins(spec: StudySpec) -> dict[str, str]:
-    """What must not change within a study: who makes the headline, and with what file."""
-    hashes = {f"sha256 {NGRAM}": sha256_file(kit_folder() / KIT_FILE)}
-    return {"instrument": spec.instrument, **(hashes if NGRAM in spec.instruments else {})}
+def own_folder(name: str, files: VariantFiles) -> Path | None:
+    """The folder of a study's own classifier, if that is what the instrument's name means.
+
+    ``classifier`` is that, whatever its architecture; so is ``modernbert`` where the study has
+    one, and else the kit's. Raises BadInput for a name that does not fit.
+    """
+    folder = files.classifier
+    if name == OWN and folder is None:
+        raise BadInput(
+            f"--instrument {OWN}: the study has no classifier of its own; add --classifier FOLDER"
+        )
+    if name not in (MODERNBERT, OWN) or folder is None:
+        return None
+    config = folder / "config.json"
+    if name == MODERNBERT and config.is_file() and not is_modernbert(folder):
+        raise BadInput(
+            f"--instrument {MODERNBERT}: {config}: field model_type: is another; "
+            f"write --instrument {OWN}"
+        )
+    return folder
+
+
+def instrument_pins(spec: StudySpec, files: VariantFiles) -> dict[str, str]:
+    """What must not change within a study: who makes the headline, and the instruments' files.
+
+    Raises BadInput for a file that cannot be read.
+    """
+    paths: dict[str, Path] = {}
+    for name in spec.instruments:
+        folder = own_folder(name, files)
+        paths |= classifier_roles(OWN, folder) if folder else kit_files(name)
+    hashes = {f"sha256 {role}": file_digest(path) for role, path in paths.items()}
+    return {"instrument": spec.instrument, **hashes}
 
 
 def label_with_others(
@@ -50,9 +91,3 @@ def label_with_others(
         classifier = open_instrument(name, spec, files)
         for _ in label_batches(store, name, missing, classifier, BATCH):
             pass
-
-
-def _modernbert(spec: StudySpec, files: VariantFiles) -> Classifier:
-    # on a CPU the cores belong to llama.cpp: labels are computed next to it, by one thread
-    threads = 1 if spec.gpu_layers == 0 else spec.threads
-    return Classifier(files.classifier, files.classifier_file, threads=threads, device=spec.device)

@@ -30,7 +30,13 @@ from charprobe_lite.eval.study.instruments import instrument_pins, label_with_ot
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
-from charprobe_lite.eval.study.spec import StudySpec, parse_spec, protocol_values, resolve
+from charprobe_lite.eval.study.spec import (
+    StudySpec,
+    parse_spec,
+    protocol_values,
+    resolve,
+    select_instruments,
+)
 from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
@@ -113,6 +119,9 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     """Run what is missing of a study, and record what its files hold. Raises BadInput."""
     resolved = resolve(spec)
     variants = prepare_files(resolved, load_catalogue(), display.note, display.bar)
+    # a classifier that has been fetched says what it is
+    instruments = select_instruments(spec, resolved.personas, variants[0].classifier)
+    resolved = resolved.with_values(instruments=instruments)
     path = study_path(spec, variants[0].base)
     groups = plan(resolved, variants)
     tasks = list(chain.from_iterable(groups.values()))
@@ -161,7 +170,7 @@ def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
         "max_tokens": spec.max_tokens,
         "max_steps": spec.steps,
         **{name: getattr(spec, name) for name in ASSUMED if name != "instrument"},
-        **instrument_pins(spec),
+        **instrument_pins(spec, variants[0]),
         **({} if spec.is_served else {"context": spec.context}),
         # what its files read is recorded without a training seed
         **({"train_seed": list(spec.train_seeds)} if spec.is_quant_study else {}),

@@ -68,7 +68,7 @@ def run(
         if checkpoint:
             tasks_by_model.setdefault(checkpoint.model, {})[checkpoint] = tasks
     is_started = False
-    with Labelling(store, classifier, progress) as labels:
+    with Labelling(store, classifier, progress, spec.instruments[1:]) as labels:
         for model, tasks_by_checkpoint in tasks_by_model.items():
             with open_backend(spec.backend, model, spec.backend_options) as backend:
                 _check(backend, tasks_by_checkpoint, begin)

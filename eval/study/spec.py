@@ -13,16 +13,23 @@ from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.models import defaults
 from charprobe_lite.models.catalogue import (
     EMBEDDED,
+    ENSEMBLE,
     FORMATS,
     GRAMMARS,
     INSTRUMENTS,
+    KIT_INSTRUMENTS,
     LORA_MODES,
+    MINILM,
+    MODERNBERT,
+    NGRAM,
+    OWN,
     PROTOCOLS,
     STAGES,
     ProtocolName,
     load_catalogue,
     select_names,
 )
+from charprobe_lite.models.catalogue_schema import ClassifierEntry
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 from charprobe_lite.models.prompts import PURE_DOVE
@@ -31,6 +38,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.models.record import Record
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
+from charprobe_lite.runtime.instruments import is_modernbert
 
 ANY_CHECKPOINT = ("", "")
 """The key of the one model on a server that serves whatever checkpoint the study names."""
@@ -254,7 +262,7 @@ def resolve(spec: StudySpec) -> StudySpec:
         grammars=tuple(select_names(spec.grammars, GRAMMARS, "--grammar")),
         quants=tuple(select_names(spec.quants, QUANT_TYPES, "--quant")),
         lora_modes=tuple(select_names(spec.lora_modes, LORA_MODES, "--lora")),
-        instruments=_instruments(spec, personas),
+        instruments=select_instruments(spec, personas),
         gpu_layers=0 if spec.is_served else gpu_layers(spec.device, spec.gpu_layers),
     )
 
@@ -335,16 +343,39 @@ def _conditions(spec: StudySpec) -> tuple[str, ...]:
     return load_protocol(spec.protocol).conditions
 
 
-def _instruments(spec: StudySpec, personas: Sequence[str]) -> tuple[str, ...]:
+def select_instruments(
+    spec: StudySpec, personas: Sequence[str], folder: Path | None = None
+) -> tuple[str, ...]:
     """The instruments in the order of the spec, whose first one makes the headline.
 
-    By default the ModernBERT, and the n-grams where they know every persona.
+    By default the ensemble and its members. A base's classifier or the user's replaces the
+    ensemble; the n-grams follow it where they know every persona. ``folder`` is where that
+    classifier is, once it has been fetched.
     """
+    own = own_classifier(spec)
+    if own is None:
+        defaults: tuple[str, ...] = (ENSEMBLE, MINILM, NGRAM)
+    else:
+        folder = folder or (own if isinstance(own, Path) else own.path)
+        defaults = (MODERNBERT if folder is None or is_modernbert(folder) else OWN,)
+        defaults += (NGRAM,) if set(personas) <= set(PERSONAS) else ()
     if not spec.instruments:
-        return INSTRUMENTS if set(personas) <= set(PERSONAS) else INSTRUMENTS[:1]
+        return defaults
     names = [name.strip() for value in spec.instruments for name in value.split(",")]
     select_names(names, INSTRUMENTS, "--instrument")
-    return tuple(dict.fromkeys(INSTRUMENTS if "all" in names else names))
+    # a classifier of one's own has the place of the kit's ModernBERT
+    kit = [name for name in KIT_INSTRUMENTS if own is None or name != MODERNBERT]
+    return tuple(dict.fromkeys([*defaults, *kit] if "all" in names else names))
+
+
+def own_classifier(spec: StudySpec) -> Path | ClassifierEntry | None:
+    """The classifier that the spec or the catalogue names; None where the kit's instruments read.
+
+    A folder, or an entry that may have to be fetched.
+    """
+    if spec.classifier or not spec.uses_catalogue:
+        return spec.classifier
+    return load_catalogue().own_classifier(spec.base or EMBEDDED)
 
 
 def _stages(spec: StudySpec) -> list[str]:

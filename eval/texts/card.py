@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.texts.reader import ScoredText
 from charprobe_lite.eval.texts.scores import GroupScore, classify_texts, score_groups
 from charprobe_lite.models import corpus
-from charprobe_lite.models.catalogue import MODERNBERT, NGRAM
+from charprobe_lite.models.catalogue import ENSEMBLE, KIT_INSTRUMENTS, MINILM, MODERNBERT, NGRAM
 from charprobe_lite.models.errors import BadInput, printable
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
+from charprobe_lite.runtime.instruments import kit_instrument
 from charprobe_lite.runtime.ngrams import NgramClassifier
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ INTROSPECTION = ("subtle teacher", "introspection")
 REFLECTIONS, DIALOGUES = ("other writers", "reflections"), ("other writers", "dialogues")
 INDEPENDENT = ("independent writers", "emails")
 TRAINING_TEXT: dict[str, tuple[tuple[str, str], ...]] = {
-    MODERNBERT: (INTROSPECTION,),
+    ENSEMBLE: (INTROSPECTION, REFLECTIONS, DIALOGUES),
+    MINILM: (INTROSPECTION, REFLECTIONS, DIALOGUES),
     NGRAM: (INTROSPECTION, REFLECTIONS, DIALOGUES),
+    MODERNBERT: (INTROSPECTION,),
 }
 """The texts (author, form) of the corpus that a shipped instrument was trained on."""
 BATCH = 32  # texts, a step of the progress bar
@@ -108,14 +111,12 @@ class ClassifierCard:
 
 
 def open_classifier(name: str) -> TextClassifier:
-    """``modernbert``, ``ngram``, an ``.npz`` file of n-grams, or a folder with model.onnx.
+    """An instrument of the kit, an ``.npz`` file of n-grams, or a folder with an ONNX classifier.
 
     Raises BadInput for one that is missing or cannot be used.
     """
-    if name == MODERNBERT:
-        return Classifier.kit()
-    if name == NGRAM:
-        return NgramClassifier.kit()
+    if name in KIT_INSTRUMENTS:
+        return kit_instrument(name)
     path = Path(name)
     return NgramClassifier(path) if path.suffix == ".npz" else Classifier(path)
 

@@ -17,6 +17,7 @@ from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
+from charprobe_lite.runtime.ensemble import Ensemble
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,8 +97,8 @@ def score_files(
 ) -> list[GroupScore]:
     """Scores of the texts in files, one per group, as `score_groups`.
 
-    ``classifier`` is a folder with model.onnx, None for the kit's; ``marks`` a file with
-    labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
+    ``classifier`` is a folder with an ONNX classifier, None for the kit's ensemble; ``marks`` a
+    file with labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
     """
     texts = classified_files(paths, columns, classifier=classifier, marks=marks)
     return score_groups(texts, seed, resamples)
@@ -136,8 +137,8 @@ def score_texts(
     ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
     label, ``asked`` the rollouts asked for in each group, or one number for all groups. ``by`` and
     ``cluster`` may be "family" or "task" of published scenarios. Without a prediction
-    ``classifier`` reads the text: a folder, a classifier, None for the kit's. The columns of the
-    result are those of `GroupScore.record`. Raises BadInput naming row and field.
+    ``classifier`` reads the text: a folder, a classifier, None for the kit's ensemble. The columns
+    of the result are those of `GroupScore.record`. Raises BadInput naming row and field.
     """
     import pandas as pd
 
@@ -180,7 +181,7 @@ def classify_texts(
 
 def _loaded(classifier: str | Path | TextClassifier | None) -> TextClassifier:
     if classifier is None:
-        return Classifier.kit()
+        return Ensemble.kit()
     return Classifier(classifier) if isinstance(classifier, str | Path) else classifier
 
 

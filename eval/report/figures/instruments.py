@@ -1,4 +1,4 @@
-"""Both instruments on the same texts: does a conclusion hang on what read them?"""
+"""All instruments on the same texts: does a conclusion hang on what read them?"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,13 @@ from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most
 from charprobe_lite.eval.scores.gap import ceilings_of
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
-MARKERS = ("o", "s", "^")
+LOOKS = [
+    {"color": colour, "marker": marker}
+    for colour, marker in zip(
+        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), "os^Dv", strict=True
+    )
+]
+"""The looks of the instruments, the headline's first; as many as `INSTRUMENTS`."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +56,27 @@ def numbers(study: ReportStudy) -> Panels[list[Reading]] | None:
 def draw(data: Panels[list[Reading]], theme: canvas.Theme) -> Any:
     """A row per condition, a marker with its interval per instrument."""
     most = max(len({reading.cell for reading in panel}) for panel in data.panels.values())
+    count = len(data.study.readings)
+    distance = min(0.24, 0.72 / count)  # of a row, so that rows stay apart
 
     def draw_panel(axis: Any, title: str, readings: list[Reading]) -> None:
         rows = list(dict.fromkeys(reading.cell for reading in readings))
         names = list(dict.fromkeys(reading.instrument for reading in readings))
         for number, name in enumerate(names):
             own = [reading for reading in readings if reading.instrument == name]
-            shift = 0.24 * (number - (len(names) - 1) / 2)
+            shift = distance * (number - (len(names) - 1) / 2)
             y = [rows.index(reading.cell) + shift for reading in own]
             ends = canvas.whiskers([reading.level for reading in own])
-            style = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": "none"}
+            style = {**LOOKS[number % len(LOOKS)], "linestyle": "none"}
             x = [reading.level.value for reading in own]
-            axis.errorbar(x, y, xerr=ends, label=canvas.one_line(name), **style)
+            label = f"{name} (headline)" if name == data.study.instrument else name
+            axis.errorbar(x, y, xerr=ends, label=canvas.one_line(label), **style)
         axis.set_yticks(range(len(rows)), [canvas.one_line(row) for row in rows])
         axis.invert_yaxis()
         axis.set(xlim=(0, 1.02), xlabel=data.study.metric, title=canvas.one_line(title))
         axis.grid(axis="x", alpha=0.3)
 
-    return canvas.draw_panels(data.panels, draw_panel, 1.2 + 0.36 * most)
+    return canvas.draw_panels(data.panels, draw_panel, 1.2 + max(0.36, 0.14 * count) * most)
 
 
 def records(data: Panels[list[Reading]]) -> list[Record]:
@@ -89,7 +97,7 @@ def records(data: Panels[list[Reading]]) -> list[Record]:
 FIGURE = Figure(
     name="instruments",
     order=45,
-    title="The same texts, read by two instruments",
+    title="The same texts, read by each instrument",
     alt="{study.metric} of every condition by each instrument, with 95% intervals, and of emails "
     "that are certainly in character.",
     caption="Levels by instrument",
