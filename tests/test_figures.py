@@ -245,3 +245,24 @@ def test_both_instruments_and_the_ceiling_are_drawn_and_calibration_is_the_ceili
     )
     written = write_files(recorded, tmp_path / "report", {})
     assert "What depends on the instrument" in written.page.read_text("utf-8")
+
+
+def test_four_instruments_are_drawn_apart_and_the_headline_is_named(tmp_path: Path) -> None:
+    cells = [Cell("kit", "full", name, "Q8_0") for name in ("chat", "chat_email")]
+    rollouts = [(cell, p, "0", chat("x"), p) for cell in cells for p in ("humor", "sarcasm")]
+    path = write_study(tmp_path / "s.sqlite", rollouts)
+    with Store(path) as store:
+        store.note({"instrument": "ensemble"})
+        for name in ("minilm", "ngram", "modernbert"):
+            waiting = store.to_relabel(name)
+            store.relabel(name, [(each.rollout, "humor", {}) for each in waiting])
+    data = instruments.numbers(report_study(path))
+    assert data is not None
+    figure = instruments.draw(data, canvas.LIGHT)
+    [axis] = figure.axes
+    _, labels = axis.get_legend_handles_labels()
+    assert labels == ["ensemble (headline)", "minilm", "ngram", "modernbert"]
+    first, second = zip(*(handle[0].get_ydata() for handle in axis.containers), strict=True)
+    assert len({*first, *second}) == 8
+    assert max(first) < min(second) - (first[1] - first[0])  # rows are farther apart than markers
+    assert len({handle[0].get_color() for handle in axis.containers}) == 4

@@ -26,6 +26,8 @@ from charprobe_lite.eval.study.spec import parse_spec, resolve
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import kit_classifier
+from tests.classifiers import write_graph
 from tests.conftest import ValidJson
 
 SMALL = (
@@ -50,7 +52,14 @@ def study(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(study: Path) -> dict[str, Any]:
-    return document(study)
+    """Read by a classifier that has a file of each precision; their labels are unrelated."""
+    kits, ears = kit_classifier("modernbert"), study.parent / "ears"
+    labels = json.loads((kits / "config.json").read_text())["id2label"].values()
+    other = write_graph(study.parent / "other", list(labels))
+    shutil.copytree(kits, ears)
+    (ears / "model_int8.onnx").rename(ears / "model.onnx")
+    shutil.copy(other / "model.onnx", ears / "model_int8.onnx")
+    return document(study, "--classifier", str(ears))
 
 
 def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
@@ -101,6 +110,7 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
     assert difference["equivalent"] is None  # two prompts decide nothing
     assert full["cells"][0]["difference"] is None
     assert results["classifier"]["n"] >= 4
+    assert results["instrument"] == "modernbert"
     assert results["recommendation"].startswith(("Take Q4_0", "Not decided", "Keep F16"))
     assert results["study"] == str(study)
 
@@ -108,6 +118,8 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
 def test_the_shared_base_reads_what_it_wrote_itself(cache: Path, tmp_path: Path) -> None:
     results = document(tmp_path / "base.sqlite", "--stage", "base")
     assert [list(entry["fidelity"]) for entry in results["quants"]] == [KINDS, KINDS]
+    # the kit's instruments have one precision
+    assert (results["instrument"], results["classifier"]) == ("ensemble", None)
 
 
 def test_what_f16_wrote_itself_is_likelier_to_it_than_what_others_wrote(
@@ -208,7 +220,7 @@ def test_merged_parts_have_the_files_the_texts_and_the_labels_of_both(
         assert {entry.key: entry for entry in joined.texts()} == {e.key: e for e in full.texts()}
         # probabilities differ in the last digits, as texts were read in other batches
         labels, expected = (
-            {key: label for key, (label, _) in store.labels("fp32").items()}
+            {key: label for key, (label, _) in store.labels("int8").items()}
             for store in (joined, full)
         )
         assert labels == expected != {}
