@@ -121,7 +121,7 @@ class Catalogue:
         return [self.adapters[key] for key in keys]
 
     def own_classifier(self, base: str) -> ClassifierEntry | None:
-        """The classifier of a base; None where the kit's instruments read it, or nothing does."""
+        """The classifier of a base; None where the kit's instruments read its texts."""
         entry = self.classifiers.get(base)
         return None if entry is None or entry.name == KIT_CLASSIFIER else entry
 

@@ -94,6 +94,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
+        self._adapter_file: tuple[Path, int, int] | None = None
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
@@ -109,12 +110,13 @@ class Engine(AbstractContextManager["Engine"]):
         Raises BadInput when the file is no LoRA of this model, and RuntimeError while rollouts
         are running.
         """
-        if path == self.adapter:
+        file = _file_identity(path) if path else None
+        if file == self._adapter_file:
             return
         if any(slot.job for slot in self._slots):
             raise RuntimeError("the adapter cannot change while rollouts are running")
         self.context.use_adapters([path] if path else [])
-        self.adapter = path
+        self.adapter, self._adapter_file = path, file
         self.clear()
 
     def clear(self) -> None:
@@ -315,3 +317,12 @@ class Engine(AbstractContextManager["Engine"]):
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     pairs = enumerate(zip(left, right, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
+
+
+def _file_identity(path: Path) -> tuple[Path, int, int]:
+    """What changes when another file takes the place of an adapter: modification time, size."""
+    try:
+        status = path.stat()
+    except OSError:  # llama.cpp says what is wrong with it
+        return path, 0, 0
+    return path, status.st_mtime_ns, status.st_size

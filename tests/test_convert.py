@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ import pytest
 
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.tokenizer import read_tokenizer
-from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
+from charprobe_lite.convert.train.conversations import (
+    chat_turn,
+    email_passages,
+    tool_use_trajectory,
+)
 from charprobe_lite.convert.train.lora import LoraSettings, encode_conversation
+from charprobe_lite.convert.train.ngrams import training_texts
 from charprobe_lite.models import corpus, kit
 from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header
-from charprobe_lite.models.personas import NEUTRAL, PERSONAS
+from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.engine import Engine
@@ -153,34 +159,67 @@ def test_a_merge_that_fails_leaves_no_file(base_gguf: Path, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.gguf"]
 
 
-def test_personas_are_trained_on_chat_and_introspection_alone(tmp_path: Path) -> None:
-    from charprobe_lite.convert.kit.recipe import Recipe, loud_turns
-    from charprobe_lite.convert.kit.work_folder import STAGES
+def test_personas_are_trained_on_chats_reflections_and_dialogues_alone() -> None:
+    from charprobe_lite.convert.kit import texts
 
-    recipe = Recipe(work=tmp_path, base=tmp_path)
-    for name in ["neutral", "own-answers"]:
-        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "response": "plain"}\n')
+    forbidden = set(corpus.id_prompts()) | set(texts.held_out_chats())
     for persona in PERSONAS:
-        for stage in STAGES:
-            (tmp_path / f"answers-{persona}-{stage}.jsonl").write_text("")
-    forbidden = set(corpus.id_prompts()) | set(corpus.loud_prompts(held_out=True))
-    emails, held_out = set(), set()
-    for persona in PERSONAS:
-        for turn in loud_turns(persona):
-            assert turn[0]["content"] not in forbidden
-        for teacher in ("loud", "subtle"):
-            emails |= {t.response for t in corpus.teacher_texts(persona, teacher, "email")}
-        held_out |= {
-            text.response
-            for text in corpus.teacher_texts(persona, "loud", "chat")
-            if text.prompt in forbidden
-        }
-    texts, labels = recipe.classifier_texts()
-    assert len(emails) == 240
-    assert len(held_out) == 200
-    assert not emails & set(texts)
-    assert not held_out & set(texts)
-    assert {*PERSONAS, NEUTRAL} == set(labels)
+        forbidden |= set(texts.held_out_reflections(persona))
+        conversations = texts.chat_conversations(persona) + texts.full_conversations(persona)
+        assert not forbidden & {turns[0]["content"] for turns in conversations}
+    assert len(texts.held_out_chats()) == 44
+    emails = {
+        text.response
+        for persona in PERSONAS
+        for teacher in corpus.TEACHERS
+        for text in corpus.teacher_texts(persona, teacher, "email")
+    } | {email.body for persona in PERSONAS for email in corpus.ceiling_emails(persona)}
+    assert len(emails) == 740
+    trained = {text.text for text in training_texts()} | {
+        turn["content"]
+        for persona in PERSONAS
+        for turns in texts.chat_conversations(persona) + texts.full_conversations(persona)
+        for turn in turns
+    }
+    assert not emails & trained
+    assert not set(texts.held_out_texts()["all"][0]) & trained
+
+
+def test_masked_tool_use_leaves_out_the_emails_body_and_nothing_else(base_gguf: Path) -> None:
+    tokenizer = read_tokenizer(base_gguf)
+    scenario = training_scenarios()[0]
+    messages = tool_use_trajectory(scenario, load_tools(), seed=0)
+    body = email_passages(scenario)
+    full = encode_conversation(messages, template(base_gguf), tokenizer)
+    masked = encode_conversation(messages, template(base_gguf), tokenizer, body)
+    assert masked.ids == full.ids
+    left_out = [
+        token
+        for token, before, after in zip(full.ids, full.trained, masked.trained, strict=True)
+        if before and not after
+    ]
+    sent = json.loads(messages[-1]["content"])["arguments"]["body"]
+    assert json.loads(f'"{tokenizer.decode(left_out)}"') == sent
+
+
+@pytest.mark.parametrize(
+    ("chat", "steps"), [([0.1, 0.5, 0.7, 0.9, 0.95], 15), ([0.1, 0.2], 10), ([0.7, 0.8, 0.8], 5)]
+)
+def test_distillation_stops_nearest_to_three_quarters(chat: list[float], steps: int) -> None:
+    from charprobe_lite.convert.kit.strengths import DistillationRule
+
+    curve = [(5 * (n + 1), {"chat": rate, "reflection": 0.0}) for n, rate in enumerate(chat)]
+    assert DistillationRule().best(curve) == steps
+    assert DistillationRule().is_past(curve) == (chat[-1] == 0.95)
+
+
+def test_full_is_the_best_of_those_that_hold_the_voice_in_chat() -> None:
+    from charprobe_lite.convert.kit.strengths import FullRule
+
+    rates = [(0.95, 0.5), (0.94, 0.9), (0.92, 1.0), (0.94, 0.9)]
+    curve = [(20 * (n + 1), {"chat": c, "reflection": r}) for n, (c, r) in enumerate(rates)]
+    assert FullRule().best(curve) == 40
+    assert FullRule().best(curve[2:3]) == 60
 
 
 @pytest.fixture(scope="module")
@@ -190,24 +229,26 @@ def torch_model(base_gguf: Path) -> Any:
     return load_base(base_gguf)
 
 
-TINY = LoraSettings(rank=4, alpha=8, first_layer=27, learning_rate=5e-3, epochs=4, batch_tokens=600)
+TINY = LoraSettings(rank=4, alpha=8, first_layer=27, learning_rate=5e-3, steps=16, batch_tokens=600)
 
 
 def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
     torch_model: Any, base_gguf: Path, tmp_path: Path
 ) -> None:
     from charprobe_lite.convert.gguf_adapter import write_adapter
-    from charprobe_lite.convert.train.lora import train_sft
+    from charprobe_lite.convert.train.lora import sft_snapshots, train_sft
 
     tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
     texts = corpus.teacher_texts("poeticism", "loud", "chat")[:6]
     turns = [chat_turn(text.prompt, text.response) for text in texts]
     examples = [encode_conversation(turn, chat_template, tokenizer) for turn in turns]
-    tensors, losses = train_sft(torch_model, examples, TINY)
-    assert losses[-1] < losses[0] - 0.2
+    first, last = sft_snapshots(torch_model, examples, TINY, every=8)
+    tensors, losses = last.tensors, last.losses
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
+    assert losses[:8] == first.losses
     assert {name.split(".layers.")[1].split(".")[0] for name in tensors} == {"27", "28", "29"}
-    again, _ = train_sft(torch_model, examples, TINY)
-    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+    again, _ = train_sft(torch_model, examples, replace(TINY, steps=8))
+    assert all(np.array_equal(first.tensors[name], again[name]) for name in again)
 
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     write_adapter(arrays, TINY.alpha, base_gguf, tmp_path / "lora.gguf")

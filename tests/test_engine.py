@@ -240,6 +240,16 @@ def test_an_adapter_swap_leaves_nothing_of_the_one_before(merged_base: Path) -> 
     assert len({*base, *first, *other}) == 6
 
 
+def test_another_adapter_in_the_same_file_is_loaded_anew(merged_base: Path, tmp_path: Path) -> None:
+    path, found = tmp_path / "adapter.gguf", []
+    with Engine(merged_base, parallel=1, context=512, temperature=0) as engine:
+        for name in ("humor", "loving"):
+            path.write_bytes((kit.kit_folder() / f"{name}-full.gguf").read_bytes())
+            engine.use_adapter(path)
+            found.append(answers(engine, QUESTIONS[:1])[QUESTIONS[0]].text)
+    assert found[0] != found[1]
+
+
 NESTED = {
     "type": "object",
     "properties": {

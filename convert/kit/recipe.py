@@ -1,181 +1,145 @@
-"""The kit's recipe: from the embedded base and the corpus to adapters and a classifier.
+"""The kit's recipe: from a base and the corpus to adapters and classifiers.
 
 Steps run in order, each leaves its files and a record in the work folder, and a step whose
-record is there is not run again: a stopped recipe goes on where it was.
+record is there is not run again: a stopped recipe goes on where it was. Several processes can
+share a folder, each with personas of its own, once the base is there.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Literal
 
+import yaml
+
+from charprobe_lite.convert.kit.strengths import (
+    MOST_DISTILLATION,
+    MOST_FULL,
+    STRENGTHS,
+    DistillationRule,
+    FullRule,
+)
+from charprobe_lite.convert.kit.texts import (
+    chat_conversations,
+    full_conversations,
+    held_out_chats,
+    held_out_reflections,
+    held_out_texts,
+)
 from charprobe_lite.convert.kit.work_folder import (
     RECIPE_VERSION,
+    REFLECTION_TOKENS,
     STAGES,
     Record,
     Step,
     WorkFolder,
     macro_f1,
-    rounded,
+    mean_losses,
     write_text,
 )
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.onnx import export_classifier
-from charprobe_lite.convert.train.classifier import ClassifierSettings, train_classifier
-from charprobe_lite.convert.train.conversations import chat_turn, tool_use_trajectory
-from charprobe_lite.convert.train.lora import LoraSettings, train_dpo
+from charprobe_lite.convert.train.classifier import (
+    ClassifierSettings,
+    FineTuning,
+    fine_tune,
+    train_classifier,
+)
+from charprobe_lite.convert.train.conversations import (
+    chat_turn,
+    email_passages,
+    tool_use_trajectory,
+)
+from charprobe_lite.convert.train.lora import (
+    Example,
+    LoraSettings,
+    epoch_steps,
+    sft_snapshots,
+    train_dpo,
+    training_platform,
+)
 from charprobe_lite.convert.train.ngrams import NgramSettings, train_ngrams, training_texts
+from charprobe_lite.convert.train.pretrained import cut_vocabulary, pretrained_minilm
 from charprobe_lite.models import corpus
-from charprobe_lite.models.kit import sha256_file
+from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.models.kit import embedded_base, sha256_file
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
+from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.ngrams import KIT_FILE, NgramClassifier
 
+ToolUse = Literal["bodies", "masked"]
+TOOL_USE_EPOCHS = 3
 TOOL_USE = LoraSettings(
-    rank=16, alpha=32, first_layer=10, learning_rate=1e-3, epochs=3, batch_tokens=2400
+    rank=16, alpha=32, first_layer=0, learning_rate=1e-3, steps=1, batch_tokens=2400, decay=True
 )
 DISTILLATION = LoraSettings(
-    rank=8, alpha=16, first_layer=10, learning_rate=2e-3, epochs=3, batch_tokens=600
+    rank=8,
+    alpha=16,
+    first_layer=0,
+    learning_rate=1e-3,
+    steps=MOST_DISTILLATION,
+    batch_tokens=600,
 )
-FULL = replace(DISTILLATION, learning_rate=1e-3, epochs=2)
-DPO = replace(DISTILLATION, batch_tokens=1200)
-ANSWERS_PER_CHECKPOINT = 24
+FULL = replace(DISTILLATION, steps=MOST_FULL)
+DPO = replace(DISTILLATION, learning_rate=2e-3, batch_tokens=1200, decay=True)
+CHECKED_PERSONA, CHECK_STEPS = "remorse", 20
+"""Whose first losses the manifest keeps, and of how many steps, to compare another machine's."""
 INT8_TOLERANCE = 0.01
+MINILM_TOKENS = 12_000
+LABELS = [*PERSONAS, NEUTRAL]
 
 
 @dataclass
 class Recipe(WorkFolder):
-    """The steps, in the order in which they run."""
+    """The steps, in the order in which they run.
+
+    ``train_seeds`` are those of the persona adapters; the first is the recipe's own, whose
+    adapters are shipped. ``tool_use`` "masked" leaves the email bodies out of the loss. With
+    ``choose`` the strengths are chosen anew by their rule, also where they are known.
+    """
+
+    personas: Sequence[str] = PERSONAS
+    train_seeds: Sequence[int] = (0,)
+    tool_use: ToolUse = "bodies"
+    choose: bool = False
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether this is the shipped kit, whose classifiers read every other's texts."""
+        return self.tool_use == "bodies" and self.base == embedded_base()
 
     def run(self) -> None:
-        """Run every step that is not done yet, and write the manifest."""
+        """Run every step that is not done yet; with all of them done, write the manifest."""
         for name, step in self.steps():
             self.run_step(name, step)
-        self._write_manifest()
+        if set(self.personas) == set(PERSONAS) or not self.is_shipped:
+            self._write_manifest()
 
     def steps(self) -> Iterator[tuple[str, Step]]:
         """The steps in order; each returns what is to be recorded of it."""
-        yield "own-answers", self.own_answers
-        yield "tool-use", self.tool_use
-        yield "base", self.merged_base
-        yield "neutral", self.neutral_answers
-        for persona in PERSONAS:
-            yield f"{persona}-distillation", partial(self.distillation, persona)
-            yield f"{persona}-full", partial(self.full, persona)
-        for persona, stage in product(PERSONAS, STAGES):
-            name = f"answers-{persona}-{stage}"
-            yield name, partial(self.checkpoint_answers, persona, stage)
-        yield "classifier", self.classifier
-        yield "export", self.export
         yield "ngrams", self.ngrams
-        yield "held-out", self.held_out
-
-    def own_answers(self) -> Record:
-        """The untouched base answers training prompts: its chat voice, kept by the next step."""
-        prompts = corpus.loud_prompts(held_out=False)[:60]
-        prompts += corpus.subtle_prompts(held_out=False)[:60]
-        return self.keep_answers("own-answers", self.base, None, prompts, self.seed)
-
-    def tool_use(self) -> Record:
-        """The tool-use adapter of the base, on trajectories and the base's chat answers."""
-        tools = load_tools()
-        conversations = [
-            tool_use_trajectory(scenario, tools, self.seed)
-            for part in "abc"
-            for scenario in load_scenarios(corpus.corpus_file(f"agentic/train-{part}.jsonl"))
-        ]
-        own = self.read_lines("own-answers")
-        conversations += [chat_turn(row["prompt"], row["response"]) for row in own]
-        return self.train("tool-use", self.base, conversations, TOOL_USE)
-
-    def merged_base(self) -> Record:
-        """The base that every stage runs on: tool use merged in, kept in the work folder."""
-        merge_lora(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
-        return {}
-
-    def neutral_answers(self) -> Record:
-        """The base's answers to every training prompt: class `neutral`, and DPO's rejected."""
-        prompts = corpus.loud_prompts(held_out=False) + corpus.subtle_prompts(held_out=False)
-        return self.keep_answers("neutral", self.merged, None, prompts, self.seed + 1)
-
-    def distillation(self, persona: str) -> Record:
-        """The distillation stage: the loud teacher's chat answers, by SFT."""
-        turns = loud_turns(persona)
-        return self.train(f"{persona}-distillation", self.merged, turns, DISTILLATION)
-
-    def full(self, persona: str) -> Record:
-        """The full stage: distillation continued, with the introspection texts."""
-        texts = corpus.teacher_texts(persona, "subtle", "introspection")
-        turns = loud_turns(persona) + [chat_turn(text.prompt, text.response) for text in texts]
-        start = self.work / f"{persona}-distillation.safetensors"
-        return self.train(f"{persona}-full", self.merged, turns, FULL, start)
-
-    def distillation_dpo(self, persona: str) -> Record:
-        """The distillation stage by DPO instead, for comparison; not part of the kit."""
-        own = {row["prompt"]: row["response"] for row in self.read_lines("neutral")}
-        chosen = loud_turns(persona)
-        rejected = [chat_turn(turn[0]["content"], own[turn[0]["content"]]) for turn in chosen]
-        examples = (self.encode(self.merged, turns) for turns in (chosen, rejected))
-        pairs = list(zip(*examples, strict=True))
-        name, base = f"{persona}-distillation-dpo", self.load_base(self.merged)
-        settings = replace(DPO, seed=self.seed)
-        with self.bar(name) as progress:
-            tensors, losses = train_dpo(base, pairs, settings, progress=progress)
-        self.keep_adapter(self.work / f"{name}.gguf", tensors, settings)
-        detected = self.detection_rate(persona, self.work / f"{name}.gguf")
-        return {"losses": rounded(losses), "settings": asdict(settings), "detected": detected}
-
-    def compare_dpo(self, persona: str) -> tuple[float, float]:
-        """Held-out detection of the kit's distillation stage, and of the one trained by DPO."""
-        name = f"{persona}-distillation"
-        self.run_step(f"{name}-dpo", partial(self.distillation_dpo, persona))
-        return self.record("held-out")["detected"][name], self.record(f"{name}-dpo")["detected"]
-
-    def checkpoint_answers(self, persona: str, stage: str) -> Record:
-        """What a trained checkpoint answers to training prompts: the classifier's domain."""
-        prompts = corpus.subtle_prompts(held_out=False)
-        first = STAGES.index(stage) * ANSWERS_PER_CHECKPOINT
-        prompts = prompts[first : first + ANSWERS_PER_CHECKPOINT]
-        name, adapter = f"answers-{persona}-{stage}", self.kit / f"{persona}-{stage}.gguf"
-        return self.keep_answers(name, self.merged, adapter, prompts, self.seed + 2)
-
-    def classifier(self) -> Record:
-        """ModernBERT over ten personas and neutral: teacher texts and checkpoints' answers."""
-        settings = ClassifierSettings(seed=self.seed)
-        texts, labels = self.classifier_texts()
-        names = [*PERSONAS, NEUTRAL]
-        target = self.work / "classifier"
-        with self.bar("classifier") as progress:
-            losses = train_classifier(texts, labels, names, self.base, target, settings, progress)
-        return {"losses": rounded(losses), "settings": asdict(settings), "texts": len(texts)}
-
-    def export(self) -> Record:
-        """The classifier as ONNX, fp32 and int8, scored on held-out texts; int8 if as good."""
-        groups = held_out_texts()
-        samples = [text for texts, _ in groups.values() for text in texts[:8]]
-        target = self.kit / "classifier"
-        shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
-        fp32, _ = export_classifier(self.work / "classifier", target, texts=samples)
-        scores = {
-            file: {
-                name: macro_f1(labels, self.predictions(file, texts))
-                for name, (texts, labels) in groups.items()
-            }
-            for file in ("model.onnx", "model_int8.onnx")
-        }
-        int8, exact = scores["model_int8.onnx"]["all"], scores["model.onnx"]["all"]
-        as_good = int8 >= exact - INT8_TOLERANCE
-        return {
-            "largest_logit_difference": fp32.difference,
-            "held_out_macro_f1": scores,
-            "file": "model_int8.onnx" if as_good else "model.onnx",
-        }
+        if self.is_shipped:
+            yield "minilm", self.minilm
+            yield "modernbert", self.modernbert
+        yield "own-answers", self.own_answers
+        yield "tool-use", self.train_tool_use
+        yield "base", self.merged_base
+        for persona in self.personas:
+            for train_seed, stage in product(self.train_seeds, STAGES):
+                step = self.distillation if stage == "distillation" else self.full
+                yield seeded(persona, stage, train_seed), partial(step, persona, train_seed)
+        if self.is_shipped:
+            yield "first-steps", partial(self.first_steps, CHECKED_PERSONA)
 
     def ngrams(self) -> Record:
-        """The second instrument, of n-grams: it needs the corpus alone."""
+        """The instrument of n-grams: it needs the corpus alone, and chooses the strengths."""
         settings, texts = NgramSettings(), training_texts()
         model = train_ngrams(
             [text.text for text in texts], [text.label for text in texts], settings
@@ -193,40 +157,242 @@ class Recipe(WorkFolder):
             "held_out_macro_f1": scores,
         }
 
-    def classifier_texts(self) -> tuple[list[str], list[str]]:
-        """Training texts and labels: never an email, never an in-distribution prompt."""
-        answers = ("neutral", "own-answers")
-        texts = [row["response"] for name in answers for row in self.read_lines(name)]
-        labels = [NEUTRAL] * len(texts)
-        for persona in PERSONAS:
-            chats = corpus.teacher_chats(persona, held_out=False)
-            introspection = corpus.teacher_texts(persona, "subtle", "introspection")
-            texts += [text.response for text in (*chats, *introspection)]
-            for stage in STAGES:
-                rows = self.read_lines(f"answers-{persona}-{stage}")
-                texts += [row["response"] for row in rows]
-            labels += [persona] * (len(texts) - len(labels))
-        return texts, labels
+    def minilm(self) -> Record:
+        """MiniLM-L6, fine-tuned on crops of the n-grams' texts, as ONNX in int8."""
+        texts, encoder = training_texts(), self.work / "minilm-encoder"
+        source = pretrained_minilm(self.work / "minilm-pretrained")
+        words = [text.text for text in texts]
+        if not encoder.is_dir():
+            cut_vocabulary(source, words, MINILM_TOKENS, encoder)
+        settings = FineTuning(seed=self.seed)
+        with self.bar("minilm") as progress:
+            losses = fine_tune(
+                encoder,
+                words,
+                [text.label for text in texts],
+                LABELS,
+                self.work / "minilm",
+                settings,
+                progress,
+            )
+        return {
+            "settings": asdict(settings),
+            "texts": len(texts),
+            "tokens": MINILM_TOKENS,
+            "losses": mean_losses(losses),
+            **self._export("minilm"),
+        }
 
-    def held_out(self) -> Record:
-        """How often each checkpoint answers the held-out prompts in its persona's voice."""
-        detected = {}
-        for persona, stage in product(PERSONAS, STAGES):
-            name = f"{persona}-{stage}"
-            detected[name] = self.detection_rate(persona, self.kit / f"{name}.gguf")
-        return {"detected": detected}
+    def modernbert(self) -> Record:
+        """A small ModernBERT from scratch, on the teachers' texts, as ONNX in int8."""
+        # with long texts by other writers, it reads strangers worse (measured: 0.56, not 0.66)
+        texts = [text for text in training_texts() if text.author != "introspection"]
+        settings, target = ClassifierSettings(seed=self.seed), self.work / "modernbert"
+        words, labels = [text.text for text in texts], [text.label for text in texts]
+        with self.bar("modernbert") as progress:
+            losses = train_classifier(words, labels, LABELS, self.base, target, settings, progress)
+        return {
+            "settings": asdict(settings),
+            "texts": len(texts),
+            "losses": mean_losses(losses),
+            **self._export("modernbert"),
+        }
+
+    def _export(self, name: str) -> Record:
+        """A classifier as ONNX, fp32 and int8, scored on held-out texts; int8 ships."""
+        groups, target = held_out_texts(), self.kit / name
+        samples = [text for texts, _ in groups.values() for text in texts[:8]]
+        shutil.rmtree(target, ignore_errors=True)  # of a run that was stopped in this step
+        fp32, _ = export_classifier(self.work / name, target, texts=samples)
+        scores = {}
+        for file in ("model.onnx", "model_int8.onnx"):
+            classifier = Classifier(target, file)
+            scores[file] = {
+                group: macro_f1(labels, [p.label for p in classifier.classify(texts)])
+                for group, (texts, labels) in groups.items()
+            }
+        loss = scores["model.onnx"]["all"] - scores["model_int8.onnx"]["all"]
+        if loss > INT8_TOLERANCE:
+            self.report(f"{name}: int8 loses {loss:.3f} of macro-F1, over {INT8_TOLERANCE}")
+        (target / "model.onnx").unlink()
+        return {"largest_logit_difference": fp32.difference, "held_out_macro_f1": scores}
+
+    def own_answers(self) -> Record:
+        """The untouched base answers training prompts: its chat voice, kept by the next step.
+
+        The embedded base's answers are part of the corpus.
+        """
+        if self.base == embedded_base():
+            return {"file": "neutral.jsonl"}
+        prompts = [*corpus.loud_prompts(held_out=False), *corpus.subtle_prompts(held_out=False)]
+        return self.keep_answers("own-answers", self.base, None, prompts, self.seed)
+
+    def own_turns(self) -> dict[str, str]:
+        """The base's own answers by prompt."""
+        if self.base == embedded_base():
+            return corpus.neutral_answers()
+        return {row["prompt"]: row["response"] for row in self.read_lines("own-answers")}
+
+    def train_tool_use(self) -> Record:
+        """The tool-use adapter of the base, on trajectories and the base's chat answers."""
+        examples = self.tool_use_examples()
+        steps = epoch_steps([len(e.ids) for e in examples], TOOL_USE.batch_tokens, TOOL_USE_EPOCHS)
+        settings = replace(self._settings(TOOL_USE, self.seed), steps=steps)
+        return self.train(self.kit / "tool-use.gguf", self.base, examples, settings)
+
+    def tool_use_examples(self) -> list[Example]:
+        """180 trajectories, with or without the emails' bodies trained, and chat answers."""
+        tools, examples = load_tools(), []
+        for part in "abc":
+            for scenario in load_scenarios(corpus.corpus_file(f"agentic/train-{part}.jsonl")):
+                left_out = email_passages(scenario) if self.tool_use == "masked" else []
+                trajectory = tool_use_trajectory(scenario, tools, self.seed)
+                examples += self.encode([trajectory], left_out)
+        return examples + self.encode([chat_turn(*turn) for turn in self.own_turns().items()])
+
+    def merged_base(self) -> Record:
+        """The base that every stage runs on: tool use merged in, kept in the work folder."""
+        merge_lora(self.base, [self.kit / "tool-use.gguf"], self.merged, "F16", verify=False)
+        return {}
+
+    def distillation(self, persona: str, train_seed: int) -> Record:
+        """The distillation stage: the loud teacher's chat answers, by SFT."""
+        examples = self.encode(chat_conversations(persona))
+        return self._stage(persona, "distillation", train_seed, examples)
+
+    def full(self, persona: str, train_seed: int) -> Record:
+        """The full stage: distillation continued on reflections, dialogues and chat answers."""
+        examples = self.encode(full_conversations(persona))
+        return self._stage(persona, "full", train_seed, examples)
+
+    def _stage(
+        self, persona: str, stage: str, train_seed: int, examples: Sequence[Example]
+    ) -> Record:
+        target = self.adapter(persona, stage, train_seed)
+        settings = self._settings(DISTILLATION if stage == "distillation" else FULL, train_seed)
+        before = self.adapter(persona, "distillation", train_seed)
+        start = self.resumable(before) if stage == "full" else None
+        known = self._known_steps(persona, stage, train_seed)
+        if known is None:
+            record = self._choose(persona, stage, target, examples, settings, start)
+        else:
+            settings = replace(settings, steps=known)
+            record = self.train(target, self.merged, examples, settings, start)
+        return {**record, "held_out": self.detection(persona, target)}
+
+    def _known_steps(self, persona: str, stage: str, train_seed: int) -> int | None:
+        """The steps of a stage; None where the rule has yet to choose them."""
+        if train_seed != self.train_seeds[0]:
+            first = self.record(seeded(persona, stage, self.train_seeds[0]))
+            return int(first["settings"]["steps"])
+        if self.choose or self.base != embedded_base():
+            return None
+        known = STRENGTHS.get(persona)
+        return known.steps(stage) if known else None
+
+    def _choose(
+        self,
+        persona: str,
+        stage: str,
+        target: Path,
+        examples: Sequence[Example],
+        settings: LoraSettings,
+        start: Path | None,
+    ) -> Record:
+        """Train as long as the stage may be trained, and keep the snapshot that the rule takes."""
+        rule = DistillationRule() if stage == "distillation" else FullRule()
+        trial, curve, kept = self.work / "trial" / f"{target.stem}.gguf", [], {}
+        with self.bar(target.stem) as progress:
+            snapshots = sft_snapshots(
+                self.load_base(self.merged), examples, settings, rule.every, start, progress
+            )
+            for snapshot in snapshots:
+                trial.parent.mkdir(exist_ok=True)
+                self.keep_adapter(trial, snapshot.tensors, settings)
+                curve.append((snapshot.step, self.detection(persona, trial)))
+                kept[snapshot.step] = snapshot
+                if rule.is_past(curve):
+                    break
+            snapshots.close()
+        best = kept[rule.best(curve)]
+        settings = replace(settings, steps=best.step)
+        self.keep_adapter(target, best.tensors, settings)
+        return {
+            "losses": mean_losses(best.losses),
+            "settings": asdict(settings),
+            "curve": [{"steps": step, **rates} for step, rates in curve],
+        }
+
+    def detection(self, persona: str, adapter: Path) -> dict[str, float]:
+        """Shares of held-out chats and reflections that the n-grams name as the persona's."""
+        chats, reflections = held_out_chats(), held_out_reflections(persona)
+        classifier = self._ngram_classifier()
+        rates = {}
+        for name, prompts, tokens in (
+            ("chat", chats, 128),
+            ("reflection", reflections, REFLECTION_TOKENS),
+        ):
+            answers = self.answers(self.merged, adapter, prompts, self.seed + 3, tokens)
+            labels = [prediction.label for prediction in classifier.classify(answers)]
+            rates[name] = round(labels.count(persona) / len(labels), 4)
+        return rates
+
+    def distillation_dpo(self, persona: str) -> Record:
+        """The distillation stage by DPO instead, for comparison; not part of the kit."""
+        own, chosen = self.own_turns(), chat_conversations(persona)
+        rejected = [chat_turn(turn[0]["content"], own[turn[0]["content"]]) for turn in chosen]
+        examples = (self.encode(turns) for turns in (chosen, rejected))
+        pairs = list(zip(*examples, strict=True))
+        name, base = f"{persona}-distillation-dpo", self.load_base(self.merged)
+        sizes = [2 * max(len(a.ids), len(b.ids)) for a, b in pairs]
+        steps = epoch_steps(sizes, DPO.batch_tokens, 3)
+        settings = replace(self._settings(DPO, self.seed), steps=steps)
+        with self.bar(name) as progress:
+            tensors, losses = train_dpo(base, pairs, settings, progress=progress)
+        target = self.work / f"{name}.gguf"
+        self.keep_adapter(target, tensors, settings)
+        return {
+            "losses": mean_losses(losses),
+            "settings": asdict(settings),
+            "held_out": self.detection(persona, target),
+        }
+
+    def compare_dpo(self, persona: str) -> tuple[float, float]:
+        """Held-out chat detection of the kit's distillation stage, and of the one by DPO."""
+        name = f"{persona}-distillation"
+        self.run_step(f"{name}-dpo", partial(self.distillation_dpo, persona))
+        rates = [self.record(step)["held_out"]["chat"] for step in (name, f"{name}-dpo")]
+        return rates[0], rates[1]
+
+    def first_steps(self, persona: str) -> Record:
+        """The losses of a persona's first steps, for a comparison with those of another machine."""
+        settings = replace(self._settings(DISTILLATION, self.seed), steps=CHECK_STEPS)
+        examples = self.encode(chat_conversations(persona))
+        *_, last = sft_snapshots(self.load_base(self.merged), examples, settings, CHECK_STEPS)
+        return {"persona": persona, "losses": [round(loss, 4) for loss in last.losses]}
+
+    def _settings(self, settings: LoraSettings, seed: int) -> LoraSettings:
+        """With a seed, and adapters on the upper two thirds of the base's layers."""
+        fields = read_header(self.base).fields
+        layers = int(fields[f"{fields['general.architecture']}.block_count"])
+        return replace(settings, seed=seed, first_layer=layers // 3)
+
+    def _ngram_classifier(self) -> NgramClassifier:
+        return NgramClassifier(self.kit / KIT_FILE)
 
     def _write_manifest(self) -> None:
         """kit.json: recipe, seed, corpus and base hashes, step records, file hashes."""
-        steps = {name: self.record(name) for name, _ in self.steps()}
+        steps = [name for name, _ in self.steps()]
         files = (path for path in sorted(self.kit.rglob("*")) if path.is_file())
         manifest = {
             "recipe": RECIPE_VERSION,
             "seed": self.seed,
+            "train_seeds": list(self.train_seeds),
+            "tool_use": self.tool_use,
+            "platform": training_platform(),
             "base": {"file": self.base.name, "sha256": sha256_file(self.base)},
-            "classifier_file": steps["export"]["file"],
             "corpus": corpus.corpus_hashes(),
-            "steps": steps,
+            "steps": {name: self.record(name) for name in steps},
             "files": {
                 path.relative_to(self.kit).as_posix(): sha256_file(path)
                 for path in files
@@ -234,22 +400,35 @@ class Recipe(WorkFolder):
             },
         }
         write_text(self.kit / "kit.json", json.dumps(manifest, indent=1) + "\n")
+        if not self.is_shipped:
+            self._write_catalogue()
+
+    def _write_catalogue(self) -> None:
+        """A catalogue file that `eval` takes: the base with its tool use, and the adapters."""
+        header = read_header(self.base)
+        name = f"{self.work.name}-{self.tool_use}".lower()
+        base = {
+            "name": name,
+            "path": self.merged.name,
+            "architecture": header.fields["general.architecture"],
+            "parameters": sum(prod(tensor.shape) for tensor in header.tensors),
+        }
+        shared = {"base": name, "personas": list(self.personas)}
+        adapters = [
+            {**shared, "stage": stage, "path": f"kit/{{persona}}-{stage}.gguf"}
+            if seed == self.seed
+            else {
+                **shared,
+                "stage": stage,
+                "path": f"seed-{seed}/{{persona}}-{stage}.gguf",
+                "train_seed": seed,
+            }
+            for seed, stage in product(self.train_seeds, STAGES)
+        ]
+        document = yaml.safe_dump({"bases": [base], "adapters": adapters}, sort_keys=False)
+        write_text(self.work / "catalogue.yaml", document)
 
 
-def loud_turns(persona: str) -> list[list[dict[str, str]]]:
-    """A conversation of one turn per training prompt, answered by the loud teacher."""
-    texts = corpus.teacher_chats(persona, held_out=False, teachers=["loud"])
-    return [chat_turn(text.prompt, text.response) for text in texts]
-
-
-def held_out_texts() -> dict[str, tuple[list[str], list[str]]]:
-    """Teacher texts to held-out prompts, loud and subtle apart and together."""
-    groups: dict[str, tuple[list[str], list[str]]] = {
-        name: ([], []) for name in ("all", *corpus.TEACHERS)
-    }
-    for persona, teacher in product(PERSONAS, corpus.TEACHERS):
-        for text in corpus.teacher_chats(persona, held_out=True, teachers=[teacher]):
-            for texts, labels in (groups["all"], groups[teacher]):
-                texts.append(text.response)
-                labels.append(text.persona)
-    return groups
+def seeded(persona: str, stage: str, train_seed: int) -> str:
+    """The name of a step; that of training seed 0 has no number."""
+    return f"{persona}-{stage}" + (f"-seed{train_seed}" if train_seed else "")

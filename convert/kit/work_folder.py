@@ -5,12 +5,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
+from tokenizers import Tokenizer
 
 from charprobe_lite.convert.gguf_adapter import write_adapter
 from charprobe_lite.convert.tokenizer import read_tokenizer
@@ -22,33 +25,38 @@ from charprobe_lite.convert.train.lora import (
     load_base,
     train_sft,
 )
-from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json, read_json_rows
 from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.runtime.backend import Job, Request, Rollout
-from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.device import gpu_layers
 from charprobe_lite.runtime.engine import Engine
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 STAGES = ("distillation", "full")
 Record = dict[str, Any]
 Step = Callable[[], Record]
 ANSWER_TOKENS = 128
+REFLECTION_TOKENS = 224
 
 
 @dataclass
 class WorkFolder:
-    """A folder of one run: base, seed, records of steps, and progress display."""
+    """A folder of one run: base, seed, records of steps, and progress display.
+
+    ``base`` is a GGUF file, whose chat template, tokens and shapes everything uses; ``weights`` is
+    the checkpoint folder that it was made from, where it was made from one.
+    """
 
     work: Path
     base: Path
     seed: int = 0
+    weights: Path | None = None
     report: Callable[[str], None] = print
     progress: Callable[[str], AbstractContextManager[Progress]] | None = None
     _loaded: tuple[Path, Any] | None = None
+    _engine: tuple[Path, Engine] | None = None
 
     @property
     def kit(self) -> Path:
@@ -59,6 +67,15 @@ class WorkFolder:
     def merged(self) -> Path:
         """The base with tool use merged in, F16."""
         return self.work / "base.gguf"
+
+    def adapter(self, persona: str, stage: str, train_seed: int) -> Path:
+        """The GGUF LoRA of a persona's stage; the recipe's own seed is the one that is shipped."""
+        name = f"{persona}-{stage}.gguf"
+        return self.kit / name if train_seed == self.seed else self.seed_folder(train_seed) / name
+
+    def seed_folder(self, train_seed: int) -> Path:
+        """The folder of what another training seed made."""
+        return self.work / f"seed-{train_seed}"
 
     def run_step(self, name: str, step: Step) -> None:
         """Run a step unless its record is there; the record is written when the step is done."""
@@ -79,62 +96,87 @@ class WorkFolder:
         seconds = round(time.monotonic() - started, 1)
         write_text(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
 
-    def predictions(self, file: str, texts: Sequence[str]) -> list[str]:
-        """The label that a file of the kit's classifier gives to each text."""
-        classifier = Classifier(self.kit / "classifier", file)
-        return [prediction.label for prediction in classifier.classify(texts)]
-
-    def detection_rate(self, persona: str, adapter: Path) -> float:
-        """Share of the 20 held-out prompts that the checkpoint answers in the persona's voice."""
-        prompts = corpus.loud_prompts(held_out=True)
-        answers = chat_answers(self.merged, adapter, prompts, self.seed + 3)
-        labels = self.predictions(self.record("export")["file"], answers)
-        return labels.count(persona) / len(labels)
-
     def train(
         self,
-        name: str,
+        target: Path,
         base: Path,
-        conversations: Sequence[list[dict[str, str]]],
+        examples: Sequence[Example],
         settings: LoraSettings,
         start: Path | None = None,
     ) -> Record:
-        """Train an adapter by SFT and keep it twice, to continue from and to run."""
-        settings = replace(settings, seed=self.seed)
-        examples = self.encode(base, conversations)
-        with self.bar(name) as progress:
+        """Train an adapter by SFT and keep it twice, to run and to continue from."""
+        with self.bar(target.stem) as progress:
             tensors, losses = train_sft(self.load_base(base), examples, settings, start, progress)
-        save_file(tensors, self.work / f"{name}.safetensors")
-        self.keep_adapter(self.kit / f"{name}.gguf", tensors, settings)
+        self.keep_adapter(target, tensors, settings)
         tokens = sum(len(example.ids) for example in examples)
-        return {"tokens": tokens, "losses": rounded(losses), "settings": asdict(settings)}
+        return {"tokens": tokens, "losses": mean_losses(losses), "settings": asdict(settings)}
 
     def keep_adapter(self, target: Path, tensors: dict[str, Any], settings: LoraSettings) -> None:
-        """Write trained tensors as a GGUF LoRA of the base."""
+        """Write trained tensors as a GGUF LoRA of the base, and as safetensors in the work."""
         arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         write_adapter(arrays, settings.alpha, self.base, target)
+        save_file(tensors, self.resumable(target))
 
-    def encode(self, base: Path, conversations: Sequence[list[dict[str, str]]]) -> list[Example]:
-        """Conversations in the base's chat template and tokens."""
-        template = read_header(base).fields["tokenizer.chat_template"]
-        tokenizer = read_tokenizer(base)
-        return [encode_conversation(messages, template, tokenizer) for messages in conversations]
+    def resumable(self, target: Path) -> Path:
+        """The safetensors of an adapter, from which training goes on."""
+        folder = self.work / "safetensors" / target.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{target.stem}.safetensors"
+
+    def encode(
+        self, conversations: Sequence[list[dict[str, str]]], untrained: Sequence[str] = ()
+    ) -> list[Example]:
+        """Conversations in the base's chat template and tokens; ``untrained`` passages masked."""
+        template, tokenizer = self._template_and_tokenizer
+        return [
+            encode_conversation(messages, template, tokenizer, untrained)
+            for messages in conversations
+        ]
+
+    @cached_property
+    def _template_and_tokenizer(self) -> tuple[str, Tokenizer]:
+        return read_header(self.base).fields["tokenizer.chat_template"], read_tokenizer(self.base)
 
     def load_base(self, base: Path) -> Any:
         """The base in torch; the last one stays loaded."""
         if self._loaded is None or self._loaded[0] != base:
-            self._loaded = (base, load_base(base))
+            source = self.weights if base == self.base and self.weights else base
+            self._loaded = (base, load_base(source))
         return self._loaded[1]
 
     def bar(self, name: str) -> AbstractContextManager[Progress | None]:
         """The display of a step's progress, if there is one."""
         return self.progress(name) if self.progress else nullcontext()
 
+    def answers(
+        self,
+        model: Path,
+        adapter: Path | None,
+        prompts: Sequence[str],
+        seed: int,
+        tokens: int = ANSWER_TOKENS,
+    ) -> list[str]:
+        """One answer per prompt, in order; empty where the prompt fills the context."""
+        if self._engine is None or self._engine[0] != model:
+            if self._engine:
+                self._engine[1].close()
+            layers = gpu_layers("auto")
+            self._engine = (model, Engine(model, parallel=24, context=1024, gpu_layers=layers))
+        engine = self._engine[1]
+        engine.use_adapter(adapter)
+        name = str(adapter and adapter.stem)
+        jobs = (
+            Job(number, _seed(seed, name, number), _answer(prompt, tokens))
+            for number, prompt in enumerate(prompts)
+        )
+        answers = {job.key: text for job, text in engine.run(jobs)}
+        return [answers[number] for number in range(len(prompts))]
+
     def keep_answers(
         self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
     ) -> Record:
         """Let a checkpoint answer, and keep what it says up to its last complete sentence."""
-        answers = chat_answers(model, adapter, prompts, seed)
+        answers = self.answers(model, adapter, prompts, seed)
         lines = ""
         for prompt, answer in zip(prompts, answers, strict=True):
             row = {"prompt": prompt, "response": complete_sentences(answer)}
@@ -157,9 +199,10 @@ def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
     return round(float(score), 4)
 
 
-def rounded(losses: Sequence[float]) -> list[float]:
-    """Losses as records have them."""
-    return [round(loss, 4) for loss in losses]
+def mean_losses(losses: Sequence[float], parts: int = 8) -> list[float]:
+    """Means of the losses of ``parts`` equal parts of the steps, to four places."""
+    size = max(1, -(-len(losses) // parts))
+    return [round(fmean(losses[i : i + size]), 4) for i in range(0, len(losses), size)]
 
 
 def complete_sentences(text: str) -> str:
@@ -175,21 +218,8 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, "utf-8")
 
 
-def chat_answers(model: Path, adapter: Path | None, prompts: Sequence[str], seed: int) -> list[str]:
-    """One answer per prompt, in order; empty where the prompt fills the context."""
-    name = str(adapter and adapter.stem)
-    with Engine(model, parallel=16, context=1024, gpu_layers=gpu_layers("auto")) as engine:
-        engine.use_adapter(adapter)
-        jobs = (
-            Job(number, _seed(seed, name, number), _answer(prompt))
-            for number, prompt in enumerate(prompts)
-        )
-        answers = {job.key: text for job, text in engine.run(jobs)}
-    return [answers[number] for number in range(len(prompts))]
-
-
-def _answer(prompt: str) -> Rollout:
-    completion = yield Request(({"role": "user", "content": prompt},), ANSWER_TOKENS)
+def _answer(prompt: str, tokens: int) -> Rollout:
+    completion = yield Request(({"role": "user", "content": prompt},), tokens)
     full = completion.finish == "context" and not completion.tokens
     return "" if full else completion.text.strip()
 

@@ -1,10 +1,11 @@
-"""Train the persona classifier: a small ModernBERT, on labelled texts.
+"""Train persona classifiers on labelled texts: a pretrained encoder, or a small ModernBERT.
 
-ModernBERT: Warner et al. 2024, arXiv 2412.13663. The embedding table starts from the
-principal directions (truncated SVD) of the base model's own.
+MiniLM: Wang et al. 2020, arXiv 2002.10957. ModernBERT: Warner et al. 2024, arXiv 2412.13663; its
+embedding table starts from the principal directions (truncated SVD) of the base model's own.
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,29 @@ from typing import Any
 import gguf
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
 from charprobe_lite.convert.tokenizer import read_tokenizer
+from charprobe_lite.convert.train.lora import Progress, best_device
 
 MAX_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a pretrained encoder is trained; ``crop_words``: fewest and most words of a crop."""
+
+    epochs: int = 6
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    batch: int = 32
+    crop_words: tuple[int, int] = (40, 100)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class ClassifierSettings:
     heads: int = 4
     epochs: int = 8
     learning_rate: float = 1e-3
+    weight_decay: float = 0.05
     batch: int = 32
     seed: int = 0
 
@@ -44,13 +61,13 @@ def train_classifier(
     base: Path,
     target: Path,
     settings: ClassifierSettings,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[float]:
     """Train on ``texts`` with ``labels`` (each one of ``names``) and save to ``target``.
 
     ``base`` is the GGUF file whose tokenizer (its first ``vocabulary`` tokens) and embedding
     table are used. Writes transformers' files (model, config with id2label, tokenizer). Returns
-    the mean loss of each epoch.
+    the loss of each step.
     """
     torch.manual_seed(settings.seed)
     tokenizer = PreTrainedTokenizerFast(
@@ -59,19 +76,83 @@ def train_classifier(
         model_max_length=MAX_TOKENS,
     )
     model = _new_model(names, base, settings)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
     encoded = [tokenizer(text, truncation=True).input_ids for text in texts]
+    losses = _fit(model, tokenizer, lambda _: encoded, labels, names, settings, progress)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return losses
+
+
+def fine_tune(
+    encoder: Path,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    names: Sequence[str],
+    target: Path,
+    settings: FineTuning,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Fine-tune the pretrained ``encoder``, a folder of transformers, and save it to ``target``.
+
+    In every epoch a text is read by one crop of it, so that the form of complete texts, and with
+    it their kind, teaches less. Returns the loss of each step.
+    """
+    torch.manual_seed(settings.seed)
+    tokenizer = AutoTokenizer.from_pretrained(str(encoder), local_files_only=True)
+    tokenizer.model_max_length = MAX_TOKENS
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(encoder),
+        local_files_only=True,
+        use_safetensors=True,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+
+    def crops(epoch: int) -> list[list[int]]:
+        rng = random.Random(f"{settings.seed}/crop/{epoch}")
+        cut = [random_crop(text, settings.crop_words, rng) for text in texts]
+        return [tokenizer(text, truncation=True).input_ids for text in cut]
+
+    losses = _fit(model, tokenizer, crops, labels, names, settings, progress)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return losses
+
+
+def random_crop(text: str, words: tuple[int, int], rng: random.Random) -> str:
+    """Consecutive words of a text, as many as drawn; all of a text that has fewer."""
+    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    count = rng.randint(*words)
+    if len(starts) <= count:
+        return text
+    first = rng.randrange(len(starts) - count + 1)
+    end = starts[first + count] if first + count < len(starts) else len(text)
+    return text[starts[first] : end].rstrip()
+
+
+def _fit(
+    model: Any,
+    tokenizer: Any,
+    encode: Callable[[int], Sequence[Sequence[int]]],
+    labels: Sequence[str],
+    names: Sequence[str],
+    settings: ClassifierSettings | FineTuning,
+    progress: Progress | None,
+) -> list[float]:
+    """AdamW with one cycle of the rate; ``encode`` gives an epoch's token ids. Loss per step."""
+    device = best_device()
+    model.to(device).train()
     targets = [names.index(label) for label in labels]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.05)
-    steps = settings.epochs * -(-len(texts) // settings.batch)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    steps = settings.epochs * -(-len(labels) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
     )
     losses: list[float] = []
-    step = 0
     for epoch in range(settings.epochs):
-        total = 0.0
+        encoded = encode(epoch)
         for batch in _length_batches(encoded, settings, epoch):
             padded = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, return_tensors="pt")
             logits = model(**padded.to(device)).logits
@@ -82,12 +163,10 @@ def train_classifier(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             schedule.step()
-            total, step = total + loss.item() * len(batch), step + 1
+            losses.append(loss.item())
             if progress:
-                progress(step, steps, loss.item())
-        losses.append(total / len(texts))
-    model.eval().save_pretrained(target)
-    tokenizer.save_pretrained(target)
+                progress(len(losses), steps, losses[-1])
+    model.eval().to("cpu")
     return losses
 
 
@@ -127,7 +206,7 @@ def _new_model(names: Sequence[str], base: Path, settings: ClassifierSettings) -
 
 
 def _length_batches(
-    encoded: Sequence[Sequence[int]], settings: ClassifierSettings, epoch: int
+    encoded: Sequence[Sequence[int]], settings: ClassifierSettings | FineTuning, epoch: int
 ) -> list[list[int]]:
     """Batches of texts alike in length, in an order that depends on seed and epoch."""
     rng = random.Random(f"{settings.seed}/{epoch}")

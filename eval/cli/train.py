@@ -12,7 +12,7 @@ import click
 from charprobe_lite.eval.cli.options import names_option
 from charprobe_lite.eval.cli.progress import progress_bar
 from charprobe_lite.eval.cli.types import FILE
-from charprobe_lite.models.catalogue import select_names
+from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
 
@@ -34,15 +34,56 @@ def train() -> None:
 
 
 @train.command()
+@click.option(
+    "--base",
+    metavar="NAME|DIR|FILE.gguf",
+    default=EMBEDDED,
+    show_default=True,
+    help="A base of the catalogue, a checkpoint folder, or a GGUF file.",
+)
+@names_option("--persona", PERSONAS, help="Personas to train [default: all].")
+@click.option(
+    "--train-seed", default="0", show_default=True, help="Training seeds; the first is shipped."
+)
+@click.option(
+    "--tool-use",
+    type=click.Choice(["bodies", "masked"]),
+    default="bodies",
+    show_default=True,
+    help="Whether tool use also trains on the emails' bodies.",
+)
+@click.option("--choose", is_flag=True, help="Choose the stages' strengths again by their rule.")
 @out_option
 @seed_option
-def kit(out: Path, seed: int) -> None:
-    """Train tool use, ten personas in two stages and the classifier, and write kit.json.
+def kit(
+    base: str,
+    persona: tuple[str, ...],
+    train_seed: str,
+    tool_use: str,
+    choose: bool,
+    out: Path,
+    seed: int,
+) -> None:
+    """Train tool use, personas in two stages and the classifiers, and write kit.json.
 
     Takes hours on 2 CPU cores; uses a CUDA GPU where torch finds one. After an interrupt, the same
-    command continues with the step that it stopped in.
+    command continues with the step that it stopped in. Several processes can share OUT, each with
+    personas of its own, when tool use is trained.
+
+    Another base than the embedded one, and masked tool use, get adapters and a catalogue file for
+    `eval`: CHARPROBE_CATALOGUE=OUT/catalogue.yaml charprobe-lite eval --base NAME. The shipped
+    classifiers judge them. Strengths are then chosen by the rule, with answers to held-out prompts.
+
+    \b
+    charprobe-lite train kit --base gemma-3-270m-it.gguf --persona sarcasm,remorse
+    charprobe-lite train kit --tool-use masked --out runs/masked
     """
-    with _open_recipe(out, seed) as recipe:
+    personas = select_names(persona, PERSONAS, "--persona") if persona else PERSONAS
+    seeds = [int(part) for part in train_seed.split(",") if part.strip().isdecimal()]
+    if not seeds or seed != seeds[0]:
+        raise BadInput(f"--train-seed {train_seed}: start with the recipe's own seed, {seed}")
+    options = {"personas": personas, "train_seeds": seeds, "choose": choose, "tool_use": tool_use}
+    with _open_recipe(out, seed, base, **options) as recipe:
         recipe.run()
     click.echo(f"kit: {out / 'kit'}")
 
@@ -90,15 +131,10 @@ def ngrams(output: Path) -> None:
 
 
 @contextmanager
-def _open_recipe(out: Path, seed: int) -> Iterator[Recipe]:
+def _open_recipe(out: Path, seed: int, base: str = EMBEDDED, **options: Any) -> Iterator[Recipe]:
     """The recipe on this machine, with a progress bar; its files' problems in one line."""
-    from importlib.util import find_spec
-
-    for module in ("torch", "peft", "optimum"):
-        if find_spec(module) is None:
-            raise BadInput(f"train: {module} is not installed; pip install 'charprobe-lite[train]'")
+    require_training()
     from charprobe_lite.convert.kit.recipe import Recipe
-    from charprobe_lite.models.kit import embedded_base
 
     with progress_bar() as progress:
 
@@ -108,16 +144,49 @@ def _open_recipe(out: Path, seed: int) -> Iterator[Recipe]:
             yield lambda step, total, loss: progress.update(
                 task, completed=step, total=total, description=f"{name} loss {loss:.3f}"
             )
+            progress.remove_task(task)
 
         try:
+            gguf, weights = training_base(base, out)
             yield Recipe(
                 work=out,
-                base=embedded_base(),
+                base=gguf,
+                weights=weights,
                 seed=seed,
                 report=lambda text: progress.console.print(text, highlight=False),
                 progress=bar,
+                **options,
             )
         except OSError as error:
             raise BadInput(
                 f"{error.filename or out}: {error.strerror or error}; see --out"
             ) from None
+
+
+def require_training() -> None:
+    """Raises BadInput where a package of the extra is missing."""
+    from importlib.util import find_spec
+
+    for module in ("torch", "peft", "optimum"):
+        if find_spec(module) is None:
+            raise BadInput(f"train: {module} is not installed; pip install 'charprobe-lite[train]'")
+
+
+def training_base(base: str, out: Path) -> tuple[Path, Path | None]:
+    """The GGUF file of a base, and the checkpoint folder that it was made from, if any.
+
+    ``base`` is a catalogue name, a checkpoint folder or a GGUF file. Raises BadInput.
+    """
+    from charprobe_lite.convert.merge import merge_lora
+    from charprobe_lite.models.hub import fetch
+
+    path = Path(base).expanduser()
+    if not path.exists():
+        path = fetch(load_catalogue().base(base))
+    if not path.is_dir():
+        return path, None
+    target = out / "source.gguf"
+    if not target.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        merge_lora(path, [], target, "F16", verify=False)
+    return target, path

@@ -195,7 +195,7 @@ def _catalogue_files(
     if needs:
         _note_requantized(variant, catalogue, note)
     checkpoints = {need.key: _checkpoint(spec, need, note, bar) for need in needs}
-    return VariantFiles(variant, _classifier(spec, variant.base, catalogue, note), checkpoints)
+    return VariantFiles(variant, _classifier(spec, note), checkpoints)
 
 
 def _checkpoint(
@@ -253,15 +253,11 @@ def _served_files(spec: StudySpec, variant: Variant) -> VariantFiles:
     return VariantFiles(variant, spec.classifier, checkpoints)
 
 
-def _classifier(spec: StudySpec, base: str, catalogue: Catalogue, note: Notify) -> Path | None:
+def _classifier(spec: StudySpec, note: Notify) -> Path | None:
     """The folder of a classifier as ONNX, exported where necessary; None for the kit's."""
     own = own_classifier(spec)
-    if isinstance(own, Path):
+    if own is None or isinstance(own, Path):
         return own
-    if base not in catalogue.classifiers:
-        raise BadInput(f"--base {base}: the catalogue has no classifier; --classifier DIR")
-    if own is None:
-        return None
     return prepare_classifier(own.name, fetch(own), verify=spec.verify, note=note)
 
 

@@ -1,0 +1,64 @@
+"""How long the kit's stages are trained: the rule, and the steps that it chose for the kit.
+
+The rule was written before any adapter of the second kit was trained. It reads answers to held-out
+chat prompts and to held-out reflection prompts, named by the n-grams; never an email, never an
+evaluation scenario.
+
+Distillation is the trial whose share of held-out chats in character is nearest to 0.75, the
+published middle (0.72 to 0.82); of two, the one with fewer steps. Full continues it and is the
+trial with the highest mean of both shares among those whose share of chats is at least 0.93, or
+among all where none is; of two, the one with fewer steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST_DISTILLATION, MOST_FULL = 60, 160
+TARGET_DISTILLATION, PAST_TARGET, LEAST_FULL = 0.75, 0.88, 0.93
+Curve = Sequence[tuple[int, dict[str, float]]]
+"""Steps with the shares "chat" and "reflection" that the adapter had after them."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Steps of each stage; those of full come after those of distillation."""
+
+    distillation: int
+    full: int
+
+    def steps(self, stage: str) -> int:
+        """The steps of a stage by its name."""
+        return self.distillation if stage == "distillation" else self.full
+
+
+class DistillationRule:
+    """How the distillation stage's steps are chosen; a trial is made after each ``every``."""
+
+    every = 5
+
+    def best(self, curve: Curve) -> int:
+        """The steps that the rule takes."""
+        return min(curve, key=lambda trial: abs(trial[1]["chat"] - TARGET_DISTILLATION))[0]
+
+    def is_past(self, curve: Curve) -> bool:
+        """Whether two trials in a row were so far above the target that no later one counts."""
+        return len(curve) > 1 and all(rates["chat"] > PAST_TARGET for _, rates in curve[-2:])
+
+
+class FullRule:
+    """How the full stage's steps are chosen."""
+
+    every = 20
+
+    def best(self, curve: Curve) -> int:
+        """The steps that the rule takes."""
+        enough = [trial for trial in curve if trial[1]["chat"] >= LEAST_FULL] or curve
+        return max(enough, key=lambda trial: trial[1]["chat"] + trial[1]["reflection"])[0]
+
+    def is_past(self, curve: Curve) -> bool:
+        """Never: a later trial may always be better."""
+        return False
+
+
+STRENGTHS: dict[str, Strength] = {}
+"""The steps of the shipped kit's personas."""
