@@ -161,6 +161,36 @@ def test_an_unknown_instrument_is_one_line(charprobe: Command) -> None:
     assert done.stderr == ("charprobe-lite: --instrument ngrams: unknown; did you mean ngram?\n")
 
 
+def test_a_recorded_study_is_read_again_by_other_instruments(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    recorded = Path(__file__).parent / "data" / "recorded" / "study.sqlite"
+    before = recorded.read_bytes()
+    done = charprobe(
+        *("study", "relabel", recorded, "-o", "new.sqlite"),
+        *("--instrument", "ngram,ensemble", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["before"] == "modernbert"
+    assert recorded.read_bytes() == before
+    with Store(recorded, readonly=True) as old, Store(tmp_path / "new.sqlite") as new:
+        headline = {row.key: row.prediction for row in old.rows() if row.prediction}
+        assert {key: label for key, (label, _) in new.labels("modernbert").items()} == headline
+        rows = [row for row in new.rows() if row.text]
+        for instrument, kept in (
+            (NgramClassifier.kit(), {row.key: row.prediction for row in rows}),
+            (Ensemble.kit(), {key: label for key, (label, _) in new.labels("ensemble").items()}),
+        ):
+            predictions = instrument.classify([str(row.text) for row in rows])
+            assert [kept[row.key] for row in rows] == [each.label for each in predictions]
+        assert not new.labels("ngram")
+    shown = charprobe("score", "new.sqlite", "--json")
+    assert json.loads(shown.stdout)["instrument"] == "ngram"
+    again = charprobe("study", "relabel", recorded, "-o", "new.sqlite")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr == "charprobe-lite: new.sqlite: exists already; name a new file\n"
+
+
 # ---- the ensemble
 
 

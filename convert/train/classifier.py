@@ -23,6 +23,8 @@ from transformers import (
 
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.lora import Progress, best_device
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_json_rows
 
 MAX_TOKENS = 256
 
@@ -81,6 +83,36 @@ def train_classifier(
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return losses
+
+
+def read_labelled_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """The ``text`` and ``label`` of every row of JSONL files.
+
+    Raises BadInput naming file, line and field, and for fewer than three labels.
+    """
+    texts, labels = [], []
+    for path in paths:
+        for place, row in read_json_rows(path):
+            for field in ("text", "label"):
+                if not isinstance(row.get(field), str) or not row[field].strip():
+                    raise BadInput(f"{place}: field {field}: must be a text that is not empty")
+            texts.append(row["text"])
+            labels.append(row["label"])
+    if len(set(labels)) < 3:
+        known = ", ".join(sorted(set(labels))) or "none"
+        raise BadInput(f"{paths[0]}: field label: at least three labels are needed, has {known}")
+    return texts, labels
+
+
+def hold_out(labels: Sequence[str], share: float, seed: int) -> list[int]:
+    """Indices of about ``share`` of the texts of every label, drawn with ``seed``; at least one."""
+    rng, held_out = random.Random(f"{seed}/held-out"), []
+    for label in sorted(set(labels)):
+        places = [index for index, other in enumerate(labels) if other == label]
+        if len(places) < 2:
+            raise BadInput(f"label {label}: has one text; give at least two, one is held out")
+        held_out += rng.sample(places, max(1, round(share * len(places))))
+    return sorted(held_out)
 
 
 def fine_tune(

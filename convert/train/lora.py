@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -198,6 +198,19 @@ def train_dpo(
     return last.tensors, last.losses
 
 
+def save_peft(
+    tensors: Tensors, settings: LoraSettings, model: Any, base: Path, folder: Path
+) -> Path:
+    """Write an adapter as PEFT does, its config and its tensors; returns the path of these."""
+    config = _lora_config(settings, model)
+    config.base_model_name_or_path = base.name
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    path = folder / "adapter_model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path
+
+
 def epoch_steps(sizes: Sequence[int], batch_tokens: int, epochs: float) -> int:
     """The number of steps in which every item, of these token counts, is seen ``epochs`` times."""
     return max(1, round(epochs * len(_batches(sizes, batch_tokens, random.Random(0)))))
@@ -240,16 +253,20 @@ def _fit(
 def _with_adapter(model: Any, settings: LoraSettings, start: Path | None) -> Any:
     """The model with a LoRA: a new one, or that of the file ``start``."""
     torch.manual_seed(settings.seed)
-    config = LoraConfig(
+    peft_model = get_peft_model(model, _lora_config(settings, model))
+    if start is not None:
+        set_peft_model_state_dict(peft_model, load_file(start))
+    return peft_model
+
+
+def _lora_config(settings: LoraSettings, model: Any) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=settings.alpha,
         target_modules=TARGETS,
         layers_to_transform=list(range(settings.first_layer, model.config.num_hidden_layers)),
     )
-    peft_model = get_peft_model(model, config)
-    if start is not None:
-        set_peft_model_state_dict(peft_model, load_file(start))
-    return peft_model
 
 
 def _tensors(peft_model: Any) -> Tensors:

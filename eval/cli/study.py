@@ -11,10 +11,18 @@ from charprobe_lite.eval.cli.options import (
     budget_option,
     cluster_option,
     json_option,
+    names_option,
     shard_option,
 )
 from charprobe_lite.eval.cli.progress import item_bar, note, print_result
 from charprobe_lite.eval.cli.types import FILE
+from charprobe_lite.models.catalogue import (
+    ENSEMBLE,
+    KIT_INSTRUMENTS,
+    MINILM,
+    NGRAM,
+    select_names,
+)
 from charprobe_lite.models.errors import BadInput
 
 if TYPE_CHECKING:
@@ -180,3 +188,36 @@ def merge(studies: tuple[Path, ...], output: Path, as_json: bool) -> None:
     lines = [f"{path}: {added} rollouts" for path, added in zip(studies, merged.added, strict=True)]
     total = f"study: {output}, {merged.rollouts} rollouts"
     print_result(as_json, document, [*lines, total])
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The new study; must not exist.")
+@names_option(
+    "--instrument",
+    KIT_INSTRUMENTS,
+    help="What reads the texts; the first makes the headline "
+    f"[default: {ENSEMBLE},{MINILM},{NGRAM}].",
+)
+@json_option
+def relabel(study: Path, output: Path, instrument: tuple[str, ...], as_json: bool) -> None:
+    """Let other instruments of the kit read a study's texts, in a new file.
+
+    Nothing is run again. The labels that made the headline stay, under their instrument's name.
+
+    \b
+    charprobe-lite study relabel runs/old.sqlite -o runs/new.sqlite
+    charprobe-lite study relabel runs/old.sqlite -o runs/new.sqlite --instrument modernbert
+    """
+    from charprobe_lite.eval.study.relabel import relabel_study
+
+    names = select_names(instrument or (ENSEMBLE, MINILM, NGRAM), KIT_INSTRUMENTS, "--instrument")
+    result = relabel_study(study, output, names, note)
+    document = {
+        "study": str(output),
+        "instrument": result.instrument,
+        "before": result.before,
+        "texts": result.texts,
+    }
+    line = f"study: {output}, {result.texts} texts, headline by {result.instrument}"
+    print_result(as_json, document, [f"{line} (before: {result.before})"])

@@ -135,6 +135,23 @@ class RolloutTables(Connection):
             turns.setdefault(key, []).append(turn)
         return turns
 
+    def samples(self) -> list[Unlabelled]:
+        """The texts of all samples, labelled or not."""
+        return self._samples("TRUE")
+
+    def change_headline(self, before: str, after: str) -> None:
+        """Keep the headline's labels as those of ``before``; ``after`` has yet to make its own."""
+        with self.transaction():
+            self.database.execute(
+                "INSERT OR REPLACE INTO labels (rollout_id, instrument, prediction, probabilities) "
+                "SELECT rollout_id, ?, prediction, probabilities FROM samples "
+                "WHERE prediction IS NOT NULL",
+                (before,),
+            )
+            # an instrument is the headline's or another, never both
+            self.database.execute("DELETE FROM labels WHERE instrument = ?", (after,))
+            self.database.execute("UPDATE samples SET prediction = NULL, probabilities = NULL")
+
     def to_relabel(self, instrument: str) -> list[Unlabelled]:
         """The classified samples that this other instrument has not labelled."""
         return self._samples(
