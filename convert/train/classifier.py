@@ -34,7 +34,7 @@ class FineTuning:
     """How a pretrained encoder is trained; ``crop_words``: fewest and most words of a crop."""
 
     epochs: int = 6
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.01
     batch: int = 32
     crop_words: tuple[int, int] = (40, 100)
