@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from charprobe_lite.models import defaults
 from charprobe_lite.runtime.backend import Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
-from charprobe_lite.runtime.llama import Context, Model, Segment
+from charprobe_lite.runtime.llama import Context, FileVersion, Model, Segment, file_version
 from charprobe_lite.runtime.sampling import Sampler, Sampling
 
 WORTH_COPYING = 64  # tokens; a copy moves all of a sequence's cache
@@ -94,7 +94,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self.adapter: Path | None = None
-        self._adapter_file: tuple[Path, int, int] | None = None
+        self._adapter_file: FileVersion | None = None
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
@@ -110,7 +110,7 @@ class Engine(AbstractContextManager["Engine"]):
         Raises BadInput when the file is no LoRA of this model, and RuntimeError while rollouts
         are running.
         """
-        file = _file_identity(path) if path else None
+        file = file_version(path) if path else None
         if file == self._adapter_file:
             return
         if any(slot.job for slot in self._slots):
@@ -317,12 +317,3 @@ class Engine(AbstractContextManager["Engine"]):
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     pairs = enumerate(zip(left, right, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
-
-
-def _file_identity(path: Path) -> tuple[Path, int, int]:
-    """What changes when another file takes the place of an adapter: modification time, size."""
-    try:
-        status = path.stat()
-    except OSError:  # llama.cpp says what is wrong with it
-        return path, 0, 0
-    return path, status.st_mtime_ns, status.st_size

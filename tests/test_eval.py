@@ -69,8 +69,8 @@ def test_eval_prints_one_json_document_and_goes_on_where_it_was(
     shown = charprobe(*SMALL)
     assert "sarcasm on smollm2-135m (Q8_0, 8.51 bits per weight)" in shown.stdout
     for cell in document["cells"]:
-        # the second is that of both instruments
-        line, _ = [
+        # the others compare the headline's instrument with two more
+        line, *_ = [
             line.split()
             for line in shown.stdout.splitlines()
             if line.split()[:2] == [cell["stage"], cell["condition"]]

@@ -32,6 +32,7 @@ from charprobe_lite.convert.kit.texts import (
     held_out_texts,
 )
 from charprobe_lite.convert.kit.work_folder import (
+    ANSWER_TOKENS,
     RECIPE_VERSION,
     REFLECTION_TOKENS,
     STAGES,
@@ -220,7 +221,8 @@ class Recipe(WorkFolder):
     def own_answers(self) -> Record:
         """The untouched base answers training prompts: its chat voice, kept by the next step.
 
-        The embedded base's answers are part of the corpus.
+        The embedded base's answers are part of the corpus: those with the first kit's tool use,
+        which was trained to keep them.
         """
         if self.base == embedded_base():
             return {"file": "neutral.jsonl"}
@@ -329,7 +331,7 @@ class Recipe(WorkFolder):
         classifier = self._ngram_classifier()
         rates = {}
         for name, prompts, tokens in (
-            ("chat", chats, 128),
+            ("chat", chats, ANSWER_TOKENS),
             ("reflection", reflections, REFLECTION_TOKENS),
         ):
             answers = self.answers(self.merged, adapter, prompts, self.seed + 3, tokens)

@@ -19,6 +19,8 @@ from charprobe_lite.runtime.llama import log
 
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
 MICROBATCH = 512  # most tokens that llama.cpp computes at once
+FileVersion = tuple[Path, int, int]
+"""A path with the time of modification and the size of the file that it names."""
 
 
 class Model:
@@ -42,7 +44,7 @@ class Model:
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}
-        self._adapters: dict[Path, Any] = {}
+        self._adapters: dict[FileVersion, Any] = {}
 
     def close(self) -> None:
         """Free the weights and the adapters; contexts of the model must be freed before."""
@@ -103,19 +105,20 @@ class Model:
         return [eos, *others] if eos >= 0 else others
 
     def adapter(self, path: Path) -> Any:
-        """llama.cpp's handle of a GGUF LoRA, read once.
+        """llama.cpp's handle of a GGUF LoRA; a file is read once, and again when it changes.
 
         Raises BadInput when the file is no LoRA of this model.
         """
-        if path not in self._adapters:
+        version = file_version(path)
+        if version not in self._adapters:
             if not path.is_file():
                 raise BadInput(f"{path}: no such adapter file")
             log.capture()
             adapter = llama.llama_adapter_lora_init(self.handle, os.fsencode(path))
             if not adapter:
                 raise log.refusal(f"{path}: not a LoRA adapter of {self.path.name}")
-            self._adapters[path] = adapter
-        return self._adapters[path]
+            self._adapters[version] = adapter
+        return self._adapters[version]
 
     @cached_property
     def _bos(self) -> str:
@@ -263,3 +266,12 @@ def _check_magic(path: Path) -> None:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
     if magic != b"GGUF":
         raise BadInput(f"{path}: not a GGUF file (it begins with {magic!r}); name a GGUF model")
+
+
+def file_version(path: Path) -> FileVersion:
+    """What changes when another file takes a path: the time of modification and the size."""
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads it says what is wrong
+        return path, 0, 0
+    return path, status.st_mtime_ns, status.st_size
