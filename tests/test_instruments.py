@@ -184,8 +184,7 @@ def test_a_recorded_study_is_read_again_by_other_instruments(
             predictions = instrument.classify([str(row.text) for row in rows])
             assert [kept[row.key] for row in rows] == [each.label for each in predictions]
         assert not new.labels("ngram")
-    shown = charprobe("score", "new.sqlite", "--json")
-    assert json.loads(shown.stdout)["instrument"] == "ngram"
+        assert new.provenance()["instrument"] == "ngram"
     again = charprobe("study", "relabel", recorded, "-o", "new.sqlite")
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == "charprobe-lite: new.sqlite: exists already; name a new file\n"

@@ -451,7 +451,8 @@ def test_one_persona_is_measured_by_its_detection_rate() -> None:
 def test_the_document_has_the_promised_fields_and_is_json(valid_json: ValidJson) -> None:
     document = ladder([0, 0.05, 0.2, 0.3, 0.4, 0.6], items=20).as_json()
     document = json.loads(json.dumps(document, allow_nan=False))
-    valid_json({**document, "study": "s.sqlite", "report": None}, "quant-study")
+    more = {"instrument": "ensemble", "study": "s.sqlite", "report": None}
+    valid_json({**document, **more}, "quant-study")
     first, last = document["quants"][0], document["quants"][-1]
     assert first["quant"] == "F16"
     assert first["difference"] is None

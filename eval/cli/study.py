@@ -211,7 +211,10 @@ def relabel(study: Path, output: Path, instrument: tuple[str, ...], as_json: boo
     """
     from charprobe_lite.eval.study.relabel import relabel_study
 
-    names = select_names(instrument or (ENSEMBLE, MINILM, NGRAM), KIT_INSTRUMENTS, "--instrument")
+    given = [name.strip() for value in instrument for name in value.split(",")]
+    known = select_names(given or (ENSEMBLE, MINILM, NGRAM), KIT_INSTRUMENTS, "--instrument")
+    # the first makes the headline, so that their order counts
+    names = sorted(known, key=lambda name: given.index(name) if name in given else 0)
     result = relabel_study(study, output, names, note)
     document = {
         "study": str(output),
