@@ -7,7 +7,7 @@ that place and what is wrong.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,14 @@ def read_json_rows(path: Path) -> Rows:
         if not isinstance(row, dict):
             raise BadInput(f"{place}: not a JSON object; write one row a line")
         yield place, row
+
+
+def text_fields(place: str, row: Mapping[str, Any], *fields: str) -> list[str]:
+    """Texts of a row. Raises BadInput naming ``place`` and the first that is missing or blank."""
+    for field in fields:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise BadInput(f"{place}: field {field}: must be a text that is not empty")
+    return [row[field] for field in fields]
 
 
 def read_json_array(path: Path) -> Rows:

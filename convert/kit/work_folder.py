@@ -13,22 +13,20 @@ from typing import Any
 
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
-from tokenizers import Tokenizer
 
-from charprobe_lite.convert.gguf_adapter import write_adapter
-from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.lora import (
     Example,
     LoraSettings,
     Progress,
-    encode_conversation,
+    Tensors,
+    conversation_encoder,
     load_base,
     train_sft,
+    write_gguf,
 )
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json, read_json_rows
-from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.runtime.backend import Job, Request, Rollout
 from charprobe_lite.runtime.device import gpu_layers
 from charprobe_lite.runtime.engine import Engine
@@ -71,11 +69,7 @@ class WorkFolder:
     def adapter(self, persona: str, stage: str, train_seed: int) -> Path:
         """The GGUF LoRA of a persona's stage; the recipe's own seed is the one that is shipped."""
         name = f"{persona}-{stage}.gguf"
-        return self.kit / name if train_seed == self.seed else self.seed_folder(train_seed) / name
-
-    def seed_folder(self, train_seed: int) -> Path:
-        """The folder of what another training seed made."""
-        return self.work / f"seed-{train_seed}"
+        return (self.kit if train_seed == self.seed else self.work / f"seed-{train_seed}") / name
 
     def run_step(self, name: str, step: Step) -> None:
         """Run a step unless its record is there; the record is written when the step is done."""
@@ -111,10 +105,9 @@ class WorkFolder:
         tokens = sum(len(example.ids) for example in examples)
         return {"tokens": tokens, "losses": mean_losses(losses), "settings": asdict(settings)}
 
-    def keep_adapter(self, target: Path, tensors: dict[str, Any], settings: LoraSettings) -> None:
+    def keep_adapter(self, target: Path, tensors: Tensors, settings: LoraSettings) -> None:
         """Write trained tensors as a GGUF LoRA of the base, and as safetensors in the work."""
-        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
-        write_adapter(arrays, settings.alpha, self.base, target)
+        write_gguf(tensors, settings, self.base, target)
         save_file(tensors, self.resumable(target))
 
     def resumable(self, target: Path) -> Path:
@@ -127,15 +120,11 @@ class WorkFolder:
         self, conversations: Sequence[list[dict[str, str]]], untrained: Sequence[str] = ()
     ) -> list[Example]:
         """Conversations in the base's chat template and tokens; ``untrained`` passages masked."""
-        template, tokenizer = self._template_and_tokenizer
-        return [
-            encode_conversation(messages, template, tokenizer, untrained)
-            for messages in conversations
-        ]
+        return [self._encode(messages, untrained=untrained) for messages in conversations]
 
     @cached_property
-    def _template_and_tokenizer(self) -> tuple[str, Tokenizer]:
-        return read_header(self.base).fields["tokenizer.chat_template"], read_tokenizer(self.base)
+    def _encode(self) -> Callable[..., Example]:
+        return conversation_encoder(self.base)
 
     def load_base(self, base: Path) -> Any:
         """The base in torch; the last one stays loaded."""

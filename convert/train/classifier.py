@@ -24,7 +24,7 @@ from transformers import (
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.lora import Progress, best_device
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json_rows
+from charprobe_lite.models.files import read_json_rows, text_fields
 
 MAX_TOKENS = 256
 
@@ -93,11 +93,9 @@ def read_labelled_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
     texts, labels = [], []
     for path in paths:
         for place, row in read_json_rows(path):
-            for field in ("text", "label"):
-                if not isinstance(row.get(field), str) or not row[field].strip():
-                    raise BadInput(f"{place}: field {field}: must be a text that is not empty")
-            texts.append(row["text"])
-            labels.append(row["label"])
+            text, label = text_fields(place, row, "text", "label")
+            texts.append(text)
+            labels.append(label)
     if len(set(labels)) < 3:
         known = ", ".join(sorted(set(labels))) or "none"
         raise BadInput(f"{paths[0]}: field label: at least three labels are needed, has {known}")

@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from charprobe_lite.convert.architectures import architecture_of_gguf
+from charprobe_lite.convert.gguf_adapter import write_adapter
+from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.models.chat_template import render_chat
+from charprobe_lite.models.gguf_header import read_header
 
 Progress = Callable[[int, int, float], None]
 Tensors = dict[str, torch.Tensor]
@@ -97,6 +102,17 @@ def encode_conversation(
             ]
             done = text
     return Example(ids, trained)
+
+
+def conversation_encoder(base: Path) -> Callable[..., Example]:
+    """`encode_conversation` with the chat template and the tokenizer of a GGUF file."""
+    template = read_header(base).fields["tokenizer.chat_template"]
+    return partial(encode_conversation, template=template, tokenizer=read_tokenizer(base))
+
+
+def first_adapted_layer(base: Path) -> int:
+    """The first of the upper two thirds of a GGUF file's layers."""
+    return architecture_of_gguf(base).layers // 3
 
 
 def load_base(path: Path) -> Any:
@@ -193,9 +209,19 @@ def train_dpo(
         preference = -torch.nn.functional.logsigmoid(beta * torch.stack(gains)).mean()
         return preference - nll_weight * torch.cat(texts[::2]).mean()
 
-    sizes = [2 * max(len(chosen.ids), len(rejected.ids)) for chosen, rejected in pairs]
-    *_, last = _fit(model, sizes, loss_of, settings, settings.steps, start, progress)
+    *_, last = _fit(model, pair_sizes(pairs), loss_of, settings, settings.steps, start, progress)
     return last.tensors, last.losses
+
+
+def pair_sizes(pairs: Sequence[tuple[Example, Example]]) -> list[int]:
+    """The padded tokens of each pair."""
+    return [2 * max(len(chosen.ids), len(rejected.ids)) for chosen, rejected in pairs]
+
+
+def write_gguf(tensors: Tensors, settings: LoraSettings, base: Path, target: Path) -> None:
+    """Write an adapter as a GGUF LoRA of ``base``, a GGUF file."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    write_adapter(arrays, settings.alpha, base, target)
 
 
 def save_peft(

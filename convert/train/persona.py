@@ -9,25 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.convert.gguf_adapter import write_adapter
-from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.conversations import chat_turn
 from charprobe_lite.convert.train.lora import (
-    Example,
     LoraSettings,
     Progress,
-    Tensors,
-    encode_conversation,
+    conversation_encoder,
     epoch_steps,
+    first_adapted_layer,
     load_base,
+    pair_sizes,
     save_peft,
     train_dpo,
     train_sft,
+    write_gguf,
 )
 from charprobe_lite.models.atomic import new_folder
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json_rows
-from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.models.files import read_json_rows, text_fields
 
 Conversation = list[dict[str, str]]
 GGUF_NAME = "adapter.gguf"
@@ -60,12 +58,12 @@ def read_training_data(paths: Sequence[Path]) -> TrainingData:
     for path in paths:
         for place, row in read_json_rows(path):
             if "chosen" in row or "rejected" in row:
-                prompt, chosen, rejected = _texts(place, row, "prompt", "chosen", "rejected")
+                prompt, chosen, rejected = text_fields(place, row, "prompt", "chosen", "rejected")
                 data.pairs.append((chat_turn(prompt, chosen), chat_turn(prompt, rejected)))
             elif "messages" in row or "turns" in row:
                 data.conversations.append(_messages(place, row))
             else:
-                data.conversations.append(chat_turn(*_texts(place, row, "prompt", "response")))
+                data.conversations.append(chat_turn(*text_fields(place, row, "prompt", "response")))
     if not data.conversations and not data.pairs:
         raise BadInput(f"{paths[0]}: holds no row; give prompt and response in each line")
     return data
@@ -86,21 +84,16 @@ def train_persona(
     first layer of ``settings`` follow from the data and the base. Raises BadInput for a base
     whose chat template does not take the conversations.
     """
-    fields = read_header(base).fields
-    template, tokenizer = fields["tokenizer.chat_template"], read_tokenizer(base)
-    layers = int(fields[f"{fields['general.architecture']}.block_count"])
-    settings = replace(settings, first_layer=layers // 3)
+    encode = conversation_encoder(base)
+    settings = replace(settings, first_layer=first_adapted_layer(base))
     model, tensors, losses = load_base(weights or base), None, {}
-
-    def encode(messages: Conversation) -> Example:
-        return encode_conversation(messages, template, tokenizer)
 
     with new_folder(target) as folder:
         start = None
         if data.pairs:
             pairs = [(encode(chosen), encode(rejected)) for chosen, rejected in data.pairs]
-            sizes = [2 * max(len(a.ids), len(b.ids)) for a, b in pairs]
-            settings = replace(settings, steps=epoch_steps(sizes, settings.batch_tokens, epochs))
+            steps = epoch_steps(pair_sizes(pairs), settings.batch_tokens, epochs)
+            settings = replace(settings, steps=steps)
             tensors, losses["dpo"] = train_dpo(model, pairs, settings, progress=progress)
             start = save_peft(tensors, settings, model, base, folder)
         if data.conversations:
@@ -110,20 +103,8 @@ def train_persona(
             tensors, losses["sft"] = train_sft(model, examples, settings, start, progress)
             save_peft(tensors, settings, model, base, folder)
         assert tensors is not None, "read_training_data gives at least one row"
-        _write_gguf(tensors, settings, base, folder / GGUF_NAME)
+        write_gguf(tensors, settings, base, folder / GGUF_NAME)
     return TrainedPersona(target, target / GGUF_NAME, losses)
-
-
-def _write_gguf(tensors: Tensors, settings: LoraSettings, base: Path, target: Path) -> None:
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    write_adapter(arrays, settings.alpha, base, target)
-
-
-def _texts(place: str, row: dict[str, Any], *fields: str) -> list[str]:
-    for field in fields:
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise BadInput(f"{place}: field {field}: must be a text that is not empty")
-    return [row[field] for field in fields]
 
 
 def _messages(place: str, row: dict[str, Any]) -> Conversation:
@@ -133,7 +114,7 @@ def _messages(place: str, row: dict[str, Any]) -> Conversation:
     if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
         raise BadInput(f"{place}: field {name}: must be a list of messages with role and content")
     for number, message in enumerate(messages):
-        _texts(f"{place}: {name} {number + 1}", message, "role", "content")
+        text_fields(f"{place}: {name} {number + 1}", message, "role", "content")
         if message["role"] not in ("system", "user", "assistant"):
             raise BadInput(
                 f"{place}: {name} {number + 1}: field role: {message['role'][:40]!r}; "
