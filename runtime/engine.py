@@ -93,8 +93,7 @@ class Engine(AbstractContextManager["Engine"]):
         self.context = Context(self.model, length=context, sequences=parallel, threads=threads)
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
-        self.adapter: Path | None = None
-        self._adapter_file: FileVersion | None = None
+        self._adapter: FileVersion | None = None
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
@@ -104,6 +103,11 @@ class Engine(AbstractContextManager["Engine"]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def adapter(self) -> Path | None:
+        """The LoRA on top of the base."""
+        return self._adapter and self._adapter[0]
+
     def use_adapter(self, path: Path | None) -> None:
         """Run with this GGUF LoRA on top of the base, or with none; clears the KV cache.
 
@@ -111,12 +115,12 @@ class Engine(AbstractContextManager["Engine"]):
         are running.
         """
         file = file_version(path) if path else None
-        if file == self._adapter_file:
+        if file == self._adapter:
             return
         if any(slot.job for slot in self._slots):
             raise RuntimeError("the adapter cannot change while rollouts are running")
         self.context.use_adapters([path] if path else [])
-        self.adapter, self._adapter_file = path, file
+        self._adapter = file
         self.clear()
 
     def clear(self) -> None:

@@ -48,6 +48,11 @@ class ProvenanceTable(Connection):
                 )
         self.note({name: value for name, value in values.items() if name not in pinned})
 
+    def forget(self, name: str) -> None:
+        """Drop a value that no longer holds."""
+        with self.transaction():
+            self.database.execute("DELETE FROM provenance WHERE name = ?", (name,))
+
     def note(self, values: Mapping[str, Any]) -> None:
         """Record facts that may change from run to run; the last run's stay."""
         with self.transaction():

@@ -139,8 +139,8 @@ class RolloutTables(Connection):
         """The texts of all samples, labelled or not."""
         return self._samples("TRUE")
 
-    def change_headline(self, before: str, after: str) -> None:
-        """Keep the headline's labels as those of ``before``; ``after`` has yet to make its own."""
+    def change_headline(self, before: str, instruments: Sequence[str]) -> None:
+        """Keep the headline's labels as those of ``before``; ``instruments`` have yet to label."""
         with self.transaction():
             self.database.execute(
                 "INSERT OR REPLACE INTO labels (rollout_id, instrument, prediction, probabilities) "
@@ -148,8 +148,9 @@ class RolloutTables(Connection):
                 "WHERE prediction IS NOT NULL",
                 (before,),
             )
-            # an instrument is the headline's or another, never both
-            self.database.execute("DELETE FROM labels WHERE instrument = ?", (after,))
+            self.database.executemany(
+                "DELETE FROM labels WHERE instrument = ?", [(name,) for name in instruments]
+            )
             self.database.execute("UPDATE samples SET prediction = NULL, probabilities = NULL")
 
     def to_relabel(self, instrument: str) -> list[Unlabelled]:

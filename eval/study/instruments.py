@@ -4,7 +4,7 @@ The first labels every text while rollouts go on, and makes the headline. The ot
 texts afterwards, so that a reader sees whether a conclusion hangs on the instrument.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from charprobe_lite.eval.store.database import Store
@@ -34,13 +34,18 @@ def open_instrument(name: str, spec: StudySpec, files: VariantFiles) -> TextClas
         if folder
         else kit_instrument(name, threads, device)
     )
-    for persona in spec.personas:
+    refuse_unknown(classifier, spec.personas)
+    return classifier
+
+
+def refuse_unknown(classifier: TextClassifier, personas: Iterable[str]) -> None:
+    """Raises BadInput for a persona that the classifier has no label of."""
+    for persona in personas:
         if persona not in classifier.labels:
             raise BadInput(
                 f"{classifier.path}: has no label {persona!r}; its labels: "
                 + ", ".join(classifier.labels)
             )
-    return classifier
 
 
 def own_folder(name: str, files: VariantFiles) -> Path | None:
@@ -74,20 +79,27 @@ def instrument_pins(spec: StudySpec, files: VariantFiles) -> dict[str, str]:
     for name in spec.instruments:
         folder = own_folder(name, files)
         paths |= classifier_roles(OWN, folder) if folder else kit_files(name)
+    return pins_of(spec.instrument, paths)
+
+
+def pins_of(headline: str, paths: Mapping[str, Path]) -> dict[str, str]:
+    """The pins of a headline's instrument and of all instruments' files, by their roles."""
     hashes = {f"sha256 {role}": file_digest(path) for role, path in paths.items()}
-    return {"instrument": spec.instrument, **hashes}
+    return {"instrument": headline, **hashes}
 
 
 def label_with_others(
-    store: Store, spec: StudySpec, files: VariantFiles, note: Callable[[str], None]
+    store: Store,
+    names: Iterable[str],
+    open_named: Callable[[str], TextClassifier],
+    note: Callable[[str], None],
 ) -> None:
-    """Let every other instrument of the spec label the texts that it has not labelled."""
-    for name in spec.instruments[1:]:
+    """Let each instrument label the texts that it has not labelled, beside the headline's."""
+    for name in names:
         missing = store.to_relabel(name)
         if not missing:
             continue
         if len(missing) > BATCH:  # it takes a while
             note(f"{name}: labels {len(missing)} texts")
-        classifier = open_instrument(name, spec, files)
-        for _ in label_batches(store, name, missing, classifier, BATCH):
+        for _ in label_batches(store, name, missing, open_named(name), BATCH):
             pass

@@ -27,11 +27,11 @@ def label_batches(
     for start in range(0, len(samples), size):
         batch = samples[start : start + size]
         predictions = classifier.classify([sample.text for sample in batch])
-        store.relabel(instrument, labels_of(batch, predictions))
+        store.relabel(instrument, _labels(batch, predictions))
         yield
 
 
-def labels_of(
+def _labels(
     samples: Sequence[Unlabelled], predictions: Sequence[Prediction]
 ) -> list[tuple[int, str, dict[str, float]]]:
     """(rollout id, label, probabilities) of every sample, as the store takes them."""
@@ -39,7 +39,7 @@ def labels_of(
     return [(sample.rollout, p.label, p.probabilities) for sample, p in pairs]
 
 
-def read_texts(
+def _read(
     classifier: TextClassifier, texts: Sequence[str]
 ) -> tuple[list[Prediction], dict[str, list[Prediction]]]:
     """The predictions, and those of an ensemble's members by name."""
@@ -97,7 +97,7 @@ class Labelling:
         if self._predictions is None and self._queue:
             self._batch, self._queue = self._queue, []
             texts = [sample.text for sample in self._batch]
-            self._predictions = self._pool.submit(read_texts, self._classifier, texts)
+            self._predictions = self._pool.submit(_read, self._classifier, texts)
 
     def report(self) -> None:
         """Tell the progress display how many labels each cell has."""
@@ -108,9 +108,9 @@ class Labelling:
     def _record(self) -> None:
         assert self._predictions is not None
         (predictions, members), self._predictions = self._predictions.result(), None
-        self._store.classify(labels_of(self._batch, predictions))
+        self._store.classify(_labels(self._batch, predictions))
         for name in set(self._others) & members.keys():
-            self._store.relabel(name, labels_of(self._batch, members[name]))
+            self._store.relabel(name, _labels(self._batch, members[name]))
         if cut := sum(prediction.cut for prediction in predictions):
             earlier = self._store.provenance().get(TEXTS_CUT, {"texts": 0})["texts"]
             self._store.note({TEXTS_CUT: {"texts": earlier + cut, "limit": self._classifier.limit}})

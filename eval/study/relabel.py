@@ -6,14 +6,13 @@ from pathlib import Path
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import SPEC, headline_instrument
-from charprobe_lite.eval.store.records import Unlabelled
-from charprobe_lite.eval.study.checkpoints import file_digest
-from charprobe_lite.eval.study.labelling import labels_of, read_texts
+from charprobe_lite.eval.study.instruments import label_with_others, pins_of, refuse_unknown
+from charprobe_lite.eval.study.labelling import TEXTS_CUT, Labelling
+from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.classifier import TextClassifier
 from charprobe_lite.runtime.instruments import kit_files, kit_instrument
-
-BATCH = 256  # texts that an instrument reads at once
 
 
 @dataclass(frozen=True)
@@ -38,45 +37,27 @@ def relabel_study(
         raise BadInput(f"{target}: exists already; name a new file")
     if not source.is_file():
         raise BadInput(f"{source}: no such study")
+    headline, *others = instruments
     with Store(source, readonly=True) as store:
         provenance, texts = store.provenance(), store.samples()
         before = headline_instrument(provenance)
-        personas = {text.persona for text in texts if text.persona}
-        store.change_headline(before, instruments[0])
-        read: set[str] = set()
-        for name in instruments:
-            if name not in read:  # as a member of an ensemble
-                note(f"{name}: reads {len(texts)} texts")
-                read |= _label(store, texts, personas, name, instruments)
+        personas = sorted({text.persona for text in texts if text.persona})
+
+        def opened(name: str) -> TextClassifier:
+            classifier = kit_instrument(name)
+            refuse_unknown(classifier, personas)
+            return classifier
+
+        note(f"{headline}: labels {len(texts)} texts")
+        store.change_headline(before, instruments)
+        store.forget(TEXTS_CUT)  # it counted by the limit of the instrument before
+        with Labelling(store, opened(headline), Progress(), others):
+            pass
+        label_with_others(store, others, opened, note)
         files = {role: path for name in instruments for role, path in kit_files(name).items()}
-        hashes = {f"sha256 {role}": file_digest(path) for role, path in files.items()}
-        store.note({"instrument": instruments[0], **hashes})
+        store.note(pins_of(headline, files))
         if spec := provenance.get(SPEC):
             store.note({SPEC: {**spec, "instrument": list(instruments)}})
         with new_file(target) as part:
             store.save(part)
-    return RelabelledStudy(target, instruments[0], before, len(texts))
-
-
-def _label(
-    store: Store,
-    texts: Sequence[Unlabelled],
-    personas: set[str],
-    name: str,
-    instruments: Sequence[str],
-) -> set[str]:
-    """Record what an instrument, and an ensemble's members, say of every text. Their names."""
-    classifier = kit_instrument(name)
-    if missing := sorted(personas - set(classifier.labels)):
-        raise BadInput(f"{classifier.path}: has no label {missing[0]!r}; choose --instrument")
-    names = {name}
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        predictions, members = read_texts(classifier, [text.text for text in batch])
-        for each, values in {**members, name: predictions}.items():
-            if each == instruments[0]:
-                store.classify(labels_of(batch, values))
-            elif each in instruments:
-                store.relabel(each, labels_of(batch, values))
-            names.add(each)
-    return names
+    return RelabelledStudy(target, headline, before, len(texts))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,11 @@ from charprobe_lite.eval.study.checkpoints import (
 )
 from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task
-from charprobe_lite.eval.study.instruments import instrument_pins, label_with_others
+from charprobe_lite.eval.study.instruments import (
+    instrument_pins,
+    label_with_others,
+    open_instrument,
+)
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import plan, run
@@ -134,7 +139,8 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
             store.add_file(model_file(files))
         with display.progress(resolved.personas) as progress:
             run(groups, resolved, variants[0], store, progress)
-        label_with_others(store, resolved, variants[0], display.note)
+        open_named = partial(open_instrument, spec=resolved, files=variants[0])
+        label_with_others(store, resolved.instruments[1:], open_named, display.note)
         if cut := store.provenance().get(TEXTS_CUT):
             display.note(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
