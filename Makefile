@@ -1,12 +1,15 @@
 # make eval   the whole main job on the embedded base, from nothing
 # make test   lint, types and the test suite, from nothing
+# make quick  the tests without the slow ones, in an environment that make test made
 # make docs   the documentation as a site in build/site, from nothing
+# make test-optimum   the classifier's export by optimum-onnx, in an environment of its own
 PYTHON ?= python3.11
 BIN := .venv/bin
 ARGS ?= --persona sarcasm
 PACKAGES := convert eval models runtime
+INSTALL := pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: eval test check docs clean
+.PHONY: eval test quick test-optimum check docs clean
 
 eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
@@ -22,23 +25,33 @@ check: .venv/test
 	for name in charprobe_lite/*; do ln -sfn ../../../$$name build/typed/$$name; done
 	MYPYPATH=build/typed $(BIN)/mypy
 
+test-optimum: .venv-optimum/test
+	.venv-optimum/bin/python -m pytest tests/test_optimum_onnx.py tests/test_classifier_export.py \
+		tests/test_classifier_bert.py
+
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-.venv/eval: pyproject.toml
+.venv/eval: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -e '.[kit]'
+	$(BIN)/$(INSTALL) '.[kit]'
 	touch $@
 
-.venv/test: pyproject.toml
+.venv/test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -e '.[train,dev]'
+	$(BIN)/$(INSTALL) '.[train,dev]'
 	touch $@
 
-.venv/docs: pyproject.toml
+.venv/docs: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -e '.[docs]'
+	$(BIN)/$(INSTALL) '.[docs]'
+	touch $@
+
+.venv-optimum/test: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --disable-pip-version-check -e '.[kit,optimum-onnx]' torch==2.13.0 \
+		jsonschema playwright pytest
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-optimum build *.egg-info

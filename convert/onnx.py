@@ -1,7 +1,7 @@
 """A text classifier, ModernBERT or BERT and its kin, as ONNX: fp32, dynamic int8, fp16 for GPUs.
 
-The export is optimum's, the quantization ONNX Runtime's. Every file is held against torch on
-texts of the corpus before the folder gets its final name.
+The quantization is ONNX Runtime's. Every file is held against torch on texts of the corpus before
+the folder gets its final name.
 """
 
 import logging
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
+from charprobe_lite.convert.onnx_graph import write_graph
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
@@ -93,7 +94,8 @@ def export_classifier(
         model = _load_model(checkpoint)
         expected = _logits(_torch_run(model), batches)
         try:
-            _export(model, folder)
+            write_graph(model, folder / ONNX_FILES["fp32"])
+            model.config.save_pretrained(folder)
             for kind, write in WRITERS.items():
                 if kind in types:
                     write(folder / ONNX_FILES["fp32"], folder / ONNX_FILES[kind])
@@ -204,7 +206,7 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
     """The model in torch, float32, from safetensors alone. Raises BadInput."""
     try:
         import onnx  # noqa: F401  (asked for here, before anything is computed)
-        import optimum.exporters.onnx  # noqa: F401
+        import optimum.exporters.tasks  # noqa: F401
         import torch
         import transformers
     except ImportError as error:
@@ -213,7 +215,11 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
         ) from None
     place = f"{checkpoint.folder}: transformers cannot load it"
     kind = checkpoint.config["model_type"]
-    own = {"reference_compile": False} if kind == "modernbert" else {}
+    if "rope_parameters" in checkpoint.config and transformers.__version__.startswith("4."):
+        raise BadInput(  # it would take its own default in silence
+            f"{checkpoint.folder / 'config.json'}: field rope_parameters: transformers "
+            f"{transformers.__version__} does not read it; convert with transformers 5"
+        )
     with bad_input(place, Exception), _no_progress_bar():  # a wrong type comes up anywhere
         model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
             checkpoint.folder,
@@ -222,25 +228,10 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **own,
         )
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{checkpoint.folder}: has no tensor {missing[0]}; download it again")
     return model.eval()
-
-
-def _export(model: Any, folder: Path) -> None:
-    """model.onnx and config.json; the graph is optimum's, of token ids and attention mask alone."""
-    from optimum.exporters.onnx import export
-    from optimum.exporters.tasks import TasksManager
-
-    # without token types, which are 0 in a text alone, BERT's inputs are DistilBERT's
-    kind = "distilbert" if model.config.model_type == "bert" else model.config.model_type
-    exporter = TasksManager.get_exporter_config_constructor(
-        "onnx", model_type=kind, task="text-classification", library_name="transformers"
-    )(model.config)
-    export(model, exporter, folder / ONNX_FILES["fp32"])
-    model.config.save_pretrained(folder)
 
 
 def _write_int8(source: Path, target: Path) -> None:

@@ -1,8 +1,9 @@
 """The hub: checkpoints in huggingface_hub's own cache, to fetch, to find and to remove.
 
-huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, and resumes
-a file where an earlier download stopped. Only weights as safetensors, JSON and tokenizer
-files are fetched: never a pickle. A large file's content must have the sha256 that the hub states.
+huggingface_hub honours HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_HUB_OFFLINE and HF_ENDPOINT, resumes a
+connection that breaks, and keeps the files that an earlier download completed. Only weights as
+safetensors, JSON and tokenizer files are fetched: never a pickle. A large file's content must have
+the sha256 that the hub states.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ ROWS = (".jsonl", ".parquet")
 CONFIG = {"base": "config.json", "adapter": "adapter_config.json", "classifier": "config.json"}
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.safetensors")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+# huggingface_hub's HTTP client is requests, httpx or httpx2: their exceptions, by name
+STATUS = {"HTTPError", "HfHubHTTPError"}
+INTERRUPTED = {"ChunkedEncodingError", "RemoteProtocolError", "ReadError"}
+UNREACHABLE = {"ConnectionError", "Timeout", "TransportError"}
 
 
 def pull_dataset(repository: str) -> Path:
@@ -137,13 +142,12 @@ def cache_root() -> Path:
 
 
 def downloaded_bytes(source: Source) -> int:
-    """Bytes of an entry's download that are on disk already, unfinished files included."""
+    """Bytes of an entry's files that are on disk already."""
     if not source.repository:
         return 0
     folder = _repository_folder(source.repository)
     snapshots = folder.glob(f"snapshots/*/{source.subfolder or ''}")
     files = {file.resolve() for commit in snapshots for file in commit.glob("*") if file.is_file()}
-    files |= set(folder.glob("blobs/*.incomplete"))
     return sum(file.stat().st_size for file in files)
 
 
@@ -172,14 +176,10 @@ def _is_complete(folder: Path, kind: Kind) -> bool:
 def _downloader(repository: str) -> Iterator[Any]:
     """huggingface_hub, set up for a download. Raises BadInput for whatever stops that."""
     library = _library()
-    if not library.__version__.startswith("0."):  # later ones have other errors
-        raise BadInput(
-            f"huggingface_hub {library.__version__}: is too new; "
-            "pip install 'charprobe-lite[convert]'"
-        )
-    if not sys.stderr.isatty():  # progress bars are for people
-        from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
+    logging.set_verbosity(logging.CRITICAL)  # what matters is an exception too
+    if not sys.stderr.isatty():  # progress bars are for people
         disable_progress_bars()
     try:
         with warnings.catch_warnings():
@@ -192,7 +192,6 @@ def _downloader(repository: str) -> Iterator[Any]:
 
 def _problem(error: Exception, repository: str) -> str:
     from huggingface_hub import errors, get_token
-    from requests import exceptions
 
     hub, root = _library().constants.ENDPOINT, cache_root()
     cause = error
@@ -209,22 +208,19 @@ def _problem(error: Exception, repository: str) -> str:
             f"is incomplete in {root}, and HF_HUB_OFFLINE is set; "
             "unset it, or set HF_HOME to where the files are"
         )
-    response = getattr(cause, "response", None)
-    out_of_range = response is not None and response.status_code == 416
-    if out_of_range or "Consistency check failed" in str(cause):
-        # resumed, an unfinished file that is too long would fail for ever
-        for part in root.glob(f"*--{repository.replace('/', '--')}/blobs/*.incomplete"):
-            part.unlink(missing_ok=True)
+    if "Consistency check failed" in str(cause):
         return f"a file does not have the size that {hub} states; run the same command again"
-    if isinstance(cause, exceptions.HTTPError):
-        status = cause.response.status_code if cause.response is not None else "an error"
+    response = getattr(cause, "response", None)
+    classes = {each.__name__ for each in type(cause).__mro__}
+    if response is not None and classes & STATUS:
+        status = response.status_code
         if status in (401, 403):
             fix = "set HF_TOKEN to a valid token that may read it"
             return f"{hub} refuses access ({status}); {fix}"
         return f"{hub} answered {status}; run the same command again later to resume"
-    if isinstance(cause, exceptions.ChunkedEncodingError):
+    if classes & INTERRUPTED:
         return "the download was interrupted; run the same command again to resume it"
-    if isinstance(cause, (exceptions.ConnectionError, exceptions.Timeout)):
+    if classes & UNREACHABLE:
         # the system's own words, out of a message of several lines
         system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(cause))
         reason = system[1] if system else type(cause).__name__
@@ -241,6 +237,6 @@ def _library() -> Any:
         import huggingface_hub.constants
     except ImportError:
         raise BadInput(
-            "huggingface_hub is not installed; pip install 'charprobe-lite[convert]'"
+            "huggingface_hub is not installed; pip install 'charprobe-lite[hub]'"
         ) from None
     return huggingface_hub

@@ -63,15 +63,12 @@ def is_int8(model: Path) -> bool:
         return False
 
 
-def device_report() -> dict[str, Any]:
-    """The device and threads in use, how llama.cpp and ONNX Runtime are built, and how to build
-    them for a GPU where they are not."""
-    import onnxruntime
-
+def llama_report() -> dict[str, Any]:
+    """The device and threads in use, how llama.cpp is built, and how to build it for a GPU where
+    it is not. Raises BadInput where it cannot be loaded."""
     from charprobe_lite.runtime.llama import devices, gpu_offload, physical_cores, system_info
 
     machine = devices()
-    providers = list(onnxruntime.get_available_providers())
     gpus = [str(device) for device in machine if device.is_gpu]
     report: dict[str, Any] = {
         "device": ", ".join(gpus) or "cpu",
@@ -79,14 +76,28 @@ def device_report() -> dict[str, Any]:
         "llama.cpp devices": [str(device) for device in machine],
         "llama.cpp": system_info(),
         "llama.cpp GPU offload": gpu_offload(),
-        "ONNX Runtime providers": providers,
     }
-    mac = platform.system() == "Darwin"
     if not gpus:
-        report["llama.cpp for a GPU"] = _rebuild("metal" if mac else "cuda")
-    if not mac and PROVIDERS["cuda"] not in providers:
+        report["llama.cpp for a GPU"] = _rebuild("metal" if _is_mac() else "cuda")
+    return report
+
+
+def onnx_report() -> dict[str, Any]:
+    """ONNX Runtime's execution providers, and how to install it for a GPU where there is none.
+
+    Raises ImportError where it is not installed.
+    """
+    import onnxruntime
+
+    providers = list(onnxruntime.get_available_providers())
+    report: dict[str, Any] = {"ONNX Runtime providers": providers}
+    if not _is_mac() and PROVIDERS["cuda"] not in providers:
         report["ONNX Runtime for a GPU"] = ONNX_GPU
     return report
+
+
+def _is_mac() -> bool:
+    return platform.system() == "Darwin"
 
 
 def _rebuild(device: str) -> str:

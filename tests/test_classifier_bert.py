@@ -107,26 +107,6 @@ def test_the_file_of_a_bert_takes_a_text_alone_and_no_token_types(
     assert sizes == {onnx.TensorProto.UINT8}
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_folder_of_optimum_is_read_as_optimum_reads_it(
-    checkpoints: dict[str, Path], tmp_path: Path, kind: str
-) -> None:
-    import onnx
-    from optimum.exporters.onnx import main_export
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-
-    main_export(str(checkpoints[kind]), tmp_path, task="text-classification", do_validation=False)
-    shutil.copy(checkpoints[kind] / "tokenizer.json", tmp_path)
-    names = {value.name for value in onnx.load(tmp_path / "model.onnx").graph.input}
-    assert ("token_type_ids" in names) == (kind == "bert")
-    encoded = tokenizer_of(checkpoints[kind])(
-        MIXED, truncation=True, max_length=READS, padding=True, return_tensors="np"
-    )
-    theirs = ORTModelForSequenceClassification.from_pretrained(tmp_path)
-    wanted = softmaxed(theirs(**{name: encoded[name] for name in names}).logits)
-    assert found_probabilities(Classifier(tmp_path), MIXED) == pytest.approx(wanted, abs=1e-5)
-
-
 def test_a_checkpoint_that_keeps_its_position_ids_is_converted(
     checkpoints: dict[str, Path], cache: Path, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_fp16_computes_in_fp16_but_for_places_and_the_mean(
     ears: Path, converted: tuple[Path, dict[str, export.OnnxFile]]
 ) -> None:
     # ONNX Runtime on a CPU computes fp16 graphs in fp32; the reference evaluator rounds each step
+    import onnx
     from onnx.reference import ReferenceEvaluator
     from tokenizers import Tokenizer
 
@@ -124,7 +125,8 @@ def test_fp16_computes_in_fp16_but_for_places_and_the_mean(
         "attention_mask": np.array([row.attention_mask for row in rows]),
     }
     assert feed["input_ids"].shape[1] > 700
-    places = "/model/layers.0/attn/rotary_emb/Cos_output_0"
+    nodes = onnx.load(target / "model.onnx").graph.node
+    places = next(node.output[0] for node in nodes if node.op_type == "Cos")
     found, cosines = ReferenceEvaluator(str(target / "model_fp16.onnx")).run(
         ["logits", places], feed
     )
@@ -133,23 +135,6 @@ def test_fp16_computes_in_fp16_but_for_places_and_the_mean(
     assert np.ptp(exact_cosines) > 1.9
     exact = np.stack([torch_logits(ears, text) for text in texts])
     assert np.abs(found - exact).max() < 0.006
-
-
-def test_fp16_masks_add_up_without_overflow(
-    converted: tuple[Path, dict[str, export.OnnxFile]],
-) -> None:
-    import onnx
-
-    graph = onnx.load(converted[0] / "model_fp16.onnx").graph
-    tensors = [*graph.initializer]
-    tensors += [a.t for node in graph.node for a in node.attribute if node.op_type == "Constant"]
-    halves = [
-        onnx.numpy_helper.to_array(tensor)
-        for tensor in tensors
-        if tensor.data_type == onnx.TensorProto.FLOAT16
-    ]
-    lowest = min(values.min() for values in halves if values.size)
-    assert -12_000 < lowest < -1000
 
 
 def test_a_sharded_bfloat16_checkpoint_with_cls_pooling(cache: Path, tmp_path: Path) -> None:
@@ -167,13 +152,13 @@ def test_a_sharded_bfloat16_checkpoint_with_cls_pooling(cache: Path, tmp_path: P
 def test_a_file_that_differs_from_torch_is_not_left(
     ears: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = export._export
+    honest = export.write_graph
 
-    def wrong(model: Any, folder: Path) -> None:
+    def wrong(model: Any, path: Path) -> None:
         model.classifier.bias.data[0] += 0.01
-        honest(model, folder)
+        honest(model, path)
 
-    monkeypatch.setattr(export, "_export", wrong)
+    monkeypatch.setattr(export, "write_graph", wrong)
     with pytest.raises(BadInput, match=r"model.onnx: logits differ from torch's by 0.01 "):
         export.export_classifier(ears, tmp_path / "out", ["int8"], texts=TEXTS[:2])
     assert not list(tmp_path.iterdir())

@@ -120,7 +120,7 @@ def refused(done: Result, message: str) -> None:
     assert re.search(message, line), line
 
 
-@pytest.mark.parametrize("module", ["onnx", "optimum.exporters.onnx", "transformers"])
+@pytest.mark.parametrize("module", ["onnx", "optimum.exporters.tasks", "transformers"])
 def test_without_the_extra(
     ears: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:

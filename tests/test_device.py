@@ -62,3 +62,40 @@ def test_doctor_says_what_is_used_and_how_to_get_a_gpu_build(charprobe: Command)
     assert facts["device"] == "cpu"
     assert [name.split()[0] for name in facts["llama.cpp devices"]] == ["CPU"]
     assert "llama-cpp-python==" + facts["llama-cpp-python"] in facts["llama.cpp for a GPU"]
+
+
+def test_a_llama_cpp_that_cannot_be_loaded_is_one_line_and_doctor_goes_on(
+    charprobe: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    done = charprobe("eval", "--persona", "sarcasm", "--limit", "1")
+    assert done.returncode == 2
+    assert f"fix or unset LLAMA_CPP_LIB_PATH ({tmp_path})" in done.stderr
+    assert "Traceback" not in done.stderr
+    facts = json.loads(charprobe("doctor", "--json").stdout)
+    assert str(tmp_path) in facts["llama.cpp"]
+    assert facts["kit"].startswith("recipe ")
+    assert "CPUExecutionProvider" in facts["ONNX Runtime providers"]
+
+
+def test_a_struct_that_another_release_changed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes
+
+    from charprobe_lite.runtime.llama import binding
+
+    class Grown(ctypes.Structure):
+        _fields_ = (*binding.Tensor._fields_, ("new", ctypes.c_int64))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(binding, "Tensor", Grown)
+        with pytest.raises(BadInput, match=r"struct ggml_tensor.*pip install 'llama-cpp-python=="):
+            binding.check()
+
+    def without_repacking() -> ctypes.Structure:
+        fields = [field for field in known._fields_ if field[0] != "use_extra_bufts"]
+        return type("llama_model_params", (ctypes.Structure,), {"_fields_": fields})(split_mode=1)
+
+    known = type(binding.llama.llama_model_default_params())
+    monkeypatch.setattr(binding.llama, "llama_model_default_params", without_repacking)
+    with pytest.raises(BadInput, match="llama_model_params has no use_extra_bufts"):
+        binding.check()

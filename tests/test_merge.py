@@ -64,6 +64,30 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
         assert compare_logits(logits_of(base, None, ids), gguf_logits(whole, ids)).kl_mean > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_config_as_transformers_4_wrote_it_means_the_same(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str
+) -> None:
+    older = Path(shutil.copytree(bases[kind], tmp_path / kind))
+    config = json.loads((older / "config.json").read_text())
+    text = config.get("text_config", config)
+    rope = text.pop("rope_parameters")
+    if "sliding_attention" in rope:
+        text["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        text["sliding_window_pattern"] = 6
+        del text["layer_types"]
+        rope = rope["full_attention"]
+    text["rope_theta"] = rope.pop("rope_theta")
+    if rope["rope_type"] != "default":
+        text["rope_scaling"] = rope
+    config["torch_dtype"] = config.pop("dtype")
+    (older / "config.json").write_text(json.dumps(config))
+    for folder in (bases[kind], older):
+        merge_lora(folder, [], tmp_path / f"{folder.parent.name}.gguf", "F32", verify=True)
+    first, second = (file.read_bytes() for file in tmp_path.glob("*.gguf"))
+    assert first == second
+
+
 def test_both_spellings_of_a_multimodal_checkpoint_and_its_adapter_are_read(
     bases: dict[str, Path], tmp_path: Path, cache: Path
 ) -> None:

@@ -149,7 +149,7 @@ def test_gemmas_published_configuration_leaves_out_what_is_the_default(tmp_path:
     reference = Gemma3Config(**published).text_config
     for field in ("num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"):
         assert getattr(found, field) == getattr(reference, field), field
-    assert found.rope_theta == reference.rope_theta == 1e6
+    assert found.rope_theta == reference.rope_parameters["full_attention"]["rope_theta"] == 1e6
     assert found.max_position_embeddings == reference.max_position_embeddings
     assert found.tie_word_embeddings
     assert (found.rope.kind, found.rope.factor, found.sliding_window) == ("linear", 8.0, 1024)

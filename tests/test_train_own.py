@@ -66,7 +66,9 @@ def test_an_adapter_of_ones_own_texts_is_read_by_peft_and_llama_cpp(
     config = json.loads((tmp_path / "own" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 8)
 
-    base = AutoModelForCausalLM.from_pretrained(str(base_gguf.parent), gguf_file=base_gguf.name)
+    base = AutoModelForCausalLM.from_pretrained(
+        str(base_gguf.parent), gguf_file=base_gguf.name, dtype="float32"
+    )
     ids = base_tokens(base_gguf, "The harbour at night is")
     plain = next_logits_of(base, ids)
     expected = next_logits_of(PeftModel.from_pretrained(base, str(tmp_path / "own")), ids)
@@ -93,7 +95,7 @@ def next_logits_of(model: Any, ids: list[int]) -> Any:
     import torch
 
     with torch.no_grad():
-        return model.float().eval()(torch.tensor([ids])).logits[0, -1].numpy()
+        return model.eval()(torch.tensor([ids])).logits[0, -1].numpy()
 
 
 def engine_logits(engine: Engine, ids: list[int]) -> Any:

@@ -269,10 +269,9 @@ class Recipe(WorkFolder):
         start = self.resumable(before) if stage == "full" else None
         known = self._known_steps(persona, stage, train_seed)
         if known is None:
-            record = self._choose(persona, stage, target, examples, settings, start)
-        else:
-            settings = replace(settings, steps=known)
-            record = self.train(target, self.merged, examples, settings, start)
+            return self._choose(persona, stage, target, examples, settings, start)
+        settings = replace(settings, steps=known)
+        record = self.train(target, self.merged, examples, settings, start)
         return {**record, "held_out": self.detection(persona, target)}
 
     def _known_steps(self, persona: str, stage: str, train_seed: int) -> int | None:
@@ -315,6 +314,8 @@ class Recipe(WorkFolder):
             "losses": mean_losses(best.losses),
             "settings": asdict(settings),
             "curve": [{"steps": step, **rates} for step, rates in curve],
+            "held_out": dict(curve)[best.step],
+            "platform": training_platform(),
         }
 
     def detection(self, persona: str, adapter: Path) -> dict[str, float]:

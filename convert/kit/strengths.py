@@ -48,7 +48,7 @@ class DistillationRule:
 class FullRule:
     """How the full stage's steps are chosen."""
 
-    every = 20
+    every = 40
 
     def best(self, curve: Curve) -> int:
         """The steps that the rule takes."""

@@ -22,6 +22,7 @@ from charprobe_lite.convert.train.lora import (
     conversation_encoder,
     load_base,
     train_sft,
+    training_platform,
     write_gguf,
 )
 from charprobe_lite.models.atomic import new_file
@@ -103,7 +104,12 @@ class WorkFolder:
             tensors, losses = train_sft(self.load_base(base), examples, settings, start, progress)
         self.keep_adapter(target, tensors, settings)
         tokens = sum(len(example.ids) for example in examples)
-        return {"tokens": tokens, "losses": mean_losses(losses), "settings": asdict(settings)}
+        return {
+            "tokens": tokens,
+            "losses": mean_losses(losses),
+            "settings": asdict(settings),
+            "platform": training_platform(),
+        }
 
     def keep_adapter(self, target: Path, tensors: Tensors, settings: LoraSettings) -> None:
         """Write trained tensors as a GGUF LoRA of the base, and as safetensors in the work."""

@@ -116,23 +116,27 @@ def first_adapted_layer(base: Path) -> int:
 
 
 def load_base(path: Path) -> Any:
-    """A causal model as transformers has it, in bfloat16, frozen, on the best device.
+    """A causal model as transformers has it, frozen, on the best device.
+
+    On a CPU it is float32: without AMX, bfloat16 takes 2.7 times as long (measured).
 
     ``path`` is a GGUF file or a checkpoint folder (safetensors only). Raises OSError and
     ValueError as transformers does.
     """
     _keep_freed_memory()
+    device = best_device()
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     place: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     if not path.is_dir():
         path, place = path.parent, {"gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.bfloat16, **place)
+    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, **place)
     model.requires_grad_(False)
     if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only then; these models have no dropout
     else:
         model.eval()
-    return model.to(best_device())
+    return model.to(device)
 
 
 def best_device() -> str:
@@ -146,9 +150,10 @@ def best_device() -> str:
 
 
 def training_platform() -> str:
-    """What decides the bytes of a trained file: torch, device and processor."""
+    """What decides the bytes of a trained file: torch, device, processor and threads."""
     device = best_device()
-    chip = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    threads = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    chip = torch.cuda.get_device_name() if device == "cuda" else threads
     return f"torch {torch.__version__}, {device}, {chip}"
 
 
@@ -314,7 +319,7 @@ def _sequence_logprobs(model: Any, examples: Sequence[Example]) -> list[torch.Te
         columns += [i - 1 for i in places]
         targets += [example.ids[i] for i in places]
         counts.append(len(places))
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
         # padding is on the right, where causal attention never looks: no mask is needed
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         # only where a token is trained: a large vocabulary's logits are most of the memory

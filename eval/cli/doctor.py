@@ -1,11 +1,14 @@
 """`charprobe-lite doctor`: versions, devices and folders."""
 
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
 
 from charprobe_lite.eval.cli.options import json_option
 from charprobe_lite.eval.cli.progress import print_result
+from charprobe_lite.models.errors import BadInput, printable
 
 PACKAGES = (
     *("charprobe-lite", "llama-cpp-python", "onnxruntime", "tokenizers"),
@@ -18,13 +21,9 @@ PACKAGES = (
 def doctor(as_json: bool) -> None:
     """Print versions, devices, the builds of the engines, and the caches.
 
-    Ends with status 2 and one line when the embedded kit cannot run on this machine.
+    What is missing or broken is a line with its fix; the status is 0 all the same.
     """
-    from charprobe_lite.models.kit import embedded_base, load_kit
-
     facts = _facts()
-    base = str(embedded_base())
-    facts["kit"] = f"recipe {load_kit().recipe}, base {base}"
     width = max(map(len, facts))
     texts = {name: ", ".join(v) if isinstance(v, list) else v for name, v in facts.items()}
     print_result(as_json, facts, (f"{name:<{width}}  {text}" for name, text in texts.items()))
@@ -32,11 +31,6 @@ def doctor(as_json: bool) -> None:
 
 def _facts() -> dict[str, Any]:
     import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    from charprobe_lite.models.cache import cache_folder
-    from charprobe_lite.models.hub import cache_root
-    from charprobe_lite.runtime.device import device_report
 
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform()}
     for name in PACKAGES:
@@ -44,5 +38,49 @@ def _facts() -> dict[str, Any]:
             facts[name] = version(name)
         except PackageNotFoundError:
             facts[name] = "not installed"
-    folders = {"cache": str(cache_folder()), "hub cache": str(cache_root())}
-    return {**facts, **device_report(), **folders}
+    for name, part in PARTS.items():
+        try:
+            facts |= part()
+        except (BadInput, ImportError, OSError) as error:
+            facts[name] = f"does not work: {printable(str(error))}"
+    return facts
+
+
+def _llama() -> dict[str, Any]:
+    from charprobe_lite.runtime.device import llama_report
+
+    return llama_report()
+
+
+def _onnx() -> dict[str, Any]:
+    from charprobe_lite.runtime.device import onnx_report
+
+    return onnx_report()
+
+
+def _cache() -> dict[str, Any]:
+    from charprobe_lite.models.cache import cache_folder
+
+    return {"cache": str(cache_folder())}
+
+
+def _hub() -> dict[str, Any]:
+    from charprobe_lite.models.hub import cache_root
+
+    return {"hub cache": str(cache_root())}
+
+
+def _kit() -> dict[str, Any]:
+    from charprobe_lite.models.kit import embedded_base, load_kit
+
+    return {"kit": f"recipe {load_kit().recipe}, base {embedded_base()}"}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "llama.cpp": _llama,
+    "ONNX Runtime": _onnx,
+    "cache": _cache,
+    "hub cache": _hub,
+    "kit": _kit,
+}
+"""What may fail, under the name that its failure gets."""

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
-from llama_cpp._ggml import libggml
 from numpy.typing import NDArray
 
 from charprobe_lite.runtime.llama import log
+from charprobe_lite.runtime.llama.binding import Tensor, libggml, llama
 
 GPU_TYPES = {1, 2}  # ggml_backend_dev_type: GPU, integrated GPU
 F32 = 0  # ggml_type
-MAX_DIMS, MAX_SOURCES, MAX_PARAMETERS, MAX_NAME = 4, 10, 16, 64  # ggml.h
 SIZE, POINTER, TEXT = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
 SIZES = ctypes.POINTER(SIZE)
 INT, COUNT = ctypes.c_int, ctypes.c_int64
@@ -91,26 +89,6 @@ def _device(handle: int) -> Device:
     )
 
 
-class _Tensor(ctypes.Structure):
-    """struct ggml_tensor, as far as it is read here (ggml.h)."""
-
-
-_Tensor._fields_ = [
-    ("type", ctypes.c_int),
-    ("buffer", ctypes.c_void_p),
-    ("ne", ctypes.c_int64 * MAX_DIMS),
-    ("nb", ctypes.c_size_t * MAX_DIMS),
-    ("op", ctypes.c_int),
-    ("op_params", ctypes.c_int32 * MAX_PARAMETERS),
-    ("flags", ctypes.c_int32),
-    ("src", ctypes.POINTER(_Tensor) * MAX_SOURCES),
-    ("view_src", ctypes.c_void_p),
-    ("view_offs", ctypes.c_size_t),
-    ("data", ctypes.c_void_p),
-    ("name", ctypes.c_char * MAX_NAME),
-]
-
-
 def matrix_inputs_callback(
     select: Callable[[str], object], receive: Callable[[str, NDArray[np.float32]], None]
 ) -> Any:
@@ -122,7 +100,7 @@ def matrix_inputs_callback(
 
     def on_tensor(address: int, ask: bool, _user_data: object) -> bool:
         """llama.cpp first asks whether it shall show the tensor, then shows it computed."""
-        tensor = ctypes.cast(address, ctypes.POINTER(_Tensor)).contents
+        tensor = ctypes.cast(address, ctypes.POINTER(Tensor)).contents
         if ggml().ggml_op_name(tensor.op) != b"MUL_MAT":
             return not ask
         name = tensor.src[0].contents.name.decode("utf-8", "replace")

@@ -3,9 +3,8 @@
 import ctypes
 from collections import deque
 
-import llama_cpp as llama
-
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.llama.binding import llama
 
 WARNING, ERROR = 3, 4  # ggml_log_level; 5 continues a line, mostly with dots
 _lines: deque[str] = deque(maxlen=50)

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
+from charprobe_lite.runtime.llama.binding import llama
 
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
 MICROBATCH = 512  # most tokens that llama.cpp computes at once

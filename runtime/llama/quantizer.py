@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp as llama
 import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
 from charprobe_lite.runtime.llama import log
+from charprobe_lite.runtime.llama.binding import llama
 from charprobe_lite.runtime.llama.ggml import ggml
 
 BUFFER = 256 * 1024**2  # bytes of rows that the quantizer holds at once

@@ -131,11 +131,15 @@ WHOLE = {"config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": b"
 VOICE = {"v1/pirate/adapter_config.json": b"{}", "v1/pirate/adapter_model.safetensors": b"lora"}
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 class Hub(BaseHTTPRequestHandler):
     """The part of the hub's API that a download uses; class attributes say what it serves.
 
-    ``sent`` has by file name what is sent in place of the stated content. The first answer that
-    is longer than ``drop_at`` breaks off there; every one that is longer than ``stall_at`` stalls.
+    ``sent`` has by file name what is sent in place of the stated content. The next ``drops``
+    answers that are longer than ``drop_at`` break off there; every one that is longer than
+    ``stall_at`` stalls.
     """
 
     protocol_version = "HTTP/1.1"
@@ -143,7 +147,8 @@ class Hub(BaseHTTPRequestHandler):
     errors: ClassVar[dict[str, tuple[int, dict[str, str]]]] = {}
     requests: ClassVar[list[tuple[str, str, str | None]]] = []
     sent: ClassVar[dict[str, bytes]] = {}
-    drop_at: ClassVar[int | None] = None
+    drop_at: ClassVar[int] = 0
+    drops: ClassVar[int] = 0
     stall_at: ClassVar[int | None] = None
     stalled: ClassVar[threading.Event] = threading.Event()
     go_on: ClassVar[threading.Event] = threading.Event()
@@ -159,12 +164,27 @@ class Hub(BaseHTTPRequestHandler):
         if repository in self.errors:
             status, headers = self.errors[repository]
             self.answer(status, b"", headers)
+        elif repository not in self.files:
+            self.answer(404, b"", {})
+        elif "/tree/" in self.path:
+            self.answer(200, json.dumps(self.tree(repository)).encode(), JSON)
         elif self.path.startswith("/api/"):
             siblings = [{"rfilename": name} for name in self.files[repository]]
             answer = {"id": repository, "sha": SHA, "siblings": siblings}
-            self.answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+            self.answer(200, json.dumps(answer).encode(), JSON)
         else:
             self.send_file(self.files[repository]["/".join(parts[4:])], parts[-1])
+
+    def tree(self, repository: str) -> list[dict[str, Any]]:
+        """The listing that huggingface_hub asks for from 1 on; weights are LFS files."""
+        rows = []
+        for name, content in self.files[repository].items():
+            digest = hashlib.sha256(content).hexdigest()
+            row = {"type": "file", "path": name, "size": len(content), "oid": digest[:40]}
+            if name.endswith(".safetensors"):
+                row["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+            rows.append(row)
+        return rows
 
     def send_file(self, content: bytes, name: str) -> None:
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": SHA}
@@ -191,9 +211,10 @@ class Hub(BaseHTTPRequestHandler):
             self.go_on.wait(60)
             self.close_connection = True
             return
-        if self.drop_at is not None and len(body) > self.drop_at:
+        if self.drops and len(body) > self.drop_at:
             self.wfile.write(body[: self.drop_at])
-            type(self).drop_at, self.close_connection = None, True
+            type(self).drops -= 1
+            self.close_connection = True
             return
         self.wfile.write(body)
 
