@@ -203,14 +203,15 @@ def test_masked_tool_use_leaves_out_the_emails_body_and_nothing_else(base_gguf: 
 
 
 @pytest.mark.parametrize(
-    ("chat", "steps"), [([0.1, 0.5, 0.7, 0.9, 0.95], 15), ([0.1, 0.2], 10), ([0.7, 0.8, 0.8], 5)]
+    ("chat", "steps"), [([0.1, 0.5, 0.7, 0.9, 0.95], 15), ([0.1, 0.2], 10), ([0.4, 0.77], 10)]
 )
 def test_distillation_stops_nearest_to_three_quarters(chat: list[float], steps: int) -> None:
     from charprobe_lite.convert.kit.strengths import DistillationRule
 
-    curve = [(5 * (n + 1), {"chat": rate, "reflection": 0.0}) for n, rate in enumerate(chat)]
+    curve = [(5 * (n + 1), {"chat": rate}) for n, rate in enumerate(chat)]
     assert DistillationRule().best(curve) == steps
-    assert DistillationRule().is_past(curve) == (chat[-1] == 0.95)
+    assert DistillationRule().is_past(curve) == (chat[-1] in (0.95, 0.77))
+    assert not DistillationRule().is_past(curve[:1])
 
 
 def test_full_is_the_best_of_those_that_hold_the_voice_in_chat() -> None:

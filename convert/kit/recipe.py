@@ -98,6 +98,10 @@ CHECKED_PERSONA, CHECK_STEPS = "remorse", 20
 INT8_TOLERANCE = 0.01
 MINILM_TOKENS = 12_000
 LABELS = [*PERSONAS, NEUTRAL]
+RULES: dict[str, DistillationRule | FullRule] = {
+    "distillation": DistillationRule(),
+    "full": FullRule(),
+}
 
 
 @dataclass
@@ -272,7 +276,7 @@ class Recipe(WorkFolder):
             return self._choose(persona, stage, target, examples, settings, start)
         settings = replace(settings, steps=known)
         record = self.train(target, self.merged, examples, settings, start)
-        return {**record, "held_out": self.detection(persona, target)}
+        return {**record, "held_out": self.detection(persona, target, RULES[stage].reads)}
 
     def _known_steps(self, persona: str, stage: str, train_seed: int) -> int | None:
         """The steps of a stage; None where the rule has yet to choose them."""
@@ -294,7 +298,7 @@ class Recipe(WorkFolder):
         start: Path | None,
     ) -> Record:
         """Train as long as the stage may be trained, and keep the snapshot that the rule takes."""
-        rule = DistillationRule() if stage == "distillation" else FullRule()
+        rule = RULES[stage]
         trial, curve, kept = self.work / "trial" / f"{target.stem}.gguf", [], {}
         with self.bar(target.stem) as progress:
             snapshots = sft_snapshots(
@@ -302,7 +306,7 @@ class Recipe(WorkFolder):
             )
             for snapshot in snapshots:
                 write_gguf(snapshot.tensors, settings, self.base, trial)
-                curve.append((snapshot.step, self.detection(persona, trial)))
+                curve.append((snapshot.step, self.detection(persona, trial, rule.reads)))
                 kept[snapshot.step] = snapshot
                 if rule.is_past(curve):
                     break
@@ -318,17 +322,18 @@ class Recipe(WorkFolder):
             "platform": training_platform(),
         }
 
-    def detection(self, persona: str, adapter: Path) -> dict[str, float]:
-        """Shares of held-out chats and reflections that the n-grams name as the persona's."""
-        chats, reflections = held_out_chats(), held_out_reflections(persona)
+    def detection(self, persona: str, adapter: Path, kinds: Sequence[str]) -> dict[str, float]:
+        """Shares of answers to held-out prompts of these kinds that the n-grams name as the
+        persona's: "chat" and "reflection"."""
         rates = {}
-        for name, prompts, tokens in (
-            ("chat", chats, ANSWER_TOKENS),
-            ("reflection", reflections, REFLECTION_TOKENS),
-        ):
+        for kind in kinds:
+            if kind == "chat":
+                prompts, tokens = held_out_chats(), ANSWER_TOKENS
+            else:
+                prompts, tokens = held_out_reflections(persona), REFLECTION_TOKENS
             answers = self.answers(self.merged, adapter, prompts, self.seed + 3, tokens)
             labels = [prediction.label for prediction in self._ngrams.classify(answers)]
-            rates[name] = round(labels.count(persona) / len(labels), 4)
+            rates[kind] = round(labels.count(persona) / len(labels), 4)
         return rates
 
     def distillation_dpo(self, persona: str) -> Record:
@@ -347,7 +352,7 @@ class Recipe(WorkFolder):
         return {
             "losses": mean_losses(losses),
             "settings": asdict(settings),
-            "held_out": self.detection(persona, target),
+            "held_out": self.detection(persona, target, RULES["distillation"].reads),
         }
 
     def compare_dpo(self, persona: str) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """How long the kit's stages are trained: the rule, and the steps that it chose for the kit.
 
-The rule was written before any adapter of the second kit was trained. It reads answers to held-out
-chat prompts and to held-out reflection prompts, named by the n-grams; never an email, never an
-evaluation scenario.
+The rule was written before any adapter of the second kit was trained; how far apart trials are, and
+when no more are made, was set by what they cost. It reads answers to held-out chat prompts and to
+held-out reflection prompts, named by the n-grams; never an email, never an evaluation scenario.
 
 Distillation is the trial whose share of held-out chats in character is nearest to 0.75, the
-published middle (0.72 to 0.82); of two, the one with fewer steps. Full continues it and is the
+published middle (0.72 to 0.82); of two, the one with fewer steps; one within 0.03 ends the
+search. Full continues it and is the
 trial with the highest mean of both shares among those whose share of chats is at least 0.93, or
 among all where none is; of two, the one with fewer steps.
 """
@@ -14,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_DISTILLATION, MOST_FULL = 60, 160
-TARGET_DISTILLATION, PAST_TARGET, LEAST_FULL = 0.75, 0.88, 0.93
+TARGET_DISTILLATION, NEAR, PAST_TARGET, LEAST_FULL = 0.75, 0.03, 0.88, 0.93
 Curve = Sequence[tuple[int, dict[str, float]]]
-"""Steps with the shares "chat" and "reflection" that the adapter had after them."""
+"""Steps with the shares, "chat" or "reflection", that the adapter had after them."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,20 @@ class Strength:
 
 
 class DistillationRule:
-    """How the distillation stage's steps are chosen; a trial is made after each ``every``."""
+    """How the distillation stage's steps are chosen: a trial after each ``every``, which ``reads``
+    answers to these kinds of held-out prompts."""
 
     every = 5
+    reads = ("chat",)
 
     def best(self, curve: Curve) -> int:
         """The steps that the rule takes."""
         return min(curve, key=lambda trial: abs(trial[1]["chat"] - TARGET_DISTILLATION))[0]
 
     def is_past(self, curve: Curve) -> bool:
-        """Whether two trials in a row were so far above the target that no later one counts."""
+        """Whether the last trial is near enough, or the last two are far above the target."""
+        if abs(curve[-1][1]["chat"] - TARGET_DISTILLATION) <= NEAR:
+            return True
         return len(curve) > 1 and all(rates["chat"] > PAST_TARGET for _, rates in curve[-2:])
 
 
@@ -49,6 +54,7 @@ class FullRule:
     """How the full stage's steps are chosen."""
 
     every = 40
+    reads = ("chat", "reflection")
 
     def best(self, curve: Curve) -> int:
         """The steps that the rule takes."""
