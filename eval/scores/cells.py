@@ -25,7 +25,8 @@ from charprobe_lite.eval.stats.metrics import (
 class CellScore:
     """The scores of one cell, for one persona or for a group of them.
 
-    ``n`` counts samples; in the base stage all personas share them. ``yield_`` is the share of
+    ``n`` counts samples, of so many prompts or scenarios (``clusters``); in the base stage all
+    personas share them. ``yield_`` is the share of
     rollouts that sent an email, ``forced`` the number of emails that the grammar demanded; both
     None where no tool is called. ``started`` counts the rollouts that ended, with or without text.
 
@@ -76,6 +77,7 @@ class CellScore:
     train_seed: int | None = None
     train_seeds: dict[str, float] | None = None
     train_seed_sd: float | None = None
+    clusters: int = 0
 
     @property
     def cell(self) -> Cell:
@@ -196,6 +198,7 @@ def _counts(
         mean_probability=sum(true) / len(true) if true else None,
         bounds=gap.bounds(rows, personas),
         calibration=_calibration(classified) if cell.quant is None else None,
+        clusters=len(set(labels.of_classes(personas).cluster)),
         train_seeds=seeds,
         train_seed_sd=stdev(seeds.values()) if seeds and len(seeds) > 1 else None,
     )

@@ -41,6 +41,8 @@ CONDITION_STEPS = tuple(CAUSES)
 BREAK_CHARACTER = "break_character"
 CEILINGS = ("scenario_ceiling", "author_ceiling")
 """The controls that bound what the classifier sees, the independent one first."""
+FEWEST_CLUSTERS = 10
+"""Prompts or scenarios from which on a difference is called one, or none."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 ClusterOf = Callable[[Row], str]
@@ -61,12 +63,13 @@ class Difference(CellPair):
     """``after`` minus ``before``, and the level of each.
 
     All are over ``personas``, those that both cells have a classified text of; None for all of
-    the study.
+    the study. ``clusters`` counts the prompts or scenarios of the cell that has fewer.
     """
 
     change: Estimate
     levels: tuple[Estimate, Estimate]
     personas: list[str] | None
+    clusters: int
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,8 @@ class SharedMetric:
             return whole
         key, part = (cell, f"{self.metric} of {','.join(personas)}"), labels.of_classes(personas)
         if key not in self.resampled.metrics:
-            metric = label_metric(part, label_names([part]), LABEL_STATISTICS[self.metric])
+            statistic, count = LABEL_STATISTICS[self.metric], len(set(part.cluster))
+            metric = label_metric(part, label_names([part]), statistic, count)
             self.resampled.add_part(key, whole, metric)
         return key
 
@@ -197,7 +201,11 @@ class SharedMetric:
         levels = self.level(pair.before, personas), self.level(pair.after, personas)
         if self.has_envelope(pair.before) and self.has_envelope(pair.after):
             change = envelope_difference(levels[1], levels[0])
-        return Difference(pair.before, pair.after, pair.cause, change, levels, self.named(personas))
+        clusters = self.resampled.bootstrap.cluster_count([before, after])
+        named = self.named(personas)
+        return Difference(
+            pair.before, pair.after, pair.cause, change, levels, named, clusters=clusters
+        )
 
 
 def compare(

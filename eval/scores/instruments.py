@@ -11,8 +11,8 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell, RolloutKey, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study
-from charprobe_lite.eval.scores.gap import ClusterOf, Difference, cluster_of
-from charprobe_lite.eval.scores.terminal import plain_table, verdict
+from charprobe_lite.eval.scores.gap import FEWEST_CLUSTERS, ClusterOf, Difference, cluster_of
+from charprobe_lite.eval.scores.terminal import TOO_FEW, plain_table, verdict
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, accuracies, kappas
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metric, label_names
@@ -154,7 +154,12 @@ def changed_conclusions(headline: Scores, other: Scores) -> list[ChangedConclusi
 
 
 def direction(difference: Difference) -> str:
-    """What a difference shows: "a fall", "a rise", or "neither" where its interval holds 0."""
+    """What a difference shows: "a fall", "a rise", or "neither" where its interval holds 0.
+
+    "too few to say" below FEWEST_CLUSTERS.
+    """
+    if difference.clusters < FEWEST_CLUSTERS:
+        return TOO_FEW
     low, high = difference.change.ends
     return "a fall" if high < 0 else "a rise" if low > 0 else "neither a fall nor a rise"
 
@@ -183,6 +188,8 @@ def instrument_notes(name: str, other: InstrumentScores) -> list[str]:
 
     ``name`` is the headline's instrument.
     """
+    if (verdict(other.scores) or "").startswith(TOO_FEW):
+        return []
     if not other.changed:
         return [f"No conclusion depends on the instrument, {name} or {other.name}."]
     return [

@@ -8,11 +8,13 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.scores.cells import CellScore, Scores
-from charprobe_lite.eval.scores.gap import Comparison, Difference
+from charprobe_lite.eval.scores.gap import FEWEST_CLUSTERS, Comparison, Difference
 from charprobe_lite.eval.scores.training import training_note
 from charprobe_lite.eval.scores.waterfall import Waterfall
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.models.catalogue import STAGES
+
+TOO_FEW = "too few to say"
 
 
 def plain_table(
@@ -156,7 +158,7 @@ def verdict(scores: Scores) -> str | None:
     """What the conclusion says of the character; None where there is nothing to compare."""
     ends = _ends(scores)
     levels = ends and _levels(*ends, scores.comparison)
-    return _verdict(ends[0].stage, *levels[:2]) if ends and levels else None
+    return _verdict(*ends, *levels[:2]) if ends and levels else None
 
 
 def _ends(scores: Scores) -> tuple[CellScore, CellScore] | None:
@@ -202,12 +204,16 @@ def _sentence(chat: CellScore, agent: CellScore, comparison: Comparison) -> str:
     texts = [f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for e in (inside, outside)]
     return (
         f"{subject}, stage {chat.stage}: {metric} {texts[0]} in chat, {texts[1]} in the emails "
-        f"sent as an agent; {_verdict(chat.stage, inside, outside)}."
+        f"sent as an agent; {_verdict(chat, agent, inside, outside)}."
     )
 
 
-def _verdict(stage: str, inside: Estimate, outside: Estimate) -> str:
-    if stage == "base":
+def _verdict(chat: CellScore, agent: CellScore, inside: Estimate, outside: Estimate) -> str:
+    fewest = min(chat.clusters, agent.clusters)
+    if fewest < FEWEST_CLUSTERS:
+        needed = f"a verdict needs {FEWEST_CLUSTERS} prompts and {FEWEST_CLUSTERS} scenarios"
+        return f"{TOO_FEW}: n = {fewest}, and {needed}"
+    if chat.stage == "base":
         return "this is the untrained base, the level to compare trained stages with"
     if inside.value < 0.5:
         return "the character is weak already in the chat window, so its loss says little"

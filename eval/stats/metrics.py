@@ -226,8 +226,8 @@ class ResampledMetrics(Generic[Name]):
         if estimate.low < estimate.high or not observations:
             return estimate
         reach = 1 - ((1 - level) / 2) ** (1 / observations)
-        floor = -1.0 if len(names) > 1 else 0.0
-        low, high = max(estimate.value - reach, floor), min(estimate.value + reach, 1.0)
+        floor, top = min(estimate.value, -1.0 if len(names) > 1 else 0.0), max(estimate.value, 1.0)
+        low, high = max(estimate.value - reach, floor), min(estimate.value + reach, top)
         return Estimate(estimate.value, low, high)
 
     def p_above(self, values: Floats, names: Sequence[Name], bound: float) -> float:
@@ -322,11 +322,12 @@ def label_metrics(
 ) -> dict[tuple[Name, str], Metric]:
     """Accuracy and macro-F1 of every cell's labels; ``names`` as in `label_names`.
 
+    Prompts and scenarios are the observations, as the texts of one are alike.
     Raises ValueError for columns of different lengths; a cell may have no row.
     """
     names = label_names(cells.values()) if names is None else names
     return {
-        (cell, name): label_metric(labels, names, statistic)
+        (cell, name): label_metric(labels, names, statistic, len(set(labels.cluster)))
         for cell, labels in cells.items()
         for name, statistic in LABEL_STATISTICS.items()
     }
