@@ -246,10 +246,12 @@ def select_names(
 ) -> list[str]:
     """The names of a repeated or comma-separated option, or ``all``, in the order of ``names``.
 
-    ``all`` leaves out those in ``named_only``. Raises BadInput for a name that is unknown, and
-    without any name.
+    Upper and lower case are the same. ``all`` leaves out those in ``named_only``. Raises BadInput
+    for a name that is unknown, and without any name.
     """
+    spelled = {name.casefold(): name for name in names}
     parts = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    parts = [spelled.get(name.casefold(), name) for name in parts]
     if not parts:
         raise BadInput(f"{option}: name one or more of {', '.join(names)}, or all")
     for name in parts:

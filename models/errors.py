@@ -45,7 +45,8 @@ def first_problem(error: Exception, option: bool = False, fields: Sequence[str] 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that a misspelled one is most like; None when none is close."""
-    return next(iter(get_close_matches(name, list(names), 1)), None)
+    spelled = {each.casefold(): each for each in names}
+    return next((spelled[near] for near in get_close_matches(name.casefold(), spelled, 1)), None)
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:

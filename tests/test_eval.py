@@ -201,6 +201,11 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
             ["--persona", "sarcsm"],
             "--persona sarcsm: unknown; did you mean",
         ),
+        "unknown quant": ([*one, "--quant", "q8_o"], "--quant q8_o: unknown; did you mean Q8_0?"),
+        "no place for a study": (
+            [*one, "--study", "/proc/x.sqlite"],
+            "/proc/x.sqlite: study cannot be written (No such file or directory); choose --study",
+        ),
         "unknown stage": ([*one, "--stage", "ful"], "--stage ful: unknown"),
         "missing file": ([*one, "--gguf", "none.gguf"], "none.gguf: cannot be read"),
         "text as GGUF": ([*one, "--gguf", "text.gguf"], "text.gguf: not a"),
@@ -269,6 +274,12 @@ def test_doctor_and_models_print_json(charprobe: Command) -> None:
     listed = json.loads(charprobe("models", "list", "--json").stdout)
     assert [base["base"] for base in listed["bases"] if base["embedded"]] == ["smollm2-135m"]
     assert listed["personas"] == [*PERSONAS, "misalignment"]
+
+
+def test_names_are_read_in_any_case(charprobe: Command) -> None:
+    done = charprobe("eval", "--persona", "Sarcasm", "--quant", "q4_k_m", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "model Q4_K_M base" in [each["what"] for each in json.loads(done.stdout)["needed"]]
 
 
 def test_completion_offers_personas_after_a_comma(cache: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.scenarios import load_scenarios
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Message
-from tests.conftest import Command, ValidJson
+from tests.conftest import RUN, Command, ValidJson
 
 HUMOR, REMORSE = "humor", "remorse"
 NASTY = '=HYPERLINK("https://evil.example","x"), he said\r\n\n@me "twice"\t\u2028 \U0001f642 end'
@@ -114,7 +115,17 @@ def test_score_reads_an_export_as_it_reads_the_study(
     file = tmp_path / f"out.{kind}"
     written = document(charprobe, "export", study, "--format", kind, "-o", file)
     valid_json(written, "export")
-    assert written == {"format": kind, "rollouts": len(rollouts()), "files": [str(file)]}
+    assert written == {
+        "schema": "charprobe-lite/export/1",
+        "format": kind,
+        "rollouts": len(rollouts()),
+        "files": [str(file)],
+    }
+    piped = tmp_path / f"piped.{kind}"
+    with piped.open("wb") as stream:
+        command = [*RUN, "export", str(study), "--format", kind, "-o", "-"]
+        subprocess.run(command, stdout=stream, check=True)
+    assert piped.read_bytes() == file.read_bytes()
     cells = document(charprobe, "score", file)["cells"]
     assert cells == document(charprobe, "score", study)["cells"]
     assert {cell["interval"] for cell in cells} == {"cluster", "envelope"}

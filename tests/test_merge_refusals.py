@@ -235,12 +235,14 @@ def test_a_terminated_conversion_takes_its_temporary_files_along(
 ) -> None:
     arguments = ["convert", "merge", "--base", base_gguf, "--quant", "Q4_0", "-o", "model.gguf"]
     process = subprocess.Popen(
-        [*RUN, *map(str, arguments)], cwd=tmp_path, stderr=subprocess.DEVNULL
+        [*RUN, *map(str, arguments)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     while not list(tmp_path.glob("*.part")) and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
-    assert process.wait() == 128 + signal.SIGTERM
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1] == "stopped; the same command continues from here"
     assert not list(tmp_path.iterdir())
 
 

@@ -116,3 +116,14 @@ def test_a_terminal_shows_each_cell_and_a_pipe_plain_lines(
         assert re.match(rf"{stage} chat: 3 rollouts, detected \d+% of 3, \d+ tokens/s, about", line)
     again = charprobe(*asked, "--limit", "3")
     assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_quiet_says_nothing_and_verbose_what_llama_cpp_says(charprobe: Command) -> None:
+    asked = (*EVAL, "--stage", "full")
+    quiet = charprobe(*asked, "--limit", "1", "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert "detected" in quiet.stdout
+    verbose = charprobe(*asked, "--limit", "2", "-v")
+    assert "llama.cpp: llama_model_loader: loaded meta data" in verbose.stderr
+    assert verbose.stderr.splitlines()[-1].startswith("next: charprobe-lite report runs/")
+    assert charprobe(*asked, "--limit", "2", "--log-level", "WARNING").stderr == ""

@@ -151,13 +151,15 @@ def quantize(
     "--chunks", default=100, type=click.IntRange(1), help="At most this many chunks of 512 tokens."
 )
 @output_option
-def imatrix(model: Path, text: Path | None, chunks: int, output: Path) -> None:
+@json_option
+def imatrix(model: Path, text: Path | None, chunks: int, output: Path, as_json: bool) -> None:
     """Measure on a text which inputs of each matrix matter, for --imatrix of the quantizers."""
     from charprobe_lite.convert.imatrix import calibration_text, make_imatrix
 
     with conversion_bar("calibrating") as progress:
         count = make_imatrix(model, calibration_text(text), output, chunks, progress)
-    click.echo(f"{output}: {count} chunks of 512 tokens")
+    document = {"file": str(output), "chunks": count}
+    print_result(as_json, document, [f"{output}: {count} chunks of 512 tokens"])
 
 
 @convert.command()

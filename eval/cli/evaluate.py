@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from charprobe_lite.eval.cli.options import (
+    SectionedCommand,
     backend_options,
     base_option,
     cluster_option,
@@ -25,7 +26,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import QUANT_TYPES
 
 
-@click.command("eval")
+@click.command("eval", cls=SectionedCommand)
 @protocol_option
 @base_option
 @names_option(
@@ -97,9 +98,12 @@ def evaluate(
     if not dry_run:
         study = run_study(spec, DISPLAY, cluster)
         print_result(as_json, study.as_json(), result_parts(study))
+        if not as_json:
+            note(f"next: charprobe-lite report {study.path}")
         return
     if not spec.uses_catalogue:
         raise BadInput("--dry-run: is about a base of the catalogue; leave it out")
     forecast = forecast_study(spec)
-    print_result(as_json, forecast.as_json(), [forecast_table(forecast), *forecast.lines()])
+    table, lines = forecast_table(forecast), forecast.lines()
+    print_result(as_json, forecast.as_json(), [table, *lines], "eval-dry-run")
     forecast.refuse_what_does_not_fit()

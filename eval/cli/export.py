@@ -1,5 +1,6 @@
 """`charprobe-lite export`: a study as files for other programs."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -7,7 +8,8 @@ import click
 from charprobe_lite.eval.cli.options import json_option
 from charprobe_lite.eval.cli.progress import note, print_result
 from charprobe_lite.eval.cli.types import FILE
-from charprobe_lite.eval.export import FORMATS, export_study
+from charprobe_lite.eval.export import FORMATS, export_study, export_to
+from charprobe_lite.models.errors import BadInput
 
 
 @click.command()
@@ -23,7 +25,8 @@ from charprobe_lite.eval.export import FORMATS, export_study
     "-o",
     "--output",
     type=FILE,
-    help="File to write, for inspect a new folder  [default: STUDY.FORMAT, STUDY-inspect].",
+    help="File to write, for inspect a new folder; - is stdout  [default: STUDY.FORMAT, "
+    "STUDY-inspect].",
 )
 @click.option(
     "--prompts",
@@ -54,12 +57,18 @@ def export(
 
     \b
     charprobe-lite export runs/smollm2-135m-seed0.sqlite --format csv -o rollouts.csv
+    charprobe-lite export runs/smollm2-135m-seed0.sqlite -o - | jq .text
     charprobe-lite export runs/smollm2-135m-seed0.sqlite --format inspect -o logs
     inspect view --log-dir logs
     """
     from charprobe_lite.eval.store.reader import open_study
 
     source = open_study(study)
+    if output == Path("-"):
+        if as_json:
+            raise BadInput("--json: stdout has the rollouts with --output -; leave one out")
+        export_to(sys.stdout.buffer, source, kind)
+        return
     files = export_study(source, kind, output, prompts, scenarios, note)
     names = [str(file) for file in files]
     document = {"format": kind, "rollouts": len(source.rows), "files": names}

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from charprobe_lite.eval.cli import terminal_log
 from charprobe_lite.eval.cli.classifier import classifier
 from charprobe_lite.eval.cli.convert import convert
 from charprobe_lite.eval.cli.doctor import doctor
@@ -20,7 +21,11 @@ from charprobe_lite.eval.cli.study import study
 from charprobe_lite.eval.cli.train import train
 from charprobe_lite.models.errors import BadInput, printable
 
-INTERRUPTED = 130  # the shell's own status for SIGINT
+INTERRUPTED, TERMINATED = 130, 143  # the shell's own status for SIGINT and SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as an interrupt does: unfinished files are removed."""
 
 
 class OneLineErrors(click.Group):
@@ -32,9 +37,9 @@ class OneLineErrors(click.Group):
         except BadInput as error:
             click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
             context.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             click.echo("stopped; the same command continues from here", err=True)
-            context.exit(INTERRUPTED)
+            context.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 
 @click.group(
@@ -60,8 +65,20 @@ def main() -> None:
       eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"
     """
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    # so that unfinished files are removed, as after an interrupt
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _terminate)
+    terminal_log.begin()
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _add_log_options(command: click.Command) -> None:
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_log_options(inner)
+    else:
+        command.params += terminal_log.log_options()
 
 
 COMMANDS = (
@@ -70,3 +87,4 @@ COMMANDS = (
 )
 for command in COMMANDS:
     main.add_command(command)
+    _add_log_options(command)

@@ -52,12 +52,14 @@ def list_models(context: int, parallel: int, as_json: bool) -> None:
     help="The base's own weights; a GGUF base does not need them.",
 )
 @click.option("--classifier/--no-classifier", default=True, help="The base's classifier.")
+@json_option
 def pull(
     base: tuple[str, ...],
     stage: tuple[str, ...],
     persona: tuple[str, ...],
     weights: bool,
     classifier: bool,
+    as_json: bool,
 ) -> None:
     """Fetch checkpoints from the hub; after an interrupt, the same command goes on.
 
@@ -76,9 +78,12 @@ def pull(
     )
     if message := check_room(downloads):
         note(message)
-    for download in downloads:
-        source = download.source
-        click.echo(f"{source.kind:<10}  {source.source}  {fetch(source)}")
+    rows = []
+    for source in (download.source for download in downloads):
+        rows.append({"kind": source.kind, "source": source.source, "path": str(fetch(source))})
+        if not as_json:
+            click.echo(f"{source.kind:<10}  {source.source}  {rows[-1]['path']}")
+    print_result(as_json, {"files": rows}, [])
 
 
 @models.command()
@@ -90,7 +95,10 @@ def pull(
 )
 @click.option("--persona", help="With --base and --stage: print the adapter's path.")
 @click.option("--classifier", is_flag=True, help="With --base: print its classifier's path.")
-def path(base: str | None, stage: str | None, persona: str | None, classifier: bool) -> None:
+@json_option
+def path(
+    base: str | None, stage: str | None, persona: str | None, classifier: bool, as_json: bool
+) -> None:
     """Print the paths of kit, caches and catalogue, or of one checkpoint on this machine.
 
     \b
@@ -104,13 +112,19 @@ def path(base: str | None, stage: str | None, persona: str | None, classifier: b
     from charprobe_lite.models.kit import embedded_base, kit_folder
 
     if base:
-        click.echo(checkpoint_path(load_catalogue(), base, stage, persona, classifier))
+        place = str(checkpoint_path(load_catalogue(), base, stage, persona, classifier))
+        print_result(as_json, {"path": place}, [place])
         return
     if stage or persona or classifier:
         raise BadInput("--stage, --persona, --classifier: belong to a base; name one with --base")
-    catalogue = user_catalogue() or f"{default_catalogue()} (missing)"
-    click.echo(f"kit        {kit_folder()}\nbase       {embedded_base()}")
-    click.echo(f"cache      {cache_folder()}\nhub cache  {cache_root()}\ncatalogue  {catalogue}")
+    places = {
+        "kit": str(kit_folder()),
+        "base": str(embedded_base()),
+        "cache": str(cache_folder()),
+        "hub cache": str(cache_root()),
+        "catalogue": str(user_catalogue() or f"{default_catalogue()} (missing)"),
+    }
+    print_result(as_json, places, (f"{name:<9}  {place}" for name, place in places.items()))
 
 
 @models.command()
@@ -130,7 +144,8 @@ def verify(as_json: bool) -> None:
 @models.command()
 @click.option("--hub", is_flag=True, help="Also the catalogue's repositories in the hub's cache.")
 @click.option("--yes", is_flag=True, help="Remove the files; without, only list them.")
-def prune(hub: bool, yes: bool) -> None:
+@json_option
+def prune(hub: bool, yes: bool, as_json: bool) -> None:
     """List, or with --yes remove, what charprobe-lite has converted and can convert again.
 
     Only its own files in its cache, with unfinished ones and locks; with --hub also the
@@ -145,8 +160,14 @@ def prune(hub: bool, yes: bool) -> None:
     if hub:
         items += removable_downloads(load_catalogue().repositories())
     free = remove(items) if yes else [item for item in items if not item.in_use()]
-    for item in items:
-        click.echo(f"{item.size:>14}  {item.path}{'' if item in free else '  (in use, stays)'}")
+    lines = [
+        f"{item.size:>14}  {item.path}{'' if item in free else '  (in use, stays)'}"
+        for item in items
+    ]
     total = sum(item.size for item in free)
     action = "removed" if yes else "to remove with --yes"
-    click.echo(f"{total} bytes ({gigabytes(total)} GB) in {len(free)} places {action}")
+    lines.append(f"{total} bytes ({gigabytes(total)} GB) in {len(free)} places {action}")
+    rows = [
+        {"path": str(item.path), "bytes": item.size, "in_use": item not in free} for item in items
+    ]
+    print_result(as_json, {"files": rows, "bytes": total, "removed": yes}, lines)

@@ -57,8 +57,8 @@ base_option = click.option(
 persona_option = names_option(
     "--persona",
     (*PERSONAS, *NAMED_ONLY),
-    help=f"Personas, {', '.join(NAMED_ONLY)} only by name; several give a macro-F1 "
-    "[default: all; eval has none].",
+    help=f"Personas: {', '.join(PERSONAS)}; all is these; {', '.join(NAMED_ONLY)} only by name. "
+    "Several give a macro-F1 [default: all; eval has none].",
 )
 condition_option = names_option(
     "--condition",
@@ -261,6 +261,40 @@ backend_options = option_group(
     ),
 )
 """The backend, its server, and a user's own model, adapter, classifier and inputs."""
+
+
+SECTIONS = {
+    "What is measured": (
+        *("protocol", "base", "stage", "persona", "condition", "format", "grammar", "quant"),
+        *("lora", "train_seed", "margin", "texts"),
+    ),
+    "How much of it": ("limit", "repeats", "seed", "shard", "budget", "dry_run"),
+    "Your own files": (
+        *("gguf", "adapter", "prompts", "scenarios", "suffixes", "instrument", "classifier"),
+    ),
+    "A server": ("backend", "base_url", "model", "timeout"),
+    "The machine": ("parallel", "device", "gpu_layers", "threads"),
+    "Decoding": (
+        *("max_tokens", "context", "steps", "temperature", "top_p", "top_k", "min_p"),
+        *("repetition_penalty", "bos", "seeds", "tool_role"),
+    ),
+}
+"""Headings of the help of `eval` and `quant-study`; what is under none is under Results."""
+
+
+class SectionedCommand(click.Command):
+    """A command whose help has its options under SECTIONS."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        records: dict[str, list[tuple[str, str]]] = {name: [] for name in (*SECTIONS, "Results")}
+        places = {option: name for name, options in SECTIONS.items() for option in options}
+        for parameter in self.get_params(context):
+            if record := parameter.get_help_record(context):
+                records[places.get(parameter.name or "", "Results")].append(record)
+        for name, rows in records.items():
+            if rows:
+                with formatter.section(name):
+                    formatter.write_dl(rows)
 
 
 def option_values(options: dict[str, Any]) -> dict[str, Any]:

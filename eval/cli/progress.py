@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from charprobe_lite.eval.cli.terminal_log import LOGGER, shows_progress
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+SCHEMA_VERSION = 1
+"""Of the JSON documents: it rises when a field changes its meaning or goes away."""
+
+
 def note(text: str) -> None:
-    """A line on stderr."""
-    click.echo(text, err=True)
+    """A line on stderr, but not with --quiet."""
+    LOGGER.info(text)
 
 
-def print_result(as_json: bool, document: object, parts: Iterable[str | Table]) -> None:
-    """The JSON document, or else the parts: texts as lines, and tables.
+def print_result(
+    as_json: bool, document: Mapping[str, Any], parts: Iterable[str | Table], schema: str = ""
+) -> None:
+    """The JSON document with the name of its schema, or else the parts: texts as lines, and tables.
+
+    The schema's name is the command's, unless ``schema`` is another.
 
     Markup has no effect: names and texts of others may contain it. A pipe has no width of its
     own: 160 columns are enough to cut nothing.
     """
     if as_json:
-        click.echo(json.dumps(document))
+        name = schema or "-".join(click.get_current_context().command_path.split()[1:])
+        click.echo(json.dumps({"schema": f"charprobe-lite/{name}/{SCHEMA_VERSION}", **document}))
         return
     from rich.console import Console
 
@@ -68,5 +79,6 @@ def progress_bar() -> Iterator[Any]:
         progress.TextColumn("left:"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True, quiet=not shows_progress())
+    with progress.Progress(*columns, console=console) as bar:
         yield bar

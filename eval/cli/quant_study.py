@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from charprobe_lite.eval.cli.options import (
+    SectionedCommand,
     base_option,
     classifier_option,
     condition_option,
@@ -28,7 +29,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 BOTH = "both"
 
 
-@click.command("quant-study")
+@click.command("quant-study", cls=SectionedCommand)
 @base_option
 @names_option(
     "--quant",

@@ -17,11 +17,15 @@ Options that take `NAME[,NAME]` can be repeated, and take `all` for every name. 
 refuses its input prints one line (for a wrong option the usage, too) and ends with status 2; an
 interrupt ends it with status 130.
 
+Every command takes `-q` (`--quiet`: no notes and no progress on stderr), `-v` (`--verbose`: also
+what llama.cpp says) and `--log-level debug|info|warning|error`.
+
 Shell completion for bash: `eval "$(_CHARPROBE_LITE_COMPLETE=bash_source charprobe-lite)"`.
 """
 
 
 STATED_DEFAULT = re.compile(r"\s*\[default: ([^\]]*)\]")
+EVERYWHERE = {"--help", "--quiet", "--verbose", "--log-level"}
 BAR = r"\|"
 """A bar inside a cell of a Markdown table."""
 
@@ -54,8 +58,8 @@ def _section(context: click.Context) -> str:
 
 
 def _option(parameter: click.Parameter, context: click.Context) -> str | None:
-    """An option as a row of the table; None for arguments and for ``--help``."""
-    if not isinstance(parameter, click.Option) or "--help" in parameter.opts:
+    """An option as a row of the table; None for arguments and for EVERYWHERE."""
+    if not isinstance(parameter, click.Option) or {*parameter.opts} & EVERYWHERE:
         return None
     extra = parameter.get_help_extra(context)
     flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))

@@ -1,11 +1,13 @@
 """The results of studies as texts and tables, and the progress of their runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from rich.table import Table
 
 from charprobe_lite.eval.cli.progress import conversion_bar, note
+from charprobe_lite.eval.cli.terminal_log import shows_progress
 from charprobe_lite.eval.quant.run import QuantFindings
 from charprobe_lite.eval.quant.tables import persona_notes, terminal_tables
 from charprobe_lite.eval.scores.cells import scores_by_quant
@@ -19,10 +21,15 @@ from charprobe_lite.eval.scores.terminal import (
     with_row_intervals,
 )
 from charprobe_lite.eval.scores.training import seed_notes
-from charprobe_lite.eval.study.progress import watching
+from charprobe_lite.eval.study.progress import Progress, watching
 from charprobe_lite.eval.study.run import Display, ScoredStudy
 
-DISPLAY = Display(note, conversion_bar, watching)
+
+def _watching(personas: Sequence[str]) -> AbstractContextManager[Progress]:
+    return watching(personas) if shows_progress() else nullcontext(Progress())
+
+
+DISPLAY = Display(note, conversion_bar, _watching)
 
 
 def result_parts(study: ScoredStudy | QuantFindings) -> Iterator[str | Table]:

@@ -154,8 +154,8 @@ def _run(specs: list[StudySpec], cluster: str, as_json: bool) -> None:
         )
         documents.append(result.as_json())
         if not as_json:
-            print_result(False, None, result_parts(result))
-    print_result(as_json, {"studies": documents}, [])
+            print_result(False, {}, result_parts(result))
+    print_result(as_json, {"studies": documents}, [], "study-run")
 
 
 @study.command()

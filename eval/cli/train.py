@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.cli.options import names_option
-from charprobe_lite.eval.cli.progress import progress_bar
+from charprobe_lite.eval.cli.options import json_option, names_option
+from charprobe_lite.eval.cli.progress import print_result, progress_bar
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput
@@ -69,6 +69,7 @@ def train() -> None:
 @click.option("--choose", is_flag=True, help="Choose the stages' strengths again by their rule.")
 @out_option
 @seed_option
+@json_option
 def kit(
     base: str,
     persona: tuple[str, ...],
@@ -77,6 +78,7 @@ def kit(
     choose: bool,
     out: Path,
     seed: int,
+    as_json: bool,
 ) -> None:
     """Train tool use, personas in two stages and the classifiers, and write kit.json.
 
@@ -93,20 +95,24 @@ def kit(
     charprobe-lite train kit --tool-use masked --out runs/masked
     """
     personas = select_names(persona, PERSONAS, "--persona") if persona else PERSONAS
-    seeds = [int(part) for part in train_seed.split(",") if part.strip().isdecimal()]
-    if not seeds or seed != seeds[0]:
+    parts = [part.strip() for part in train_seed.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BadInput(f"--train-seed {train_seed}: give whole numbers, as in 0,1,2")
+    seeds = list(dict.fromkeys(map(int, parts)))
+    if seed != seeds[0]:
         raise BadInput(f"--train-seed {train_seed}: start with the recipe's own seed, {seed}")
     options = {"personas": personas, "train_seeds": seeds, "choose": choose, "tool_use": tool_use}
     with _open_recipe(out, seed, base, **options) as recipe:
         recipe.run()
-    click.echo(f"kit: {out / 'kit'}")
+    print_result(as_json, {"kit": str(out / "kit")}, [f"kit: {out / 'kit'}"])
 
 
 @train.command()
 @out_option
 @seed_option
 @names_option("--persona", PERSONAS, required=True, help="Personas to train by DPO.")
-def dpo(out: Path, seed: int, persona: tuple[str, ...]) -> None:
+@json_option
+def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
     """Train a persona's distillation stage by DPO and compare it with the kit's, by SFT.
 
     Prints, for each, the share of held-out prompts answered in the persona's voice. Needs a work
@@ -115,8 +121,12 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...]) -> None:
     personas = select_names(persona, PERSONAS, "--persona")
     with _open_recipe(out, seed) as recipe:
         rates = {name: recipe.compare_dpo(name) for name in personas}
-    for name, (sft, preference) in rates.items():
-        click.echo(f"{name}: detected on held-out prompts: SFT {sft:.0%}, DPO {preference:.0%}")
+    document = {name: {"sft": sft, "dpo": dpo} for name, (sft, dpo) in rates.items()}
+    lines = [
+        f"{name}: detected on held-out prompts: SFT {sft:.0%}, DPO {preference:.0%}"
+        for name, (sft, preference) in rates.items()
+    ]
+    print_result(as_json, {"detected": document}, lines)
 
 
 @train.command()
@@ -129,6 +139,7 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...]) -> None:
 )
 @click.option("--rank", default=8, type=click.IntRange(1, 1024), show_default=True)
 @seed_option
+@json_option
 def persona(
     base: str,
     data: tuple[Path, ...],
@@ -137,6 +148,7 @@ def persona(
     learning_rate: float,
     rank: int,
     seed: int,
+    as_json: bool,
 ) -> None:
     """Train an adapter on your own texts: a PEFT folder with adapter.gguf, which eval takes.
 
@@ -161,11 +173,14 @@ def persona(
         trained = train_persona(
             gguf, weights, rows, output, settings, epochs, _watched(progress, task, output.name)
         )
+    lines, methods = [], {}
     for method, losses in trained.losses.items():
         part = max(1, len(losses) // 4)
         first, last = fmean(losses[:part]), fmean(losses[-part:])
-        click.echo(f"{method}: {len(losses)} steps, loss {first:.3f} to {last:.3f}")
-    click.echo(f"adapter: {trained.gguf}")
+        methods[method] = {"steps": len(losses), "first_loss": first, "last_loss": last}
+        lines.append(f"{method}: {len(losses)} steps, loss {first:.3f} to {last:.3f}")
+    document = {"adapter": str(trained.gguf), "methods": methods}
+    print_result(as_json, document, [*lines, f"adapter: {trained.gguf}"])
 
 
 @train.command("classifier")
@@ -179,7 +194,10 @@ def persona(
     help="Share of each label's texts that only measures.",
 )
 @seed_option
-def own_classifier(data: tuple[Path, ...], output: Path, held_out: float, seed: int) -> None:
+@json_option
+def own_classifier(
+    data: tuple[Path, ...], output: Path, held_out: float, seed: int, as_json: bool
+) -> None:
     """Fine-tune MiniLM on your own voices: a folder with model.onnx for --classifier.
 
     DATA is JSONL with text and label in each row; three labels or more. Add the label neutral with
@@ -199,10 +217,18 @@ def own_classifier(data: tuple[Path, ...], output: Path, held_out: float, seed: 
         score = train_own_classifier(
             texts, labels, places, output, seed, _watched(progress, task, output.name)
         )
-    click.echo(
+    document = {
+        "classifier": str(output),
+        "texts": len(texts) - len(places),
+        "labels": sorted(set(labels)),
+        "held_out": len(places),
+        "macro_f1": score,
+    }
+    line = (
         f"classifier: {output}: {len(texts) - len(places)} texts, {len(set(labels))} labels, "
         f"macro-F1 {score:.3f} on {len(places)} held out"
     )
+    print_result(as_json, document, [line])
 
 
 @train.command()
@@ -212,7 +238,8 @@ def own_classifier(data: tuple[Path, ...], output: Path, held_out: float, seed: 
     type=FILE,
     help="The .npz file to write; an older one is replaced.",
 )
-def ngrams(output: Path) -> None:
+@json_option
+def ngrams(output: Path, as_json: bool) -> None:
     """Train the n-gram classifier on the corpus, as the package ships it, in seconds.
 
     Needs no extra: word and character n-grams with logistic regression, in scikit-learn.
@@ -224,10 +251,10 @@ def ngrams(output: Path) -> None:
     texts = training_texts()
     model = train_ngrams([text.text for text in texts], [text.label for text in texts])
     model.write(output)
-    features = len(model.idf)
-    click.echo(
-        f"ngrams: {output}: {len(texts)} texts, {features} terms, {output.stat().st_size} bytes"
-    )
+    terms, size = len(model.idf), output.stat().st_size
+    document = {"file": str(output), "texts": len(texts), "terms": terms, "bytes": size}
+    line = f"ngrams: {output}: {len(texts)} texts, {terms} terms, {size} bytes"
+    print_result(as_json, document, [line])
 
 
 @contextmanager

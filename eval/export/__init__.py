@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING
 
 from charprobe_lite.models.errors import BadInput, require_known
 
@@ -77,6 +79,16 @@ def export_study(
             "model are left out; name --prompts and --scenarios"
         )
     return sorted(target.iterdir()) if export_format.folder else [target]
+
+
+def export_to(stream: IO[bytes], study: Study, name: str) -> None:
+    """Write a study in a format of one file to a stream. Raises BadInput as `export_study`."""
+    if _export_format(name).folder:
+        raise BadInput(f"--output -: format {name} is a folder; name a new one")
+    with TemporaryDirectory() as folder:
+        [file] = export_study(study, name, Path(folder) / name)
+        with file.open("rb") as content:
+            shutil.copyfileobj(content, stream)
 
 
 def _export_format(name: str) -> ExportFormat:

@@ -124,13 +124,16 @@ def _locked(path: Path) -> FileLock:
     lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with open(lock.lock_file, "ab"):  # FileLock waits also for a folder that it cannot write
+            pass
         lock.acquire(timeout=0)
     except Timeout:
         raise BadInput(
             f"{path}: another process is running this study; wait for it or choose --study"
         ) from None
     except OSError as error:
-        raise BadInput(f"{path}: study cannot be opened: {error}; choose --study") from None
+        reason = error.strerror or error
+        raise BadInput(f"{path}: study cannot be written ({reason}); choose --study") from None
     return lock
 
 

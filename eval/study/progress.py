@@ -167,6 +167,11 @@ class LiveTable(Counts):
         self._bars = Bars(*columns, console=console, transient=True, redirect_stdout=False)
         self._study = self._bars.add_task("rollouts", detail="")
         self._cells: dict[Cell, Any] = {}
+        self._waiting = console.status("loading the model and the classifier")
+
+    def wait(self) -> None:
+        """Show that something happens before the first rollout."""
+        self._waiting.start()
 
     def begin(self, totals: Mapping[Cell, int], missing: Mapping[Cell, int]) -> None:
         super().begin(totals, missing)
@@ -176,6 +181,7 @@ class LiveTable(Counts):
             for cell, total in totals.items()
         }
         self._update()
+        self._waiting.stop()
         self._bars.start()
 
     def ended(self, cell: Cell, tokens: int) -> None:
@@ -188,6 +194,7 @@ class LiveTable(Counts):
 
     def close(self) -> None:
         """Take the table away."""
+        self._waiting.stop()
         self._bars.stop()
 
     def _update(self) -> None:
@@ -215,6 +222,7 @@ def watching(personas: Sequence[str], console: Console | None = None) -> Iterato
         return
     table = LiveTable(personas, console)
     try:
+        table.wait()
         yield table
     finally:
         table.close()

@@ -1,12 +1,14 @@
 """llama.cpp's log, kept out of the terminal; its last error explains a refusal."""
 
 import ctypes
+import logging
 from collections import deque
 
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, printable
 from charprobe_lite.runtime.llama.binding import llama
 
 WARNING, ERROR = 3, 4  # ggml_log_level; 5 continues a line, mostly with dots
+LOGGER = logging.getLogger(__name__)
 _lines: deque[str] = deque(maxlen=50)
 
 
@@ -26,5 +28,7 @@ def refusal(message: str, fix: str = "") -> BadInput:
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _receive(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
+    if line:
+        LOGGER.debug("llama.cpp: %s", printable(line))
     if level in (WARNING, ERROR) and line:
         _lines.append(line)
