@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from charprobe_lite.eval.scores.terminal import plain_table
+from charprobe_lite.eval.terminal_table import plain_table
 from charprobe_lite.models.size_estimates import gigabytes
 
 COST_QUANTS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")

@@ -41,9 +41,12 @@ def print_result(
         return
     from rich.console import Console
 
+    from charprobe_lite.eval.terminal_table import fit
+
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     for part in parts:
-        click.echo(part) if isinstance(part, str) else console.print(part)
+        fitting = part if isinstance(part, str) else fit(part, console.width)
+        click.echo(fitting) if isinstance(fitting, str) else console.print(fitting)
 
 
 @contextmanager

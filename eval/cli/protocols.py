@@ -20,7 +20,7 @@ def protocols(name: str | None, as_json: bool) -> None:
     charprobe-lite protocols depth
     """
     from charprobe_lite.eval.protocols import load_protocol
-    from charprobe_lite.eval.scores.terminal import plain_table
+    from charprobe_lite.eval.terminal_table import plain_table
 
     chosen = [load_protocol(each) for each in ([name] if name else PROTOCOLS)]
     document = {

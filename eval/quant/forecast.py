@@ -74,7 +74,7 @@ class StudyPower:
 
     def part(self) -> str | Table:
         """A table, or the line that there is nothing to forecast."""
-        from charprobe_lite.eval.scores.terminal import plain_table
+        from charprobe_lite.eval.terminal_table import plain_table
 
         if not self.forecasts:
             return (

@@ -8,9 +8,9 @@ from rich.table import Table as TerminalTable
 
 from charprobe_lite.eval.quant.findings import CAPABILITIES, Contrast, QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore, document
-from charprobe_lite.eval.scores.terminal import plain_table
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.metrics import PairedDifference
+from charprobe_lite.eval.terminal_table import plain_table
 
 Record = dict[str, Any]
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation", "quant-classifier")

@@ -1,9 +1,8 @@
 """Scores as tables for a terminal, and as one plain sentence."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from rich import box
 from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell
@@ -12,25 +11,10 @@ from charprobe_lite.eval.scores.gap import FEWEST_CLUSTERS, Comparison, Differen
 from charprobe_lite.eval.scores.training import training_note
 from charprobe_lite.eval.scores.waterfall import Waterfall
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.terminal_table import plain_table
 from charprobe_lite.models.catalogue import STAGES
 
 TOO_FEW = "too few to say"
-
-
-def plain_table(
-    title: str | None, names: Sequence[str], numbers: Sequence[str], wrap: Collection[str] = ()
-) -> Table:
-    """An empty rich table: columns of names, then right-aligned columns of numbers.
-
-    Only the columns in ``wrap`` break a long text into lines.
-    """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in names:
-        long = name in wrap
-        table.add_column(name, no_wrap=not long, overflow="fold" if long else "ellipsis")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def with_row_intervals(scores: Sequence[CellScore]) -> list[CellScore]:
@@ -46,7 +30,8 @@ def score_table(scores: Sequence[CellScore], title: str) -> Table:
     numbers = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
     numbers += ["macro-F1", "95% interval"] if group else []
     numbers += ["F1"] if persona else []
-    table = plain_table(title, ["stage", *lora, "condition", *persona], numbers)
+    names, optional = ["stage", *lora, "condition", *persona], ["mean prob.", "forced", "yield"]
+    table = plain_table(title, names, numbers, optional=optional)
     for score in scores:
         macro_f1 = _number(score.macro_f1) + ("*" if score.missing else "")
         table.add_row(
@@ -69,7 +54,8 @@ def waterfall_table(waterfalls: Sequence[Waterfall], title: str = "from chat to 
         if len({getattr(fall.cell, name) for fall in waterfalls} - {None}) > 1
     ]
     numbers = ["level", "95% interval", "change", "95% interval"]
-    table = plain_table(title, [*names, "stage", "condition", "through"], numbers)
+    columns = [*names, "stage", "condition", "through"]
+    table = plain_table(title, columns, numbers, optional=["through"])
     for fall in waterfalls:
         place = [*(getattr(fall.cell, name) or "-" for name in names), fall.cell.stage]
         for row in _waterfall_rows(fall):

@@ -69,7 +69,7 @@ class StudyStatus:
 
     def table(self) -> Table:
         """The cells, and their sums."""
-        from charprobe_lite.eval.scores.terminal import plain_table
+        from charprobe_lite.eval.terminal_table import plain_table
 
         numbers = ["rollouts", *COUNTS[1:]]
         seed = ["train seed"] if any(s.cell.train_seed is not None for s in self.cells) else []

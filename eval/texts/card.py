@@ -224,7 +224,7 @@ def card_parts(card: ClassifierCard) -> Iterator[str | Table]:
 
 
 def _group_table(card: ClassifierCard) -> Table:
-    from charprobe_lite.eval.scores.terminal import plain_table
+    from charprobe_lite.eval.terminal_table import plain_table
 
     numbers = ["n", "clusters", "accuracy", "macro-F1", "95% interval", "ECE", "Brier"]
     table = plain_table("texts whose persona is known", ["author", "form"], numbers)
@@ -246,7 +246,7 @@ def _calibration_cells(score: GroupScore) -> list[str]:
 
 def _persona_table(group: CardGroup) -> Table:
     """The personas, the worst first, and what they are read as."""
-    from charprobe_lite.eval.scores.terminal import plain_table
+    from charprobe_lite.eval.terminal_table import plain_table
 
     title = f"{group.form} by {group.author}, by persona"
     table = plain_table(title, ["persona", "read as instead"], ["F1", "precision", "recall", "n"])

@@ -292,7 +292,7 @@ def _human_agreement(texts: Sequence[ScoredText]) -> classification.HumanAgreeme
 
 def group_table(scores: Sequence[GroupScore]) -> Table:
     """The scores as a rich table; columns of rollouts asked for and of humans if there are some."""
-    from charprobe_lite.eval.scores.terminal import plain_table
+    from charprobe_lite.eval.terminal_table import plain_table
 
     names = list(dict.fromkeys(name for score in scores for name, value in score.group if value))
     asked = any(score.asked for score in scores)
