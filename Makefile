@@ -2,6 +2,7 @@
 # make test   lint, types and the test suite, from nothing
 # make quick  the tests without the slow ones, in an environment that make test made
 # make docs   the documentation as a site in build/site, from nothing
+# make wheel  wheel and sdist in dist/, and the main job from the wheel alone
 # make test-optimum   the classifier's export by optimum-onnx, in an environment of its own
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -9,7 +10,7 @@ ARGS ?= --persona sarcasm
 PACKAGES := convert eval models runtime
 INSTALL := pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: eval test quick test-optimum check docs clean
+.PHONY: eval test quick wheel test-optimum check docs clean
 
 eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
@@ -28,6 +29,16 @@ check: .venv/test
 test-optimum: .venv-optimum/test
 	.venv-optimum/bin/python -m pytest tests/test_optimum_onnx.py tests/test_classifier_export.py \
 		tests/test_classifier_bert.py
+
+# from the wheel alone, as a user installs it; the wheel is built from the sdist
+wheel: .venv/test
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --installer pip
+	test $$(du -m dist/*.whl | cut -f1) -lt 90
+	$(PYTHON) -m venv build/wheel || python3 -m venv build/wheel
+	build/wheel/bin/pip install --disable-pip-version-check "$$(ls dist/*.whl)[kit]"
+	cd build && wheel/bin/charprobe-lite doctor
+	cd build && wheel/bin/charprobe-lite eval --persona sarcasm --limit 2 --study wheel/study.sqlite
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

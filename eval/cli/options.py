@@ -93,7 +93,10 @@ verify_option = click.option(
     "--verify/--no-verify", default=True, help="Check converted files against their originals."
 )
 study_option = click.option(
-    "--study", type=FILE, help="The study file [default: runs/BASE-seedSEED.sqlite]."
+    "--study",
+    type=FILE,
+    help="The study file [default: runs/BASE-seedSEED.sqlite, with --shard "
+    "-partNofOF before the ending].",
 )
 cluster_option = click.option(
     "--cluster",

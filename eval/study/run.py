@@ -155,8 +155,9 @@ def forecast_study(spec: StudySpec) -> Forecast:
 
 
 def study_path(spec: StudySpec, base: str) -> Path:
-    """The study's file, by default named after the base and the seed."""
-    return spec.study or Path("runs") / f"{base}-seed{spec.seed}.sqlite"
+    """The study's file, by default named after the base, the seed and the part of the rollouts."""
+    part = "-part{}of{}".format(*spec.shard) if spec.shard else ""
+    return spec.study or Path("runs") / f"{base}-seed{spec.seed}{part}.sqlite"
 
 
 def skipped_conditions(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
