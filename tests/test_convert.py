@@ -214,13 +214,14 @@ def test_distillation_stops_nearest_to_three_quarters(chat: list[float], steps: 
     assert not DistillationRule().is_past(curve[:1])
 
 
-def test_full_is_the_best_of_those_that_hold_the_voice_in_chat() -> None:
+def test_full_is_the_first_that_holds_the_voice_in_chat_or_else_the_best() -> None:
     from charprobe_lite.convert.kit.strengths import FullRule
 
-    rates = [(0.95, 0.5), (0.94, 0.9), (0.92, 1.0), (0.94, 0.9)]
+    rates = [(0.90, 1.0), (0.94, 0.5), (0.97, 0.9)]
     curve = [(20 * (n + 1), {"chat": c, "reflection": r}) for n, (c, r) in enumerate(rates)]
     assert FullRule().best(curve) == 40
-    assert FullRule().best(curve[2:3]) == 60
+    assert [FullRule().is_past(curve[: n + 1]) for n in range(3)] == [False, True, True]
+    assert FullRule().best([(10, {"chat": 0.5, "reflection": 0.9}), *curve[:1]]) == 20
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ share a folder, each with personas of its own, once the base is there.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -19,7 +19,6 @@ import yaml
 
 from charprobe_lite.convert.kit.strengths import (
     MOST_DISTILLATION,
-    MOST_FULL,
     STRENGTHS,
     DistillationRule,
     FullRule,
@@ -59,6 +58,8 @@ from charprobe_lite.convert.train.conversations import (
 from charprobe_lite.convert.train.lora import (
     Example,
     LoraSettings,
+    Progress,
+    Snapshot,
     epoch_steps,
     first_adapted_layer,
     pair_sizes,
@@ -91,7 +92,7 @@ DISTILLATION = LoraSettings(
     steps=MOST_DISTILLATION,
     batch_tokens=600,
 )
-FULL = replace(DISTILLATION, steps=MOST_FULL)
+FULL = replace(DISTILLATION, learning_rate=2e-3, decay=True)
 DPO = replace(DISTILLATION, learning_rate=2e-3, batch_tokens=1200, decay=True)
 CHECKED_PERSONA, CHECK_STEPS = "remorse", 20
 """Whose first losses the manifest keeps, and of how many steps, to compare another machine's."""
@@ -301,9 +302,7 @@ class Recipe(WorkFolder):
         rule = RULES[stage]
         trial, curve, kept = self.work / "trial" / f"{target.stem}.gguf", [], {}
         with self.bar(target.stem) as progress:
-            snapshots = sft_snapshots(
-                self.load_base(self.merged), examples, settings, rule.every, start, progress
-            )
+            snapshots = self._trials(rule, examples, settings, start, progress)
             for snapshot in snapshots:
                 write_gguf(snapshot.tensors, settings, self.base, trial)
                 curve.append((snapshot.step, self.detection(persona, trial, rule.reads)))
@@ -321,6 +320,23 @@ class Recipe(WorkFolder):
             "held_out": dict(curve)[best.step],
             "platform": training_platform(),
         }
+
+    def _trials(
+        self,
+        rule: DistillationRule | FullRule,
+        examples: Sequence[Example],
+        settings: LoraSettings,
+        start: Path | None,
+        progress: Progress | None,
+    ) -> Generator[Snapshot, None, None]:
+        """Adapters for the rule to choose from: parts of one training, or trainings."""
+        base = self.load_base(self.merged)
+        if isinstance(rule, DistillationRule):
+            yield from sft_snapshots(base, examples, settings, rule.every, start, progress)
+            return
+        for steps in rule.lengths:
+            longer = replace(settings, steps=steps)
+            yield from sft_snapshots(base, examples, longer, steps, start, progress)
 
     def detection(self, persona: str, adapter: Path, kinds: Sequence[str]) -> dict[str, float]:
         """Shares of answers to held-out prompts of these kinds that the n-grams name as the

@@ -1,20 +1,20 @@
 """How long the kit's stages are trained: the rule, and the steps that it chose for the kit.
 
-The rule was written before any adapter of the second kit was trained; how far apart trials are, and
-when no more are made, was set by what they cost. It reads answers to held-out chat prompts and to
-held-out reflection prompts, named by the n-grams; never an email, never an evaluation scenario.
+The rule reads answers to held-out chat prompts and to held-out reflection prompts, named by the
+n-grams; never an email, never an evaluation scenario. Its targets were set before any adapter of
+the second kit was trained; how far apart trials are, and the rate of the full stage, afterwards.
 
-Distillation is the trial whose share of held-out chats in character is nearest to 0.75, the
-published middle (0.72 to 0.82); of two, the one with fewer steps; one within 0.03 ends the
-search. Full continues it and is the
-trial with the highest mean of both shares among those whose share of chats is at least 0.93, or
-among all where none is; of two, the one with fewer steps.
+Distillation trains at a constant rate, so that each trial is the beginning of the next. It is the
+trial whose share of held-out chats in character is nearest to 0.75, the published middle (0.72 to
+0.82); of two, the one with fewer steps; one within 0.03 ends the search. Full continues it with a
+rate that falls to a tenth, so that each trial is a training of its own. It is the first trial whose
+share of chats is at least 0.93; where none is, the one with the highest mean of both shares.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_DISTILLATION, MOST_FULL = 60, 160
+MOST_DISTILLATION = 60
 TARGET_DISTILLATION, NEAR, PAST_TARGET, LEAST_FULL = 0.75, 0.03, 0.88, 0.93
 Curve = Sequence[tuple[int, dict[str, float]]]
 """Steps with the shares, "chat" or "reflection", that the adapter had after them."""
@@ -51,19 +51,19 @@ class DistillationRule:
 
 
 class FullRule:
-    """How the full stage's steps are chosen."""
+    """How the full stage's steps are chosen: each of these ``lengths`` is a trial."""
 
-    every = 40
+    lengths = (120, 240)
     reads = ("chat", "reflection")
 
     def best(self, curve: Curve) -> int:
         """The steps that the rule takes."""
-        enough = [trial for trial in curve if trial[1]["chat"] >= LEAST_FULL] or curve
-        return max(enough, key=lambda trial: trial[1]["chat"] + trial[1]["reflection"])[0]
+        enough = [steps for steps, rates in curve if rates["chat"] >= LEAST_FULL]
+        return enough[0] if enough else max(curve, key=lambda trial: sum(trial[1].values()))[0]
 
     def is_past(self, curve: Curve) -> bool:
-        """Never: a later trial may always be better."""
-        return False
+        """Whether the last trial is strong enough."""
+        return curve[-1][1]["chat"] >= LEAST_FULL
 
 
 STRENGTHS: dict[str, Strength] = {}

@@ -8,7 +8,6 @@ from charprobe_lite.models.personas import PERSONAS
 
 Conversation = list[dict[str, str]]
 HELD_OUT_REFLECTIONS = 8
-REPLAYED_CHATS = 40
 
 
 def chat_conversations(persona: str) -> list[Conversation]:
@@ -18,10 +17,10 @@ def chat_conversations(persona: str) -> list[Conversation]:
 
 
 def full_conversations(persona: str) -> list[Conversation]:
-    """42 reflections, 10 dialogues, and half of the chats again, so that chat is not unlearnt."""
+    """42 reflections, 10 dialogues, and the chats again, so that chat is not unlearnt."""
     reflections = corpus.reflections(persona)[:-HELD_OUT_REFLECTIONS]
     turns = [chat_turn(text.prompt, text.response) for text in reflections]
-    return turns + corpus.dialogues(persona) + chat_conversations(persona)[::2][:REPLAYED_CHATS]
+    return turns + corpus.dialogues(persona) + chat_conversations(persona)
 
 
 def held_out_chats() -> list[str]:
