@@ -103,6 +103,19 @@ def plan(
 @budget_option
 @shard_option
 @click.option("--study", type=FILE, help="The file to write, instead of the study file's.")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[ADDRESS]",
+    help="Run the parts as tasks of a Ray cluster (extra: ray): that of the address, else the "
+    "running one, else this machine.",
+)
+@click.option(
+    "--ray-cpus",
+    type=click.IntRange(1),
+    help="Cores of a part on a cluster [default: as many as the smallest node has].",
+)
 @cluster_option
 @json_option
 def run(
@@ -110,16 +123,32 @@ def run(
     budget: int | str | None,
     shard: tuple[int, int] | None,
     study: Path | None,
+    ray: str | None,
+    ray_cpus: int | None,
     cluster: str,
     as_json: bool,
 ) -> None:
     """Run what is missing of the studies of a study file, and print their scores.
 
-    Several machines each run a part with --shard 1/4, 2/4, ...; study merge joins them.
+    Several machines each run a part with --shard 1/4, 2/4, ...; study merge joins them. With --ray
+    a cluster runs the parts, into the one study here. Its nodes need this package and the files
+    that the study file names.
+
+    \b
+    charprobe-lite study run grid.yaml --shard 1/4
+    charprobe-lite study run grid.yaml --ray 10.0.0.1:6379 --ray-cpus 8
     """
     from charprobe_lite.eval.study.file import planned_studies
 
-    _run(planned_studies(file, budget, shard, note, study), cluster, as_json)
+    if ray and shard:
+        raise BadInput("--shard: the cluster gets all parts; leave it or --ray out")
+    specs = planned_studies(file, budget, shard, note, study)
+    if ray:
+        from charprobe_lite.eval.study.ray_cluster import run_on_ray
+
+        for spec in specs:
+            run_on_ray(spec, ray, ray_cpus, note)
+    _run(specs, cluster, as_json)
 
 
 @study.command()

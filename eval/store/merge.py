@@ -57,15 +57,19 @@ def merge_studies(parts: Sequence[Path], target: Path) -> MergedStudy:
         stores = [stack.enter_context(Store(path, readonly=True)) for path in parts]
         provenance = _merged_provenance([(store.path, store.provenance()) for store in stores])
         merged = stores[0]
-        added = [len(merged.rows()), *(_add_part(merged, part) for part in stores[1:])]
+        added = [len(merged.rows()), *(add_part(merged, part) for part in stores[1:])]
         merged.note(provenance)
         with new_file(target) as temporary:
             merged.save(temporary)
     return MergedStudy(target, sum(added), added)
 
 
-def _add_part(study: Store, part: Store) -> int:
-    """Add what the study lacks of a part: files, texts, rollouts, labels. The rollouts added."""
+def add_part(study: Store, part: Store, keep_first: bool = False) -> int:
+    """Add what the study lacks of a part: files, texts, rollouts, labels. The rollouts added.
+
+    Raises BadInput where a rollout of both has another seed, outcome or text; with ``keep_first``
+    the study's stays.
+    """
     _add_files(study, part)
     _add_texts(study, part)
     recorded = dict(_rollouts(study))
@@ -73,6 +77,8 @@ def _add_part(study: Store, part: Store) -> int:
     with study.transaction():
         for key, rollout in _rollouts(part):
             if key in recorded:
+                if keep_first and recorded[key].result != rollout.result:
+                    continue
                 _add_labels(study, recorded[key], part, rollout, key)
             else:
                 _copy(study, part, rollout.id, key.cell)
