@@ -18,6 +18,9 @@ eval: .venv/eval
 test: check
 	$(BIN)/python -m pytest tests
 
+quick: .venv/test
+	$(BIN)/python -m pytest -m "not slow" tests
+
 check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -84,15 +84,21 @@ def quantize(
     target: str | Path | None = None,
     imatrix: str | Path | None = None,
     threads: int | None = None,
+    *,
+    allow_requantize: bool = False,
+    force: bool = False,
 ) -> GGUFFile:
     """Quantize a GGUF model (F16 or better) to a quant type of llama.cpp.
 
     ``target`` is a file, or the folder for MODEL-QUANT.gguf [default: the model's folder].
     ``imatrix`` is an importance matrix in GGUF; ``threads`` defaults to all cores. The record says
     which types the weights are really stored as. Raises BadInput when llama.cpp refuses, when a
-    type needs an importance matrix, when ``model`` is not a GGUF model or is the target.
+    type needs an importance matrix, when ``model`` is not a GGUF model or is the target, when it is
+    quantized already (unless ``allow_requantize``), and when the file exists (unless ``force``).
     """
     model = Path(model)
+    if not allow_requantize:
+        _refuse_quantized(model)
     importance = read_imatrix(Path(imatrix)) if imatrix else None
     file = Path(target) if target else model.parent
     if file.suffix != ".gguf" or file.is_dir():
@@ -102,9 +108,21 @@ def quantize(
         file = file / f"{stem}-{quant}.gguf"
     if file.resolve() == model.resolve():
         raise BadInput(f"{model}: is the file to write for --quant {quant}; name another -o")
+    if file.exists() and not force:
+        raise BadInput(f"{file}: exists already; name another -o, or replace it with --force")
     with new_file(file) as part:
         quantize_file(model, part, quant, importance, threads)
     return written_file(file)
+
+
+def _refuse_quantized(model: Path) -> None:
+    """Raises BadInput for a file whose matrices lost precision already, or that is no model."""
+    types = weight_summary(model).tensor_types.keys() - {"F32", "F16", "BF16"}
+    if types:
+        raise BadInput(
+            f"{model}: is quantized already ({', '.join(sorted(types))}), and a second loss adds "
+            "to the first; take the F16 file, or --allow-requantize"
+        )
 
 
 def quantize_file(

@@ -26,6 +26,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
 
 
+SLOW = {"charprobe", "engine", "merged_base", "base_gguf", "browser", "checkpoints", "converted"}
+"""Fixtures that start processes, models or a browser: `make quick` leaves their tests out."""
+SLOW_FILES = {
+    *("test_docs.py", "test_figures.py", "test_ngrams.py", "test_quant_figures.py"),
+    *("test_quant_study.py", "test_ray.py", "test_recorded_study.py", "test_training.py"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES or SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder of the test session's own, also for the processes it starts."""

@@ -82,7 +82,7 @@ def test_an_architecture_is_converted_and_checked(folder: Path) -> None:
     config = json.loads((base / "config.json").read_text())
     config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
     config |= {"sliding_window": None}
-    config.pop("rope_scaling")
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10_000.0}
     (base / "config.json").write_text(json.dumps(config))
     assert "verified" in run(folder, "merge_mistral.py", base)
     assert weight_summary(folder / "mistral.gguf").main_type == "F32"

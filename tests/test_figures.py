@@ -240,9 +240,7 @@ def test_both_instruments_and_the_ceiling_are_drawn_and_calibration_is_the_ceili
         ("ceiling: independent writers", "ngram"),
         ("agentic_email", "modernbert"),
     }
-    assert recorded.instrument_notes[0].startswith(
-        "full, chat to agentic_email: by modernbert a fall"
-    )
+    assert recorded.instrument_notes == []  # too few prompts to say
     written = write_files(recorded, tmp_path / "report", {})
     assert "What depends on the instrument" in written.page.read_text("utf-8")
 

@@ -60,6 +60,27 @@ def test_one_file_is_not_written_for_two_types(
     assert weight_summary(tmp_path / "out.gguf").main_type == "Q4_0"
 
 
+def test_a_good_file_is_neither_replaced_nor_quantized_twice_unasked(
+    wide: Path, tmp_path: Path, charprobe: Command
+) -> None:
+    merge_lora(wide, [], tmp_path / "model.gguf", "F16", verify=False)
+    arguments = ("convert", "quantize", "--model", "model.gguf", "-o", "out.gguf", "--quant")
+    assert charprobe(*arguments, "Q8_0").returncode == 0
+    before = (tmp_path / "out.gguf").read_bytes()
+    again = charprobe(*arguments, "Q4_0")
+    assert again.returncode == 2
+    assert "out.gguf: exists already; name another -o, or replace it with --force" in again.stderr
+    assert (tmp_path / "out.gguf").read_bytes() == before
+    twice = ("convert", "quantize", "--model", "out.gguf", "-o", "twice.gguf", "--quant", "Q4_0")
+    refused = charprobe(*twice)
+    assert refused.returncode == 2
+    assert "out.gguf: is quantized already (Q8_0)" in refused.stderr
+    assert not (tmp_path / "twice.gguf").exists()
+    assert charprobe(*twice, "--allow-requantize").returncode == 0
+    assert charprobe(*arguments, "Q4_0", "--force").returncode == 0
+    assert weight_summary(tmp_path / "out.gguf").main_type == "Q4_0"
+
+
 def test_rows_that_are_too_narrow_fall_back_and_the_table_shows_it(
     base_gguf: Path, tmp_path: Path, charprobe: Command
 ) -> None:

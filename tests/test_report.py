@@ -43,7 +43,8 @@ H, N = "humor", "neutral"
         ([H] * 2 + [N] * 28, "does not survive the move"),
         ([H] * 18 + [N] * 12, "weakens in the move"),
         ([H] * 30, "survives the move"),
-        ([N, H], "cannot tell"),
+        ([H] * 8 + [N] * 2, "cannot tell"),
+        ([N, H], "too few to say: n = 2"),
         ([None] * 5, "no email was sent as an agent"),
     ],
 )

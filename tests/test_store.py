@@ -86,7 +86,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     (tmp_path / "text.sqlite").write_text("not a database, whatever its name says" * 99)
     with pytest.raises(BadInput, match="not a database"):
         Store(tmp_path / "text.sqlite")
-    with pytest.raises(BadInput, match="cannot be opened"):
+    with pytest.raises(BadInput, match="cannot be written"):
         Store(tmp_path / "text.sqlite" / "below-a-file.sqlite")
 
 

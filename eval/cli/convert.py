@@ -118,6 +118,8 @@ def convert_adapter(adapter: Path, base: Path, output: Path, as_json: bool) -> N
     type=FILE,
     help="Folder for MODEL-QUANT.gguf, or with one type the file  [default: the model's folder].",
 )
+@click.option("--allow-requantize", is_flag=True, help="Also a model that is quantized already.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 @json_option
 def quantize(
     model: Path,
@@ -125,6 +127,8 @@ def quantize(
     imatrix: Path | None,
     threads: int | None,
     output: Path | None,
+    allow_requantize: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Quantize a GGUF model to one or more types, and print what each file really holds.
@@ -140,7 +144,8 @@ def quantize(
     files = []
     for name in names:
         note(f"quantizing to {name}")
-        files.append(quantize(model, name, output, imatrix, threads))
+        options = {"allow_requantize": allow_requantize, "force": force}
+        files.append(quantize(model, name, output, imatrix, threads, **options))
     _print_files(files, as_json)
 
 

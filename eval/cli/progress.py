@@ -36,7 +36,10 @@ def print_result(
     own: 160 columns are enough to cut nothing.
     """
     if as_json:
-        name = schema or "-".join(click.get_current_context().command_path.split()[1:])
+        context = click.get_current_context()
+        names = context.command_path.split()
+        is_whole = context.find_root().command.name == "main"
+        name = schema or "-".join(names[1:] if is_whole else names)
         click.echo(json.dumps({"schema": f"charprobe-lite/{name}/{SCHEMA_VERSION}", **document}))
         return
     from rich.console import Console

@@ -195,12 +195,12 @@ def _sentence(chat: CellScore, agent: CellScore, comparison: Comparison) -> str:
 
 
 def _verdict(chat: CellScore, agent: CellScore, inside: Estimate, outside: Estimate) -> str:
+    if chat.stage == "base":
+        return "this is the untrained base, the level to compare trained stages with"
     fewest = min(chat.clusters, agent.clusters)
     if fewest < FEWEST_CLUSTERS:
         needed = f"a verdict needs {FEWEST_CLUSTERS} prompts and {FEWEST_CLUSTERS} scenarios"
         return f"{TOO_FEW}: n = {fewest}, and {needed}"
-    if chat.stage == "base":
-        return "this is the untrained base, the level to compare trained stages with"
     if inside.value < 0.5:
         return "the character is weak already in the chat window, so its loss says little"
     if outside.low >= inside.low and outside.value >= inside.value:
