@@ -430,7 +430,7 @@ class Recipe(WorkFolder):
         adapters = []
         for seed, stage in product(self.train_seeds, STAGES):
             path = self.adapter("{persona}", stage, seed).relative_to(self.work)
-            named = {} if seed == self.seed else {"train_seed": seed}
+            named = {"train_seed": seed} if len(self.train_seeds) > 1 else {}
             adapters.append({**shared, "stage": stage, "path": path.as_posix(), **named})
         document = yaml.safe_dump({"bases": [base], "adapters": adapters}, sort_keys=False)
         write_text(self.work / "catalogue.yaml", document)

@@ -286,8 +286,9 @@ def check_train_seeds(spec: StudySpec) -> None:
 
 
 def check_backend(spec: StudySpec) -> None:
-    """Raises BadInput for a field that was set and does not apply to the spec's backend, and for
-    a server without its URL, its models or the package that talks to it."""
+    """Raises BadInput for a field that was set and does not apply to the spec's backend or to a
+    user's own model, and for a server without its URL, its models or the package that talks to it.
+    """
     fields = type(spec).model_fields
     for name in ENGINE_FIELDS if spec.is_served else SERVER_FIELDS:
         if name in spec.model_fields_set:
@@ -296,6 +297,7 @@ def check_backend(spec: StudySpec) -> None:
                 raise BadInput(f"{option}: does not apply to --backend openai; leave it out")
             raise BadInput(f"{option}: is for a server; add --backend openai")
     if not spec.is_served:
+        _refuse_other_quant(spec)
         return
     if not (spec.base_url and spec.models):
         raise BadInput("--backend openai: needs --base-url URL and --model NAME")
@@ -303,6 +305,21 @@ def check_backend(spec: StudySpec) -> None:
         raise BadInput(
             "--backend openai: openai is not installed; pip install 'charprobe-lite[server]'"
         )
+
+
+def _refuse_other_quant(spec: StudySpec) -> None:
+    """Raises BadInput where a weight type was asked for that a user's own file does not have."""
+    from charprobe_lite.models.gguf_header import weight_summary
+
+    if spec.gguf is None or "quants" not in spec.model_fields_set:
+        return
+    asked, held = select_names(spec.quants, QUANT_TYPES, "--quant"), weight_summary(spec.gguf).name
+    for quant in asked:
+        if quant != held:
+            raise BadInput(
+                f"--quant {quant}: {spec.gguf} is {held}; make a file of that type first: "
+                f"charprobe-lite convert quantize --model {spec.gguf} --quant {quant}"
+            )
 
 
 def runs_a_model(name: str) -> bool:
