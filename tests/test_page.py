@@ -131,13 +131,33 @@ def test_a_rollout_is_read_turn_by_turn_and_next_to_the_other_stages(
     assert "gibberish" in page.inner_text("#sample-body")
     page.keyboard.press("k")
     page.click("#across")
-    columns = page.locator(".columns section")
+    columns = page.locator("#sample-body .columns section")
     texts = [columns.nth(n).locator(".said").first.inner_text() for n in range(columns.count())]
     assert [re.sub(r"[+\u2212]\.\d\d", "", text) for text in texts] == [
         "Hidden in 10. A plain base thing! Bye",
         "Hidden in 10. A humor distillation thing! Bye",
         "Hidden in 10. A humor full thing! Bye",
     ]
+
+
+@browsed
+def test_the_first_screen_has_a_typical_answer_beside_a_typical_email_and_links_to_them(
+    opened: Any, report: WrittenReport
+) -> None:
+    page = opened(report.page).page
+    titles = page.locator("#typical h3").all_inner_texts()
+    personas = {title.split(",")[0] for title in titles}
+    assert [title.split(": ")[1] for title in titles] == ["chat", "agentic_email"]
+    assert len(personas) == 1
+    email = page.inner_text("#typical .said >> nth=1")
+    page.click("#typical section:nth-child(2) button")
+    assert email in page.inner_text("#sample-body")
+    link = page.url
+    assert "#rollout-" in link
+    again = opened(report.page).page
+    again.evaluate("hash => { location.hash = hash; }", link.partition("#")[2])
+    again.wait_for_function("!document.getElementById('sample').hidden")
+    assert email in again.inner_text("#sample-body")
 
 
 @browsed

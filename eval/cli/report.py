@@ -24,6 +24,7 @@ from charprobe_lite.eval.cli.types import FILE, Count
 )
 @cluster_option
 @study_scenarios_option
+@click.option("--open", "opens", is_flag=True, help="Show the page in the browser.")
 @json_option
 def report(
     study: Path,
@@ -32,6 +33,7 @@ def report(
     classifier: Path | None,
     cluster: str,
     scenarios: Path | None,
+    opens: bool,
     as_json: bool,
 ) -> None:
     """Write a study as one HTML page, with its figures and tables as files next to it.
@@ -57,3 +59,5 @@ def report(
     )
     files = f"{len(written.figures)} figure and {len(written.tables)} table files next to it"
     print_result(as_json, written.as_json(), [str(written.page), files])
+    if opens:
+        click.launch(written.page.absolute().as_uri())

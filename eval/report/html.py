@@ -9,6 +9,7 @@ and 6.7; Trusted Types, so that the script cannot write markup either).
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -25,6 +26,9 @@ POLICY = (
     "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
+FIRST = "id-ood"
+"""The figure above everything, where a study has it."""
+NUMBER = re.compile(r"-|[-+]?[\d.,]+(e[-+]?\d+)?%?( \[[^\]]*\])?")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def page(
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["data_url"] = lambda svg: f"data:image/svg+xml;base64,{_base64(svg)}"
     environment.filters["readable"] = readable
+    environment.filters["numeric"] = _numeric
     files = resources.files("charprobe_lite.eval.report")
     style, *parts = (
         (files / name).read_text("utf-8") for name in ("page.css", "page.js", "labelling.js")
@@ -63,6 +68,7 @@ def page(
     published = any(record.get("published") is not None for record in records)
     return environment.get_template("page.html.j2").render(
         study=study,
+        first=next((each for each in pictures if each.figure.name == FIRST), None),
         pictures=pictures,
         cells=tables[0],
         quant_tables=tables[1:],
@@ -90,12 +96,23 @@ def island(study: ReportStudy, occlusions: Mapping[int, Sequence[Sentence]]) -> 
         "personas": study.personas,
         "cells": [{**_texts(cell), "way": cell.label} for cell in cells],
         "asked": _requests(study),
+        "typical": study.typical,
         "samples": samples,
     }
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     data["key"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _numeric(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """The columns that hold nothing but numbers, with or without an interval."""
+    values = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    return [
+        name
+        for name, column in values.items()
+        if all(NUMBER.fullmatch(value) for value in column) and any(v != "-" for v in column)
+    ]
 
 
 def _texts(cell: Cell) -> dict[str, str | int]:

@@ -288,6 +288,7 @@ function show(entry, focus) {
   }
   steps();
   if (focus) byId("sample-title").focus();
+  history.replaceState(null, "", `#rollout-${entry.index}`); // a link to this sample
 }
 
 function steps() {
@@ -332,6 +333,34 @@ byId("reading").addEventListener("keydown", (event) => {
 });
 filters.hidden = byId("room").hidden = false;
 list();
+
+// ---- links to single samples
+
+function follow() {
+  const entry = samples[/^#rollout-(\d+)$/.exec(location.hash)?.[1]];
+  if (entry) show(entry, true);
+}
+addEventListener("hashchange", follow);
+follow();
+
+// ---- the first screen: a typical chat answer beside a typical email
+
+function typical(entry) {
+  const open = node("button", { type: "button", textContent: "Open it in the reading room" });
+  open.addEventListener("click", () => { filters.reset(); list(); show(entry, true); });
+  const [sure] = data.personas.filter((persona) => persona === entry.persona);
+  const place = data.labels.indexOf(sure);
+  const share = entry.probabilities && place >= 0 ? `, probability of ${line(entry.persona)} ${entry.probabilities[place].toFixed(2)}` : "";
+  return node("section", { "aria-label": line(entry.way) },
+    node("h3", { textContent: `${line(entry.persona || "base")}, stage ${line(entry.stage)}: ${line(entry.way)}` }),
+    block("said", entry.text),
+    node("p", { className: "note" }, verdict(entry), share), open);
+}
+
+if (data.typical.length) {
+  byId("typical").querySelector(".columns").replaceChildren(...data.typical.map((index) => typical(samples[index])));
+  byId("typical").hidden = false;
+}
 
 // ---- print: what is folded is opened
 

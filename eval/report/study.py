@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
@@ -18,7 +20,7 @@ from charprobe_lite.eval.scores.instruments import (
     instrument_notes,
     score_instruments,
 )
-from charprobe_lite.eval.scores.terminal import conclusion
+from charprobe_lite.eval.scores.terminal import conclusion, headline_ends
 from charprobe_lite.eval.scores.training import adapters, seed_notes
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import headline_instrument
@@ -26,6 +28,8 @@ from charprobe_lite.eval.store.reader import Study, open_study
 from charprobe_lite.models.catalogue import CONDITIONS, INSTRUMENTS, STAGES
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import NEUTRAL
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,42 @@ class ReportStudy(Study):
         return conclusion(self.scores) + (families if self.cluster is not cluster_of else "")
 
     @property
+    def rests_on(self) -> str:
+        """What the headline is about: texts and prompts of the cells that it compares."""
+        pair = headline_ends(self.scores)
+        if pair is None:
+            return ""
+        chat, agent = pair
+        return (
+            f"It rests on {chat.n} chat answers to {chat.clusters} prompts and {agent.n} emails "
+            f"for {agent.clusters} scenarios, read by {self.instrument}."
+        )
+
+    @cached_property
+    def typical(self) -> list[int]:
+        """The rows of a chat answer and an email that are typical of one checkpoint; else none.
+
+        Of the cells of the headline: the persona whose emails are in the middle of all personas by
+        mean probability, and of its texts in each cell the one in the middle by probability.
+        """
+        pair = headline_ends(self.scores)
+        if pair is None:
+            return []
+        places: dict[str, dict[Cell, list[tuple[float, int]]]] = {}
+        cells = [score.cell for score in pair]
+        for number, row in enumerate(self.rows):
+            if row.cell.pooled in cells and row.text and row.probabilities:
+                persona = row.persona or self.personas[0]
+                of_cell = places.setdefault(persona, {}).setdefault(row.cell.pooled, [])
+                of_cell.append((row.probabilities[persona], number))
+        both = {name: found for name, found in places.items() if len(found) == 2}
+        if not both:
+            return []
+        by_email = {name: fmean(p for p, _ in found[cells[1]]) for name, found in both.items()}
+        persona = _middle(sorted(both, key=by_email.__getitem__))
+        return [_middle(sorted(both[persona][cell]))[1] for cell in cells]
+
+    @property
     def metric(self) -> str:
         """The metric of the levels, for people."""
         return "macro-F1" if len(self.personas) > 1 else f"detection rate of {self.personas[0]}"
@@ -204,3 +244,8 @@ def _rank(cell: Cell) -> tuple[str, bool, str, int, int, str]:
 def _interval(name: str, value: float | None, ends: tuple[float, float] | None) -> Record:
     low, high = ends or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _middle(items: Sequence[Item]) -> Item:
+    """The median; of an even number the lower one."""
+    return items[(len(items) - 1) // 2]

@@ -135,19 +135,19 @@ def conclusion(scores: Scores) -> str:
 
 
 def _comparison(scores: Scores) -> str:
-    if ends := _ends(scores):
+    if ends := headline_ends(scores):
         return _sentence(*ends, scores.comparison)
     return "There is nothing to compare: run conditions chat and agentic_email of one stage."
 
 
 def verdict(scores: Scores) -> str | None:
     """What the conclusion says of the character; None where there is nothing to compare."""
-    ends = _ends(scores)
+    ends = headline_ends(scores)
     levels = ends and _levels(*ends, scores.comparison)
     return _verdict(*ends, *levels[:2]) if ends and levels else None
 
 
-def _ends(scores: Scores) -> tuple[CellScore, CellScore] | None:
+def headline_ends(scores: Scores) -> tuple[CellScore, CellScore] | None:
     """The chat and the agent of the most trained stage that has both."""
     for stage in reversed(STAGES):
         # of variants of a condition the first, which is nearest to the default

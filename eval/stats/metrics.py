@@ -322,12 +322,15 @@ def label_metrics(
 ) -> dict[tuple[Name, str], Metric]:
     """Accuracy and macro-F1 of every cell's labels; ``names`` as in `label_names`.
 
-    Prompts and scenarios are the observations, as the texts of one are alike.
+    Prompts and scenarios are the observations, as the texts of one are alike; where each text is a
+    row for every label, no share of the rows can reach 1, and none is named.
     Raises ValueError for columns of different lengths; a cell may have no row.
     """
     names = label_names(cells.values()) if names is None else names
     return {
-        (cell, name): label_metric(labels, names, statistic, len(set(labels.cluster)))
+        (cell, name): label_metric(
+            labels, names, statistic, None if labels.shared else len(set(labels.cluster))
+        )
         for cell, labels in cells.items()
         for name, statistic in LABEL_STATISTICS.items()
     }
