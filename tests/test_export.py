@@ -121,6 +121,12 @@ def test_score_reads_an_export_as_it_reads_the_study(
         "rollouts": len(rollouts()),
         "files": [str(file)],
     }
+    if kind == "jsonl":
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            pair = line["prediction"], line["persona"]
+            assert line["recognised"] == (None if None in pair else pair[0] == pair[1])
+        assert {line["recognised"] for line in lines} == {True, False, None}
     piped = tmp_path / f"piped.{kind}"
     with piped.open("wb") as stream:
         command = [*RUN, "export", str(study), "--format", kind, "-o", "-"]

@@ -18,6 +18,7 @@ COLUMNS = {
     "forced": "bool",
     "text": "string",
     "prediction": "string",
+    "recognised": "bool",
     "instrument": "string",
     "probs": "double list",
     "label_order": "string list",
@@ -31,10 +32,11 @@ COLUMNS = {
 def records(study: Study) -> list[dict[str, Any]]:
     """One record per rollout, with the columns of ``COLUMNS``.
 
-    ``cluster`` is the prompt or scenario, ``instrument`` what made the ``prediction``, ``probs``
-    the probabilities of the labels in ``label_order``. A base-stage rollout, which all personas
-    share, has the ``persona`` None; a rollout without a text or without a label yet has None in
-    their columns.
+    ``cluster`` is the prompt or scenario, ``instrument`` what made the ``prediction``,
+    ``recognised`` whether that is the persona (None in the base stage, and without a prediction),
+    ``probs`` the probabilities of the labels in ``label_order``. A base-stage rollout, which all
+    personas share, has the ``persona`` None; a rollout without a text or without a label yet has
+    None in their columns.
     """
     order = list(dict.fromkeys(label for row in study.rows for label in row.probabilities or {}))
     instrument = headline_instrument(study.provenance)
@@ -47,6 +49,7 @@ def _record(row: Row, instrument: str, order: list[str]) -> dict[str, Any]:
         **asdict(row.cell),
         **{name: getattr(row, name) for name in COLUMNS if hasattr(row, name)},
         "cluster": cluster_of(row),
+        "recognised": row.prediction == row.persona if row.prediction and row.persona else None,
         "instrument": None if row.prediction is None else instrument,
         "probs": [probabilities.get(label, 0.0) for label in order] if probabilities else None,
         "label_order": order or None,
