@@ -134,3 +134,12 @@ def test_a_step_between_two_cells_of_the_base_stage_has_it_too() -> None:
     scores = score_study(rows, [chat, email], PERSONAS, 0)
     [step] = scores.comparison.steps
     assert step.change == envelope_difference(*(step.levels[n] for n in (1, 0)))
+
+
+def test_a_text_of_the_base_stage_is_right_for_one_persona_at_most() -> None:
+    cell = Cell("kit", "base", "chat", "Q8_0")
+    rows = [Row(cell, None, f"p-{n}", 0, 0, "x", False, "x", PERSONAS[0], {}) for n in range(12)]
+    [base] = score_study(rows, [cell], PERSONAS, 0).by_cell
+    # all 12 prompts alike, each right for one of ten personas
+    assert base.detection_rate == pytest.approx(0.1)
+    assert base.ci == pytest.approx((0.1 * 0.025 ** (1 / 12), 0.1))

@@ -35,8 +35,9 @@ class Metric:
     ``values`` (rows, columns), a numpy or a sparse array, are added up; ``of`` turns sums
     (n, columns) into numbers (n,), NaN where there is no row. ``cluster`` (rows,) names each row's
     prompt, scenario or text. ``observations`` counts what a share from 0 to 1 is a share of, so
-    that its interval always has a width, see `ResampledMetrics.interval`. ``unit`` is each row's
-    adapter where a persona has several, see `ClusterBootstrap`; empty without any.
+    that its interval always has a width, see `ResampledMetrics.interval`, and ``largest`` is what
+    that share can be at most. ``unit`` is each row's adapter where a persona has several, see
+    `ClusterBootstrap`; empty without any.
     """
 
     cluster: Sequence[str]
@@ -44,6 +45,7 @@ class Metric:
     of: Callable[[Floats], Floats]
     observations: int | None = None
     unit: Sequence[Unit | None] = ()
+    largest: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,10 @@ class ResampledMetrics(Generic[Name]):
         observations = self._observations(names)
         if estimate.low < estimate.high or not observations:
             return estimate
-        reach = 1 - ((1 - level) / 2) ** (1 / observations)
-        floor, top = min(estimate.value, -1.0 if len(names) > 1 else 0.0), max(estimate.value, 1.0)
-        low, high = max(estimate.value - reach, floor), min(estimate.value + reach, top)
-        return Estimate(estimate.value, low, high)
+        value, largest = estimate.value, max(self.metrics[name].largest for name in names)
+        reach = largest * (1 - ((1 - level) / 2) ** (1 / observations))
+        floor, top = min(value, -largest if len(names) > 1 else 0.0), max(value, largest)
+        return Estimate(value, max(value - reach, floor), min(value + reach, top))
 
     def p_above(self, values: Floats, names: Sequence[Name], bound: float) -> float:
         """That of `ClusterBootstrap.p_above`, but for shares never without doubt.
@@ -290,7 +292,11 @@ def ratio(
 
 
 def label_metric(
-    labels: Labels, names: Sequence[str], statistic: Statistic, observations: int | None = None
+    labels: Labels,
+    names: Sequence[str],
+    statistic: Statistic,
+    observations: int | None = None,
+    largest: float = 1.0,
 ) -> Metric:
     """``statistic`` of the confusion matrix of ``labels``; ``names`` holds all of them, in order.
 
@@ -314,6 +320,7 @@ def label_metric(
         lambda sums: statistic(sums.reshape(shape)),
         observations,
         labels.adapters,
+        largest,
     )
 
 
@@ -322,14 +329,15 @@ def label_metrics(
 ) -> dict[tuple[Name, str], Metric]:
     """Accuracy and macro-F1 of every cell's labels; ``names`` as in `label_names`.
 
-    Prompts and scenarios are the observations, as the texts of one are alike; where each text is a
-    row for every label, no share of the rows can reach 1, and none is named.
+    Prompts and scenarios are the observations, as the texts of one are alike. Where each text is a
+    row for every label, it is right for one of them at most.
     Raises ValueError for columns of different lengths; a cell may have no row.
     """
     names = label_names(cells.values()) if names is None else names
     return {
         (cell, name): label_metric(
-            labels, names, statistic, None if labels.shared else len(set(labels.cluster))
+            *(labels, names, statistic, len(set(labels.cluster))),
+            largest=1 / len(set(labels.true)) if labels.shared and labels.true else 1.0,
         )
         for cell, labels in cells.items()
         for name, statistic in LABEL_STATISTICS.items()
