@@ -29,7 +29,8 @@ RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; mai
 SLOW = {"charprobe", "engine", "merged_base", "base_gguf", "browser", "checkpoints", "converted"}
 """Fixtures that start processes, models or a browser: `make quick` leaves their tests out."""
 SLOW_FILES = {
-    *("test_docs.py", "test_figures.py", "test_ngrams.py", "test_quant_figures.py"),
+    *("test_classifier_refusals.py", "test_docs.py", "test_eval.py", "test_extending.py"),
+    *("test_figures.py", "test_inspect_tasks.py", "test_ngrams.py", "test_quant_figures.py"),
     *("test_quant_study.py", "test_ray.py", "test_recorded_study.py", "test_training.py"),
 }
 
