@@ -211,7 +211,7 @@ def bad_inputs(tmp_path: Path, merged_base: Path) -> dict[str, tuple[list[Any], 
         "text as GGUF": ([*one, "--gguf", "text.gguf"], "text.gguf: not a"),
         "another quant of one's own file": (
             [*one, "--gguf", merged_base, "--stage", "base", "--quant", "Q4_0"],
-            "is F16; make a file of that type first: charprobe-lite convert quantize --model",
+            "is Q8_0; make a file of that type first: charprobe-lite convert quantize --model",
         ),
         "model as adapter": (
             [*one, "--gguf", merged_base, "--adapter", merged_base],
