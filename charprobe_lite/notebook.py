@@ -10,7 +10,7 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.study.progress import Counts, Progress, watching
-from charprobe_lite.eval.study.run import Display
+from charprobe_lite.eval.study.run import SILENT, Display
 
 SECONDS = 0.5
 """Between two updates of the table."""
@@ -19,7 +19,7 @@ SECONDS = 0.5
 def study_display(progress: bool = True) -> Display:
     """How a study tells its progress here; nothing without ``progress``."""
     if not progress:
-        return Display(lambda _: None, lambda _: nullcontext(), lambda _: nullcontext(Progress()))
+        return SILENT
 
     show = _notebook_table if in_notebook() else watching
     return Display(partial(print, file=sys.stderr), lambda _: nullcontext(), show)

@@ -39,20 +39,19 @@ from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import wilson_share
 from charprobe_lite.eval.study.grid import rollout_seed
+from charprobe_lite.eval.texts.card import open_classifier
 from charprobe_lite.models import defaults
 from charprobe_lite.models.call_formats import CALL_FORMATS
-from charprobe_lite.models.catalogue import ENSEMBLE, KIT_INSTRUMENTS, MINILM, NGRAM, STAGES
+from charprobe_lite.models.catalogue import ENSEMBLE, MINILM, NGRAM, STAGES
 from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.prompts import load_prompts, prompt_file
 from charprobe_lite.models.published_scenarios import load_any_scenarios
 from charprobe_lite.models.tools import load_tools
-from charprobe_lite.runtime.backend import Completion, Finish, Message, Request
-from charprobe_lite.runtime.classifier import Classifier, TextClassifier
-from charprobe_lite.runtime.instruments import kit_instrument
-from charprobe_lite.runtime.server import turn_seed
+from charprobe_lite.runtime.backend import Completion, Finish, Message, Request, turn_seed
 
 FINISH: dict[str, Finish] = {"max_tokens": "length", "model_length": "context"}
 OUTCOME, TEXT, FORCED = "outcome", "text", "forced"
+opened = cache(open_classifier)  # tasks of one command share what they read with
 KEYWORDS = {"oneOf": "anyOf"}
 """What Inspect's subset of JSON schema calls by another name."""
 
@@ -231,7 +230,7 @@ def ends_with_text() -> Scorer:
 @scorer(metrics=[detected(), low(), high()])
 def speaks_as(instrument: str, persona: str) -> Scorer:
     """1 where an instrument names the persona of a rollout's text, NaN without a text."""
-    reader = _instrument(instrument)
+    reader = opened(instrument)
     if persona not in reader.labels:
         raise BadInput(f"persona {persona}: {instrument} knows {', '.join(reader.labels)}")
 
@@ -245,12 +244,6 @@ def speaks_as(instrument: str, persona: str) -> Scorer:
         return Score(value=value, answer=prediction.label, explanation=text, metadata=kept)
 
     return score
-
-
-@cache
-def _instrument(name: str) -> TextClassifier:
-    """An instrument of the kit, or the classifier of a folder."""
-    return kit_instrument(name) if name in KIT_INSTRUMENTS else Classifier(Path(name))
 
 
 def _task_of(condition: str) -> Callable[..., Task]:

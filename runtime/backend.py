@@ -5,6 +5,7 @@ of batching, templates or servers: a `Backend` (the llama.cpp engine, or a clien
 many of them at once.
 """
 
+import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -120,6 +121,12 @@ class BackendOptions:
     repetition_penalty: float = 1.0
     bos: str = "single"
     timeout: float = defaults.TIMEOUT
+
+
+def turn_seed(rollout_seed: int, turn: int) -> int:
+    """A 31-bit seed, which every server accepts, from a rollout's seed and its turn's number."""
+    name = f"{rollout_seed}/{turn}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
 
 
 def open_backend(

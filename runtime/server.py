@@ -7,7 +7,6 @@ own chat template. Needs the extra ``server``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request
+from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request, turn_seed
 
 RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
 CHECK_RETRIES = 1
@@ -334,12 +333,6 @@ def _api_key() -> str:
     if not (key.isascii() and key.isprintable()):  # an HTTP library would show it in its error
         raise BadInput("OPENAI_API_KEY: has characters that no key has; set it again")
     return key
-
-
-def turn_seed(rollout_seed: int, turn: int) -> int:
-    """A 31-bit seed, which every server accepts, from a rollout's seed and its turn's number."""
-    name = f"{rollout_seed}/{turn}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1
 
 
 def _fits(reply: Completion, grammar: Grammar) -> bool:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scipy.stats import t
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.cli.study import study
+from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import ModelFile
@@ -20,7 +20,7 @@ from tests.conftest import ValidJson
 
 def plan(file: Path, text: str, *options: str) -> str:
     file.write_text(text)
-    done = CliRunner().invoke(study, ["plan", str(file), *options], catch_exceptions=False)
+    done = CliRunner().invoke(main, ["study", "plan", str(file), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     return done.stdout
 

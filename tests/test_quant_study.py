@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
-from charprobe_lite.eval.cli.study import resume
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.quant.run import measure_fidelity
 from charprobe_lite.eval.store.database import Store
@@ -39,7 +39,9 @@ KINDS = ["held_out", "character", "trajectory"]
 
 def document(study: Path, *options: str) -> dict[str, Any]:
     """What the command prints; on stderr there is progress only."""
-    done = CliRunner().invoke(quant_study, [*SMALL, str(study), *options], catch_exceptions=False)
+    done = CliRunner().invoke(
+        main, ["quant-study", *SMALL, str(study), *options], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)
     return results
@@ -150,7 +152,9 @@ def test_a_study_that_lost_what_was_not_through_is_resumed_to_the_same_document(
         database.execute("DELETE FROM rollouts WHERE id = 2")
         database.execute("DELETE FROM fidelity WHERE kind = 'character' AND quant = 'Q4_0'")
         database.execute("DELETE FROM labels WHERE rollout_id = 1")
-    done = CliRunner().invoke(resume, [str(study), "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        main, ["study", "resume", str(study), "--json"], catch_exceptions=False
+    )
     assert done.exit_code == 0, done.stderr
     valid_json(json.loads(done.stdout), "study-run")
     [resumed] = json.loads(done.stdout)["studies"]

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.cli.study import study
+from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.scores.cells import score_study
 from charprobe_lite.eval.store.database import Store
@@ -298,7 +298,7 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
 
 def printed(*arguments: str) -> str:
     """What `charprobe-lite study` prints; nothing on stderr but progress."""
-    done = CliRunner().invoke(study, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(main, ["study", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     assert all(" rollouts" in line for line in done.stderr.splitlines())
     return done.stdout

@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from charprobe_lite.eval.cells import Cell, Row
-from charprobe_lite.eval.cli.evaluate import evaluate
+from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.report import write_report
 from charprobe_lite.eval.report.html import island
 from charprobe_lite.eval.report.study import report_study
@@ -184,7 +184,7 @@ def test_a_study_of_two_seeds_runs_resumes_merges_scores_and_reports(
 
     def run(study: Path, *more: str) -> str:
         arguments = [*options, "--study", str(study), *more]
-        done = CliRunner().invoke(evaluate, arguments, catch_exceptions=False)
+        done = CliRunner().invoke(main, ["eval", *arguments], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.stdout
 

@@ -144,8 +144,10 @@ def quantize(
     files = []
     for name in names:
         note(f"quantizing to {name}")
-        options = {"allow_requantize": allow_requantize, "force": force}
-        files.append(quantize(model, name, output, imatrix, threads, **options))
+        file = quantize(
+            *(model, name, output, imatrix, threads), allow_requantize=allow_requantize, force=force
+        )
+        files.append(file)
     _print_files(files, as_json)
 
 

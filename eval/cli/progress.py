@@ -30,16 +30,11 @@ def print_result(
 ) -> None:
     """The JSON document with the name of its schema, or else the parts: texts as lines, and tables.
 
-    The schema's name is the command's, unless ``schema`` is another.
-
-    Markup has no effect: names and texts of others may contain it. A pipe has no width of its
-    own: 160 columns are enough to cut nothing.
+    The schema's name is the command's, unless ``schema`` is another. Markup has no effect: names
+    and texts of others may contain it. A pipe has no width of its own and gets 160 columns.
     """
     if as_json:
-        context = click.get_current_context()
-        names = context.command_path.split()
-        is_whole = context.find_root().command.name == "main"
-        name = schema or "-".join(names[1:] if is_whole else names)
+        name = schema or "-".join(click.get_current_context().command_path.split()[1:])
         click.echo(json.dumps({"schema": f"charprobe-lite/{name}/{SCHEMA_VERSION}", **document}))
         return
     from rich.console import Console

@@ -1,7 +1,7 @@
 """The results of studies as texts and tables, and the progress of their runs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from rich.table import Table
@@ -22,11 +22,11 @@ from charprobe_lite.eval.scores.terminal import (
 )
 from charprobe_lite.eval.scores.training import seed_notes
 from charprobe_lite.eval.study.progress import Progress, watching
-from charprobe_lite.eval.study.run import Display, ScoredStudy
+from charprobe_lite.eval.study.run import SILENT, Display, ScoredStudy
 
 
 def _watching(personas: Sequence[str]) -> AbstractContextManager[Progress]:
-    return watching(personas) if shows_progress() else nullcontext(Progress())
+    return watching(personas) if shows_progress() else SILENT.progress(personas)
 
 
 DISPLAY = Display(note, conversion_bar, _watching)

@@ -346,15 +346,14 @@ follow();
 // ---- the first screen: a typical chat answer beside a typical email
 
 function typical(entry) {
-  const open = node("button", { type: "button", textContent: "Open it in the reading room" });
-  open.addEventListener("click", () => { filters.reset(); list(); show(entry, true); });
-  const [sure] = data.personas.filter((persona) => persona === entry.persona);
-  const place = data.labels.indexOf(sure);
-  const share = entry.probabilities && place >= 0 ? `, probability of ${line(entry.persona)} ${entry.probabilities[place].toFixed(2)}` : "";
+  const button = node("button", { type: "button", textContent: "Open it in the reading room" });
+  button.addEventListener("click", () => { filters.reset(); show(entry, true); });
+  const own = entry.probabilities?.[data.labels.indexOf(entry.persona)];
+  const share = typeof own === "number" ? `, probability of ${line(entry.persona)} ${own.toFixed(2)}` : "";
   return node("section", { "aria-label": line(entry.way) },
     node("h3", { textContent: `${line(entry.persona || "base")}, stage ${line(entry.stage)}: ${line(entry.way)}` }),
     block("said", entry.text),
-    node("p", { className: "note" }, verdict(entry), share), open);
+    node("p", { className: "note" }, verdict(entry), share), button);
 }
 
 if (data.typical.length) {

@@ -94,6 +94,10 @@ class Connection:
         with self.one_line(), closing(sqlite3.connect(path)) as file:
             self.database.backup(file)
 
+    def content(self) -> bytes:
+        """The study as it stands here, as the bytes of a file."""
+        return self.database.serialize()
+
     def _prepare(self) -> None:
         version = self.database.execute("PRAGMA user_version").fetchone()[0]
         tables = {row[0] for row in self.database.execute("SELECT name FROM sqlite_master")}

@@ -13,15 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import add_part
 from charprobe_lite.eval.store.provenance import is_pinned
-from charprobe_lite.eval.study.progress import Progress
-from charprobe_lite.eval.study.run import Display, run_rollouts, study_path
+from charprobe_lite.eval.study.run import SILENT, run_rollouts, study_path
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.eval.study.status import study_status
 from charprobe_lite.models.catalogue import EMBEDDED
@@ -49,62 +48,58 @@ def run_on_ray(
     try:
         needs, parts = _resources(ray, spec, cpus)
         path = study_path(spec, resolve(spec).base or EMBEDDED)
-        total = sum(cell.total for cell in study_status(spec.with_values(study=path)).cells)
         note(f"{parts} parts on {len(ray.nodes())} nodes, {needs['num_cpus']} cores each")
         remote = ray.remote(max_retries=0, num_returns="streaming", **needs)(_stream_part)
-        _Driver(ray, remote, spec.with_values(study=path), total, note).run(parts, needs)
+        threads = spec.threads or needs["num_cpus"]
+        driver = _Driver(ray, remote, spec.with_values(study=path), parts, threads, note)
+        with Store(path) as store:
+            driver.run(store)
     finally:
         ray.shutdown()
 
 
+@dataclass
 class _Driver:
-    """Submits parts, takes their snapshots in, submits again what was lost."""
+    """Submits ``parts`` parts of ``threads`` threads, takes their snapshots into the study, and
+    submits again what was lost."""
 
-    def __init__(
-        self,
-        ray: Any,
-        remote: Any,
-        spec: StudySpec,
-        total: int,
-        note: Callable[[str], None],
-    ) -> None:
-        self._ray, self._remote, self._spec = ray, remote, spec
-        self._total, self._note = total, note
-        assert spec.study
-        self._path = spec.study
-        self._losses: Counter[int] = Counter()
+    ray: Any
+    remote: Any
+    spec: StudySpec
+    parts: int
+    threads: int
+    note: Callable[[str], None]
 
-    def run(self, parts: int, needs: dict[str, Any]) -> None:
-        threads = self._spec.threads or int(needs["num_cpus"])
-        with Store(self._path) as store:
-            running = {self._submit(store, n, parts, threads): n for n in range(1, parts + 1)}
-            while running:
-                ready, _ = self._ray.wait([*running], num_returns=1)
-                stream = ready[0]
-                part = running[stream]
-                try:
-                    snapshot = self._ray.get(next(stream))
-                except StopIteration:
-                    del running[stream]
-                except self._ray.exceptions.RayTaskError as error:
-                    raise error.cause if isinstance(error.cause, BadInput) else error from None
-                except self._ray.exceptions.RayError as error:
-                    self._lost(part, parts, error)
-                    del running[stream]
-                    running[self._submit(store, part, parts, threads)] = part
-                else:
-                    self._take_in(store, snapshot)
+    def run(self, store: Store) -> None:
+        errors, losses = self.ray.exceptions, Counter[int]()
+        total, done = _total(self.spec), len(store.rows())
+        running = {self._submit(store, part): part for part in range(1, self.parts + 1)}
+        while running:
+            [stream], _ = self.ray.wait([*running], num_returns=1)
+            part = running[stream]
+            try:
+                snapshot = self.ray.get(next(stream))
+            except StopIteration:
+                del running[stream]
+            except errors.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, BadInput) else error from None
+            except errors.RayError as error:
+                losses[part] += 1
+                self._report_loss(part, losses[part], error)
+                del running[stream]
+                running[self._submit(store, part)] = part
+            else:
+                if added := self._take_in(store, snapshot):
+                    done += added
+                    self.note(f"{done} of {total} rollouts")
 
-    def _submit(self, store: Store, part: int, parts: int, threads: int) -> Any:
+    def _submit(self, store: Store, part: int) -> Any:
         """A stream of the part's snapshots; it begins with what has arrived."""
-        values = {**self._spec.recorded(), "shard": (part, parts), "threads": threads}
-        with tempfile.TemporaryDirectory() as folder:
-            start = Path(folder) / "start.sqlite"
-            store.save(start)
-            content = start.read_bytes()
-        return self._remote.remote(values, content)
+        shard = {"shard": (part, self.parts), "threads": self.threads}
+        return self.remote.remote({**self.spec.recorded(), **shard}, store.content())
 
-    def _take_in(self, store: Store, snapshot: bytes) -> None:
+    def _take_in(self, store: Store, snapshot: bytes) -> int:
+        """How many rollouts of the snapshot are new."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.sqlite"
             path.write_bytes(snapshot)
@@ -112,18 +107,20 @@ class _Driver:
                 noted = part.provenance()
                 store.pin({name: value for name, value in noted.items() if is_pinned(name)})
                 store.note({name: value for name, value in noted.items() if not is_pinned(name)})
-                if add_part(store, part, keep_first=True):
-                    self._note(f"{len(store.rows())} of {self._total} rollouts")
+                return add_part(store, part, keep_first=True)
 
-    def _lost(self, part: int, parts: int, error: Exception) -> None:
-        self._losses[part] += 1
+    def _report_loss(self, part: int, losses: int, error: Exception) -> None:
         reason = type(error).__name__
-        if self._losses[part] == MOST_LOSSES:
+        if losses == MOST_LOSSES:
             raise BadInput(
-                f"--ray: part {part} of {parts} lost its node {MOST_LOSSES} times ({reason}); "
+                f"--ray: part {part} of {self.parts} lost its node {losses} times ({reason}); "
                 "what ended is kept: look at the nodes' memory, then run the same command again"
             )
-        self._note(f"part {part} of {parts} lost its node ({reason}); it starts again")
+        self.note(f"part {part} of {self.parts} lost its node ({reason}); it starts again")
+
+
+def _total(spec: StudySpec) -> int:
+    return sum(cell.total for cell in study_status(spec).cells)
 
 
 def _stream_part(values: dict[str, Any], start: bytes) -> Iterator[bytes]:
@@ -132,10 +129,7 @@ def _stream_part(values: dict[str, Any], start: bytes) -> Iterator[bytes]:
         path = Path(folder) / "part.sqlite"
         path.write_bytes(start)
         spec = parse_spec({**values, "study": path})
-        display = Display(
-            lambda _: None, lambda _: nullcontext(), lambda _: nullcontext(Progress())
-        )
-        done, before = pool.submit(run_rollouts, spec, display), b""
+        done, before = pool.submit(run_rollouts, spec, SILENT), b""
         while not done.done():
             time.sleep(EVERY)
             if (content := _content(path)) != before:
@@ -147,12 +141,8 @@ def _stream_part(values: dict[str, Any], start: bytes) -> Iterator[bytes]:
 
 def _content(path: Path) -> bytes:
     """A study's file as it stands, also while it is written."""
-    copy = path.with_name("copy.sqlite")
     with Store(path, readonly=True) as store:
-        store.save(copy)
-    content = copy.read_bytes()
-    copy.unlink()
-    return content
+        return store.content()
 
 
 def _connected(address: str) -> Any:

@@ -3,7 +3,7 @@
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -57,6 +57,10 @@ class Display:
     note: Notify
     bar: ProgressBar
     progress: Callable[[Sequence[str]], AbstractContextManager[Progress]]
+
+
+SILENT = Display(lambda _: None, lambda _: nullcontext(), lambda _: nullcontext(Progress()))
+"""Tells nothing."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def refusal(message: str, fix: str = "") -> BadInput:
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _receive(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
-    if line:
+    if line and LOGGER.isEnabledFor(logging.DEBUG):  # a model's header is hundreds of lines
         LOGGER.debug("llama.cpp: %s", printable(line))
     if level in (WARNING, ERROR) and line:
         _lines.append(line)
