@@ -47,8 +47,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     huge = {**tiny, "name": "huge", "parameters": 10**12}
     huge["shape"] = {**tiny["shape"], "hidden": 65536, "ffn": 262144, "layers": 200}  # type: ignore[dict-item]
+    away = {key: value for key, value in tiny.items() if key != "path"}
+    away |= {"name": "away", "repository": "charprobe-tests/away"}
     catalogue = {
-        "bases": [tiny, huge],
+        "bases": [tiny, huge, away],
         "adapters": [
             {
                 "base": "tiny",
@@ -61,7 +63,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classifiers": [
             {
                 "name": "own",
-                "bases": ["tiny", "huge"],
+                "bases": ["tiny", "huge", "away"],
                 "path": "ears",
                 "labels": list(LABELS),
             }
@@ -224,11 +226,9 @@ def test_what_the_hub_does_not_give_is_one_line(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    result = charprobe(
-        *("eval", "--base", "gemma-3-4b", "--quant", "Q2_K", "--parallel", "1", *ASKED[:2])
-    )
+    result = charprobe("eval", "--base", "away", "--stage", "base", *ASKED[:2])
     assert result.returncode == 2
-    assert "google/gemma-3-4b-it: is incomplete" in result.stderr
+    assert "charprobe-tests/away: is incomplete" in result.stderr
     assert "Traceback" not in result.stderr
 
 
