@@ -16,6 +16,7 @@ from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import stored_parts
 from charprobe_lite.models.kit import sha256_file
 
 CONVERTER = 1
@@ -115,7 +116,9 @@ def content_hash(path: Path) -> str:
     """
     try:
         if not path.is_dir():
-            return _file_hash(path.resolve(), path.stat().st_mtime_ns)
+            parts = [part.resolve() for part in stored_parts(path)]
+            hashes = [_file_hash(part, part.stat().st_mtime_ns) for part in parts]
+            return hashes[0] if len(hashes) == 1 else _key(*hashes)
         files = sorted(file for file in path.iterdir() if file.suffix in INPUT_SUFFIXES)
         return _key(*(f"{file.name}={content_hash(file)}" for file in files if file.is_file()))
     except OSError as error:

@@ -27,6 +27,11 @@ class Forward:
         self._context = Context(self._model, length=length, exact=True, tensor_callback=callback)
         self._context.use_adapters(adapters)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens of the model, with its padding."""
+        return self._model.vocabulary_size
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognised, none are added."""
         return self._model.tokenize(text, add_bos=False)

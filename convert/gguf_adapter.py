@@ -12,8 +12,15 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
-from charprobe_lite.convert.gguf_model import EMBEDDING, open_model
-from charprobe_lite.convert.lora import Adapter, Delta, in_memory, peft_delta, read_adapter
+from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, SourceModel, open_model
+from charprobe_lite.convert.lora import (
+    Adapter,
+    Delta,
+    Replacement,
+    in_memory,
+    peft_delta,
+    read_adapter,
+)
 from charprobe_lite.convert.quantize import Array, GGUFFile, written_file
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.errors import BadInput
@@ -34,26 +41,46 @@ def convert_adapter(
     """
     model, target = open_model(Path(base)), Path(target)
     changes: dict[str, Delta] = {}
-    for name, change in read_adapter(Path(adapter), model.architecture).changes.items():
-        if not isinstance(change, Delta):
-            raise BadInput(
-                f"{adapter}: tensor {name}: saved complete (modules_to_save), which an adapter "
-                "at run time cannot carry; use convert merge"
-            )
-        if name == EMBEDDING:
-            raise BadInput(f"{adapter}: tensor {name}: not supported at run time; convert merge")
-        shape = model.tensors[name].shape if name in model.tensors else None
-        if shape != change.shape:
-            raise BadInput(
-                f"{adapter}: tensor {name}: shape {change.shape}, the base has {shape}; "
-                "name an adapter of this base"
-            )
-        changes[name] = change
+    source = read_adapter(Path(adapter), model.architecture)
+    for name, change in source.changes.items():
+        changes[name] = _at_run_time(name, change, model, adapter)
+    for name, own in source.base.items():
+        # PEFT saves the embeddings under its LoRA too, unchanged where their size is the base's
+        if name not in changes or own.shape != model.tensors[name].shape:
+            raise _complete(adapter, name)
     with new_file(target, FOREVER if shared else AT_ONCE) as part:
         if not (shared and target.is_file()):
             _write_deltas(changes, model.architecture.name, part, QuantType.F16)
             _check(changes, read_adapter(part, model.architecture), target)
     return written_file(target)
+
+
+def _at_run_time(
+    name: str, change: Delta | Replacement, model: SourceModel, adapter: str | Path
+) -> Delta:
+    """The change, where llama.cpp can add it to the loaded base. Raises BadInput."""
+    if not isinstance(change, Delta):
+        raise _complete(adapter, name)
+    if name == EMBEDDING or (name == HEAD and HEAD not in model.tensors):
+        reason = "the output is the embedding" if name == HEAD else "an embedding"
+        raise BadInput(
+            f"{adapter}: tensor {name}: {reason}, which an adapter at run time cannot change; "
+            "use convert merge"
+        )
+    shape = model.tensors[name].shape if name in model.tensors else None
+    if shape != change.shape:
+        raise BadInput(
+            f"{adapter}: tensor {name}: shape {change.shape}, the base has {shape}; "
+            "name an adapter of this base"
+        )
+    return change
+
+
+def _complete(adapter: str | Path, name: str) -> BadInput:
+    return BadInput(
+        f"{adapter}: tensor {name}: saved complete, which an adapter at run time cannot carry; "
+        "use convert merge"
+    )
 
 
 def write_adapter(tensors: Mapping[str, Array], alpha: float, base: Path, target: Path) -> None:

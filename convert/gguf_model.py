@@ -16,12 +16,14 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from charprobe_lite.convert.architectures import architecture_of, architecture_of_gguf, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import (
+    Adapter,
     Matrix,
     Rows,
     dequantized,
@@ -32,18 +34,26 @@ from charprobe_lite.convert.lora import (
 )
 from charprobe_lite.convert.quantize import file_type, tensor_type
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
-from charprobe_lite.convert.vocabulary import read_vocabulary
+from charprobe_lite.convert.vocabulary import (
+    Vocabulary,
+    read_template,
+    read_vocabulary,
+    tokenizer_folder,
+)
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import read_gguf
+from charprobe_lite.models.gguf_header import gguf_parts, read_gguf
 from charprobe_lite.runtime.llama.quantizer import quantize_rows
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
 MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more
 NOT_STORED = ".rotary_emb.inv_freq"  # older checkpoints carry it; it is computed
+F16_MAX = 65504.0
+TEMPLATE = "tokenizer.chat_template"
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 REWRITTEN = (
     *("general.architecture", "general.file_type"),
     *("general.quantization_version", "general.alignment"),
+    *("split.no", "split.count", "split.tensors.count"),
 )
 """Metadata that the writer sets itself."""
 Progress = Callable[[int, int], None]
@@ -52,11 +62,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A base, opened: its tensors by GGUF name, with rows in GGUF order, read on demand."""
+    """A base, opened: its tensors by GGUF name, with rows in GGUF order, read on demand.
+
+    ``vocabulary`` is that of the metadata; None for a GGUF file's own, which is copied.
+    ``template`` takes the place of the chat template.
+    """
 
     architecture: Architecture
     tensors: dict[str, Matrix]
-    write_metadata: Callable[[gguf.GGUFWriter], None]
+    write_metadata: Callable[[gguf.GGUFWriter, Sequence[str]], None]
+    vocabulary: Vocabulary | None = None
+    template: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: the size of the vocabulary, with its padding."""
+        return self.tensors[EMBEDDING].shape[0]
 
 
 def open_model(base: Path) -> SourceModel:
@@ -93,17 +114,14 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
         )
     for name, values in architecture.tensors(config).items():
         tensors[name] = in_memory(values)
-    size = tensors[EMBEDDING].shape[0]
-    write_vocabulary = read_vocabulary(checkpoint.folder, size)
+    vocabulary = read_vocabulary(checkpoint.folder, tensors[EMBEDDING].shape[0])
 
-    def write_metadata(writer: gguf.GGUFWriter) -> None:
+    def write_metadata(writer: gguf.GGUFWriter, _replaced: Sequence[str]) -> None:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(checkpoint.folder.resolve().name)
         architecture.write_hyperparameters(writer, config)
-        writer.add_vocab_size(size)
-        write_vocabulary(writer)
 
-    return SourceModel(architecture, tensors, write_metadata)
+    return SourceModel(architecture, tensors, write_metadata, vocabulary)
 
 
 def _shifted(rows: Rows, shift: float) -> Rows:
@@ -111,14 +129,21 @@ def _shifted(rows: Rows, shift: float) -> Rows:
 
 
 def _open_gguf(path: Path) -> SourceModel:
-    architecture, reader = architecture_of_gguf(path), read_gguf(path)
-    tensors = {tensor.name: dequantized(tensor, path) for tensor in reader.tensors}
-    return SourceModel(architecture, tensors, partial(_copy_metadata, reader))
+    architecture, parts = architecture_of_gguf(path), gguf_parts(path)
+    readers = [read_gguf(part) for part in parts]
+    tensors = {
+        tensor.name: dequantized(tensor, part)
+        for part, reader in zip(parts, readers, strict=True)
+        for tensor in reader.tensors
+    }
+    return SourceModel(architecture, tensors, partial(_copy_metadata, readers[0]))
 
 
-def _copy_metadata(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
+def _copy_metadata(
+    source: gguf.GGUFReader, writer: gguf.GGUFWriter, replaced: Sequence[str]
+) -> None:
     for name, item in source.fields.items():
-        if name.startswith("GGUF.") or name in REWRITTEN or not len(item.data):
+        if name.startswith(("GGUF.", *replaced)) or name in REWRITTEN or not len(item.data):
             continue  # the writer refuses an empty array
         kind = item.types[0]
         sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
@@ -129,23 +154,68 @@ def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
     """The model with the changes of every adapter (PEFT folders or GGUF files), in this order.
 
     A tied output becomes a tensor of its own where an adapter changes the embedding or the output
-    alone, because that is what the trained model computed. Raises BadInput for an adapter of
-    another base.
+    alone, because that is what the trained model computed. A PEFT folder's tokenizer and chat
+    template take the place of the base's, as transformers loads them from there. Raises BadInput
+    for an adapter of another base.
     """
     adapters = [read_adapter(path, model.architecture) for path in paths]
     tensors = dict(model.tensors)
+    for adapter in adapters:
+        _replace(tensors, adapter)
     changed = {name for adapter in adapters for name in adapter.changes}
     if HEAD not in tensors and changed & {EMBEDDING, HEAD}:
         tensors[HEAD] = tensors[EMBEDDING]
     for adapter in adapters:
         if unknown := sorted(set(adapter.changes) - set(tensors)):
-            raise BadInput(
-                f"{adapter.path}: tensor {unknown[0]}: the base does not have it; "
-                "name an adapter of this base"
-            )
+            raise _other_base(adapter, f"tensor {unknown[0]}: the base does not have it")
+    shifts = {name: model.architecture.shift(name) for name in tensors}
     for name, tensor in tensors.items():
-        tensors[name] = with_changes(tensor, name, adapters, model.architecture.shift(name))
-    return replace(model, tensors=tensors)
+        tensors[name] = with_changes(tensor, name, adapters, shifts[name])
+    return _with_tokenizers(replace(model, tensors=tensors), model.rows, paths)
+
+
+def _replace(tensors: dict[str, Matrix], adapter: Adapter) -> None:
+    """Put an adapter's own tensors of the base in place; a vocabulary may have other rows."""
+    for name, own in adapter.base.items():
+        if name == HEAD and HEAD not in tensors:
+            continue  # a tied output, saved twice
+        if name not in tensors:
+            raise _other_base(adapter, f"tensor {name}: the base does not have it")
+        resized = own.shape[1:] if name in (EMBEDDING, HEAD) else own.shape
+        if resized != tensors[name].shape[-len(resized) :]:
+            raise _other_base(
+                adapter, f"tensor {name}: shape {own.shape}, the base has {tensors[name].shape}"
+            )
+        tensors[name] = own
+    if HEAD in tensors and tensors[HEAD].shape != tensors[EMBEDDING].shape:
+        raise BadInput(
+            f"{adapter.path}: embedding and output have {tensors[EMBEDDING].shape[0]} and "
+            f"{tensors[HEAD].shape[0]} rows; save both with the adapter"
+        )
+
+
+def _other_base(adapter: Adapter, problem: str) -> BadInput:
+    return BadInput(f"{adapter.path}: {problem}; name an adapter of this base")
+
+
+def _with_tokenizers(model: SourceModel, rows: int, adapters: Sequence[Path]) -> SourceModel:
+    """The model with the tokenizer and the chat template that its adapters bring along.
+
+    ``rows`` are those of the base's embedding. Raises BadInput where they were changed and no
+    adapter's folder has the tokenizer.
+    """
+    folder = tokenizer_folder(adapters, model.rows)
+    if folder is None and model.rows != rows:
+        raise BadInput(
+            f"{adapters[-1]}: the vocabulary has {model.rows} rows, the base's {rows}; put the "
+            "tokenizer.json that it was trained with into the adapter's folder"
+        )
+    if folder is not None and (model.vocabulary is not None or model.rows != rows):
+        model = replace(model, vocabulary=read_vocabulary(folder, model.rows))
+    for adapter in adapters:
+        if adapter.is_dir() and (template := read_template(adapter)) is not None:
+            model = replace(model, template=template)
+    return model
 
 
 def write_model(
@@ -157,7 +227,7 @@ def write_model(
 ) -> None:
     """Write a model as a GGUF file of one of ROW_TYPES, in one pass."""
     writer = gguf.GGUFWriter(target, model.architecture.name)
-    model.write_metadata(writer)
+    _write_metadata(model, writer)
     writer.add_file_type(file_type(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     kinds = {name: tensor_type(tensor.shape, quant) for name, tensor in model.tensors.items()}
@@ -175,7 +245,7 @@ def write_model(
     with threadpool_limits(limits=1), ThreadPoolExecutor(workers) as pool:
         for name, tensor in model.tensors.items():
             size = 0
-            for block in _encoded(tensor, kinds[name], pool, workers):
+            for block in _encoded(name, tensor, kinds[name], pool, workers):
                 file.write(block.data)
                 size += block.nbytes
             writer.write_padding(file, size)
@@ -185,16 +255,40 @@ def write_model(
     writer.close()
 
 
+def _write_metadata(model: SourceModel, writer: gguf.GGUFWriter) -> None:
+    vocabulary, template = model.vocabulary, model.template
+    size = f"{model.architecture.name}.vocab_size"
+    replaced = ["tokenizer.", size] if vocabulary else []
+    model.write_metadata(writer, [*replaced, *([TEMPLATE] if template is not None else [])])
+    if vocabulary:
+        writer.add_vocab_size(model.rows)
+        vocabulary.write(writer)
+        template = template if template is not None else vocabulary.template
+    if template is not None:
+        writer.add_chat_template(template)
+
+
 def _encoded(
-    tensor: Matrix, kind: Any, pool: ThreadPoolExecutor, workers: int
+    name: str, tensor: Matrix, kind: Any, pool: ThreadPoolExecutor, workers: int
 ) -> Iterator[NDArray[np.uint8]]:
     """A tensor's encoded blocks in order, at most one more in work than there are threads."""
     step = max(1, BLOCK // prod(tensor.shape[1:]))
     waiting: deque[Future[NDArray[np.uint8]]] = deque()
     for first in range(0, tensor.shape[0], step):
         end = min(first + step, tensor.shape[0])
-        waiting.append(pool.submit(lambda a, b: quantize_rows(tensor.rows(a, b), kind), first, end))
+        waiting.append(pool.submit(_encode, name, tensor, kind, first, end))
         if len(waiting) > workers:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def _encode(name: str, tensor: Matrix, kind: Any, first: int, end: int) -> NDArray[np.uint8]:
+    """Rows as bytes. Raises BadInput for NaN, infinity, and numbers that become infinite in F16."""
+    rows = tensor.rows(first, end)
+    largest = float(np.abs(rows).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise BadInput(f"tensor {name}: holds NaN or infinity; download the base again")
+    if kind == QuantType.F16 and largest > F16_MAX:
+        raise BadInput(f"tensor {name}: {largest:g} does not fit F16; give --quant BF16 or F32")
+    return quantize_rows(rows, kind)

@@ -5,8 +5,9 @@ The mean of the squared inputs, as llama.cpp's imatrix tool defines it, kept in 
 """
 
 import re
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_file
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text
 from charprobe_lite.models.gguf_header import read_gguf
 from charprobe_lite.models.personas import PERSONAS
@@ -26,6 +27,9 @@ from charprobe_lite.runtime.llama import matrix_inputs_callback
 Array = NDArray[np.float32]
 CHUNK = 512  # tokens
 SUM, COUNT = ".in_sum2", ".counts"
+LAYER = "blk."
+INTEGER = struct.Struct("<i")
+MAX_ENTRIES = 100_000
 
 
 def calibration_text(file: Path | None = None) -> str:
@@ -86,10 +90,48 @@ def make_imatrix(
 
 
 def read_imatrix(path: Path) -> dict[str, Array]:
-    """The mean squared inputs per tensor, (in,), of an importance matrix in GGUF.
+    """The mean squared inputs per tensor, (in,), of an importance matrix.
 
-    Raises BadInput when the file has none.
+    In GGUF, or in the older format that llama.cpp's tool wrote to ``.dat`` files. Raises BadInput
+    when the file has none.
     """
+    means = _read_gguf(path) if _is_gguf(path) else _read_legacy(path)
+    if not means:
+        raise BadInput(f"{path}: has no importance matrix; make one: convert imatrix")
+    for name, values in means.items():
+        if not np.isfinite(values).all():
+            raise BadInput(f"{path}: tensor {name}: not finite numbers; make it again")
+    return means
+
+
+def refuse_other_model(means: Mapping[str, Array], widths: Mapping[str, int], model: Path) -> None:
+    """Raises BadInput for an importance matrix that was made for another model.
+
+    ``widths`` has the inputs of each tensor of ``model``. llama.cpp would quantize without what
+    does not fit, and say nothing.
+    """
+    fix = "make one of this model: convert imatrix"
+    for name, values in means.items():
+        if name.startswith(LAYER) and name not in widths:
+            raise BadInput(f"--imatrix: tensor {name}: {model} does not have it; {fix}")
+        if name in widths and widths[name] != values.size:
+            raise BadInput(
+                f"--imatrix: tensor {name}: {values.size} inputs, {model} has {widths[name]}; {fix}"
+            )
+    if missing := _layers(widths) - _layers(means):
+        raise BadInput(f"--imatrix: has nothing of layer {min(missing)} of {model}; {fix}")
+
+
+def _layers(names: Iterable[str]) -> set[int]:
+    return {int(name.split(".")[1]) for name in names if re.match(r"blk\.\d+\.", name)}
+
+
+def _is_gguf(path: Path) -> bool:
+    with bad_input(f"{path}: cannot be read", OSError), path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _read_gguf(path: Path) -> dict[str, Array]:
     tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
     means = {}
     for name, tensor in tensors.items():
@@ -100,9 +142,36 @@ def read_imatrix(path: Path) -> dict[str, Array]:
         if count is None or count.data.size != 1:  # mixtures of experts have several
             raise BadInput(f"{path}: tensor {weight}{COUNT}: missing or not one number")
         total, number = np.asarray(tensor.data, np.float32).reshape(-1), count.data.reshape(-1)[0]
-        if not np.isfinite(total).all() or not float(number) > 0:
-            raise BadInput(f"{path}: tensor {name}: not finite numbers; make it again")
+        if not float(number) > 0:
+            raise BadInput(f"{path}: tensor {weight}{COUNT}: not positive; make it again")
         means[weight] = total / np.float32(number)
-    if not means:
-        raise BadInput(f"{path}: has no importance matrix; make one: convert imatrix")
+    return means
+
+
+def _read_legacy(path: Path) -> dict[str, Array]:
+    """llama.cpp's format before GGUF: per tensor its name, the number of chunks, and the means
+    times that number; what follows names the text."""
+    with bad_input(f"{path}: cannot be read", OSError):
+        data = path.read_bytes()
+    means: dict[str, Array] = {}
+    offset = 4
+    try:
+        (count,) = INTEGER.unpack_from(data)
+        for _ in range(count if 0 < count <= MAX_ENTRIES else 0):
+            (size,) = INTEGER.unpack_from(data, offset)
+            name = data[offset + 4 : offset + 4 + size].decode()
+            calls, width = (
+                INTEGER.unpack_from(data, offset + 4 + size + place)[0] for place in (0, 4)
+            )
+            offset += 12 + size
+            values = np.frombuffer(data, "<f4", width, offset) if size > 0 < width else None
+            if values is None:
+                raise ValueError("a size below 1")
+            offset += values.nbytes
+            means[name] = values / np.float32(calls) if calls > 0 else values.copy()
+    except (struct.error, ValueError, OverflowError):
+        raise BadInput(
+            f"{path}: neither GGUF nor an importance matrix of the older format; make one: "
+            "convert imatrix"
+        ) from None
     return means

@@ -4,9 +4,11 @@ LoRA: Hu et al. 2021, arXiv 2106.09685; rank-stabilised scaling: Kalajdzievski 2
 arXiv 2312.03732. PEFT's format: adapter_config.json and adapter_model.safetensors.
 """
 
+import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ OTHER_SUMS = (
 )
 """Fields of PEFT under which a LoRA is more, or something else, than ``W + scale * B @ A``."""
 PATTERN = re.compile(r"[\w.\\$^|()*+?\[\]-]{1,200}")
+BLOCK = 1 << 22  # numbers that are checked at once
 NESTED = re.compile(r"[*+}]\)*[*+{]|\([^)]*[*+}][^)]*\)[*+{]")  # may take for ever to match
 
 
@@ -124,10 +127,15 @@ class Replacement(Matrix):
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's changes by GGUF tensor name."""
+    """An adapter's changes by GGUF tensor name.
+
+    ``base`` has tensors of the base that the adapter was trained with, which PEFT keeps beside it:
+    trained biases, and embeddings whose vocabulary was changed. A tied output follows them.
+    """
 
     path: Path
     changes: dict[str, Delta | Replacement]
+    base: dict[str, Replacement] = dataclasses.field(default_factory=dict)
 
 
 def read_adapter(path: Path, architecture: Architecture) -> Adapter:
@@ -155,6 +163,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
     stored = open_safetensors(weights)
     modules: dict[tuple[str, str], dict[str, SafetensorsTensor]] = {}
     changes: dict[str, Delta | Replacement] = {}
+    base: dict[str, Replacement] = {}
     for name, tensor in stored.items():
         module, side = _split(name.removeprefix(PREFIX))
         target = _gguf_name(module, side, architecture, weights)
@@ -162,16 +171,32 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
             continue
         if not tensor.shape:
             raise BadInput(f"{weights}: tensor {name}: a single number; save the adapter again")
+        _refuse_not_finite(tensor, name, weights)
         if side is None:
             rows = ordered(tensor, target, architecture).rows
-            changes[target] = Replacement(tensor.shape, rows)
+            is_saved = is_module_to_save(module, config)
+            (changes if is_saved else base)[target] = Replacement(tensor.shape, rows)
         else:
             modules.setdefault((target, module), {})[side] = tensor
     for (target, module), sides in modules.items():
         changes[target] = _delta(module, sides, config, architecture, weights)
-    if not changes:
+    if not changes and not base:
         raise BadInput(f"{weights}: holds nothing that changes the language model")
-    return Adapter(folder, changes)
+    return Adapter(folder, changes, base)
+
+
+def is_module_to_save(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT trained a copy of the module, which a tied output does not follow."""
+    saved = config.get("modules_to_save") or []
+    return any(module.rsplit(".", 1)[0].endswith(str(name)) for name in saved)
+
+
+def _refuse_not_finite(source: Source, name: str, file: Path) -> None:
+    """Raises BadInput for a tensor with NaN or infinity."""
+    step = max(1, BLOCK // max(1, prod(source.shape[1:])))
+    for first in range(0, source.shape[0], step):
+        if not np.isfinite(source.rows(first, min(first + step, source.shape[0]))).all():
+            raise BadInput(f"{file}: tensor {name}: holds NaN or infinity; train the adapter again")
 
 
 def _refuse_variants(config: dict[str, Any], file: Path) -> None:
@@ -292,6 +317,8 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
         b = matrices.get(f"{tensor}.lora_b")
         if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
             raise BadInput(f"{path}: tensor {tensor}: no fitting lora_a and lora_b")
+        for side, matrix in (("lora_a", a), ("lora_b", b)):
+            _refuse_not_finite(matrix, f"{tensor}.{side}", path)
         changes[tensor] = Delta(a, b, alpha / a.shape[0] if alpha else 1.0)
     return Adapter(path, changes)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
-from charprobe_lite.convert.imatrix import read_imatrix
+from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
 from charprobe_lite.convert.quantize import (
     ROW_TYPES,
     GGUFFile,
@@ -34,7 +34,7 @@ def merge_lora(
 
     ``base`` is a checkpoint folder, a GGUF model, or the name of a base in the catalogue, which
     is fetched; ``adapters`` are PEFT folders or GGUF LoRAs, added one after another. ``quant`` is
-    a quant type of llama.cpp, ``imatrix`` an importance matrix in GGUF for its quantizer.
+    a quant type of llama.cpp, ``imatrix`` an importance matrix for its quantizer, GGUF or .dat.
     ``progress`` is called with (bytes done, bytes in all) of the float32 weights; ``threads``
     defaults to all cores. With ``verify``, token ids and logits are compared with transformers
     and peft, or, where the base is a GGUF file, with llama.cpp and the adapters at run time.
@@ -56,6 +56,9 @@ def merge_lora(
     if verify:
         refuse_unverifiable(base, paths)
     model = with_adapters(model, paths)
+    if importance:
+        widths = {name: tensor.shape[-1] for name, tensor in model.tensors.items()}
+        refuse_other_model(importance, widths, base)
     agreement = None
     with new_file(target, FOREVER if shared else AT_ONCE) as part:
         if shared and target.is_file():

@@ -4,13 +4,10 @@ The quantization is ONNX Runtime's. Every file is held against torch on texts of
 the folder gets its final name.
 """
 
-import logging
 import re
 import shutil
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from charprobe_lite.convert.onnx_graph import write_graph
+from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.safetensors import CheckpointFolder, open_checkpoint
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_folder
@@ -90,7 +88,8 @@ def export_classifier(
     check_config(checkpoint)
     tokenizer = _read_tokenizer(checkpoint)
     batches = _batches(texts or check_texts(), *tokenizer) if verify else []
-    with new_folder(target, wait) as folder, _quiet():
+    _require_packages()
+    with new_folder(target, wait) as folder, quiet():
         model = _load_model(checkpoint)
         expected = _logits(_torch_run(model), batches)
         try:
@@ -202,17 +201,24 @@ def _batches(texts: Sequence[str], tokenizer: Any, pad: int) -> list[Batch]:
     return batches
 
 
-def _load_model(checkpoint: CheckpointFolder) -> Any:
-    """The model in torch, float32, from safetensors alone. Raises BadInput."""
+def _require_packages() -> None:
+    """Raises BadInput for a missing package, before anything is computed."""
     try:
-        import onnx  # noqa: F401  (asked for here, before anything is computed)
+        import onnx  # noqa: F401
         import optimum.exporters.tasks  # noqa: F401
-        import torch
-        import transformers
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
     except ImportError as error:
         raise BadInput(
             f"convert: {error.name} is not installed; pip install 'charprobe-lite[convert]'"
         ) from None
+
+
+def _load_model(checkpoint: CheckpointFolder) -> Any:
+    """The model in torch, float32, from safetensors alone. Raises BadInput."""
+    import torch
+    import transformers
+
     place = f"{checkpoint.folder}: transformers cannot load it"
     kind = checkpoint.config["model_type"]
     if "rope_parameters" in checkpoint.config and transformers.__version__.startswith("4."):
@@ -220,7 +226,7 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
             f"{checkpoint.folder / 'config.json'}: field rope_parameters: transformers "
             f"{transformers.__version__} does not read it; convert with transformers 5"
         )
-    with bad_input(place, Exception), _no_progress_bar():  # a wrong type comes up anywhere
+    with bad_input(place, Exception):  # a wrong type comes up anywhere
         model, report = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
@@ -329,30 +335,3 @@ def _onnx_run(path: Path) -> Run:
     with bad_input(f"{path.name}: ONNX Runtime cannot load it", Exception):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which are about its tracing and coming versions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers draws one over the shards it loads, also where nobody watches."""
-    from transformers.utils import logging as display
-
-    before = display.is_progress_bar_enabled()
-    display.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if before:
-            display.enable_progress_bar()

@@ -5,6 +5,7 @@ Block layouts and the choice of a type per tensor are llama.cpp's
 multiple of a block: `models.gguf_header.weight_summary` reads the types that a file has.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,18 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 from numpy.typing import NDArray
 
-from charprobe_lite.convert.imatrix import read_imatrix
+from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, require_known
-from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
+from charprobe_lite.models.gguf_header import WeightSummary, read_header, weight_summary
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.llama.quantizer import quantize_gguf
 
 Array = NDArray[np.float32]
 ROW_TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 """Types that are written row by row, without a file in between."""
+PART = re.compile(r"-\d{5}-of-\d{5}$")
+"""What llama.cpp ends the name of a part of a split file with."""
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
 
 
@@ -91,10 +94,11 @@ def quantize(
     """Quantize a GGUF model (F16 or better) to a quant type of llama.cpp.
 
     ``target`` is a file, or the folder for MODEL-QUANT.gguf [default: the model's folder].
-    ``imatrix`` is an importance matrix in GGUF; ``threads`` defaults to all cores. The record says
-    which types the weights are really stored as. Raises BadInput when llama.cpp refuses, when a
-    type needs an importance matrix, when ``model`` is not a GGUF model or is the target, when it is
-    quantized already (unless ``allow_requantize``), and when the file exists (unless ``force``).
+    ``imatrix`` is an importance matrix, GGUF or .dat; ``threads`` defaults to all cores. The
+    record says which types the weights are really stored as. Raises BadInput when llama.cpp
+    refuses, when a type needs an importance matrix or it is another model's, when ``model`` is no
+    GGUF model or is the target, when it is quantized already (unless ``allow_requantize``), and
+    when the file exists (unless ``force``).
     """
     model = Path(model)
     if not allow_requantize:
@@ -102,7 +106,7 @@ def quantize(
     importance = read_imatrix(Path(imatrix)) if imatrix else None
     file = Path(target) if target else model.parent
     if file.suffix != ".gguf" or file.is_dir():
-        stem = model.stem
+        stem = PART.sub("", model.stem)
         for name in QUANT_TYPES:
             stem = stem.removesuffix(f"-{name}").removesuffix(f".{name}")
         file = file / f"{stem}-{quant}.gguf"
@@ -139,4 +143,7 @@ def quantize_file(
     """
     check_quant(quant, imatrix)
     weight_summary(source)  # llama.cpp would abort the process on a file that is no model
+    if imatrix:
+        widths = {tensor.name: tensor.shape[0] for tensor in read_header(source).tensors}
+        refuse_other_model(imatrix, widths, source)
     quantize_gguf(source, target, file_type(quant), imatrix, threads)

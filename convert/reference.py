@@ -4,7 +4,9 @@ The model is built without weights; each module's weights are read from the safe
 before it runs and dropped right after.
 """
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from charprobe_lite.convert.architectures import architecture_of, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
-from charprobe_lite.convert.lora import PREFIX, WEIGHTS
+from charprobe_lite.convert.lora import PREFIX, WEIGHTS, is_module_to_save
+from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.safetensors import SafetensorsTensor, open_checkpoint, open_safetensors
 from charprobe_lite.models.errors import BadInput, first_problem
+
+Weight = Callable[[], torch.Tensor]
+"""Reads a weight."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def reference_logits(
@@ -29,25 +36,9 @@ def reference_logits(
 
     ``adapters`` is at most one PEFT folder. Raises BadInput when transformers or peft refuse.
     """
-    checkpoint = open_checkpoint(folder)
-    architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
     try:
-        config = AutoConfig.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-        text = getattr(config, "text_config", config)
-        text._attn_implementation = "eager"
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(text, torch_dtype=torch.float32).eval()
-        changes: dict[str, SafetensorsTensor] = {}
-        if adapters:
-            model, changes = _with_peft(model, adapters[0], architecture)
-        tensors = _by_text_name(checkpoint.tensors, architecture)
-        if architecture.tied:
-            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-        _read_on_demand(model, tensors, changes)
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
+        with quiet():
+            return _logits(folder, adapters, ids)
     except BadInput:
         raise
     except Exception as error:  # transformers and peft share no exception class
@@ -56,24 +47,67 @@ def reference_logits(
             f"{adapters[0] if adapters else folder}: transformers cannot compute it ({reason}); "
             "--no-verify skips the check"
         ) from None
+
+
+def _logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> NDArray[np.float32]:
+    checkpoint = open_checkpoint(folder)
+    architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    text = getattr(config, "text_config", config)
+    text._attn_implementation = "eager"
+    adapter = _read_peft(adapters[0], architecture) if adapters else _PeftFolder()
+    weights = _stored_weights(folder, architecture) | adapter.base
+    if EMBEDDING in adapter.base:
+        text.vocab_size = len(adapter.base[EMBEDDING]())
+        weights |= {HEAD: adapter.base[EMBEDDING]} if architecture.tied else {}
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(text, dtype=torch.float32).eval()
+    if adapter.config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapter.config, low_cpu_mem_usage=True).eval()
+    _read_on_demand(model, weights, adapter.changes)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
     return np.asarray(logits.float().numpy())
 
 
-def _with_peft(
-    model: Any, folder: Path, architecture: Architecture
-) -> tuple[Any, dict[str, SafetensorsTensor]]:
-    """The model with the adapter's layers, still empty, and the adapter's tensors by name."""
-    from peft import LoraConfig, get_peft_model
+@dataclass(frozen=True)
+class _PeftFolder:
+    """A PEFT folder: ``changes`` are its layers' tensors, ``base`` those of the base that it has
+    of its own, by their names in the language model; ``config`` names exactly these layers."""
+
+    config: Any = None
+    changes: dict[str, SafetensorsTensor] = field(default_factory=dict)
+    base: dict[str, Weight] = field(default_factory=dict)
+
+
+def _read_peft(folder: Path, architecture: Architecture) -> _PeftFolder:
+    from peft import LoraConfig
 
     config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
     stored = open_safetensors(folder / WEIGHTS)
     tensors = _by_text_name({key.removeprefix(PREFIX): stored[key] for key in stored}, architecture)
+    saved = {
+        name.rsplit(".", 1)[0]
+        for name in tensors
+        if ".lora_" not in name
+        and is_module_to_save(name, {"modules_to_save": config.modules_to_save})
+    }
+    base = {
+        name.replace(".base_layer.", "."): partial(_read, tensor)
+        for name, tensor in tensors.items()
+        if ".lora_" not in name and name.rsplit(".", 1)[0] not in saved
+    }
     targets = {name.split(".lora_")[0] for name in tensors if ".lora_" in name}
-    saved = {name.rsplit(".", 1)[0] for name in tensors if ".lora_" not in name}
     config.target_modules, config.layers_to_transform = sorted(targets), None
     config.modules_to_save = sorted(saved) or None
     config.inference_mode = True
-    return get_peft_model(model, config, low_cpu_mem_usage=True).eval(), tensors
+    return _PeftFolder(config, tensors, base)
+
+
+def _read(tensor: SafetensorsTensor) -> torch.Tensor:
+    return torch.from_numpy(tensor.read())
 
 
 def _by_text_name(
@@ -83,35 +117,60 @@ def _by_text_name(
     return {plain: stored[name] for name, plain in names.items() if plain is not None}
 
 
+def _stored_weights(folder: Path, architecture: Architecture) -> dict[str, Weight]:
+    """How transformers reads each weight of the language model, by its name in it.
+
+    transformers and accelerate find and map the files, so that a fault of our own reader shows.
+    Raises BadInput for a weight that the files lack, which would be drawn at random.
+    """
+    with tempfile.TemporaryDirectory() as offload:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            device_map={"": "disk"},
+            offload_folder=offload,
+            dtype="auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise BadInput(f"{folder}: tensor {missing[0]}: missing; download the checkpoint again")
+    weights: dict[str, Weight] = {}
+    for name, module in model.named_modules():
+        for key, _ in module.named_parameters(recurse=False):
+            plain = architecture.text_name(f"{name}.{key}")
+            if plain is not None:
+                weights[plain] = partial(module._hf_hook.weights_map.__getitem__, key)
+    return weights
+
+
 def _read_on_demand(
-    model: Any, base: dict[str, SafetensorsTensor], adapter: dict[str, SafetensorsTensor]
+    model: Any, base: dict[str, Weight], adapter: dict[str, SafetensorsTensor]
 ) -> None:
     """Fill in the adapter now, and each module of the base when it runs."""
     for name, module in model.named_modules():
-        tensors = {}
+        weights = {}
         for key, parameter in list(module.named_parameters(recurse=False)):
             plain = f"{name}.{key}".removeprefix(PREFIX)
             if ".lora_" in plain or ".modules_to_save." in plain:
                 stored = plain.replace(".default", "").replace(".modules_to_save", "")
-                _fill(module, key, adapter[stored])
+                _fill(module, key, _read(adapter[stored]))
             elif parameter.device.type == "meta" and ".original_module." not in plain:
-                tensors[key] = base[plain.replace(".base_layer.", ".")]
-        if tensors:
-            module.register_forward_pre_hook(partial(_fill_all, tensors))
-            module.register_forward_hook(partial(_drop_all, tensors))
+                weights[key] = base[plain.replace(".base_layer.", ".")]
+        if weights:
+            module.register_forward_pre_hook(partial(_fill_all, weights))
+            module.register_forward_hook(partial(_drop_all, weights))
 
 
-def _fill(module: Any, key: str, tensor: SafetensorsTensor) -> None:
-    values = torch.from_numpy(tensor.read())
+def _fill(module: Any, key: str, values: torch.Tensor) -> None:
     module._parameters[key] = torch.nn.Parameter(values, requires_grad=False)
 
 
-def _fill_all(tensors: dict[str, SafetensorsTensor], module: Any, _inputs: Any) -> None:
-    for key, tensor in tensors.items():
-        _fill(module, key, tensor)
+def _fill_all(weights: dict[str, Weight], module: Any, _inputs: Any) -> None:
+    for key, read in weights.items():
+        _fill(module, key, read().float())
 
 
-def _drop_all(tensors: dict[str, SafetensorsTensor], module: Any, *_values: Any) -> None:
-    for key, tensor in tensors.items():
-        empty = torch.empty(tensor.shape, device="meta")
-        module._parameters[key] = torch.nn.Parameter(empty, requires_grad=False)
+def _drop_all(weights: dict[str, Weight], module: Any, *_values: Any) -> None:
+    for key in weights:
+        _fill(module, key, torch.empty_like(module._parameters[key], device="meta"))

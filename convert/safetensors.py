@@ -84,6 +84,8 @@ def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
         }
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except BROKEN as error:
         raise BadInput(
             f"{path}: not a complete safetensors file ({error}); download it again"
@@ -94,7 +96,10 @@ def _stored(name: str, entry: Any, data: mmap.mmap, offset: int, size: int) -> S
     dtype, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
     begin, stop = (int(n) for n in entry["data_offsets"])
     if dtype not in DTYPES:
-        raise ValueError(f"tensor {name} has type {dtype}, not one of {', '.join(DTYPES)}")
+        raise BadInput(
+            f"tensor {name} has type {str(dtype)[:40]}, not one of {', '.join(DTYPES)}; "
+            "name an unquantized checkpoint"
+        )
     if min(shape, default=1) < 1:
         raise ValueError(f"tensor {name} has shape {shape}")
     if stop - begin != prod(shape) * np.dtype(DTYPES[dtype]).itemsize or begin < 0:
@@ -116,17 +121,32 @@ class CheckpointFolder:
 def open_checkpoint(folder: Path) -> CheckpointFolder:
     """Open a checkpoint folder.
 
-    Raises BadInput when config.json or a shard is missing or broken, or when there are only
-    pickled weights, which are never opened.
+    Raises BadInput when config.json or a shard is missing or broken, when the weights are
+    quantized, or when there are only pickled ones, which are never opened.
     """
     config = read_object(folder / "config.json")
+    _refuse_quantized(config, folder / "config.json")
     tensors = (open_safetensors(shard).items() for shard in _shards(folder))
     return CheckpointFolder(folder, config, dict(chain.from_iterable(tensors)))
 
 
+def _refuse_quantized(config: dict[str, Any], file: Path) -> None:
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        if method := part.get("quantization_config"):
+            name = method.get("quant_method") if isinstance(method, dict) else method
+            raise BadInput(
+                f"{file}: field quantization_config: {str(name)[:80]}; "
+                "name the unquantized base that it was made from"
+            )
+
+
 def _shards(folder: Path) -> Iterator[Path]:
+    """The files that transformers' ``from_pretrained`` reads: one file goes before an index."""
     single = folder / "model.safetensors"
-    if (folder / INDEX).is_file():
+    if single.is_file():
+        yield single
+    elif (folder / INDEX).is_file():
         index = read_object(folder / INDEX)
         names = index.get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
@@ -137,8 +157,6 @@ def _shards(folder: Path) -> Iterator[Path]:
             if not (folder / name).is_file():
                 raise BadInput(f"{folder / name}: shard is missing; download it")
             yield folder / name
-    elif single.is_file():
-        yield single
     elif pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt")]):
         raise BadInput(f"{pickled[0]}: pickled weights are never opened; convert to safetensors")
     else:

@@ -25,6 +25,7 @@ from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, open_model, write_model
 from charprobe_lite.convert.lora import Delta, read_adapter
 from charprobe_lite.convert.quantize import LogitAgreement
+from charprobe_lite.convert.vocabulary import tokenizer_folder
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
@@ -71,7 +72,7 @@ def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreem
     """
     with closing(Forward(file)) as model:
         if base.is_dir():
-            compare_tokens(model, base)
+            compare_tokens(model, tokenizer_folder(adapters, model.vocabulary_size) or base)
         ids = model.tokenize(TEXT)[:TOKENS]
         logits = model.logits(ids)
     # the file's model is closed by now: two at once would not fit where one does
@@ -105,7 +106,8 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
         return
     architecture = architecture_of_gguf(base)
     for path in folders:
-        for name, change in read_adapter(path, architecture).changes.items():
+        adapter = read_adapter(path, architecture)
+        for name, change in (*adapter.changes.items(), *adapter.base.items()):
             if not isinstance(change, Delta) or name in (EMBEDDING, HEAD):
                 raise BadInput(
                     f"--verify: {path}: tensor {name}: llama.cpp cannot change it at run time, so "
@@ -155,10 +157,18 @@ def compare_tokens(model: Forward, folder: Path) -> None:
         text = unicodedata.normalize("NFC", raw) if composes else raw
         ours, theirs = model.tokenize(text), reference.encode(text, add_special_tokens=False).ids
         if ours != theirs:
-            raise BadInput(
-                f"{model.path}: token ids of {text[:40]!r} differ: llama.cpp {ours[:12]}, "
-                f"{folder / 'tokenizer.json'} {theirs[:12]}"
+            first = next(
+                (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                min(len(ours), len(theirs)),
             )
+            raise BadInput(
+                f"{model.path}: token ids of {text[:40]!r} differ from the {first + 1}. on: "
+                f"llama.cpp {_ids(ours, first)}, {folder / 'tokenizer.json'} {_ids(theirs, first)}"
+            )
+
+
+def _ids(ids: Sequence[int], first: int) -> str:
+    return f"{ids[first : first + 6] or 'none'}{' ...' if len(ids) > first + 6 else ''}"
 
 
 def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room: Path) -> Any:

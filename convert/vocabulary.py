@@ -6,7 +6,8 @@ because the model would read other tokens than it was trained on.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from gguf import TokenType
 
 from charprobe_lite.convert.architectures import pre_tokenizers
 from charprobe_lite.convert.safetensors import read_object
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.chat_template import check_template
+from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.files import read_text
+from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 
 SPACE = "\u2581"  # SentencePiece's mark
 SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>|<pad>|<mask>|<end_of_turn>")
@@ -23,11 +27,19 @@ SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>|<pad>|<mask>|<end_of_turn>")
 ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>")
 
 
-def read_vocabulary(folder: Path, size: int) -> Callable[[gguf.GGUFWriter], None]:
-    """Read a checkpoint folder's tokenizer and chat template; the result writes the metadata.
+@dataclass(frozen=True)
+class Vocabulary:
+    """A checkpoint folder's tokenizer, which ``write`` writes as metadata, and chat template."""
+
+    write: Callable[[gguf.GGUFWriter], None]
+    template: str | None
+
+
+def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+    """Read a checkpoint folder's tokenizer and chat template.
 
     The tokens are padded to ``size`` (the rows of the embedding). Raises BadInput naming the
-    file and the field when one is missing or unknown.
+    file and the field when one is missing or unknown, or the template does not compile.
     """
     path = folder / "tokenizer.json"
     tokenizer = read_object(path)
@@ -37,9 +49,26 @@ def read_vocabulary(folder: Path, size: int) -> Callable[[gguf.GGUFWriter], None
         raise BadInput(f"{path}: field {error}: missing or not as expected") from None
 
 
-def _vocabulary(
-    tokenizer: dict[str, Any], folder: Path, size: int
-) -> Callable[[gguf.GGUFWriter], None]:
+def tokenizer_folder(adapters: Sequence[Path], rows: int) -> Path | None:
+    """The last PEFT folder with a tokenizer of its own for an embedding of ``rows``, if any.
+
+    One with more tokens than rows had tokens added that no model was trained with.
+    """
+    found = None
+    for folder in adapters:
+        path = folder / "tokenizer.json"
+        if path.is_file() and _largest_id(read_object(path), path) < rows:
+            found = folder
+    return found
+
+
+def _largest_id(tokenizer: dict[str, Any], path: Path) -> int:
+    with bad_input(f"{path}: not a tokenizer", AttributeError, KeyError, TypeError, ValueError):
+        added = [int(entry["id"]) for entry in tokenizer.get("added_tokens") or []]
+        return max([*map(int, tokenizer["model"]["vocab"].values()), *added], default=0)
+
+
+def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabulary:
     path, model = folder / "tokenizer.json", tokenizer["model"]
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"{path}: field model.type: {model['type']} is not converted, BPE is")
@@ -57,11 +86,11 @@ def _vocabulary(
     config = folder / "tokenizer_config.json"
     settings = read_object(config) if config.is_file() else {}
     special = _special(settings, {token: index for index, token in by_id.items()}, folder)
+    more_ends = _add_listed_ends(special, folder, size)
     pre = "default" if sentencepiece else _pre_tokenizer(tokenizer, path)
     pairs = [f"{left} {right}" for left, right in merges]
     scores = _scores(tokens, merges) if sentencepiece else []
     adds_bos = _adds_bos(tokenizer, special.get("bos"), settings)
-    template = _template(folder, settings)
 
     def write(writer: gguf.GGUFWriter) -> None:
         writer.add_tokenizer_model("llama" if sentencepiece else "gpt2")
@@ -76,10 +105,10 @@ def _vocabulary(
         for role, index in special.items():
             getattr(writer, f"add_{role}_token_id")(index)
         writer.add_add_bos_token(adds_bos)
-        if template is not None:
-            writer.add_chat_template(template)
+        if more_ends:
+            writer.add_string(MORE_END_TOKENS, ",".join(map(str, more_ends)))
 
-    return write
+    return Vocabulary(write, read_template(folder))
 
 
 def _tokens(
@@ -164,6 +193,24 @@ def _special(settings: dict[str, Any], ids: dict[str, int], folder: Path) -> dic
     return special
 
 
+def _add_listed_ends(special: dict[str, int], folder: Path, size: int) -> list[int]:
+    """Add the tokens that end a turn in transformers to the roles that do in llama.cpp.
+
+    Returns those for which llama.cpp has no role left. Raises BadInput for what is no token.
+    """
+    path = folder / "generation_config.json"
+    listed = read_object(path).get("eos_token_id") if path.is_file() else None
+    ids = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for index in ids:
+        if type(index) is not int or not 0 <= index < size:
+            raise BadInput(f"{path}: field eos_token_id: {str(index)[:40]} is no token")
+    rest = [index for index in dict.fromkeys(ids) if index not in special.values()]
+    for role in ("eos", "eot", "eom"):
+        if rest and role not in special:
+            special[role] = rest.pop(0)
+    return rest
+
+
 def _adds_bos(tokenizer: dict[str, Any], bos: int | None, settings: dict[str, Any]) -> bool:
     """Whether encoding a text puts the bos token in front of it."""
     if bos is None:
@@ -176,16 +223,26 @@ def _adds_bos(tokenizer: dict[str, Any], bos: int | None, settings: dict[str, An
     return any("SpecialToken" in part["single"][0] for part in templates if part["single"])
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
+def read_template(folder: Path) -> str | None:
+    """The chat template of a folder, found as transformers finds it; None where there is none.
+
+    Of several templates the one named "default". Raises BadInput naming the file of one that is
+    no text, or does not compile.
+    """
+    path, template = folder / "chat_template.jinja", None
     if path.is_file():
-        return path.read_text("utf-8")
-    separate = folder / "chat_template.json"
-    template = settings.get("chat_template")
-    if template is None and separate.is_file():
-        template = read_object(separate).get("chat_template")
+        template = read_text(path)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if template is None and (folder / name).is_file():
+            path = folder / name
+            template = read_object(path).get("chat_template")
     if isinstance(template, list):  # templates by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    if template is not None and not isinstance(template, str):
-        raise BadInput(f"{folder / 'tokenizer_config.json'}: field chat_template: not a text")
+        with bad_input(f"{path}: field chat_template: not templates by name", KeyError, TypeError):
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if template is None:
+        return None
+    if not isinstance(template, str):
+        raise BadInput(f"{path}: field chat_template: not a text")
+    with bad_input(path, BadInput):
+        check_template(template)
     return template

@@ -1,15 +1,23 @@
-"""Chat templates, rendered in jinja2's sandbox because they come from untrusted GGUF files."""
+"""Chat templates, rendered in jinja2's sandbox because they come from untrusted GGUF files.
 
+A template may use what transformers gives it (apply_chat_template): ``raise_exception``, loop
+controls, ``{% generation %}`` and a ``tojson`` that writes plain JSON. ``strftime_now`` is left
+out, so that a prompt does not depend on the day: Llama's template then writes its fixed date.
+"""
+
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import jinja2
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from charprobe_lite.models.errors import BadInput, bad_input
 
 MAX_TEMPLATE = 200_000
+MAX_INDENT = 100
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -24,16 +32,50 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class _Generation(Extension):
+    """``{% generation %}`` marks what an assistant wrote, for training; it is rendered as it is."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise jinja2.TemplateError(f"indent {indent} gives too large a value")
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators and tuple(separators),
+        sort_keys=sort_keys,
+    )
+
+
 @lru_cache(maxsize=8)
 def _compile(source: str) -> jinja2.Template:
     if len(source) > MAX_TEMPLATE:
         raise BadInput(f"chat template: {len(source)} characters; at most {MAX_TEMPLATE} are read")
     environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
     environment.globals["raise_exception"] = _raise
+    environment.filters["tojson"] = _to_json
     with bad_input("chat template: does not compile", jinja2.TemplateError, RecursionError):
         return environment.from_string(source)
+
+
+def check_template(template: str) -> None:
+    """Raises BadInput when a template does not compile."""
+    _compile(template)
 
 
 def render_chat(

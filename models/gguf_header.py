@@ -27,6 +27,10 @@ SCALARS = {
     if code != "-"
 }
 VERSIONS = (2, 3)
+SPLIT_COUNT = "split.count"
+MAX_PARTS = 10_000
+MORE_END_TOKENS = "charprobe.end_token_ids"
+"""Our field: ids, with commas, of tokens that end a turn beyond those that GGUF has a key for."""
 MAX_DIMENSIONS = 4
 MAX_STRINGS = 1 << 24  # of one array: 30 times the largest vocabulary's merges
 MAX_STRING = 1 << 28  # bytes; some files carry their tokenizer as JSON
@@ -101,11 +105,50 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
         return _BoundedReader(path)
 
 
-def read_header(path: Path) -> Header:
-    """A GGUF file's fields and tensors, in a fraction of a second whatever its vocabulary.
+def gguf_parts(path: Path) -> list[Path]:
+    """The files of a GGUF model in order: itself, or all parts of one that was split.
 
-    Raises BadInput when it is missing, no GGUF, or contradicts itself.
+    llama.cpp is given the first part, and finds the others by their names. Raises BadInput for
+    another part than the first, and for one that is missing.
     """
+    fields = _read_part(path).fields
+    count, number = fields.get(SPLIT_COUNT, 1), fields.get("split.no", 0)
+    if type(count) is not int or not 0 < count <= MAX_PARTS or count == 1:
+        return [path]
+    end = f"-{number + 1:05d}-of-{count:05d}.gguf" if type(number) is int else ""
+    if not end or not path.name.endswith(end):
+        raise BadInput(
+            f"{path}: is part {number + 1} of {count}; name it NAME{end}, as llama.cpp does"
+        )
+    stem = path.name.removesuffix(end)
+    parts = [
+        path.with_name(f"{stem}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1)
+    ]
+    if number:
+        raise BadInput(f"{path}: is part {number + 1} of {count}; name {parts[0].name}")
+    for part in parts:
+        if not part.is_file():
+            raise BadInput(f"{part}: missing; it is one of the {count} parts of {path.name}")
+    return parts
+
+
+def stored_parts(path: Path) -> list[Path]:
+    """All files that a file stands for: the parts of a split GGUF model, else itself."""
+    return gguf_parts(path) if path.suffix == ".gguf" else [path]
+
+
+def read_header(path: Path) -> Header:
+    """A GGUF model's fields and tensors, in a fraction of a second whatever its vocabulary.
+
+    Those of all parts where it was split (see ``gguf_parts``). Raises BadInput when it is missing,
+    no GGUF, or contradicts itself.
+    """
+    first, *others = map(_read_part, gguf_parts(path))
+    tensors = [*first.tensors, *(tensor for other in others for tensor in other.tensors)]
+    return Header(first.fields, tensors)
+
+
+def _read_part(path: Path) -> Header:
     with (
         _readable(path),
         path.open("rb") as file,

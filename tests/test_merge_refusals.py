@@ -66,8 +66,8 @@ def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
     foreign = make_adapter(folder / "foreign", small)
     cases["shape"] = (base, foreign, "name an adapter of this base")
     scaling = copy("scaling", base)
-    edit(scaling / "config.json", rope_scaling={"rope_type": "yarn", "factor": 4.0})
-    cases["rope"] = (scaling, good, "field rope_scaling: yarn is not converted")
+    edit(scaling / "config.json", rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    cases["rope"] = (scaling, good, "field rope_scaling: dynamic is not converted")
     unknown = copy("unknown", base)
     found = json.loads((unknown / "tokenizer.json").read_text())
     found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[a-z]+"

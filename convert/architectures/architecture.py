@@ -75,6 +75,10 @@ class Architecture:
         if config.rope.kind == "linear":
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(config.rope.factor)
+        if config.rope.kind == "yarn":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+            writer.add_rope_scaling_factor(config.rope.factor)
+            writer.add_rope_scaling_orig_ctx_len(config.rope.original_max_position_embeddings)
 
     def row_order(self, tensor: str, rows: int) -> NDArray[np.int64] | None:
         """For each row of a GGUF tensor its row in the checkpoint; None keeps the order.

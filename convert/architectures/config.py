@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,13 +11,25 @@ from pydantic_core import PydanticCustomError
 
 from charprobe_lite.models.errors import BadInput
 
+NEEDED = {
+    "linear": ["factor"],
+    "llama3": [
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ],
+    "yarn": ["factor"],
+}
+"""The numbers of each rotary scaling."""
+ROPE_FIELDS = {"rope_type", "type", "rope_theta", "original_max_position_embeddings"}
 Size = Field(gt=0, le=10_000_000)
 
 
 class Rope(BaseModel):
-    """Rotary scaling: none, linear, or Llama 3.1's."""
+    """Rotary scaling: none, linear, Llama 3.1's, or YaRN (Peng et al. 2023, arXiv 2309.00071)."""
 
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
     factor: float = Field(default=1.0, ge=1, le=1e6)
     low_freq_factor: float = Field(default=1.0, gt=0, le=1e6)
     high_freq_factor: float = Field(default=4.0, gt=0, le=1e6)
@@ -80,8 +93,37 @@ def rope_fields(text: Mapping[str, Any], kinds: tuple[str, ...], file: str) -> d
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in kinds:
         raise BadInput(f"{file}: field rope_scaling: {str(kind)[:80]} is not converted")
-    needed = {"linear": ["factor"], "llama3": list(Rope.model_fields)[1:]}.get(kind, [])
-    if missing := [field for field in needed if scaling.get(field) is None]:
+    fields = {field: scaling[field] for field in NEEDED.get(kind, []) if field in scaling}
+    if missing := [field for field in NEEDED.get(kind, []) if fields.get(field) is None]:
         raise BadInput(f"{file}: field rope_scaling: {missing[0]} is missing")
-    rope = {"rope": {**{field: scaling[field] for field in needed}, "kind": kind}}
+    _refuse_other_fields(text, scaling, kind, file)
+    if kind == "yarn":  # with transformers' default
+        length = scaling.get("original_max_position_embeddings")
+        length = text.get("max_position_embeddings") if length is None else length
+        fields["original_max_position_embeddings"] = length
+    rope = {"rope": {**fields, "kind": kind}}
     return rope | ({"rope_theta": scaling["rope_theta"]} if "rope_theta" in scaling else {})
+
+
+def _refuse_other_fields(
+    text: Mapping[str, Any], scaling: Mapping[str, Any], kind: str, file: str
+) -> None:
+    """Raises BadInput for a rotary field that llama.cpp would compute without."""
+    factor = scaling.get("factor")
+    usual: dict[str, Any] = {
+        "partial_rotary_factor": 1,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "truncate": True,
+        "attention_factor": None,
+    }
+    if kind == "yarn" and isinstance(factor, int | float) and factor >= 1:
+        usual["attention_factor"] = 0.1 * log(factor) + 1
+    known = ROPE_FIELDS | {"factor"} | set(NEEDED["llama3"] if kind == "default" else NEEDED[kind])
+    partial = {key: text[key] for key in ("partial_rotary_factor",) if key in text}
+    for field, value in {**partial, **scaling}.items():
+        if field in known or value is None or value == usual.get(field):
+            continue
+        raise BadInput(
+            f"{file}: field rope_scaling.{field}: {str(value)[:80]} is not what llama.cpp computes"
+        )

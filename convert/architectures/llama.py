@@ -30,7 +30,7 @@ class Llama(Architecture):
         "max_position_embeddings": 2048,
         "tie_word_embeddings": False,
     }
-    rope_kinds = ("default", "linear", "llama3")
+    rope_kinds = ("default", "linear", "llama3", "yarn")
     pre_tokenizers: ClassVar[Mapping[tuple[str, ...], str]] = {
         (LLAMA3_WORDS,): "llama-bpe",
         ("digits",): "smollm",

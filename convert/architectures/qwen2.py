@@ -17,6 +17,7 @@ class Qwen2(Architecture):
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
     }
+    rope_kinds = ("default", "linear", "yarn")
     pre_tokenizers: ClassVar[Mapping[tuple[str, ...], str]] = {
         (LLAMA3_WORDS.replace("{1,3}", ""),): "qwen2"  # every digit is a word
     }

@@ -23,7 +23,9 @@ CLASSIFIER_TYPES = ("fp32", "int8", "fp16")
 output_option = click.option("-o", "--output", required=True, type=FILE, help="The file to write.")
 cores_option = threads_option("all cores")
 imatrix_option = click.option(
-    "--imatrix", type=FILE, help="Importance matrix for the quantizer (GGUF)."
+    "--imatrix",
+    type=FILE,
+    help="Importance matrix for the quantizer (GGUF, or llama.cpp's older .dat).",
 )
 gguf_option = click.option("--model", required=True, type=FILE, help="A GGUF model, F16 or better.")
 

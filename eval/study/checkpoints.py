@@ -1,5 +1,6 @@
 """The files that a study runs on: model files, adapters and a classifier, fetched or made."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,7 +30,7 @@ from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.gguf_header import stored_parts, weight_summary
 from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.speed import measure_speed
 
@@ -167,7 +168,9 @@ def model_file(files: VariantFiles) -> ModelFile:
         quant=files.quant,
         lora=files.lora,
         bits_per_weight=weights.bits_per_weight,
-        bytes=sum(path.stat().st_size for path in (model, adapter) if path),
+        bytes=sum(
+            part.stat().st_size for path in (model, adapter) if path for part in stored_parts(path)
+        ),
         tensor_types=weights.tensor_types,
     )
 
@@ -262,11 +265,17 @@ def _classifier(spec: StudySpec, note: Notify) -> Path | None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, computed once: a model serves every (stage, persona)."""
+    """sha256 of a file, computed once: a model serves every (stage, persona).
+
+    Of a model that was split, the sha256 of its parts' digests, a line each.
+    """
     try:
-        return _digest_of(path, path.stat().st_mtime_ns)
+        digests = [_digest_of(part, part.stat().st_mtime_ns) for part in stored_parts(path)]
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)

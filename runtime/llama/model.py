@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
@@ -77,14 +78,17 @@ class Model:
         """
         data = text.encode("utf-8", "replace")
         add_bos = add_bos and bool(llama.llama_vocab_get_add_bos(self.vocab))
-        has_one = bool(self._bos) and text.startswith(self._bos)
-        add_bos = add_bos and (double_bos or not has_one)
+        # some templates write a line break first
+        has_one = bool(self._bos) and text.lstrip().startswith(self._bos)
         room = len(data) + 8
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, add_bos, True)
+        # not llama.cpp's own special tokens: it would end a prompt with the end token, too
+        count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, True)
         if count < 0:
             raise RuntimeError("llama.cpp could not tokenise the prompt")
-        return list(tokens[:count])
+        bos = llama.llama_vocab_bos(self.vocab)
+        is_missing = add_bos and bos >= 0 and (double_bos or not has_one)
+        return [*([bos] if is_missing else []), *tokens[:count]]
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
@@ -95,7 +99,18 @@ class Model:
         return self._pieces[token]
 
     def ends(self, token: int) -> bool:
-        return bool(llama.llama_vocab_is_eog(self.vocab, token))
+        """Whether the token ends a turn."""
+        return token in self._more_ends or bool(llama.llama_vocab_is_eog(self.vocab, token))
+
+    @cached_property
+    def _more_ends(self) -> frozenset[int]:
+        buffer = ctypes.create_string_buffer(4096)
+        key = MORE_END_TOKENS.encode()
+        size = llama.llama_model_meta_val_str(self.handle, key, buffer, len(buffer))
+        if size < 0:
+            return frozenset()
+        ids = buffer.value.decode("utf-8", "replace").split(",")
+        return frozenset(int(each) for each in ids if each.isdecimal())
 
     @cached_property
     def end_tokens(self) -> list[int]:
