@@ -168,7 +168,7 @@ def _read_legacy(path: Path) -> dict[str, Array]:
             if values is None:
                 raise ValueError("a size below 1")
             offset += values.nbytes
-            means[name] = values / np.float32(calls) if calls > 0 else values.copy()
+            means[name] = (values / max(calls, 1)).astype(np.float32)
     except (struct.error, ValueError, OverflowError):
         raise BadInput(
             f"{path}: neither GGUF nor an importance matrix of the older format; make one: "

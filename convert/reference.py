@@ -56,7 +56,7 @@ def _logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> NDArr
     text = getattr(config, "text_config", config)
     text._attn_implementation = "eager"
     adapter = _read_peft(adapters[0], architecture) if adapters else _PeftFolder()
-    weights = _stored_weights(folder, architecture) | adapter.base
+    weights = {**_stored_weights(folder, architecture), **adapter.base}
     if EMBEDDING in adapter.base:
         text.vocab_size = len(adapter.base[EMBEDDING]())
         weights |= {HEAD: adapter.base[EMBEDDING]} if architecture.tied else {}
@@ -79,7 +79,7 @@ class _PeftFolder:
 
     config: Any = None
     changes: dict[str, SafetensorsTensor] = field(default_factory=dict)
-    base: dict[str, Weight] = field(default_factory=dict)
+    base: Mapping[str, Weight] = field(default_factory=dict)
 
 
 def _read_peft(folder: Path, architecture: Architecture) -> _PeftFolder:

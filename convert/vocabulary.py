@@ -39,7 +39,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     """Read a checkpoint folder's tokenizer and chat template.
 
     The tokens are padded to ``size`` (the rows of the embedding). Raises BadInput naming the
-    file and the field when one is missing or unknown, or the template does not compile.
+    file and the field when one is missing or unknown, or the template fails.
     """
     path = folder / "tokenizer.json"
     tokenizer = read_object(path)
@@ -227,7 +227,7 @@ def read_template(folder: Path) -> str | None:
     """The chat template of a folder, found as transformers finds it; None where there is none.
 
     Of several templates the one named "default". Raises BadInput naming the file of one that is
-    no text, or does not compile.
+    no text, or fails on a question.
     """
     path, template = folder / "chat_template.jinja", None
     if path.is_file():

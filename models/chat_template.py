@@ -2,11 +2,13 @@
 
 A template may use what transformers gives it (apply_chat_template): ``raise_exception``, loop
 controls, ``{% generation %}`` and a ``tojson`` that writes plain JSON. ``strftime_now`` is left
-out, so that a prompt does not depend on the day: Llama's template then writes its fixed date.
+out, so that a prompt does not depend on the day: Llama's template then writes its fixed date. A
+template that insists on it gets that date, too.
 """
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +20,8 @@ from charprobe_lite.models.errors import BadInput, bad_input
 
 MAX_TEMPLATE = 200_000
 MAX_INDENT = 100
+DATE = date(2024, 7, 26)
+MARK = "A-system-prompt."
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -35,7 +39,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class _Generation(Extension):
     """``{% generation %}`` marks what an assistant wrote, for training; it is rendered as it is."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 (jinja2's own declaration)
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)
@@ -69,13 +73,15 @@ def _compile(source: str) -> jinja2.Template:
     )
     environment.globals["raise_exception"] = _raise
     environment.filters["tojson"] = _to_json
+    if "strftime_now is defined" not in source:
+        environment.globals["strftime_now"] = DATE.strftime
     with bad_input("chat template: does not compile", jinja2.TemplateError, RecursionError):
         return environment.from_string(source)
 
 
 def check_template(template: str) -> None:
-    """Raises BadInput when a template does not compile."""
-    _compile(template)
+    """Raises BadInput when a template does not compile, or fails on a question."""
+    render_chat(template, [{"role": "user", "content": "Hello."}])
 
 
 def render_chat(
@@ -95,6 +101,24 @@ def render_chat(
     values = {"messages": list(messages), "add_generation_prompt": generate, "tools": None}
     with bad_input("chat template: fails on a chat", Exception):  # a template can raise anything
         return compiled.render(values, bos_token=bos, eos_token=eos)
+
+
+def fold_system(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages with a system prompt before the text of the first user turn."""
+    first, *rest = messages
+    if first["role"] != "system" or not rest or rest[0]["role"] != "user":
+        return list(messages)
+    content = f"{first['content']}\n\n{rest[0]['content']}"
+    return [{**rest[0], "content": content}, *rest[1:]]
+
+
+def takes_system(template: str, *, bos: str = "", eos: str = "") -> bool:
+    """Whether a template writes a system prompt; some refuse it, and some leave it out."""
+    turns = [{"role": "system", "content": MARK}, {"role": "user", "content": "Hello."}]
+    try:
+        return MARK in render_chat(template, turns, bos=bos, eos=eos)
+    except BadInput:
+        return False
 
 
 def _raise(message: Any) -> None:

@@ -28,6 +28,11 @@ def read_text(path: Path, fix: str = "") -> str:
         raise BadInput(f"{path}: cannot be read ({reason}){fix and f'; {fix}'}") from None
 
 
+def well_formed(text: str) -> str:
+    """The text with "?" for lone surrogates, which no encoding has and tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def read_json(path: Path, fix: str = "") -> Any:
     return _parse_json(path, read_text(path, fix))
 

@@ -23,7 +23,7 @@ BACKENDS = {
 }
 """The class of every backend, by the name that ``--backend`` has for it."""
 Message = dict[str, str]  # role, content
-Finish = Literal["stop", "length", "context"]
+Finish = Literal["stop", "length", "context", "empty"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Request:
 class Completion:
     """The reply to a request.
 
-    ``finish`` is "stop" (the turn ended by itself), "length" (``max_tokens`` reached) or
-    "context" (the prompt or the reply does not fit the context). ``evaluated_tokens`` is the part
-    of the prompt that was not already in the KV cache; ``appended_tokens`` the part of the
+    ``finish`` is "stop" (the turn ended by itself), "length" (``max_tokens`` reached), "context"
+    (prompt or reply do not fit the context) or "empty" (a server sent no text: it was filtered, or
+    there is nothing but reasoning or a tool call in a field of its own). ``evaluated_tokens`` is
+    the part of the prompt that was not already in the KV cache; ``appended_tokens`` that of the
     reply's ``tokens`` that the grammar left no choice about, so that nothing was sampled.
     ``seconds`` is wall time, shared with whatever else ran.
     """
@@ -87,7 +88,12 @@ class Backend(AbstractContextManager["Backend[Any]"], Protocol[Adapter]):
     """Runs rollouts on one base model; a context manager.
 
     An adapter is a file for the engine, and for a server the name of a model that it serves.
+    ``takes_system``, after ``check``, says whether the chat template writes system prompts;
+    otherwise they go before the text of the first user turn.
     """
+
+    @property
+    def takes_system(self) -> bool: ...
 
     def use_adapter(self, adapter: Adapter, /) -> None:
         """Run with this adapter from now on. Raises BadInput."""

@@ -104,6 +104,11 @@ class Engine(AbstractContextManager["Engine"]):
         self.close()
 
     @property
+    def takes_system(self) -> bool:
+        """Whether the model's chat template writes system prompts."""
+        return self.model.takes_system
+
+    @property
     def adapter(self) -> Path | None:
         """The LoRA on top of the base."""
         return self._adapter and self._adapter[0]

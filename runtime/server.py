@@ -7,35 +7,53 @@ own chat template. Needs the extra ``server``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import openai
 from anyio.from_thread import start_blocking_portal
-from pydantic import AliasPath, BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from charprobe_lite.models import defaults
+from charprobe_lite.models.chat_template import fold_system
 from charprobe_lite.models.errors import BadInput, first_problem
-from charprobe_lite.runtime.backend import Completion, Grammar, Job, Request, turn_seed
+from charprobe_lite.models.files import well_formed
+from charprobe_lite.runtime.backend import (
+    Completion,
+    Finish,
+    Grammar,
+    Job,
+    Message,
+    Request,
+    turn_seed,
+)
+from charprobe_lite.runtime.server_replies import (
+    CONTEXT_FULL,
+    Failure,
+    NotAReply,
+    Reply,
+    parse_json,
+    parse_reply,
+    reason_of,
+)
 
 RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
+PAUSE = 0.5  # seconds, doubled with every attempt
+OVERFLOW_STATUS = (400, 413, 422, 500)
+"""The status of servers that find a prompt too long."""
 CHECK_RETRIES = 1
 CONNECT_SECONDS = 10
 PROBE = ({"role": "user", "content": "Say hello."},)  # no reply to it is JSON by chance
 PROBE_TOKENS = 48
 FIX_URL = "name the URL that /chat/completions is under, mostly .../v1"
-CONTEXT_FULL = re.compile(
-    r"context.?(length|size|window)|maximum model length|longer than the model", re.IGNORECASE
-)
-ParsedReply = TypeVar("ParsedReply", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -55,21 +73,6 @@ class _RequestForm:
 ALL_TOKENS = 1_000_000  # servers do not agree on a number for "no top_k"
 # vLLM's order, which is the engine's; left to itself llama-server takes the temperature last
 ORDER = ["penalties", "temperature", "min_p", "top_k", "top_p"]
-
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-
-
-class _Reply(BaseModel):
-    """The part of a chat completion that is read."""
-
-    message: dict[str, Any] = Field(validation_alias=AliasPath("choices", 0, "message"))
-    text: str | None = Field(None, validation_alias=AliasPath("choices", 0, "message", "content"))
-    finish: str | None = Field(None, validation_alias=AliasPath("choices", 0, "finish_reason"))
-    prompt_tokens: Count = Field(0, validation_alias=AliasPath("usage", "prompt_tokens"))
-    tokens: Count = Field(0, validation_alias=AliasPath("usage", "completion_tokens"))
-    cached_tokens: Count | None = Field(
-        None, validation_alias=AliasPath("usage", "prompt_tokens_details", "cached_tokens")
-    )
 
 
 class _ListedModel(BaseModel):
@@ -118,6 +121,7 @@ class Server:
         self._key = _api_key()
         self._retries, self._form = RETRIES, self._forms[0]
         self._model_names: list[str] | None = None
+        self.takes_system = True
         self.model = ""
 
     def __enter__(self) -> Server:
@@ -152,7 +156,8 @@ class Server:
     def check(self, requests: Iterable[Request]) -> None:
         """Find out how the server wants a JSON schema, and whether it accepts ``requests``.
 
-        Raises BadInput when its replies do not fit the schemas.
+        A server whose template refuses system prompts gets them in the first user turn. Raises
+        BadInput when its replies do not fit the schemas.
         """
         requests = list(requests)
         grammars = list(dict.fromkeys(r.grammar for r in requests if r.grammar))
@@ -162,7 +167,7 @@ class Server:
         try:
             self._portal.call(self._choose_form, grammars)
             for request in requests:
-                self._portal.call(self._complete, replace(request, max_tokens=1, grammar=None), 0)
+                self._portal.call(self._try, replace(request, max_tokens=1, grammar=None))
         finally:
             self._retries = RETRIES
 
@@ -207,6 +212,22 @@ class Server:
         seed = turn_seed(job.seed, turn) if request.seed is None else request.seed
         running[self._portal.start_task_soon(self._complete, request, seed)] = (job, turn + 1)
 
+    async def _try(self, request: Request) -> None:
+        """One request, if need be with its system prompt folded. Raises BadInput."""
+        try:
+            await self._complete(request, 0)
+        except _Refusal:
+            if not self.takes_system or request.messages[0]["role"] != "system":
+                raise
+            self.takes_system = False
+            try:
+                await self._complete(request, 0)
+            except _Refusal:
+                self.takes_system = True
+            else:
+                return
+            raise
+
     async def _choose_form(self, grammars: Sequence[Grammar]) -> None:
         """Keep the first form of a request that the server answers correctly."""
         probes = [Request(PROBE, PROBE_TOKENS, grammar) for grammar in grammars]
@@ -221,7 +242,9 @@ class Server:
                 continue
             if all(map(_fits, replies, grammars)):
                 return
-            problems.append(f"{self.url}: it replied {replies[0].text[:60]!r}")
+            is_empty = replies[0].finish == "empty"
+            text = "without a text" if is_empty else repr(replies[0].text[:60])
+            problems.append(f"{self.url}: it replied {text}")
         fix = (
             f"; model {self.model} cannot be asked for JSON that fits a tool's schema: "
             "use a server that honours response_format json_schema, or --condition chat"
@@ -233,7 +256,10 @@ class Server:
         start = time.perf_counter()
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": list(request.messages),
+            "messages": [
+                {key: well_formed(text) for key, text in message.items()}
+                for message in self._folded(request.messages)
+            ],
             "max_tokens": request.max_tokens,
             "seed": seed,
             "extra_body": self._form.extra_fields,
@@ -242,24 +268,54 @@ class Server:
         if request.grammar:
             schema = json.loads(request.grammar.source)
             body["response_format"] = self._form.response_format(schema)
-        client = self._client.with_options(max_retries=self._retries)
-        try:
-            raw = await client.chat.completions.with_raw_response.create(**body)
-        except openai.APIError as error:
-            if getattr(error, "status_code", None) in (400, 413, 422, 500) and CONTEXT_FULL.search(
-                str(error)
-            ):
-                return Completion("", "context", 0, 0, 0, time.perf_counter() - start)
-            raise self._problem(error) from None
-        reply = self._parse(_Reply, raw.text)
+        reply = await self._reply(body)
+        seconds = time.perf_counter() - start
+        if reply is None:
+            return Completion("", "context", 0, 0, 0, seconds)
+        finish: Finish = "length" if reply.finish == "length" else "stop"
         return Completion(
-            text=reply.text or "",
-            finish="length" if reply.finish == "length" else "stop",
+            text="" if reply.is_empty else reply.text or "",
+            finish="empty" if reply.is_empty else finish,
             prompt_tokens=reply.prompt_tokens,
             evaluated_tokens=max(0, reply.prompt_tokens - (reply.cached_tokens or 0)),
             tokens=reply.tokens,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
         )
+
+    def _folded(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return messages if self.takes_system else fold_system(messages)
+
+    async def _reply(self, body: dict[str, Any]) -> Reply | None:
+        """The server's reply; None where the prompt does not fit. Raises BadInput.
+
+        The client library repeats what fails by its status; this, errors in a reply of status 200.
+        """
+        pauses = [PAUSE * 2**attempt for attempt in range(self._retries)]
+        while True:
+            reply = await self._answer(body)
+            if not isinstance(reply, Failure):
+                return reply
+            if not reply.transient or not pauses:
+                raise BadInput(
+                    f"{self.url}: {self._without_key(reply.reason)} (in a reply of status 200); "
+                    "finished rollouts are kept: run the same command again"
+                )
+            await asyncio.sleep(pauses.pop(0))
+
+    async def _answer(self, body: dict[str, Any]) -> Reply | Failure | None:
+        """One answer, whatever it is; None where the prompt does not fit. Raises BadInput."""
+        client = self._client.with_options(max_retries=self._retries)
+        try:
+            raw = await client.chat.completions.with_raw_response.create(**body)
+            reply = parse_reply(raw.text)
+        except openai.APIError as error:
+            status = getattr(error, "status_code", None)
+            if status in OVERFLOW_STATUS and CONTEXT_FULL.search(_reason(error)):
+                return None
+            raise self._problem(error) from None
+        except NotAReply as error:
+            raise self._not_a_reply(error) from None
+        return None if isinstance(reply, Failure) and reply.is_context_full else reply
 
     async def _list_models(self) -> list[str]:
         client = self._client.with_options(max_retries=CHECK_RETRIES)
@@ -267,14 +323,21 @@ class Server:
             raw = await client.models.with_raw_response.list()
         except openai.APIError as error:
             raise self._problem(error) from None
-        return [model.id for model in self._parse(_ModelList, raw.text).data]
-
-    def _parse(self, kind: type[ParsedReply], text: str) -> ParsedReply:
         try:
-            return kind.model_validate_json(text)
+            models = _ModelList.model_validate(parse_json(raw.text)).data
+        except NotAReply as error:
+            raise self._not_a_reply(error) from None
         except ValidationError as error:
-            problem = f"not a reply of an OpenAI-compatible server: {first_problem(error)}"
-            raise BadInput(f"{self.url}: {problem}; {FIX_URL}") from None
+            raise self._not_a_reply(first_problem(error)) from None
+        return [model.id for model in models]
+
+    def _not_a_reply(self, problem: object) -> BadInput:
+        return BadInput(
+            f"{self.url}: not a reply of an OpenAI-compatible server: {problem}; {FIX_URL}"
+        )
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
 
     def _problem(self, error: openai.APIError) -> BadInput:
         """An error of the client as one line, without the key."""
@@ -291,10 +354,15 @@ class Server:
             return BadInput(f"{self.url}: refuses the API key ({status}); set OPENAI_API_KEY")
         if status == 404:
             return BadInput(f"{self.url}: not found (404); {FIX_URL}")
-        reason = first_problem(error)
-        line = f"{self.url}: {reason.replace(self._key, '***') if self._key else reason}"
+        line = f"{self.url}: {self._without_key(_reason(error))} ({status})"
         # llama-cpp-python answers 500 to a response_format that it does not know
         return _Refusal(line) if status in (400, 422, 500, 501) else BadInput(line)
+
+
+def _reason(error: openai.APIError) -> str:
+    """What the server says of an error, in its own words where it has any."""
+    response = getattr(error, "response", None)
+    return (response is not None and reason_of(response.text)) or first_problem(error)
 
 
 def _sampling_fields(top_k: int, min_p: float, repetition_penalty: float) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def test_a_quantized_base_is_named_as_such(
     header = {"model.norm.weight": {"dtype": "F8_E4M3", "shape": [64], "data_offsets": [0, 64]}}
     text = json.dumps(header).encode()
     shard.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
-    with pytest.raises(BadInput, match="tensor model.norm.weight has type F8_E4M3, not one of"):
+    with pytest.raises(BadInput, match=r"tensor model\.norm\.weight has type F8_E4M3, not one of"):
         merge_lora(base, [], tmp_path / "model.gguf", "F16", verify=False)
     edit(base / "config.json", quantization_config=method)
     match = f"config.json: field quantization_config: {method['quant_method']}; name the unquant"

@@ -36,6 +36,8 @@ def answer_turns(
         answers.append(Turn(completion))
         if completion.finish == "context" and not (completion.tokens and successor is None):
             return Result(Outcome.CONTEXT_FULL, turns=answers)
+        if not completion.text.strip():
+            return Result(Outcome.NO_REPLY, turns=answers)
         messages.append({"role": "assistant", "content": completion.text})
     return Result(Outcome.ANSWERED, clean(answers[-1].completion.text), turns=answers)
 

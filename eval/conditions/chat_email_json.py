@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from charprobe_lite.eval.conditions.chat_email import WRITER, request
 from charprobe_lite.eval.conditions.condition import Condition, RolloutSettings
-from charprobe_lite.eval.protocols.outcome import Outcome, Result, Turn
+from charprobe_lite.eval.protocols.outcome import WITHOUT_TEXT, Outcome, Result, Turn
 from charprobe_lite.models.call_formats import first_object
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import Grammar, Message, Request, Rollout
@@ -38,8 +38,8 @@ def answer_json(turns: Sequence[Message], settings: RolloutSettings) -> Rollout:
     """One reply under the grammar. A reply that was cut, or is without a body, is malformed."""
     completion = yield Request(tuple(turns), settings.max_tokens, Grammar(json.dumps(SCHEMA)))
     result = Result(Outcome.MALFORMED, turns=[Turn(completion)])
-    if completion.finish == "context":
-        return replace(result, outcome=Outcome.CONTEXT_FULL)
+    if outcome := WITHOUT_TEXT.get(completion.finish):
+        return replace(result, outcome=outcome)
     value = first_object(completion.text)
     body = value.get("body") if isinstance(value, dict) else None
     text = settings.protocol.clean_email(body) if isinstance(body, str) else ""

@@ -20,15 +20,20 @@ from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
 from charprobe_lite.eval.conditions.transcript import Transcripts, recorded_messages
 from charprobe_lite.eval.export import ExportFormat
 from charprobe_lite.eval.store.reader import Study
-from charprobe_lite.eval.store.rollouts import storable
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.files import well_formed
 from charprobe_lite.models.scenarios import TOOL_OUTPUT
 from charprobe_lite.runtime.backend import Message
 
 RECOGNISED, LABEL = "recognised", "label"
 CORRECT, INCORRECT = "C", "I"
-STOP_REASONS = {"stop": "stop", "length": "max_tokens", "context": "model_length"}
+STOP_REASONS = {
+    "stop": "stop",
+    "length": "max_tokens",
+    "context": "model_length",
+    "empty": "unknown",
+}
 Rollout = tuple[Row, list[RecordedTurn]]
 
 
@@ -65,7 +70,7 @@ def _log(
     starts = [datetime.fromisoformat(row.ended) - timedelta(seconds=row.seconds) for row in rows]
     start, end = min(starts).isoformat(), max(row.ended for row in rows)
     counts = dict.fromkeys(("total_samples", "completed_samples"), len(samples))
-    name, provenance = storable(study.path.stem), study.provenance
+    name, provenance = well_formed(study.path.stem), study.provenance
     options = ("temperature", "top_p", "max_tokens", "seed")
     config = models.GenerateConfig(**{key: provenance[key] for key in options if key in provenance})
     return logs.EvalLog(
@@ -142,7 +147,7 @@ def _chat(
     chat: list[models.ChatMessage] = []
     call: ToolCall | None = None
     for message in messages:
-        text = storable(message["content"])
+        text = well_formed(message["content"])
         if message["role"] == "assistant":
             turn = turns[-earlier] if earlier <= 0 and turns else None
             earlier -= 1
@@ -173,7 +178,7 @@ def _call(
     if not isinstance(call, Call):
         return None
     # without the lone surrogates that a model can write in JSON
-    arguments = json.loads(storable(json.dumps(call.arguments, ensure_ascii=False)))
+    arguments = json.loads(well_formed(json.dumps(call.arguments, ensure_ascii=False)))
     return ToolCall(id=name, function=call.name, arguments=arguments)
 
 

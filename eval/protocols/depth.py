@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from charprobe_lite.eval.protocols.email_text import email_text
-from charprobe_lite.eval.protocols.outcome import Outcome, Result, Turn
+from charprobe_lite.eval.protocols.outcome import WITHOUT_TEXT, Outcome, Result, Turn
 from charprobe_lite.eval.protocols.protocol import AgentTask, Fact, Protocol
 from charprobe_lite.models.call_formats import Call, FinalBlock, MalformedReply
 from charprobe_lite.models.office import ToolError
@@ -120,8 +120,8 @@ def _ending(
     """How a reply ends the rollout; None where it goes on. A call of a tool ``final`` ends it."""
     if isinstance(reply, FinalBlock) or (isinstance(reply, Call) and reply.name == "final"):
         return Outcome.NO_EMAIL
-    if completion.finish == "context":
-        return Outcome.CONTEXT_FULL
+    if outcome := WITHOUT_TEXT.get(completion.finish):
+        return outcome
     return Outcome.MALFORMED if malformed == MAX_MALFORMED else None
 
 

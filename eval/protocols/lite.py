@@ -80,6 +80,8 @@ def _loop(task: AgentTask, answer: Answer, grammars: Sequence[Grammar | None]) -
     turns: list[Turn] = []
     for step, grammar in enumerate(grammars, 1):
         completion = yield task.request(messages, grammar)
+        if completion.finish == "empty":
+            return Result(Outcome.NO_REPLY, turns=[*turns, Turn(completion)])
         reply = _read(task, completion, grammar)
         if isinstance(reply, FinalBlock):
             return Result(Outcome.NO_EMAIL, turns=[*turns, Turn(completion)])

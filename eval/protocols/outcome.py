@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from charprobe_lite.runtime.backend import Completion
+from charprobe_lite.runtime.backend import Completion, Finish
 
 
 class Outcome(StrEnum):
@@ -18,10 +18,19 @@ class Outcome(StrEnum):
     """A reply, or the fourth in a row, held no complete tool call."""
     CONTEXT_FULL = "context_full"
     """The conversation filled the context."""
+    NO_REPLY = "no_reply"
+    """The model gave no text: it ended its turn at once, or the server sent or kept none."""
     NO_EMAIL = "no_email"
     """The agent ended the job without an email."""
     OUT_OF_STEPS = "out_of_steps"
     """The agent used up its steps."""
+
+
+WITHOUT_TEXT: dict[Finish, Outcome] = {
+    "context": Outcome.CONTEXT_FULL,
+    "empty": Outcome.NO_REPLY,
+}
+"""How a reply that ends a rollout without a text ends it."""
 
 
 @dataclass(frozen=True)

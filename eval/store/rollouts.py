@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.eval.store.records import TextKey, Unlabelled
+from charprobe_lite.models.files import well_formed
 
 if TYPE_CHECKING:
     from charprobe_lite.eval.protocols.outcome import Result
@@ -79,7 +80,7 @@ class RolloutTables(Connection):
             if result.text is not None:
                 self.database.execute(
                     "INSERT INTO samples (rollout_id, text) VALUES (?, ?)",
-                    (rollout, storable(result.text)),
+                    (rollout, well_formed(result.text)),
                 )
         return rollout
 
@@ -214,11 +215,6 @@ def _turn_row(rollout: int, step: int, turn: Any) -> tuple[Any, ...]:
     done = turn.completion
     arguments = None if turn.arguments is None else json.dumps(turn.arguments)
     counts = (done.prompt_tokens, done.evaluated_tokens, done.tokens, done.seconds)
-    texts = (storable(done.text), done.finish, turn.tool, arguments)
-    output = None if turn.output is None else storable(turn.output)
+    texts = (well_formed(done.text), done.finish, turn.tool, arguments)
+    output = None if turn.output is None else well_formed(turn.output)
     return (rollout, step, *texts, output, *counts)
-
-
-def storable(text: str) -> str:
-    """Text without lone surrogates (a model can write them in JSON), which SQLite refuses."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -34,7 +34,7 @@ from charprobe_lite.eval.study.instruments import (
 )
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.progress import Progress
-from charprobe_lite.eval.study.runner import plan, run
+from charprobe_lite.eval.study.runner import SYSTEM_PROMPTS, plan, run
 from charprobe_lite.eval.study.spec import (
     StudySpec,
     parse_spec,
@@ -145,6 +145,8 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
             run(groups, resolved, variants[0], store, progress)
         open_named = partial(open_instrument, spec=resolved, files=variants[0])
         label_with_others(store, resolved.instruments[1:], open_named, display.note)
+        if place := store.provenance().get(SYSTEM_PROMPTS):
+            display.note(f"the chat template takes no system prompts; they went {place}")
         if cut := store.provenance().get(TEXTS_CUT):
             display.note(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"

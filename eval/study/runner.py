@@ -14,13 +14,13 @@ from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import Unlabelled
-from charprobe_lite.eval.store.rollouts import storable
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.grid import Task, tasks_of
 from charprobe_lite.eval.study.instruments import open_instrument
 from charprobe_lite.eval.study.labelling import Labelling
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.spec import StudySpec
+from charprobe_lite.models.files import well_formed
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import (
     Backend,
@@ -30,6 +30,8 @@ from charprobe_lite.runtime.backend import (
     open_backend,
 )
 
+SYSTEM_PROMPTS = "system_prompts"
+"""Where they went, noted for a model whose chat template has no place for them."""
 Plan = dict[Checkpoint | None, list[Task]]
 """The rollouts by the checkpoint that they run on; None for texts that no model writes."""
 
@@ -72,6 +74,8 @@ def run(
         for model, tasks_by_checkpoint in tasks_by_model.items():
             with open_backend(spec.backend, model, spec.backend_options) as backend:
                 _check(backend, tasks_by_checkpoint, begin)
+                if not backend.takes_system:
+                    store.note({SYSTEM_PROMPTS: "before the text of the first user turn"})
                 if not is_started:
                     is_started = True
                     progress.begin(_cell_counts(groups), _cell_counts(missing))
@@ -177,4 +181,4 @@ def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
     rollout = store.add(*task.key, task.seed, result)
     if result.text is None:
         return None
-    return Unlabelled(rollout, task.cell, task.persona, storable(result.text))
+    return Unlabelled(rollout, task.cell, task.persona, well_formed(result.text))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models.chat_template import render_chat
+from charprobe_lite.models.chat_template import fold_system, render_chat, takes_system
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.runtime.backend import Message
@@ -64,11 +64,17 @@ class Model:
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation up to where the assistant's next turn begins.
 
-        Raises BadInput naming the file when its template fails on these messages.
+        A template that takes no system prompt gets it in the first user turn. Raises BadInput
+        naming the file when its template fails on these messages.
         """
         with bad_input(self.path.name, BadInput):
-            eos = self._special_text(llama.llama_vocab_eos(self.vocab))
-            return render_chat(self.chat_template, messages, bos=self._bos, eos=eos)
+            messages = messages if self.takes_system else fold_system(messages)
+            return render_chat(self.chat_template, messages, bos=self._bos, eos=self._eos)
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes system prompts."""
+        return takes_system(self.chat_template, bos=self._bos, eos=self._eos)
 
     def tokenize(self, text: str, *, add_bos: bool = True, double_bos: bool = False) -> list[int]:
         """Token ids of a text; special tokens in it are recognised.
@@ -138,6 +144,10 @@ class Model:
     @cached_property
     def _bos(self) -> str:
         return self._special_text(llama.llama_vocab_bos(self.vocab))
+
+    @cached_property
+    def _eos(self) -> str:
+        return self._special_text(llama.llama_vocab_eos(self.vocab))
 
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else self.piece(token).decode("utf-8", "replace")

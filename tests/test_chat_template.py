@@ -1,0 +1,127 @@
+"""Chat templates of other people's files, against transformers."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from charprobe_lite.convert.merge import merge_lora
+from charprobe_lite.models.chat_template import fold_system, render_chat, takes_system
+from charprobe_lite.runtime.llama import Model
+from tests.checkpoints import make_checkpoint
+
+CHAT = [
+    {"role": "system", "content": 'Say "<b>", é and \u2019.'},
+    {"role": "user", "content": "Hello & goodbye"},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "And now?"},
+]
+LOOP = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+GENERATION = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}"
+)
+REFUSES = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + LOOP
+)
+DROPS = LOOP.replace("messages %}[", "messages if m.role != 'system' %}[")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        LOOP,
+        GENERATION,
+        "{{ messages | tojson }}",
+        "{{ messages[0] | tojson(ensure_ascii=False) }}",
+        "{{ messages[0] | tojson(ensure_ascii=True, indent=2) }}",
+        "{{ messages[0] | tojson(separators=(',', ':')) }}",
+        "{{ {'b': 1, 'a': [true, none]} | tojson(sort_keys=True) }}",
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
+        "{% if tools is none and documents is not defined %}{% endif %}"
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+        "{{ ns.n }}",
+    ],
+)
+def test_a_template_is_rendered_as_transformers_renders_it(template: str) -> None:
+    (expected,), _ = render_jinja_template(
+        [CHAT], chat_template=template, add_generation_prompt=True
+    )
+    assert render_chat(template, CHAT) == expected
+
+
+def test_a_date_in_a_template_is_the_same_every_day() -> None:
+    insists = "{{ strftime_now('%d %b %Y') }}"
+    asks = "{% if strftime_now is defined %}now{% else %}26 Jul 2024{% endif %}"
+    assert render_chat(insists, CHAT) == render_chat(asks, CHAT) == "26 Jul 2024"
+
+
+@pytest.mark.parametrize("template", [REFUSES, DROPS])
+def test_a_template_without_system_prompts_is_known(template: str) -> None:
+    assert not takes_system(template)
+    assert takes_system(LOOP)
+    folded = fold_system(CHAT)
+    assert [turn["role"] for turn in folded] == ["user", "assistant", "user"]
+    text = render_chat(template, folded)
+    assert text.startswith('[user]Say "<b>", é and \u2019.\n\nHello & goodbye[assistant]Hi.')
+    assert fold_system(CHAT[1:]) == CHAT[1:]
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint("llama3", tmp_path_factory.mktemp("base") / "llama3")
+
+
+def converted(base: Path, file: Path, template: str, **tokenizer: Any) -> Model:
+    (base / "chat_template.jinja").write_text(template, "utf-8")
+    settings = json.loads((base / "tokenizer_config.json").read_text()) | tokenizer
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    merge_lora(base, [], file, "F32", verify=False)
+    return Model(file)
+
+
+def test_a_model_whose_template_refuses_system_prompts_gets_them_in_the_first_turn(
+    llama3: Path, tmp_path: Path, cache: Path
+) -> None:
+    with closing(converted(llama3, tmp_path / "model.gguf", REFUSES)) as model:
+        assert not model.takes_system
+        assert model.render(CHAT) == render_chat(REFUSES, fold_system(CHAT))
+
+
+@pytest.mark.parametrize("begins", ["{{ bos_token }}", "\n{{ bos_token }}", ""])
+def test_a_prompt_begins_with_one_bos_and_never_ends_with_eos(
+    llama3: Path, tmp_path: Path, cache: Path, begins: str
+) -> None:
+    import gguf
+
+    template = begins + LOOP
+    with closing(converted(llama3, tmp_path / "plain.gguf", template, add_bos_token=True)) as plain:
+        expected_ids = plain.tokenize(plain.render(CHAT))
+    # the same file with add_eos_token, which some tools write
+    reader = gguf.GGUFReader(tmp_path / "plain.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "eos.gguf", "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kind, sub_type=sub)
+    writer.add_add_eos_token(True)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with closing(Model(tmp_path / "eos.gguf")) as model:
+        ids = model.tokenize(model.render(CHAT))
+    bos, eos = (reader.fields[f"tokenizer.ggml.{n}_token_id"].contents() for n in ("bos", "eos"))
+    assert ids == expected_ids
+    assert ids.count(bos) == 1
+    assert eos not in ids
