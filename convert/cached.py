@@ -13,10 +13,11 @@ from charprobe_lite.convert.gguf_model import Progress
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.onnx import export_in_child
 from charprobe_lite.convert.quantize import ROW_TYPES, quantize_file
+from charprobe_lite.convert.vocabulary import read_template
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import stored_parts
+from charprobe_lite.models.gguf_header import read_header, stored_parts
 from charprobe_lite.models.kit import sha256_file
 
 CONVERTER = 1
@@ -87,11 +88,22 @@ def prepare_adapter(name: str, adapter: Path, base: Path, *, note: Notify = lamb
     """An adapter as GGUF: itself when it is one, else the cached conversion of a PEFT folder."""
     if not adapter.is_dir():
         return adapter
+    if read_template(adapter) not in (None, _base_template(base)):
+        note(
+            f"{adapter}: has a chat template of its own, which an adapter at run time does not "
+            "bring along; --lora merged uses it"
+        )
     target = adapter_file(name, adapter, base)
     if not target.is_file():
         note(f"preparing adapter {name} (once): {target}")
         convert_adapter(adapter, base, target, shared=True)
     return target
+
+
+def _base_template(base: Path) -> str | None:
+    if base.is_dir():
+        return read_template(base)
+    return read_header(base).fields.get("tokenizer.chat_template")
 
 
 def prepare_classifier(

@@ -1,12 +1,14 @@
 """Files that anyone can have written, read with one set of error messages.
 
-Text is UTF-8, without the mark that some programs begin it with. Rows and records come with their
+Text is UTF-8 or, with its mark, UTF-16. Rows and records come with their
 place (file and line) for the errors of whoever reads them. Every function raises BadInput naming
 that place and what is wrong.
 """
 
+import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -14,15 +16,23 @@ from typing import Any
 
 from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 
+MAX_FIELD = 1 << 30  # characters of a CSV field; Python's own limit is 131,072
+DELIMITERS = (",", ";", "\t", "|")
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 DATA = Path(__file__).parent / "data"
 """The data files that are shipped with the package."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def read_text(path: Path, fix: str = "") -> str:
-    """The text of a file; ``fix`` ends the message when it cannot be read."""
+    """The text of a file, UTF-8, or UTF-16 with its mark as Excel writes it.
+
+    ``fix`` ends the message when it cannot be read.
+    """
     try:
-        return path.read_text("utf-8-sig")
+        data = path.read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise BadInput(f"{path}: cannot be read ({reason}){fix and f'; {fix}'}") from None
@@ -38,23 +48,38 @@ def read_json(path: Path, fix: str = "") -> Any:
 
 
 def read_yaml(path: Path, fix: str = "") -> Any:
-    """The value of a YAML file; only plain values, never an object of Python's."""
+    """The value of a YAML file (1.2, core schema); only plain values, never an object of Python's.
+
+    Raises BadInput also for a key that appears twice.
+    """
     import yaml
+
+    from charprobe_lite.models.core_yaml import parse_yaml
 
     text = read_text(path, fix)
     with bad_input(f"{path}: not YAML", yaml.YAMLError, ValueError, RecursionError):
-        return yaml.safe_load(text)
+        return parse_yaml(text)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of every line that is not blank; only a newline ends a line."""
-    lines = enumerate(read_text(path).split("\n"), 1)
-    return ((number, line) for number, line in lines if line.strip())
+    return _lines(read_text(path))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def read_json_rows(path: Path) -> Rows:
-    """(file and line, the object) of every line of a JSON lines file that is not blank."""
-    for number, line in read_lines(path):
+    """(file and line, the object) of every line of a JSON lines file that is not blank.
+
+    Also of every entry of a JSON array, whatever the file is called.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        yield from _array_rows(path, text)
+        return
+    for number, line in _lines(text):
         place = f"{path}: line {number}"
         row = _parse_json(place, line)
         if not isinstance(row, dict):
@@ -70,12 +95,7 @@ def text_fields(place: str, row: Mapping[str, Any], *fields: str) -> list[str]:
     return [row[field] for field in fields]
 
 
-def read_json_array(path: Path) -> Rows:
-    """(file and entry, the object) of every entry of a JSON array, or of JSON lines."""
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        yield from read_json_rows(path)
-        return
+def _array_rows(path: Path, text: str) -> Rows:
     for number, row in enumerate(_parse_json(path, text), 1):
         place = f"{path}: entry {number}"
         if not isinstance(row, dict):
@@ -84,8 +104,13 @@ def read_json_array(path: Path) -> Rows:
 
 
 def read_csv_rows(path: Path) -> Rows:
-    """(file and line, the columns) of every row of a CSV file with a header."""
-    reader = csv.DictReader(StringIO(read_text(path), newline=""))
+    """(file and line, the columns) of every row of a CSV file with a header.
+
+    Fields are separated by what separates the names of the header: comma, semicolon, tab or bar.
+    """
+    text = read_text(path)
+    limit = csv.field_size_limit(MAX_FIELD)
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter=_delimiter(text))
     try:
         for row in reader:
             place = f"{path}: line {reader.line_num}"
@@ -94,6 +119,13 @@ def read_csv_rows(path: Path) -> Rows:
             yield place, row
     except csv.Error as error:
         raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _delimiter(text: str) -> str:
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").split("\n", 1)[0])
+    return max(DELIMITERS, key=header.count)
 
 
 def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
@@ -124,4 +156,15 @@ def read_records(path: Path) -> list[tuple[str, Any]]:
 
 def _parse_json(place: object, text: str) -> Any:
     with bad_input(f"{place}: not JSON", ValueError, RecursionError):
-        return json.loads(text)
+        value = json.loads(text)
+    return _without_surrogates(value) if SURROGATE.search(text) else value
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_without_surrogates(entry) for entry in value]
+    if isinstance(value, dict):
+        return {well_formed(key): _without_surrogates(part) for key, part in value.items()}
+    return value

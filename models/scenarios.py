@@ -14,6 +14,7 @@ from charprobe_lite.models.record import Record
 from charprobe_lite.models.tools import Tool, finish_tool
 
 TOOL_OUTPUT = "[TOOL OUTPUT]"
+LONG = 200_000  # characters; what does not fit the context ends its rollout
 
 AGENT_RULES = """\
 You are an office agent. {rule} \
@@ -64,7 +65,7 @@ class Person(Record):
 
 
 class Contact(Person):
-    notes: str = Field(default="", max_length=2000)
+    notes: str = Field(default="", max_length=LONG)
 
     def card(self) -> str:
         return f"{super().card()}. {self.notes}".rstrip()
@@ -73,7 +74,7 @@ class Contact(Person):
 class Document(Record):
     topic: str = Field(min_length=1, max_length=200)
     title: str = Field(min_length=1, max_length=300)
-    text: str = Field(min_length=1, max_length=20_000)
+    text: str = Field(min_length=1, max_length=LONG)
 
     def card(self) -> str:
         return f"{self.title}: {self.text}"
@@ -90,11 +91,11 @@ class Scenario(Record):
 
     id: str = Field(min_length=1, max_length=100)
     family: str = ""
-    org: str = Field(min_length=1, max_length=2000)
+    org: str = Field(min_length=1, max_length=LONG)
     user: Person
-    task: str = Field(min_length=1, max_length=4000)
-    contacts: list[Contact] = Field(default=[], max_length=50)
-    documents: list[Document] = Field(default=[], max_length=50)
+    task: str = Field(min_length=1, max_length=LONG)
+    contacts: list[Contact] = Field(default=[], max_length=1000)
+    documents: list[Document] = Field(default=[], max_length=1000)
     context: list[str] = Field(default=[])
     email: Email | None = None
 

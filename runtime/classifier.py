@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from charprobe_lite.models.errors import BadInput, bad_input
-from charprobe_lite.models.files import read_text
+from charprobe_lite.models.files import read_text, well_formed
 from charprobe_lite.models.kit import CLASSIFIER_FILE, kit_classifier
 from charprobe_lite.runtime.device import is_int8, onnx_providers
 
@@ -147,7 +147,7 @@ class Classifier:
         A text's prediction does not depend on the other texts. Raises BadInput when the graph
         cannot run on the tokenizer's ids.
         """
-        items = self._tokenizer.encode_batch(list(texts))
+        items = self._tokenizer.encode_batch([well_formed(text) for text in texts])
         rows = [list(item.ids) or [self._pad] for item in items]
         predictions: dict[int, Prediction] = {}
         for batch in self._batches([len(row) for row in rows]):

@@ -17,6 +17,7 @@ from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Grammar
+from charprobe_lite.runtime.tool_schemas import tool_schema
 
 # one spelling of every value, json.dumps's, so that all but the values themselves is forced
 SPELLING = {
@@ -52,21 +53,29 @@ def tool_call_grammar(
 
 @lru_cache(maxsize=64)
 def _tool_call_grammar(registry: str, form: CallFormat, may_end: bool) -> Grammar:
-    calls = [
-        {
-            "type": "object",
-            "properties": {form.tool_key: {"const": name}, form.arguments_key: parameters},
-            "required": [form.tool_key, form.arguments_key],
-            "additionalProperties": False,
-        }
-        for name, parameters in json.loads(registry)
-    ]
-    grammar = Grammar(json.dumps({"anyOf": calls}))
+    calls: list[Any] = []
+    definitions: dict[str, Any] = {}
+    for name, parameters in json.loads(registry):
+        found = tool_schema(name, json.dumps(parameters))
+        definitions |= found.definitions
+        calls.append(
+            {
+                "type": "object",
+                "properties": {form.tool_key: {"const": name}, form.arguments_key: found.schema},
+                "required": [form.tool_key, form.arguments_key],
+                "additionalProperties": False,
+            }
+        )
+    schema = {"anyOf": calls} | ({"$defs": definitions} if definitions else {})
+    grammar = Grammar(json.dumps(schema))
     if form.fenced:
-        schema = json.dumps({"anyOf": calls, "x-guidance": SPELLING})
-        grammar = Grammar((FENCED if may_end else FENCED_CALL).format(schema=schema), "lark")
+        source = json.dumps({**schema, "x-guidance": SPELLING})
+        grammar = Grammar((FENCED if may_end else FENCED_CALL).format(schema=source), "lark")
     if problem := LLMatcher.validate_grammar(_source(grammar)):
-        raise BadInput(f"tool registry: no grammar for a schema: {first_problem(problem)}")
+        raise BadInput(
+            f"tools {', '.join(name for name, _ in json.loads(registry))}: no grammar "
+            f"for their schemas: {first_problem(problem)}"
+        )
     return grammar
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.files import well_formed
 from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.runtime.classifier import Prediction, softmax
 
@@ -116,7 +117,8 @@ class NgramClassifier:
 
         if not texts:
             return []
-        features = hstack([each.transform(texts) for each in self._vectorizers], format="csr")
+        plain = [well_formed(text) for text in texts]
+        features = hstack([each.transform(plain) for each in self._vectorizers], format="csr")
         rows = softmax(features @ self._weights + self._intercepts)
         return [
             Prediction(

@@ -44,7 +44,7 @@ DROPS = LOOP.replace("messages %}[", "messages if m.role != 'system' %}[")
         "{{ messages[0] | tojson(ensure_ascii=True, indent=2) }}",
         "{{ messages[0] | tojson(separators=(',', ':')) }}",
         "{{ {'b': 1, 'a': [true, none]} | tojson(sort_keys=True) }}",
-        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
+        "{% for m in messages %}{% if loop.first %}{% break %}{% endif %}{{ m }}{% endfor %}",
         "{% if tools is none and documents is not defined %}{% endif %}"
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
         "{{ ns.n }}",

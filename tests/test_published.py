@@ -258,7 +258,7 @@ def test_plain_text_is_a_prompt_a_line_in_its_order(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("a.txt", b"\n \n", "holds no prompt"),
-        ("a.txt", b"\xff\xfe", "not UTF-8 text"),
+        ("a.txt", b"caf\xe9", "not UTF-8 text"),
         ("a.jsonl", b"{oops", "line 1: not JSON"),
         ("a.jsonl", b'{"prompt": "x"}', "line 1: field conversation: not a list"),
         ("a.jsonl", b'{"conversation": [{"input": 5}]}', "line 1: field conversation.0.input"),

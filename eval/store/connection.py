@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -148,8 +151,32 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _copied(path: Path) -> sqlite3.Connection:
     """The study as it stands, in memory. Raises sqlite3.Error also where there is no file."""
     copy = sqlite3.connect(":memory:", isolation_level=None)
-    # not mode=ro, which leaves its -wal and -shm files behind; rw never makes a new study
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    with closing(sqlite3.connect(uri, uri=True, timeout=5)) as study:
+    with _readable(path) as uri, closing(sqlite3.connect(uri, uri=True, timeout=5)) as study:
         study.backup(copy)
     return copy
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[str]:
+    """The URI by which SQLite reads a study and leaves no file beside it.
+
+    In a folder that cannot be written, SQLite reads what another process may be writing (there is
+    a -wal file) only from a copy.
+    """
+    file = path.absolute()
+    if not file.is_file() or (_is_writable(file) and _is_writable(file.parent)):
+        # not mode=ro, which leaves its -wal and -shm files behind; rw never makes a new study
+        yield f"{file.as_uri()}?mode=rw"
+        return
+    log = file.with_name(f"{file.name}-wal")
+    if not log.is_file() or not log.stat().st_size:
+        yield f"{file.as_uri()}?mode=ro&immutable=1"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for source in (file, log):
+            shutil.copyfile(source, Path(folder) / source.name)
+        yield f"{(Path(folder) / file.name).as_uri()}?mode=rw"
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)

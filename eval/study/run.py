@@ -44,8 +44,11 @@ from charprobe_lite.eval.study.spec import (
 )
 from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.catalogue import load_catalogue
+from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.prompts import prompt_file
+from charprobe_lite.models.published_scenarios import StubScenario
+from charprobe_lite.runtime.tool_schemas import left_out
 
 PACKAGES = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
 
@@ -136,6 +139,8 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     tasks = list(chain.from_iterable(groups.values()))
     if skipped := skipped_conditions(resolved, tasks):
         display.note(f"left out, nothing to ask with these options: {', '.join(skipped)}")
+    for line in unenforced_keywords(resolved, tasks):
+        display.note(line)
     with Store(path) as store:
         store.pin(_pins(resolved, variants))
         store.note(_facts(spec.with_values(conditions=resolved.conditions), resolved))
@@ -170,6 +175,23 @@ def skipped_conditions(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
     """The conditions that do not fit the stages, personas and inputs of the spec."""
     names = {task.cell.condition for task in tasks}
     return [name for name in spec.conditions if name not in names]
+
+
+def unenforced_keywords(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
+    """A line for every tool of a scenario whose schema says more than its grammar enforces.
+
+    Raises BadInput naming file, scenario and tool for a schema without a grammar.
+    """
+    items = {task.item.id: task.item for task in tasks if task.cell.grammar == "on"}
+    lines = []
+    for item in items.values():
+        place = f"{spec.scenarios}: scenario {item.id}"
+        for tool in item.tools() if isinstance(item, StubScenario) else ():
+            with bad_input(place, BadInput):
+                words = ", ".join(left_out(tool))
+            if words:
+                lines.append(f"{place}: tool {tool.name}: the grammar does not enforce {words}")
+    return lines
 
 
 def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:

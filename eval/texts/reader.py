@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +26,9 @@ from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
     read_csv_rows,
-    read_json_array,
     read_json_rows,
     read_parquet_rows,
+    well_formed,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
 from charprobe_lite.models.task_ids import family_of, task_of
@@ -51,7 +52,9 @@ HUMAN_ANSWERS = {
 LABELS = frozenset({*PERSONAS, *NAMED_ONLY, NEUTRAL})
 TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three digits
 STUDY = ".sqlite"
-READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".json": read_json_array}
+NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
+NUMPY_ARRAY = re.compile(r"\A(?:np\.)?array\((.*?)(?:,\s*dtype=\S+)?\)\Z", re.DOTALL)
+READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".tsv": read_csv_rows}
 TableRows = Iterable[tuple[str, Mapping[str, Any]]]
 """A place for messages (file and line) and the columns of every row."""
 
@@ -98,7 +101,7 @@ class Columns:
 
 
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
-    """The texts of one file: a study (.sqlite), .csv, .parquet, .json, or else JSON lines.
+    """The texts of one file: a study (.sqlite), .csv, .tsv, .parquet, or else JSON.
 
     ``labels`` are the classifier's, which the file may use too. Raises BadInput with file, line
     and field for what cannot be used.
@@ -126,8 +129,9 @@ def table_texts(
     table = [row for row in table if not row.ended_without_text(columns)]
     if not table:
         raise BadInput(f"{source}: holds no text; every rollout in it ended without one")
-    truths = dict.fromkeys(_string(row.get(columns.label)) for row in table)
     order = table[0].order()
+    _refuse_other_spellings(table, columns, {*(order or ()), *labels})
+    truths = dict.fromkeys(row.string(columns.label) for row in table)
     personas = tuple(filter(None, truths)) or PERSONAS
     known = {*LABELS, *labels, *truths}
     return [_text(row, columns, order, known, personas) for row in table]
@@ -242,6 +246,27 @@ def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection
             raise BadInput(f"{option} {name}: no such column; it has {', '.join(header)}")
 
 
+def _refuse_other_spellings(
+    table: Sequence[_TableRow], columns: Columns, labels: Collection[str]
+) -> None:
+    """Raises BadInput for a label that is written in two ways, which would never agree.
+
+    ``labels`` are those of the file's probabilities and of a classifier. Rows without a prediction
+    get the kit's labels, or the classifier's: another true label would always count as wrong.
+    """
+    unlabelled = any(row.get(columns.prediction) is None for row in table)
+    readable = set(labels) or (LABELS if unlabelled else set())
+    by_name = {label.strip().casefold(): label for label in readable}
+    for name in (columns.prediction, columns.label):
+        for row in table:
+            if label := row.string(name):
+                known = by_name.setdefault(label.strip().casefold(), label)
+                if known != label:
+                    raise row.error(name, f"{_short(label)} is no label; did you mean {known}?")
+                if row.get(columns.prediction) is None and label not in readable:
+                    raise row.unknown_label(name, label, readable)
+
+
 def _text(
     row: _TableRow,
     columns: Columns,
@@ -257,6 +282,7 @@ def _text(
     text, cluster = row.get(columns.text), row.get(columns.cluster)
     if text is not None and not isinstance(text, str):
         raise row.error(columns.text, "must be a text")
+    text = text and well_formed(text)
     if prediction is None and text is None:
         column = columns.prediction or columns.text
         raise row.error(column, "missing; a row needs a prediction or a text")
@@ -296,16 +322,25 @@ class _TableRow:
         outcome = self.get("outcome")
         return outcome not in (None, Outcome.ANSWERED, Outcome.SENT) and texts == (None, None)
 
+    def string(self, name: str | None) -> str:
+        """A column's value as text, "" where it is empty; 3.0 is 3, as pandas writes it."""
+        value = self.get(name)
+        return _string(int(value) if isinstance(value, float) and value.is_integer() else value)
+
     def label(self, name: str | None, known: Collection[str]) -> str | None:
         """A label of ``known``."""
-        value = self.get(name)
-        if value is not None and (not isinstance(value, str) or value not in known):
-            raise self.error(
-                name,
-                f"{_short(value)} is not a label; known are {', '.join(sorted(known))}: add it to "
-                f"{ORDER}, or name its --classifier",
-            )
+        value = self.string(name) or None
+        if value is not None and value not in known:
+            raise self.unknown_label(name, value, known)
         return value
+
+    def unknown_label(self, name: str | None, label: str, known: Collection[str]) -> BadInput:
+        """The error for a label that nothing can predict."""
+        return self.error(
+            name,
+            f"{_short(label)} is not a label; known are {', '.join(sorted(known))}: add it to "
+            f"{ORDER}, or name its --classifier",
+        )
 
     def human(self, name: str | None, label: str, known: Collection[str]) -> bool | None:
         """Whether a human saw the row's persona; a label there means that persona alone."""
@@ -345,7 +380,7 @@ class _TableRow:
             raise self.error(ORDER, "differs from the first row's; use one order")
         numbers = isinstance(value, list) and all(type(p) in (int, float) for p in value)
         if not numbers or len(value) != len(order) or not all(0 <= p <= 1 for p in value):
-            problem = f"must be {len(order)} numbers from 0 to 1, one per label"
+            problem = f"{_short(value)} must be {len(order)} numbers from 0 to 1, one per label"
             raise self.error(PROBABILITIES, problem)
         if abs(sum(value) - 1) > TOLERANCE:
             raise self.error(PROBABILITIES, f"sums to {sum(value):.3f}, not to 1")
@@ -365,12 +400,18 @@ class _TableRow:
         """A list; CSV holds it as text, in JSON or as pandas writes it."""
         value = self.values.get(name)
         value = value.tolist() if isinstance(value, np.ndarray) else self.get(name)
-        if not isinstance(value, str):
-            return value
+        return _parsed_list(value) if isinstance(value, str) else value
+
+
+def _parsed_list(text: str) -> Any:
+    """A list that a CSV file holds, as JSON, Python or numpy writes it; else the text itself."""
+    plain = NUMPY_SCALAR.sub(r"\1", NUMPY_ARRAY.sub(r"\1", text.strip())).replace("'", '"')
+    for written in (plain, re.sub(r"(?<=[^\[\s,])\s+(?=[^\]\s,])", ", ", plain)):
         try:
-            return json.loads(value.replace("'", '"'))
+            return json.loads(re.sub(r"(?<=\d)\.(?!\d)", ".0", written))
         except (ValueError, RecursionError):
-            return value
+            continue
+    return text
 
 
 def _string(value: Any) -> str:

@@ -6,8 +6,6 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Generic
 
-import yaml
-
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.quant.findings import QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
@@ -16,6 +14,7 @@ from charprobe_lite.eval.report.figures import canvas
 from charprobe_lite.eval.report.figures.canvas import Contents, Look, Theme, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.models.core_yaml import parse_yaml
 
 LORA_LOOKS = {
     "runtime": ("#0072B2", "o", "F16 adapter on top"),
@@ -184,5 +183,5 @@ def published_label(name: str, classes: int | None, study: ReportStudy) -> str:
 def published_study() -> dict[str, Any]:
     """published.yaml: ``source``, ``note``, and ``levels`` by base, stage and condition."""
     text = (resources.files("charprobe_lite.eval.report") / "published.yaml").read_text("utf-8")
-    document: dict[str, Any] = yaml.safe_load(text)
+    document: dict[str, Any] = parse_yaml(text)
     return document
