@@ -8,7 +8,7 @@ a model of any size is read in the memory of a few rows.
 import json
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -60,7 +60,9 @@ class SafetensorsTensor:
 
     def read(self) -> Array:
         """All rows as float32."""
-        return self.rows(0, self.shape[0]) if self.shape else np.zeros((), np.float32)
+        if not self.shape:
+            return replace(self, shape=(1,)).rows(0, 1).reshape(())
+        return self.rows(0, self.shape[0])
 
 
 def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:

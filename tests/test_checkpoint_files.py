@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from contextlib import closing
+import tempfile
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
@@ -20,6 +23,7 @@ from transformers import AutoTokenizer
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.merge import merge_lora
+from charprobe_lite.convert.safetensors import open_safetensors
 from charprobe_lite.convert.verify import TEXT, compare_logits, verify_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.llama import Model
@@ -96,6 +100,34 @@ def test_a_checkpoint_without_one_of_its_tensors_is_no_reference(
         save_file(kept, shard, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"tensor lm_head\.weight: missing"):
         verify_file(tmp_path / "model.gguf", short, [])
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+ARRAYS = st.builds(
+    lambda shape, kind, seed: np.random.default_rng(seed).normal(size=shape).astype(kind),
+    st.lists(st.integers(1, 5), max_size=3),
+    st.sampled_from([np.float16, np.float32, np.float64]),
+    st.integers(0, 99),
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(NAMES, ARRAYS, min_size=1, max_size=4), st.data())
+def test_safetensors_come_back_and_damaged_ones_are_one_line(
+    tensors: dict[str, Any], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "some.safetensors"
+        save_file(tensors, path)
+        for name, tensor in open_safetensors(path).items():
+            assert np.array_equal(tensor.read(), tensors[name].astype(np.float32))
+        raw = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+        with suppress(BadInput):  # any other error fails
+            for tensor in open_safetensors(path).values():
+                tensor.read()
 
 
 # split GGUF files

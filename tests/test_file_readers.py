@@ -260,7 +260,7 @@ def test_probabilities_are_read_as_pandas_and_numpy_write_them(
 
 def test_probabilities_that_are_none_are_shown(tmp_path: Path) -> None:
     row = {"trait_true": "humor", "trait_pred": "humor", "label_order": ["humor", "x"]}
-    with pytest.raises(BadInput, match=r"field probs: '0.8 ...' must be 2 numbers from 0 to 1"):
+    with pytest.raises(BadInput, match=r"must be 2 numbers from 0 to 1, one per label, not '0.8"):
         scored(tmp_path / "rows.jsonl", [{**row, "probs": "0.8 ..."}])
 
 

@@ -78,7 +78,7 @@ def test_system_prompt_names_every_tool_the_user_and_the_context() -> None:
         ("a.jsonl", "\n".join([json.dumps(RECORD)] * 2), "field id: 'one' appears twice"),
         ("a.jsonl", "", "holds no scenario"),
         ("a.yaml", "- id: [", "not YAML"),
-        ("a.yaml", "- 2025-02-30", "not YAML"),
+        ("a.yaml", "- {id: a, id: b}", "not YAML"),
         ("a.json", "{", "not JSON"),
         ("a.yaml", "- 5", "entry 1: field document"),
         ("a.yaml", "!!python/object/apply:os.system [true]", "not YAML"),

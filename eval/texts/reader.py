@@ -380,7 +380,9 @@ class _TableRow:
             raise self.error(ORDER, "differs from the first row's; use one order")
         numbers = isinstance(value, list) and all(type(p) in (int, float) for p in value)
         if not numbers or len(value) != len(order) or not all(0 <= p <= 1 for p in value):
-            problem = f"{_short(value)} must be {len(order)} numbers from 0 to 1, one per label"
+            problem = (
+                f"must be {len(order)} numbers from 0 to 1, one per label, not {_short(value)}"
+            )
             raise self.error(PROBABILITIES, problem)
         if abs(sum(value) - 1) > TOLERANCE:
             raise self.error(PROBABILITIES, f"sums to {sum(value):.3f}, not to 1")
