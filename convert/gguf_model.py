@@ -24,6 +24,7 @@ from charprobe_lite.convert.architectures import architecture_of, architecture_o
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import (
     Adapter,
+    Delta,
     Matrix,
     Rows,
     dequantized,
@@ -98,12 +99,13 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
             raise BadInput(
                 f"{checkpoint.folder}: tensor {name}: not a part of {architecture.name}"
             ) from None
-        is_tied = gguf_name == HEAD and architecture.tied
-        if gguf_name is None or is_tied or not stored.shape or name.endswith(NOT_STORED):
+        if gguf_name is None or not stored.shape or name.endswith(NOT_STORED):
             continue
         matrix = ordered(stored, gguf_name, architecture)
         rows = _shifted(matrix.rows, architecture.shift(gguf_name))
         tensors[gguf_name] = Matrix(stored.shape, rows)
+    if architecture.tied:
+        _tie(tensors)
     # a checkpoint that lacks a layer would load, in part, as something else
     kinds = {name.split(".", 2)[2] for name in tensors if name.startswith("blk.")}
     required = {f"blk.{n}.{kind}" for n in range(architecture.layers) for kind in kinds}
@@ -122,6 +124,30 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
         architecture.write_hyperparameters(writer, config)
 
     return SourceModel(architecture, tensors, write_metadata, vocabulary)
+
+
+def _tie(tensors: dict[str, Matrix]) -> None:
+    """One table where both are the same, or one is missing, as transformers ties them.
+
+    Two that differ stay two: the configuration is wrong about such a checkpoint.
+    """
+    if HEAD not in tensors:
+        return
+    embedding = tensors.setdefault(EMBEDDING, tensors[HEAD])
+    head = tensors[HEAD]
+    if embedding is head or _same(embedding, head):
+        del tensors[HEAD]
+
+
+def _same(one: Matrix, other: Matrix) -> bool:
+    if one.shape != other.shape:
+        return False
+    step = max(1, BLOCK // prod(one.shape[1:]))
+    return all(
+        np.array_equal(one.rows(first, end), other.rows(first, end))
+        for first in range(0, one.shape[0], step)
+        for end in [min(first + step, one.shape[0])]
+    )
 
 
 def _shifted(rows: Rows, shift: float) -> Rows:
@@ -176,7 +202,21 @@ def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
 
 def _replace(tensors: dict[str, Matrix], adapter: Adapter) -> None:
     """Put an adapter's own tensors of the base in place; a vocabulary may have other rows."""
-    for name, own in adapter.base.items():
+    rows = tensors[EMBEDDING].shape[0]
+    resized_copies = {
+        name: change
+        for name, change in adapter.changes.items()
+        if name in (EMBEDDING, HEAD)
+        and name not in adapter.base
+        and not isinstance(change, Delta)
+        and change.shape[0] != rows
+    }
+    if EMBEDDING in resized_copies and HEAD not in {*tensors, *adapter.base, *adapter.changes}:
+        raise BadInput(
+            f"{adapter.path}: tensor {EMBEDDING}: {resized_copies[EMBEDDING].shape[0]} rows, the "
+            f"base has {rows}, and the tied output's new rows were not saved; save lm_head, too"
+        )
+    for name, own in {**adapter.base, **resized_copies}.items():
         if name == HEAD and HEAD not in tensors:
             continue  # a tied output, saved twice
         if name not in tensors:

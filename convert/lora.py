@@ -25,6 +25,8 @@ Array = NDArray[np.float32]
 Rows = Callable[[int, int], Array]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+ORIGINAL = ".original_module."
+"""What PEFT names the base's module next to a trained copy of it."""
 SIDE = re.compile(r"\.lora_(?:([AB])\.weight|embedding_([AB]))\Z")
 # initialisations that rewrite the base
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
@@ -174,7 +176,7 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
         _refuse_not_finite(tensor, name, weights)
         if side is None:
             rows = ordered(tensor, target, architecture).rows
-            is_saved = is_module_to_save(module, config)
+            is_saved = ORIGINAL not in name and is_module_to_save(module, config)
             (changes if is_saved else base)[target] = Replacement(tensor.shape, rows)
         else:
             modules.setdefault((target, module), {})[side] = tensor
@@ -239,8 +241,13 @@ def _split(name: str) -> tuple[str, str | None]:
     """("layers.0.self_attn.q_proj.weight", its side), None for a tensor saved complete."""
     if side := SIDE.search(name):
         return f"{name[: side.start()]}.weight", side[1] or side[2]
+    return plain_name(name), None
+
+
+def plain_name(name: str) -> str:
+    """A saved tensor's name in the model that PEFT wrapped."""
     plain = name.replace(".modules_to_save.", ".").replace(".default.", ".")
-    return plain.replace(".base_layer.", "."), None
+    return plain.replace(".base_layer.", ".").replace(ORIGINAL, ".")
 
 
 def _gguf_name(module: str, side: str | None, architecture: Architecture, file: Path) -> str | None:

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from charprobe_lite.convert.architectures import architecture_of, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
-from charprobe_lite.convert.lora import PREFIX, WEIGHTS, is_module_to_save
+from charprobe_lite.convert.lora import ORIGINAL, PREFIX, WEIGHTS, is_module_to_save, plain_name
 from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.safetensors import SafetensorsTensor, open_checkpoint, open_safetensors
 from charprobe_lite.models.errors import BadInput, first_problem
@@ -88,22 +88,24 @@ def _read_peft(folder: Path, architecture: Architecture) -> _PeftFolder:
     config = LoraConfig.from_pretrained(str(folder), local_files_only=True)
     stored = open_safetensors(folder / WEIGHTS)
     tensors = _by_text_name({key.removeprefix(PREFIX): stored[key] for key in stored}, architecture)
-    saved = {
-        name.rsplit(".", 1)[0]
-        for name in tensors
-        if ".lora_" not in name
-        and is_module_to_save(name, {"modules_to_save": config.modules_to_save})
-    }
-    base = {
-        name.replace(".base_layer.", "."): partial(_read, tensor)
-        for name, tensor in tensors.items()
-        if ".lora_" not in name and name.rsplit(".", 1)[0] not in saved
-    }
-    targets = {name.split(".lora_")[0] for name in tensors if ".lora_" in name}
+    own_config = {"modules_to_save": config.modules_to_save}
+    base: dict[str, Weight] = {}
+    changes: dict[str, SafetensorsTensor] = {}
+    targets, saved = set(), set()
+    for name, tensor in tensors.items():
+        plain = plain_name(name)
+        if ".lora_" in name:
+            targets.add(name.split(".lora_")[0])
+            changes[name] = tensor
+        elif ORIGINAL not in name and is_module_to_save(plain, own_config):
+            saved.add(plain.rsplit(".", 1)[0])
+            changes[plain] = tensor
+        else:
+            base[plain] = partial(_read, tensor)
     config.target_modules, config.layers_to_transform = sorted(targets), None
     config.modules_to_save = sorted(saved) or None
     config.inference_mode = True
-    return _PeftFolder(config, tensors, base)
+    return _PeftFolder(config, changes, base)
 
 
 def _read(tensor: SafetensorsTensor) -> torch.Tensor:

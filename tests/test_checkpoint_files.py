@@ -130,6 +130,28 @@ def test_safetensors_come_back_and_damaged_ones_are_one_line(
                 tensor.read()
 
 
+@pytest.mark.parametrize("case", ["same", "other", "output alone"])
+def test_a_tied_checkpoint_with_an_output_of_its_own_is_what_transformers_loads(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, case: str
+) -> None:
+    base = copied(bases["smollm2"], tmp_path / "base")
+    tensors: dict[str, Any] = {}
+    for shard in base.glob("model-*"):
+        tensors |= load_file(shard)
+        shard.unlink()
+    name = "model.embed_tokens.weight"
+    tensors["lm_head.weight"] = tensors[name] * np.float32(1.5 if case == "other" else 1)
+    if case == "output alone":
+        del tensors[name]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    # accelerate cannot map an output that stands in for the embedding
+    merge_lora(base, [], tmp_path / "model.gguf", "F32", verify=case != "output alone")
+    ids = list(range(40, 80))
+    same_logits(tmp_path / "model.gguf", logits_of(base, None, ids), ids)
+    names = {tensor.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert ("output.weight" in names) == (case == "other")
+
+
 # split GGUF files
 
 
@@ -309,6 +331,51 @@ def test_a_changed_vocabulary_is_merged_with_the_adapters_own_tokenizer(
     with closing(Model(tmp_path / "model.gguf")) as merged:
         assert merged.vocabulary_size == rows
         assert merged.tokenize("<|persona|>", add_bos=False) == [600]
+
+
+@pytest.mark.parametrize(
+    ("kind", "saved"), [("llama3", ["embed_tokens", "lm_head"]), ("smollm2", ["embed_tokens"])]
+)
+def test_a_changed_vocabulary_in_modules_to_save_is_merged(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str, saved: list[str]
+) -> None:
+    base, adapter = bases[kind], tmp_path / "adapter"
+
+    def resized() -> Any:
+        model = load(base)
+        model.resize_token_embeddings(648, mean_resizing=False)
+        return model
+
+    tuned = get_peft_model(
+        resized(), LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=saved)
+    )
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    tuned.save_pretrained(adapter)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, adapter / name)
+    merge_lora(base, [adapter], tmp_path / "model.gguf", "F32")
+    ids = [*range(20, 60), 645]
+    with torch.no_grad():
+        reference = PeftModel.from_pretrained(resized(), adapter).eval()
+        logits = reference(input_ids=torch.tensor([ids])).logits[0].numpy()
+    same_logits(tmp_path / "model.gguf", logits, ids)
+
+
+def test_a_tied_output_whose_new_rows_were_not_saved_is_named(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = make_adapter(tmp_path / "adapter", bases["smollm2"], modules_to_save=["embed_tokens"])
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    for name in [name for name in weights if "embed_tokens" in name]:
+        weights[name] = np.concatenate([weights[name], weights[name][:8]])
+    save_file(weights, path)
+    with pytest.raises(BadInput, match="the tied output's new rows were not saved; save lm_head"):
+        merge_lora(bases["smollm2"], [adapter], tmp_path / "m.gguf", "F32", verify=False)
 
 
 def test_what_an_adapter_at_run_time_cannot_change_is_said(

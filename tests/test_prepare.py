@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from charprobe_lite.convert.cached import content_hash, model_file, prepare_model
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.models.cache import cached_files
 from charprobe_lite.models.errors import BadInput
 from tests.checkpoints import make_adapter, make_checkpoint
@@ -198,6 +199,23 @@ def test_a_plan_merges_and_checks_once_for_all_quant_types_that_come_from_f16(
     assert alone["Q4_K_M"]["preparing_seconds"] > alone["F16"]["preparing_seconds"]
     assert together["preparing_seconds"] < sum(x["preparing_seconds"] for x in alone.values())
     assert (alone["Q4_0"]["temporary"] > 0, together["temporary"]) == (True, 0)
+
+
+def test_a_dry_run_of_ones_own_files_makes_nothing_and_knows_their_size(
+    own_catalogue: Path, charprobe: Command, tmp_path: Path
+) -> None:
+    model, adapter = tmp_path / "mine.gguf", own_catalogue / "full-sarcasm"
+    merge_lora(own_catalogue / "base", [], model, "F16", verify=False)
+    command = ["eval", "--gguf", model, "--adapter", adapter, *ASKED, "--dry-run", "--json"]
+    plan = json.loads(charprobe(*command).stdout)
+    needed = [(line["what"], line["action"]) for line in plan["needed"]]
+    assert needed == [(f"base mine ({model})", "here"), (f"adapter ({adapter})", "here")]
+    assert plan["disk"] == 0
+    assert plan["rollouts"] == 2 * (2 + 1)
+    # K and V of 3 layers, 2 heads of 16, F16, for 2 rollouts; and the buffers
+    cache = 2 * 3 * 2 * 16 * 2 * 4096 * 2
+    assert plan["memory"] == pytest.approx(model.stat().st_size + cache + 500e6, rel=0.01)
+    assert not made(tmp_path)
 
 
 @pytest.mark.parametrize("dry", [True, False])

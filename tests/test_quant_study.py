@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
@@ -27,6 +28,7 @@ from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import kit_classifier
+from tests.checkpoints import make_adapter, make_checkpoint
 from tests.classifiers import write_graph
 from tests.conftest import ValidJson
 
@@ -290,3 +292,41 @@ def test_the_report_of_such_a_study_has_the_section(
 def test_a_grid_without_anything_to_compare_is_one_line(options: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         CliRunner().invoke(quant_study, options, catch_exceptions=False)
+
+
+def test_a_model_of_ones_own_is_made_in_every_type_and_compared(
+    cache: Path, tmp_path: Path
+) -> None:
+    base = make_checkpoint("llama3", tmp_path / "base", max_position_embeddings=4096)
+    merge_lora(base, [], tmp_path / "Tiny F16.gguf", "F16", verify=False)
+    adapter = make_adapter(tmp_path / "adapter", base)
+    own = ("--gguf", str(tmp_path / "Tiny F16.gguf"), "--condition", "chat")
+    found = document(tmp_path / "own.sqlite", *own, "--adapter", str(adapter), "--lora", "both")
+    files = {(file["quant"], file["lora"]): file for file in found["quants"]}
+    assert files.keys() == {(q, lora) for q in ("F16", "Q4_0") for lora in ("runtime", "merged")}
+    assert {cell["base"] for file in found["quants"] for cell in file["cells"]} == {"tiny-f16"}
+    # the file itself is F16's base: only what it lacks was made
+    made = sorted(path.name for path in cache.glob("tiny-f16*.gguf"))
+    assert [name.rsplit("-", 1)[0] for name in made] == [
+        *("tiny-f16-Q4_0", "tiny-f16-full-sarcasm-F16", "tiny-f16-full-sarcasm-Q4_0"),
+        "tiny-f16-full-sarcasm-lora",
+    ]
+
+
+def test_a_model_of_ones_own_without_an_adapter_is_one_checkpoint(
+    cache: Path, tmp_path: Path
+) -> None:
+    merge_lora(
+        make_checkpoint("smollm2", tmp_path / "base", max_position_embeddings=4096),
+        *([], tmp_path / "merged.gguf", "F16"),
+        verify=False,
+    )
+    own = ("--gguf", str(tmp_path / "merged.gguf"), "--condition", "chat")
+    found = document(tmp_path / "own.sqlite", *own)
+    assert [(file["quant"], file["lora"]) for file in found["quants"]] == [
+        ("F16", None),
+        ("Q4_0", None),
+    ]
+    asked = ["quant-study", *SMALL, str(tmp_path / "b.sqlite"), *own, "--persona", "humor"]
+    refused = CliRunner().invoke(main, asked)
+    assert "is one checkpoint; name one --stage and one --persona" in str(refused.exception)

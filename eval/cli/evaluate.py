@@ -101,8 +101,8 @@ def evaluate(
         if not as_json:
             note(f"next: charprobe-lite report {study.path}")
         return
-    if not spec.uses_catalogue:
-        raise BadInput("--dry-run: is about a base of the catalogue; leave it out")
+    if spec.is_served:
+        raise BadInput("--dry-run: is about models on this machine; leave it out")
     forecast = forecast_study(spec)
     table, lines = forecast_table(forecast), forecast.lines()
     print_result(as_json, forecast.as_json(), [table, *lines], "eval-dry-run")

@@ -169,6 +169,22 @@ protocol_option = click.option(
     help="How to ask, read and score: lite is this project's own, depth and oct are published "
     "(charprobe-lite protocols). It sets other options, unless they are given.",
 )
+own_model_options = (
+    click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template."),
+    click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder."),
+)
+input_options = (
+    click.option(
+        "--prompts",
+        metavar="FILE|pure-dove",
+        help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
+    ),
+    click.option(
+        "--scenarios",
+        type=FILE,
+        help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
+    ),
+)
 suffixes_option = click.option(
     "--suffixes", type=FILE, help="Your own requests of break_character: text, one a line."
 )
@@ -248,20 +264,10 @@ backend_options = option_group(
         type=click.FloatRange(1),
         help="Seconds to wait for a reply of the server.",
     ),
-    click.option("--gguf", type=FILE, help="Your own model: a GGUF file with a chat template."),
-    click.option("--adapter", type=FILE, help="Your own persona: a GGUF LoRA, or a PEFT folder."),
+    *own_model_options,
     instrument_option,
     classifier_option,
-    click.option(
-        "--prompts",
-        metavar="FILE|pure-dove",
-        help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
-    ),
-    click.option(
-        "--scenarios",
-        type=FILE,
-        help="Your own scenarios: a JSONL or YAML file, or a folder of them; published ones too.",
-    ),
+    *input_options,
 )
 """The backend, its server, and a user's own model, adapter, classifier and inputs."""
 

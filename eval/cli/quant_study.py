@@ -11,10 +11,13 @@ from charprobe_lite.eval.cli.options import (
     classifier_option,
     condition_option,
     grammar_option,
+    input_options,
     instrument_option,
     json_option,
     names_option,
+    option_group,
     option_values,
+    own_model_options,
     persona_option,
     run_options,
     study_option,
@@ -61,8 +64,7 @@ BOTH = "both"
     type=click.IntRange(0),
     help="Texts of each kind and persona that every file reads next to F16; 0 for none.",
 )
-@instrument_option
-@classifier_option
+@option_group(*own_model_options, instrument_option, classifier_option, *input_options)
 @verify_option
 @study_option
 @click.option("-o", "--output", type=FILE, help="Write the report into this folder, too.")
@@ -81,6 +83,7 @@ def quant_study(
     \b
     charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
+    charprobe-lite quant-study --gguf model-F16.gguf --adapter my-lora/ --persona sarcasm
     """
     from charprobe_lite.eval.cli.results import DISPLAY, result_parts
     from charprobe_lite.eval.quant.run import run_quant_study

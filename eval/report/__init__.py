@@ -111,7 +111,7 @@ def _save_table(table: Table, folder: Path) -> list[Path]:
     """Write a table as CSV, Parquet and LaTeX."""
     import pandas as pd
 
-    from charprobe_lite.eval.quant.tables import rounded
+    from charprobe_lite.eval.report.latex import latex_table
 
     frame = pd.DataFrame(table.records)
     csv, parquet, tex = files = [
@@ -119,6 +119,5 @@ def _save_table(table: Table, folder: Path) -> list[Path]:
     ]
     frame.to_csv(csv, index=False, lineterminator="\n")
     frame.to_parquet(parquet, index=False)
-    style = {"index": False, "escape": True, "na_rep": "-", "float_format": rounded}
-    tex.write_text(frame.to_latex(caption=table.caption, **style), "utf-8")
+    tex.write_text(latex_table(table), "utf-8")
     return files

@@ -29,10 +29,13 @@ from charprobe_lite.eval.study.variants import (
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry
+from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import stored_parts, weight_summary
 from charprobe_lite.models.hub import fetch
 from charprobe_lite.runtime.speed import measure_speed
+
+EXACT_TYPES = {"F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def prepare_files(
     this machine.
     """
     variants = variants_of(spec, catalogue)
-    if spec.uses_catalogue:
+    if spec.makes_models:
         forecast(spec, variants, catalogue).refuse_what_does_not_fit()
         return [_catalogue_files(spec, variant, catalogue, note, bar) for variant in variants]
     [variant] = variants
@@ -206,8 +209,13 @@ def _checkpoint(
 ) -> Checkpoint:
     base, model = fetch(need.model.base), need.model
     adapters = [_file(adapter) for adapter in model.adapters]
-    path = prepare_model(
-        model.name, base, adapters, model.quant, verify=spec.verify, note=note, bar=bar
+    is_made = not adapters and base.is_file() and weight_summary(base).name == model.quant
+    path = (
+        base
+        if is_made
+        else prepare_model(
+            model.name, base, adapters, model.quant, verify=spec.verify, note=note, bar=bar
+        )
     )
     if need.adapter is None:
         return Checkpoint(path)
@@ -220,9 +228,13 @@ def _file(adapter: AdapterEntry | Path) -> Path:
 
 
 def _note_requantized(variant: Variant, catalogue: Catalogue, note: Notify) -> None:
-    """Say what is lost where merged weights are rounded to the steps that they came in."""
+    """Say what is lost where merged weights are rounded to the steps that they came in, and what
+    the reference is where the source is quantized."""
     base = catalogue.base(variant.base)
     source = fetch(base)
+    types = set(weight_summary(source).tensor_types) if source.is_file() else set()
+    if base.path and variant.quant == REFERENCE and types - EXACT_TYPES:
+        note(f"{REFERENCE}: {source} is quantized; differences are from that file, as {REFERENCE}")
     has_merged = bool(merged_below(variant.base)) or variant.lora == MERGED
     if has_merged and source.is_file() and variant.quant == weight_summary(source).main_type:
         note(

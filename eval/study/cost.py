@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.convert.cached import adapter_file, classifier_folder, model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
 from charprobe_lite.eval.study.grid import tasks_of
+from charprobe_lite.eval.study.own_models import own_name, study_catalogue
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import (
@@ -24,10 +25,11 @@ from charprobe_lite.eval.study.variants import (
     variants_of,
 )
 from charprobe_lite.models.cache import cache_folder, existing_folder
-from charprobe_lite.models.catalogue import Catalogue, load_catalogue
+from charprobe_lite.models.catalogue import Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, ClassifierEntry, Source
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import stored_parts
 from charprobe_lite.models.hub import cache_root, local_path
 from charprobe_lite.models.inventory import bytes_to_fetch
 from charprobe_lite.models.size_estimates import (
@@ -140,16 +142,17 @@ class Forecast:
 
 
 def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue) -> Forecast:
-    """What a resolved spec on a base of the catalogue needs. Raises BadInput for an empty grid."""
+    """What a resolved spec needs, on this machine. Raises BadInput for an empty grid."""
     for variant in variants:
         if variant.quant in IMATRIX_TYPES:
             raise BadInput(
                 f"--quant {variant.quant}: needs an importance matrix; make the file with convert "
                 "imatrix and convert quantize, and name it with --gguf"
             )
-    base = catalogue.base(variants[0].base)
+    base = catalogue.base(own_name(spec) if spec.gguf else variants[0].base)
     needs = [need for variant in variants for need in checkpoint_needs(spec, variant, catalogue)]
-    models = {_model_label(need.model): need.model for need in needs}
+    made = needs if spec.makes_models else []
+    models = {_model_label(need.model): need.model for need in made}
     exact = {
         model.name
         for model in models.values()
@@ -212,10 +215,10 @@ def fit_budget(spec: StudySpec, budget: int | str | None, note: Callable[[str], 
     """
     if budget is None:
         return spec
-    if not spec.uses_catalogue:
+    if not spec.makes_models:
         raise BadInput("--budget: chooses quant types of a base of the catalogue")
     memory = budget if isinstance(budget, int) else None
-    kept, left_out = within_budget(resolve(spec), load_catalogue(), memory)
+    kept, left_out = within_budget(resolve(spec), study_catalogue(spec), memory)
     for quant, reason in left_out.items():
         note(f"{quant}: left out, {reason}")
     if not kept:
@@ -231,7 +234,10 @@ def _source_lines(
     if needs:
         lines["base"] = _source_line(f"base {base.name}", base, base)
     for need in needs:
-        entry = need.adapter or need.model.adapters[-1] if need.key.stage != "base" else None
+        entries = [*need.model.adapters, *([need.adapter] if need.adapter else [])]
+        entry = entries[-1] if entries and need.key.stage != "base" else None
+        if isinstance(entry, Path) and entry == spec.adapter:
+            lines["adapter"] = Line(f"adapter ({entry})", "here")
         if not isinstance(entry, AdapterEntry):
             continue
         line = _source_line(f"adapter {_key_label(need.key)}", entry, base)
@@ -324,7 +330,11 @@ class _Memory(dict[str, float]):
 
 def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
     """Memory when most is needed; without a shape the KV cache is unknown."""
-    weights, buffers = file_bytes(base, variant.quant), {"classifier and buffers": BUFFERS}
+    buffers = {"classifier and buffers": BUFFERS}
+    if spec.gguf and not spec.makes_models:
+        weights = sum(part.stat().st_size for part in stored_parts(spec.gguf))
+    else:
+        weights = file_bytes(base, variant.quant)
     cache = kv_bytes(base.shape, spec.context, spec.parallel) if base.shape else 0
     rollouts = _Memory({"weights": weights, "KV cache": cache, **buffers})
     if not spec.texts or variant.quant == REFERENCE:

@@ -33,6 +33,7 @@ from charprobe_lite.eval.study.instruments import (
     open_instrument,
 )
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
+from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import SYSTEM_PROMPTS, plan, run
 from charprobe_lite.eval.study.spec import (
@@ -43,7 +44,6 @@ from charprobe_lite.eval.study.spec import (
     select_instruments,
 )
 from charprobe_lite.eval.study.variants import variants_of
-from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.prompts import prompt_file
@@ -130,7 +130,7 @@ def run_study(spec: StudySpec, display: Display, cluster: str = "item") -> Score
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     """Run what is missing of a study, and record what its files hold. Raises BadInput."""
     resolved = resolve(spec)
-    variants = prepare_files(resolved, load_catalogue(), display.note, display.bar)
+    variants = prepare_files(resolved, study_catalogue(resolved), display.note, display.bar)
     # a classifier that has been fetched says what it is
     instruments = select_instruments(spec, resolved.personas, variants[0].classifier)
     resolved = resolved.with_values(instruments=instruments)
@@ -161,7 +161,8 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
 
 def forecast_study(spec: StudySpec) -> Forecast:
     """What a study would fetch, make and cost. Raises BadInput for an empty grid."""
-    resolved, catalogue = resolve(spec), load_catalogue()
+    resolved = resolve(spec)
+    catalogue = study_catalogue(resolved)
     return forecast(resolved, variants_of(resolved, catalogue), catalogue)
 
 

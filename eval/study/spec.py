@@ -161,6 +161,11 @@ class StudySpec(Record):
         return not self.is_served and not self.gguf
 
     @property
+    def makes_models(self) -> bool:
+        """Whether model files are made: not a user's own, unless quant types are compared."""
+        return self.uses_catalogue or (bool(self.gguf) and self.is_quant_study)
+
+    @property
     def instrument(self) -> str:
         """The instrument of the headline."""
         return self.instruments[0] if self.instruments else INSTRUMENTS[0]
@@ -311,7 +316,7 @@ def _refuse_other_quant(spec: StudySpec) -> None:
     """Raises BadInput where a weight type was asked for that a user's own file does not have."""
     from charprobe_lite.models.gguf_header import weight_summary
 
-    if spec.gguf is None or "quants" not in spec.model_fields_set:
+    if spec.gguf is None or spec.makes_models or "quants" not in spec.model_fields_set:
         return
     asked, held = select_names(spec.quants, QUANT_TYPES, "--quant"), weight_summary(spec.gguf).name
     for quant in asked:

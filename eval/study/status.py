@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.grid import Task, tasks_of
+from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import variants_of
-from charprobe_lite.models.catalogue import load_catalogue
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +93,7 @@ def _counts(*cells: CellStatus) -> Iterator[str]:
 def study_status(spec: StudySpec) -> StudyStatus:
     """The status of the study that a spec describes; its file need not exist. Raises BadInput."""
     resolved = resolve(spec)
-    variants = variants_of(resolved, load_catalogue())
+    variants = variants_of(resolved, study_catalogue(resolved))
     tasks = list(chain.from_iterable(tasks_of(resolved, variants)))
     totals = Counter(task.cell for task in tasks)
     done, unlabelled = _recorded(spec.study, tasks)

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from charprobe_lite.eval.study.own_models import own_name
 from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
@@ -73,7 +74,7 @@ def variants_of(spec: StudySpec, catalogue: Catalogue) -> list[Variant]:
     if spec.is_served:
         return [_served_variant(spec)]
     if spec.gguf:
-        return [_own_variant(spec, spec.gguf)]
+        return _own_variants(spec, spec.gguf)
     base = spec.base or EMBEDDED
     keys = _catalogue_keys(spec, base, catalogue)
     return [
@@ -85,11 +86,13 @@ def checkpoint_needs(
     spec: StudySpec, variant: Variant, catalogue: Catalogue
 ) -> Iterator[CheckpointNeed]:
     """The files that each checkpoint of a catalogue variant needs."""
-    base, shared = catalogue.base(variant.base), tuple(merged_below(variant.base))
+    name = own_name(spec) if spec.gguf else variant.base
+    base, shared = catalogue.base(name), tuple(merged_below(variant.base))
     for key in variant.keys:
         adapter: AdapterEntry | Path | None = None
         if key.stage != "base":
-            adapter = spec.adapter or catalogue.adapter(variant.base, *key)
+            shipped = None if spec.gguf else catalogue.adapter(variant.base, *key)
+            adapter = spec.adapter or shipped
         if adapter and variant.lora == MERGED:
             name = checkpoint_name(variant.base, key)
             model = ModelNeed(name, base, (*shared, adapter), variant.quant, key)
@@ -144,9 +147,12 @@ def train_seeds(spec: StudySpec, stage: str) -> Sequence[int | None]:
     return spec.train_seeds if stage in STAGES[1:] and spec.train_seeds else [None]
 
 
-def _own_variant(spec: StudySpec, model: Path) -> Variant:
-    """A user's GGUF model. Raises BadInput when it would have to be several checkpoints."""
-    if MERGED in spec.lora_modes:
+def _own_variants(spec: StudySpec, model: Path) -> list[Variant]:
+    """A user's GGUF model: as it is, or as every quant type of a quantization study.
+
+    Raises BadInput when it would have to be several checkpoints.
+    """
+    if MERGED in spec.lora_modes and not (spec.makes_models and spec.adapter):
         raise BadInput(
             "--lora merged: make the merged file first (convert merge) and name it with --gguf"
         )
@@ -156,9 +162,13 @@ def _own_variant(spec: StudySpec, model: Path) -> Variant:
             f"--gguf {model}: is one checkpoint; name one --stage and one --persona, "
             "or add --adapter"
         )
-    lora = RUNTIME if spec.adapter else None
     keys = _product_keys(spec)
-    return Variant(spec.base or model.stem, weight_summary(model).name, lora, keys)
+    if not spec.makes_models:
+        lora = RUNTIME if spec.adapter else None
+        return [Variant(spec.base or model.stem, weight_summary(model).name, lora, keys)]
+    modes: Sequence[str | None] = spec.lora_modes if spec.adapter else [None]
+    name = own_name(spec)
+    return [Variant(name, quant, lora, keys) for quant, lora in product(spec.quants, modes)]
 
 
 def _served_variant(spec: StudySpec) -> Variant:

@@ -1,5 +1,7 @@
 """What is taken for what: true personas by predicted labels."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,6 @@ from charprobe_lite.eval.report.figures import Figure
 from charprobe_lite.eval.report.figures.canvas import WIDTH, Theme, draw_panels, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
 from charprobe_lite.eval.scores.gap import CEILINGS, CONDITION_STEPS
-from charprobe_lite.eval.stats.classification import confusion
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,34 @@ def numbers(study: ReportStudy) -> dict[str, ConfusionPanel]:
     """Per base and quant type the steps from chat to agent, most trained, and the ceilings."""
     steps = [cell for cell in study.cells if cell.condition in CONDITION_STEPS]
     ceilings = [cell for cell in study.cells if cell.condition in CEILINGS]
-    panels = {}
+    pairs: dict[str, list[tuple[str, str]]] = {}
     for checkpoint in dict.fromkeys(map(checkpoint_label, [*steps, *ceilings])):
         trained = most_trained([cell for cell in steps if checkpoint_label(cell) == checkpoint])
         for cell in [*trained, *(c for c in ceilings if checkpoint_label(c) == checkpoint)]:
-            if panel := _panel(study, cell):
-                condition = "" if cell.condition in CEILINGS else f", {cell.label}"
-                panels[f"{checkpoint}: {cell.stage}{condition}"] = panel
-    return panels
+            condition = "" if cell.condition in CEILINGS else f", {cell.label}"
+            pairs[f"{checkpoint}: {cell.stage}{condition}"] = _pairs(study, cell)
+    # the same labels everywhere, so that panels can be compared
+    named = {name for each in pairs.values() for pair in each for name in pair}
+    personas = [name for name in study.personas if name in named]
+    labels = [name for name in study.labels if name in named]
+    return {
+        title: ConfusionPanel(personas, labels, _counts(each, personas, labels))
+        for title, each in pairs.items()
+        if each
+    }
 
 
-def _panel(study: ReportStudy, cell: Cell) -> ConfusionPanel | None:
+def _pairs(study: ReportStudy, cell: Cell) -> list[tuple[str, str]]:
+    """(true persona, predicted label) of every sample of a cell."""
     rows = [row for row in study.rows if row.cell.pooled == cell]
-    pairs = [(row.persona, row.prediction) for row in rows if row.persona and row.prediction]
-    if not pairs:
-        return None
-    labels, counts = confusion([true for true, _ in pairs], [label for _, label in pairs])
-    true = [name for name in study.personas if name in labels]
-    predicted = [name for name in study.labels if name in labels]
-    place = np.ix_([labels.index(name) for name in true], [labels.index(n) for n in predicted])
-    return ConfusionPanel(true, predicted, counts[place])
+    return [(row.persona, row.prediction) for row in rows if row.persona and row.prediction]
+
+
+def _counts(
+    pairs: Sequence[tuple[str, str]], personas: Sequence[str], labels: Sequence[str]
+) -> NDArray[np.int64]:
+    counted = Counter(pairs)
+    return np.array([[counted[true, label] for label in labels] for true in personas])
 
 
 def draw(panels: dict[str, ConfusionPanel], theme: Theme) -> Any:

@@ -16,6 +16,8 @@ def numbers(study: ReportStudy) -> Panels[list[Bar]]:
     """One panel per base and stage: the detection rate of each persona."""
     rates: dict[str, list[Bar]] = {}
     count = len(study.personas)
+    if count == 1:  # the other figures are about this persona already
+        return Panels(study, rates)
     for number, cell in enumerate(study.cells):
         if cell.condition not in CONDITIONS:
             continue

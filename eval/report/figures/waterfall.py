@@ -93,9 +93,11 @@ def draw(data: Panels[list[Step]], theme: Theme) -> Any:
         axis.set_xticks(places, [canvas.wrapped(tick, 11) for tick in ticks], size=8.5)
         axis.set_xlim(-0.6, places[-1] + 0.75)
         panels.level_axis(axis, title, data.study, theme)
-        axis.set_ylim(0, 1.45)  # above each change is its interval in figures
-        _write_heading(axis, places[1:end], "one change at a time", theme)
-        _write_heading(axis, places[end + 1 :], "certainly in character", theme)
+        # above each change is its interval in figures, above those the headings
+        top = max([1.02, *(_top(step) for step in later)]) + 0.43
+        axis.set_ylim(0, top)
+        _write_heading(axis, places[1:end], top, "one change at a time", theme)
+        _write_heading(axis, places[end + 1 :], top, "certainly in character", theme)
 
     return canvas.draw_panels(data.panels, draw_panel, 3.8)
 
@@ -120,10 +122,10 @@ def _draw_level(axis: Any, x: float, step: Step, theme: Theme) -> None:
     panels.draw_bar(axis, x, 0.6, step.level, canvas.look_of(condition, [condition]), theme)
 
 
-def _write_heading(axis: Any, places: list[float], text: str, theme: Theme) -> None:
+def _write_heading(axis: Any, places: list[float], top: float, text: str, theme: Theme) -> None:
     if places:
         middle = (places[0] + places[-1]) / 2
-        axis.text(middle, 1.4, text, ha="center", va="center", size=9, color=theme.quiet)
+        axis.text(middle, top - 0.05, text, ha="center", va="center", size=9, color=theme.quiet)
 
 
 def _draw_ceiling_line(
@@ -147,23 +149,32 @@ def _draw_ceiling_line(
     )
 
 
+def _ends(step: Step) -> tuple[float, float]:
+    """The levels before and after a change, both over its personas."""
+    level = step.difference.levels[1].value if step.difference else step.level.value
+    return level - (step.change.value if step.change else 0.0), level
+
+
+def _top(step: Step) -> float:
+    """The upper end of a change's bar and whisker."""
+    before, level = _ends(step)
+    return max(before, level, before + step.change.high if step.change else 0.0)
+
+
 def _draw_change(axis: Any, x: float, step: Step, theme: Theme) -> None:
     """A change from the level before, with its interval at its end; both over its personas."""
-    level, change = step.level.value, step.change.value if step.change else 0.0
-    if step.difference:
-        level = step.difference.levels[1].value
-    before = level - change
+    before, level = _ends(step)
+    change = level - before
     colour = "#D55E00" if change < 0 else "#009E73"
     axis.bar(x, change, 0.6, bottom=before, color=colour, alpha=0.55)
     axis.plot([x - 1 + 0.3, x - 0.3], [before, before], color=theme.quiet, linewidth=1)
     axis.plot([x + 0.3, x + 0.7], [level, level], color=theme.quiet, linewidth=1)
-    top, text = max(before, level), f"{change:+.2f}" if step.change else "not compared"
+    text = f"{change:+.2f}" if step.change else "not compared"
     if step.change:
         low, high = step.change.ends
         axis.errorbar(x, level, yerr=canvas.whiskers([step.change]), color=theme.ink)
-        top = max(top, before + high)
         text += f"\n[{low:+.2f},\n{high:+.2f}]"
-    canvas.write_number(axis, x, top, text, theme, CHANGE_SIZE, boxed=True)
+    canvas.write_number(axis, x, _top(step), text, theme, CHANGE_SIZE, boxed=True)
 
 
 def records(data: Panels[list[Step]]) -> list[Record]:
