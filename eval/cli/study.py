@@ -222,6 +222,25 @@ def merge(studies: tuple[Path, ...], output: Path, as_json: bool) -> None:
 @study.command()
 @click.argument("study", type=FILE)
 @click.option("-o", "--output", required=True, type=FILE, help="The new study; must not exist.")
+@json_option
+def salvage(study: Path, output: Path, as_json: bool) -> None:
+    """Copy the rollouts that are whole out of a damaged study, and count what is lost.
+
+    \b
+    charprobe-lite study salvage runs/damaged.sqlite -o runs/whole.sqlite
+    """
+    from charprobe_lite.eval.store.salvage import salvage_study
+
+    salvaged = salvage_study(study, output)
+    document = {"study": str(output), "rollouts": salvaged.rollouts, "lost": salvaged.lost}
+    lost = ", ".join(f"{number} {table}" for table, number in salvaged.lost.items()) or "nothing"
+    line = f"study: {output}, {salvaged.rollouts} rollouts; lost: {lost}"
+    print_result(as_json, document, [line])
+
+
+@study.command()
+@click.argument("study", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The new study; must not exist.")
 @names_option(
     "--instrument",
     KIT_INSTRUMENTS,

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from charprobe_lite.eval.store.checks import check_schema, check_values
 from charprobe_lite.eval.store.migrations import MIGRATIONS, SCHEMA_VERSION
 from charprobe_lite.models.errors import BadInput
 
@@ -109,6 +110,7 @@ class Connection:
                 f"{self.path}: schema version {version}, this program writes {SCHEMA_VERSION}; "
                 "choose another --study"
             )
+        check_schema(self.database, version, self.path)
         self.database.execute("PRAGMA journal_mode = WAL")
         # off while tables change places: what refers to them stays as it is
         self.database.execute("PRAGMA foreign_keys = OFF")
@@ -118,6 +120,7 @@ class Connection:
                     self.database.execute(statement)
             self.database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self.database.execute("PRAGMA foreign_keys = ON")
+        check_values(self.database, self.path)
 
     def _release(self) -> None:
         if self._lock:
@@ -151,13 +154,13 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _copied(path: Path) -> sqlite3.Connection:
     """The study as it stands, in memory. Raises sqlite3.Error also where there is no file."""
     copy = sqlite3.connect(":memory:", isolation_level=None)
-    with _readable(path) as uri, closing(sqlite3.connect(uri, uri=True, timeout=5)) as study:
+    with readable(path) as uri, closing(sqlite3.connect(uri, uri=True, timeout=5)) as study:
         study.backup(copy)
     return copy
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[str]:
+def readable(path: Path) -> Iterator[str]:
     """The URI by which SQLite reads a study and leaves no file beside it.
 
     In a folder that cannot be written, SQLite reads what another process may be writing (there is
