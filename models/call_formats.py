@@ -9,10 +9,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
 from typing import Any
 
+from charprobe_lite.models.files import well_formed
+
 OPENING = re.compile(r"^[ \t]*```[ \t]*(tool_call|final)\b\s*", re.MULTILINE)
-DECODER = json.JSONDecoder(strict=False)  # models write raw newlines into strings
+# models write raw newlines into strings; NaN and its like become texts, as JSON has none
+DECODER = json.JSONDecoder(strict=False, parse_constant=str)
+MAX_DEPTH = 64
+MAX_OBJECTS = 1000
+"""Braces of a reply that are tried; each may cost a look at all that follows."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,24 @@ FENCED_CALLS = CallFormat(
 CALL_FORMATS = {form.name: form for form in (JSON_CALLS, FENCED_CALLS)}
 
 
+def sound(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A value that a model wrote as any JSON writer takes it: no lone surrogates, no infinity.
+
+    Raises ValueError for one that nests deeper than ``depth``.
+    """
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if not isinstance(value, list | dict):
+        return value
+    if not depth:
+        raise ValueError("nests too deeply")
+    if isinstance(value, list):
+        return [sound(part, depth - 1) for part in value]
+    return {well_formed(key): sound(part, depth - 1) for key, part in value.items()}
+
+
 def first_object(text: str) -> object:
     """The first JSON object in a text; None where there is none."""
     return next((value for value in _objects(text) if value is not None), None)
@@ -111,11 +137,12 @@ def first_object(text: str) -> object:
 
 def _objects(text: str) -> Iterator[object]:
     """What begins at each brace of a text; None where it is no JSON."""
-    return (_decode(text, brace.start()) for brace in re.finditer(r"\{", text))
+    braces = islice(re.finditer(r"\{", text), MAX_OBJECTS)
+    return (_decode(text, brace.start()) for brace in braces)
 
 
 def _decode(text: str, start: int) -> object:
     try:
-        return DECODER.raw_decode(text, start)[0]
+        return sound(DECODER.raw_decode(text, start)[0])
     except (ValueError, RecursionError):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 from charprobe_lite.eval.protocols.email_text import email_text
 from charprobe_lite.eval.protocols.outcome import WITHOUT_TEXT, Outcome, Result, Turn
 from charprobe_lite.eval.protocols.protocol import AgentTask, Fact, Protocol
-from charprobe_lite.models.call_formats import Call, FinalBlock, MalformedReply
+from charprobe_lite.models.call_formats import Call, FinalBlock, MalformedReply, sound
 from charprobe_lite.models.office import ToolError
 from charprobe_lite.models.prompts import SUFFIXES_FILE
 from charprobe_lite.runtime.backend import Completion, Rollout
@@ -71,7 +71,7 @@ def read_reply(text: str) -> Call | FinalBlock | MalformedReply:
         return FinalBlock(summary)
     block = fenced_block(text, "tool_call")
     try:
-        value = json.loads(block or "")
+        value = sound(json.loads(block or "", parse_constant=str))
     except (ValueError, RecursionError):
         return MalformedReply("not JSON")
     arguments = value.get("args", {}) if isinstance(value, dict) else None

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
 from charprobe_lite.eval.store.connection import Connection
 from charprobe_lite.eval.store.records import TextKey, Unlabelled
+from charprobe_lite.models.call_formats import sound
+from charprobe_lite.models.errors import bad_input
 from charprobe_lite.models.files import well_formed
 
 if TYPE_CHECKING:
@@ -130,9 +132,10 @@ class RolloutTables(Connection):
             "JOIN cells ON cells.id = cell_id ORDER BY rollout_id, step"
         ):
             text, finish, tool, arguments, output, tokens = row[WIDTH + 3 :]
-            called = json.loads(arguments) if arguments else None
-            turn = RecordedTurn(text, finish, tool, called, output, tokens)
             key = read_key(row)
+            with bad_input(f"{self.path}: turns of {key.item}: arguments", ValueError):
+                called = sound(json.loads(arguments, parse_constant=str)) if arguments else None
+            turn = RecordedTurn(text, finish, tool, called, output, tokens)
             turns.setdefault(key, []).append(turn)
         return turns
 
