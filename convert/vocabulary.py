@@ -16,10 +16,11 @@ from gguf import TokenType
 
 from charprobe_lite.convert.architectures import pre_tokenizers
 from charprobe_lite.convert.safetensors import read_object
-from charprobe_lite.models.chat_template import check_template
+from charprobe_lite.models.chat_template import QUESTION
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
+from charprobe_lite.runtime.template_worker import TemplateWorker
 
 SPACE = "\u2581"  # SentencePiece's mark
 SPECIAL = re.compile(r"<\|.*\|>|<unused\d+>|<pad>|<mask>|<end_of_turn>")
@@ -243,6 +244,6 @@ def read_template(folder: Path) -> str | None:
         return None
     if not isinstance(template, str):
         raise BadInput(f"{path}: field chat_template: not a text")
-    with bad_input(path, BadInput):
-        check_template(template)
+    with bad_input(path, BadInput), TemplateWorker() as worker:
+        worker.render(template, [QUESTION])
     return template

@@ -7,7 +7,7 @@ template that insists on it gets that date, too.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -16,11 +16,12 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 
 MAX_TEMPLATE = 200_000
 MAX_INDENT = 100
 DATE = date(2024, 7, 26)
+QUESTION = {"role": "user", "content": "Hello."}
 MARK = "A-system-prompt."
 
 
@@ -79,11 +80,6 @@ def _compile(source: str) -> jinja2.Template:
         return environment.from_string(source)
 
 
-def check_template(template: str) -> None:
-    """Raises BadInput when a template does not compile, or fails on a question."""
-    render_chat(template, [{"role": "user", "content": "Hello."}])
-
-
 def render_chat(
     template: str,
     messages: Sequence[dict[str, str]],
@@ -99,8 +95,13 @@ def render_chat(
     """
     compiled = _compile(template)
     values = {"messages": list(messages), "add_generation_prompt": generate, "tools": None}
-    with bad_input("chat template: fails on a chat", Exception):  # a template can raise anything
+    try:
         return compiled.render(values, bos_token=bos, eos_token=eos)
+    except MemoryError:
+        raise BadInput("chat template: needs too much memory") from None
+    except Exception as error:  # a template can raise anything
+        problem = first_problem(error) or type(error).__name__
+        raise BadInput(f"chat template: fails on a chat: {problem}") from None
 
 
 def fold_system(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -112,11 +113,13 @@ def fold_system(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{**rest[0], "content": content}, *rest[1:]]
 
 
-def takes_system(template: str, *, bos: str = "", eos: str = "") -> bool:
-    """Whether a template writes a system prompt; some refuse it, and some leave it out."""
-    turns = [{"role": "system", "content": MARK}, {"role": "user", "content": "Hello."}]
+def takes_system(render: Callable[[Sequence[dict[str, str]]], str]) -> bool:
+    """Whether a template writes a system prompt; some refuse it, and some leave it out.
+
+    ``render`` writes a conversation by the template, or raises BadInput.
+    """
     try:
-        return MARK in render_chat(template, turns, bos=bos, eos=eos)
+        return MARK in render([{"role": "system", "content": MARK}, QUESTION])
     except BadInput:
         return False
 

@@ -23,7 +23,7 @@ BACKENDS = {
 }
 """The class of every backend, by the name that ``--backend`` has for it."""
 Message = dict[str, str]  # role, content
-Finish = Literal["stop", "length", "context", "empty"]
+Finish = Literal["stop", "length", "context", "empty", "template"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Completion:
 
     ``finish`` is "stop" (the turn ended by itself), "length" (``max_tokens`` reached), "context"
     (prompt or reply do not fit the context) or "empty" (a server sent no text: it was filtered, or
-    there is nothing but reasoning or a tool call in a field of its own). ``evaluated_tokens`` is
+    there is nothing but reasoning or a tool call in a field of its own) or "template" (the chat
+    template failed on the conversation). ``evaluated_tokens`` is
     the part of the prompt that was not already in the KV cache; ``appended_tokens`` that of the
     reply's ``tokens`` that the grammar left no choice about, so that nothing was sampled.
     ``seconds`` is wall time, shared with whatever else ran.

@@ -9,6 +9,7 @@ choice about is appended without sampling.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models import defaults
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.backend import Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
 from charprobe_lite.runtime.llama import Context, FileVersion, Model, Segment, file_version
 from charprobe_lite.runtime.sampling import Sampler, Sampling
 
+log = logging.getLogger(__name__)
 WORTH_COPYING = 64  # tokens; a copy moves all of a sequence's cache
 
 
@@ -94,6 +97,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self._adapter: FileVersion | None = None
+        self._said: set[str] = set()  # what was wrong with the template, once each
 
     def close(self) -> None:
         """Free the context and the model; the engine cannot be used afterwards."""
@@ -188,7 +192,14 @@ class Engine(AbstractContextManager["Engine"]):
                 slot.release()
                 yield job, stop.value
                 return
-            text = self.model.render(request.messages)
+            try:
+                text = self.model.render(request.messages)
+            except BadInput as error:  # it passed for the first turn
+                if str(error) not in self._said:
+                    self._said.add(str(error))
+                    log.warning("%s", error)
+                completion = Completion("", "template", 0, 0, 0, 0.0)
+                continue
             tokens = self.model.tokenize(text, double_bos=self._double_bos)
             slot.request = request
             if request.seed is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.models.chat_template import fold_system, render_chat, takes_system
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.backend import Job, Request, Rollout
+from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.llama import Model
+from charprobe_lite.runtime.template_worker import TemplateWorker
 from tests.checkpoints import make_checkpoint
 
 CHAT = [
@@ -65,8 +70,8 @@ def test_a_date_in_a_template_is_the_same_every_day() -> None:
 
 @pytest.mark.parametrize("template", [REFUSES, DROPS])
 def test_a_template_without_system_prompts_is_known(template: str) -> None:
-    assert not takes_system(template)
-    assert takes_system(LOOP)
+    assert not takes_system(partial(render_chat, template))
+    assert takes_system(partial(render_chat, LOOP))
     folded = fold_system(CHAT)
     assert [turn["role"] for turn in folded] == ["user", "assistant", "user"]
     text = render_chat(template, folded)
@@ -125,3 +130,58 @@ def test_a_prompt_begins_with_one_bos_and_never_ends_with_eos(
     assert ids == expected_ids
     assert ids.count(bos) == 1
     assert eos not in ids
+
+
+JOINS_ITSELF = (
+    "{% set ns = namespace(s='x' * 1000) %}"
+    "{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}"
+)
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+LATER = "{% if messages | length > 1 %}" + LOOPS + "{% endif %}" + LOOP
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (JOINS_ITSELF, "needs too much memory"),
+        (LOOPS, "takes more than 2 s"),
+        ("{% for a in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "at most 4000000"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "chat template: "),
+    ],
+)
+def test_a_template_has_two_seconds_and_a_quarter_of_a_gigabyte(template: str, said: str) -> None:
+    with TemplateWorker() as worker:
+        with pytest.raises(BadInput, match=said):
+            worker.render(template, CHAT)
+        # and the next one is rendered as if nothing had been
+        assert worker.render(LOOP, CHAT, generate=False) == render_chat(LOOP, CHAT)
+
+
+def test_a_worker_renders_what_the_sandbox_renders() -> None:
+    chat = [{"role": "user", "content": 'tab\t "quote" \u2028 \U0001f600'}] * 3
+    with TemplateWorker() as worker:
+        for template in (LOOP, GENERATION, "{{ messages | tojson }}{{ bos_token }}{{ eos_token }}"):
+            written = render_chat(template, chat, bos="<s>", eos="</s>")
+            assert worker.render(template, chat, bos="<s>", eos="</s>") == written
+
+
+def test_a_template_that_explodes_in_the_second_turn_ends_its_rollouts_alone(
+    llama3: Path, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    converted(llama3, tmp_path / "model.gguf", LATER).close()
+
+    def rollout(turns: int) -> Rollout:
+        messages: tuple[dict[str, str], ...] = ()
+        for _ in range(turns):
+            messages = (*messages, {"role": "user", "content": "Go on."})
+            completion = yield Request(messages, 4)
+        return completion.finish
+
+    with Engine(tmp_path / "model.gguf", parallel=2, context=256) as engine:
+        jobs = [Job(key, key, rollout(1 + key % 2)) for key in range(4)]
+        finishes = {job.key: finish for job, finish in engine.run(jobs)}
+    assert {finishes[0], finishes[2]} <= {"stop", "length"}
+    assert (finishes[1], finishes[3]) == ("template", "template")
+    assert [record.message for record in caplog.records if "takes more than" in record.message] == [
+        "model.gguf: chat template: takes more than 2 s"
+    ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from charprobe_lite.eval.conditions.condition import Condition, Inputs, RolloutSettings
-from charprobe_lite.eval.protocols.outcome import Outcome, Result, Turn
+from charprobe_lite.eval.protocols.outcome import NO_TEXT, Outcome, Result, Turn
 from charprobe_lite.models.prompts import Prompt
 from charprobe_lite.runtime.backend import Message, Request, Rollout
 
@@ -37,7 +37,8 @@ def answer_turns(
         if completion.finish == "context" and not (completion.tokens and successor is None):
             return Result(Outcome.CONTEXT_FULL, turns=answers)
         if not completion.text.strip():
-            return Result(Outcome.NO_REPLY, turns=answers)
+            outcome = NO_TEXT.get(completion.finish, Outcome.NO_REPLY)
+            return Result(outcome, turns=answers)
         messages.append({"role": "assistant", "content": completion.text})
     return Result(Outcome.ANSWERED, clean(answers[-1].completion.text), turns=answers)
 

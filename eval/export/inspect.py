@@ -33,6 +33,7 @@ STOP_REASONS = {
     "length": "max_tokens",
     "context": "model_length",
     "empty": "unknown",
+    "template": "unknown",
 }
 Rollout = tuple[Row, list[RecordedTurn]]
 

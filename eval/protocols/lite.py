@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from charprobe_lite.eval.protocols.outcome import Outcome, Result, Turn
+from charprobe_lite.eval.protocols.outcome import NO_TEXT, Outcome, Result, Turn
 from charprobe_lite.eval.protocols.protocol import AgentTask, Fact, Protocol
 from charprobe_lite.models.call_formats import Call, FinalBlock, MalformedReply
 from charprobe_lite.models.defaults import CONDITIONS
@@ -80,8 +80,8 @@ def _loop(task: AgentTask, answer: Answer, grammars: Sequence[Grammar | None]) -
     turns: list[Turn] = []
     for step, grammar in enumerate(grammars, 1):
         completion = yield task.request(messages, grammar)
-        if completion.finish == "empty":
-            return Result(Outcome.NO_REPLY, turns=[*turns, Turn(completion)])
+        if ending := NO_TEXT.get(completion.finish):
+            return Result(ending, turns=[*turns, Turn(completion)])
         reply = _read(task, completion, grammar)
         if isinstance(reply, FinalBlock):
             return Result(Outcome.NO_EMAIL, turns=[*turns, Turn(completion)])

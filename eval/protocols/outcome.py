@@ -20,17 +20,21 @@ class Outcome(StrEnum):
     """The conversation filled the context."""
     NO_REPLY = "no_reply"
     """The model gave no text: it ended its turn at once, or the server sent or kept none."""
+    BROKEN_TEMPLATE = "broken_template"
+    """The model's chat template failed on the conversation."""
     NO_EMAIL = "no_email"
     """The agent ended the job without an email."""
     OUT_OF_STEPS = "out_of_steps"
     """The agent used up its steps."""
 
 
-WITHOUT_TEXT: dict[Finish, Outcome] = {
-    "context": Outcome.CONTEXT_FULL,
+NO_TEXT: dict[Finish, Outcome] = {
     "empty": Outcome.NO_REPLY,
+    "template": Outcome.BROKEN_TEMPLATE,
 }
-"""How a reply that ends a rollout without a text ends it."""
+"""How a reply that is none ends a rollout."""
+WITHOUT_TEXT: dict[Finish, Outcome] = {**NO_TEXT, "context": Outcome.CONTEXT_FULL}
+"""The same, with a reply that was cut."""
 
 
 @dataclass(frozen=True)

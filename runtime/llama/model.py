@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models.chat_template import fold_system, render_chat, takes_system
+from charprobe_lite.models.chat_template import fold_system, takes_system
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
+from charprobe_lite.runtime.template_worker import TemplateWorker
 
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
 MICROBATCH = 512  # most tokens that llama.cpp computes at once
@@ -46,9 +47,11 @@ class Model:
         self.vocabulary_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}
         self._adapters: dict[FileVersion, Any] = {}
+        self._templates = TemplateWorker()
 
     def close(self) -> None:
         """Free the weights and the adapters; contexts of the model must be freed before."""
+        self._templates.close()
         if self.handle:
             llama.llama_model_free(self.handle)
             self.handle = None
@@ -68,13 +71,15 @@ class Model:
         naming the file when its template fails on these messages.
         """
         with bad_input(self.path.name, BadInput):
-            messages = messages if self.takes_system else fold_system(messages)
-            return render_chat(self.chat_template, messages, bos=self._bos, eos=self._eos)
+            return self._render(messages if self.takes_system else fold_system(messages))
 
     @cached_property
     def takes_system(self) -> bool:
         """Whether the chat template writes system prompts."""
-        return takes_system(self.chat_template, bos=self._bos, eos=self._eos)
+        return takes_system(self._render)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return self._templates.render(self.chat_template, messages, bos=self._bos, eos=self._eos)
 
     def tokenize(self, text: str, *, add_bos: bool = True, double_bos: bool = False) -> list[int]:
         """Token ids of a text; special tokens in it are recognised.
