@@ -19,7 +19,7 @@ from charprobe_lite.convert.forward import Forward
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, bad_input
-from charprobe_lite.models.files import read_text
+from charprobe_lite.models.files import read_text, regular_file
 from charprobe_lite.models.gguf_header import read_gguf
 from charprobe_lite.models.personas import PERSONAS
 from charprobe_lite.runtime.llama import matrix_inputs_callback
@@ -29,7 +29,7 @@ CHUNK = 512  # tokens
 SUM, COUNT = ".in_sum2", ".counts"
 LAYER = "blk."
 INTEGER = struct.Struct("<i")
-MAX_ENTRIES = 100_000
+MAX_ENTRIES, MAX_LEGACY = 100_000, 1 << 30
 
 
 def calibration_text(file: Path | None = None) -> str:
@@ -127,7 +127,7 @@ def _layers(names: Iterable[str]) -> set[int]:
 
 
 def _is_gguf(path: Path) -> bool:
-    with bad_input(f"{path}: cannot be read", OSError), path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return file.read(4) == b"GGUF"
 
 
@@ -152,7 +152,7 @@ def _read_legacy(path: Path) -> dict[str, Array]:
     """llama.cpp's format before GGUF: per tensor its name, the number of chunks, and the means
     times that number; what follows names the text."""
     with bad_input(f"{path}: cannot be read", OSError):
-        data = path.read_bytes()
+        data = regular_file(path, limit=MAX_LEGACY).read_bytes()
     means: dict[str, Array] = {}
     offset = 4
     try:

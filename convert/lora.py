@@ -38,7 +38,9 @@ OTHER_SUMS = (
 """Fields of PEFT under which a LoRA is more, or something else, than ``W + scale * B @ A``."""
 PATTERN = re.compile(r"[\w.\\$^|()*+?\[\]-]{1,200}")
 BLOCK = 1 << 22  # numbers that are checked at once
-NESTED = re.compile(r"[*+}]\)*[*+{]|\([^)]*[*+}][^)]*\)[*+{]")  # may take for ever to match
+# what may take for ever to match: a repeated group, and many repetitions
+REPEATED_GROUP, REPETITION = re.compile(r"\)[*+{]|[*+}][*+{]"), re.compile(r"(?<!\\)[*+{]")
+MAX_REPETITIONS = 3
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,11 @@ def _refuse_variants(config: dict[str, Any], file: Path) -> None:
 
 
 def _check_pattern(pattern: str, value: Any, field: str) -> None:
-    usable = PATTERN.fullmatch(pattern) and not NESTED.search(pattern)
+    usable = (
+        PATTERN.fullmatch(pattern)
+        and not REPEATED_GROUP.search(pattern)
+        and len(REPETITION.findall(pattern)) <= MAX_REPETITIONS
+    )
     if not usable or not isinstance(value, int | float) or not 0 < value <= 1e6:
         raise BadInput(f"{field}: {pattern[:80]!r}: {str(value)[:40]} cannot be used")
     with bad_input(f"{field}: {pattern[:80]!r}", re.error):

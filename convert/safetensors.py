@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json
+from charprobe_lite.models.files import read_json, regular_file
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
@@ -71,7 +71,7 @@ def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     Raises BadInput when the file is missing, broken, cut short, or has another dtype.
     """
     try:
-        with path.open("rb") as file:
+        with regular_file(path).open("rb") as file:
             size = path.stat().st_size
             if size < 8:
                 raise ValueError(f"{size} bytes")
@@ -87,7 +87,8 @@ def open_safetensors(path: Path) -> dict[str, SafetensorsTensor]:
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from None
     except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+        place = "" if str(error).startswith(str(path)) else f"{path}: "
+        raise BadInput(f"{place}{error}") from None
     except BROKEN as error:
         raise BadInput(
             f"{path}: not a complete safetensors file ({error}); download it again"

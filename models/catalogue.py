@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from charprobe_lite.models.errors import BadInput, require_known
-from charprobe_lite.models.files import DATA, read_yaml
+from charprobe_lite.models.files import DATA, expanded, read_yaml
 
 if TYPE_CHECKING:
     from charprobe_lite.models.catalogue_schema import (
@@ -144,7 +144,7 @@ def load_catalogue() -> Catalogue:
 def user_catalogue() -> Path | None:
     """The user's catalogue file; None when no file is named and the default one is missing."""
     if path := os.environ.get(VARIABLE):
-        return Path(path).expanduser()
+        return expanded(Path(path))
     default = default_catalogue()
     return default if default.is_file() else None
 

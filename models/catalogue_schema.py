@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from charprobe_lite.models.record import Record
+from charprobe_lite.models.files import expanded
+from charprobe_lite.models.record import FilePath, Record
 
 # a word after a comma on the command line, and part of a file name
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -33,7 +34,7 @@ class Source(Record):
 
     repository: Repository | None = None
     subfolder: Folder | None = None
-    path: Path | None = None
+    path: FilePath | None = None
     gated: bool = False
     licence: str = Field(default="not stated", min_length=1, max_length=200)
 
@@ -50,7 +51,7 @@ class Source(Record):
         """The same entry; a relative ``path`` starts at ``folder``."""
         if self.path is None:
             return self
-        return self.model_copy(update={"path": folder / self.path.expanduser()})
+        return self.model_copy(update={"path": folder / expanded(self.path)})
 
     @property
     def source(self) -> str:

@@ -21,6 +21,7 @@ SCALARS = {
 }
 """Plain scalars by their type; the first that fits."""
 BASES = {"0o": 8, "0x": 16}
+MAX_DEPTH, MAX_NODES = 100, 1_000_000
 MOST_DIGITS = 4000  # Python refuses longer ones with words of its own
 
 
@@ -58,5 +59,33 @@ _Loader.add_constructor(f"{TAG}int", _Loader.read_int)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises yaml.YAMLError, ValueError, RecursionError."""
-    return yaml.load(text, Loader=_Loader)
+    """The value of a YAML text. Raises yaml.YAMLError, ValueError, RecursionError.
+
+    ValueError for one that nests deeper than MAX_DEPTH, or would be more than MAX_NODES with its
+    aliases written out: whoever walks through such a value never ends.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: Any, known: dict[int, int], depth: int = 0) -> int:
+    """The nodes of a value with its aliases written out."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nests deeper than {MAX_DEPTH}")
+    if known.get(id(node)) == 0:
+        raise ValueError("an alias stands for a value that contains it")
+    if id(node) not in known:
+        known[id(node)] = 0  # until it is counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        nodes = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count(each, known, depth + 1) for each in nodes)
+    if known[id(node)] > MAX_NODES:
+        raise ValueError(f"more than {MAX_NODES} values, with its aliases written out")
+    return known[id(node)]

@@ -8,7 +8,9 @@ that place and what is wrong.
 import codecs
 import csv
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 from charprobe_lite.models.errors import BadInput, bad_input, first_problem
 
+MAX_PATH = 4000
+MAX_TABLE, MAX_DOCUMENT, MAX_YAML = 1 << 30, 1 << 28, 1 << 24  # bytes
 MAX_FIELD = 1 << 30  # characters of a CSV field; Python's own limit is 131,072
 DELIMITERS = (",", ";", "\t", "|")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -24,13 +28,45 @@ DATA = Path(__file__).parent / "data"
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def read_text(path: Path, fix: str = "") -> str:
-    """The text of a file, UTF-8, or UTF-16 with its mark as Excel writes it.
+def sound_path(path: Path) -> Path:
+    """The path unchanged. Raises ValueError for one that no file system takes."""
+    text = str(path)
+    if "\0" in text or len(text) > MAX_PATH or any(len(os.fsencode(p)) > 255 for p in path.parts):
+        raise ValueError(f"{text[:40]!r}... is no path: it is too long, or holds a NUL")
+    return path
 
-    ``fix`` ends the message when it cannot be read.
+
+def expanded(path: Path) -> Path:
+    """The path with ``~`` as a home folder. Raises BadInput for a user that does not exist."""
+    with bad_input(path, RuntimeError, ValueError):
+        return sound_path(path).expanduser()
+
+
+def regular_file(path: Path, fix: str = "", limit: int | None = None) -> Path:
+    """The path of a regular file; a pipe or a device could be read for ever.
+
+    ``fix`` ends the message when it cannot be read. Raises BadInput, also for a file of more than
+    ``limit`` bytes.
     """
     try:
-        data = path.read_bytes()
+        status = sound_path(path).stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be read ({reason}){fix and f'; {fix}'}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInput(f"{path}: cannot be read (not a regular file){fix and f'; {fix}'}")
+    if limit and status.st_size > limit:
+        raise BadInput(f"{path}: {status.st_size} bytes; at most {limit} are read")
+    return path
+
+
+def read_text(path: Path, fix: str = "", limit: int = MAX_TABLE) -> str:
+    """The text of a file, UTF-8, or UTF-16 with its mark as Excel writes it.
+
+    ``fix`` ends the message when it cannot be read; ``limit`` is in bytes.
+    """
+    try:
+        data = regular_file(path, fix, limit).read_bytes()
         is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -44,7 +80,7 @@ def well_formed(text: str) -> str:
 
 
 def read_json(path: Path, fix: str = "") -> Any:
-    return _parse_json(path, read_text(path, fix))
+    return _parse_json(path, read_text(path, fix, MAX_DOCUMENT))
 
 
 def read_yaml(path: Path, fix: str = "") -> Any:
@@ -56,7 +92,7 @@ def read_yaml(path: Path, fix: str = "") -> Any:
 
     from charprobe_lite.models.core_yaml import parse_yaml
 
-    text = read_text(path, fix)
+    text = read_text(path, fix, MAX_YAML)
     with bad_input(f"{path}: not YAML", yaml.YAMLError, ValueError, RecursionError):
         return parse_yaml(text)
 
@@ -138,7 +174,7 @@ def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
             f"{path}: parquet needs pyarrow; pip install 'charprobe-lite[tables]'"
         ) from None
     try:
-        rows = read_table(path, columns=columns and list(columns)).to_pylist()
+        rows = read_table(regular_file(path), columns=columns and list(columns)).to_pylist()
     except (ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read as parquet ({first_problem(error)})") from None
     for number, row in enumerate(rows, 1):

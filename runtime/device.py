@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import regular_file
 
 CPU_PROVIDER = "CPUExecutionProvider"
 FAMILIES = {"cuda": {"CUDA"}, "metal": {"Metal", "MTL"}}  # ggml's names of its builds
@@ -57,9 +58,12 @@ def is_int8(model: Path) -> bool:
     Read from the names of the operators in the file; False where it cannot be read.
     """
     try:
-        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            regular_file(model).open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return data.find(b"DynamicQuantizeLinear") >= 0
-    except (OSError, ValueError):  # loading it will give the reason
+    except (OSError, ValueError, BadInput):  # loading it will give the reason
         return False
 
 

@@ -16,6 +16,7 @@ from charprobe_lite.eval.cli.progress import print_result, progress_bar
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import expanded
 from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def training_base(base: str, out: Path) -> tuple[Path, Path | None]:
     from charprobe_lite.convert.merge import merge_lora
     from charprobe_lite.models.hub import fetch
 
-    path = Path(base).expanduser()
+    path = expanded(Path(base))
     if not path.exists():
         path = fetch(load_catalogue().base(base))
     if not path.is_dir():

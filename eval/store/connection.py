@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from charprobe_lite.eval.store.checks import check_schema, check_values
 from charprobe_lite.eval.store.migrations import MIGRATIONS, SCHEMA_VERSION
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.files import regular_file, sound_path
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -36,6 +37,9 @@ class Connection:
 
     def __init__(self, path: Path, readonly: bool = False) -> None:
         self.path = path
+        with bad_input(f"{path}: study cannot be opened", OSError, ValueError):
+            if sound_path(path).exists():
+                regular_file(path, "choose another --study")
         self._lock = None if readonly else _locked(path)
         try:
             self.database = _copied(path) if readonly else _connected(path)

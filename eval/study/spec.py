@@ -31,11 +31,12 @@ from charprobe_lite.models.catalogue import (
 )
 from charprobe_lite.models.catalogue_schema import ClassifierEntry
 from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.files import expanded
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
 from charprobe_lite.models.quant_types import QUANT_TYPES
-from charprobe_lite.models.record import Record
+from charprobe_lite.models.record import FilePath, Record
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
 from charprobe_lite.runtime.instruments import is_modernbert
@@ -135,10 +136,10 @@ class StudySpec(Record):
     gpu_layers: int | None = Field(None, ge=-1, le=10**6)
     threads: int | None = Field(None, ge=1, le=10**4)
     instruments: Names = Field((), alias="instrument")
-    classifier: Path | None = None
+    classifier: FilePath | None = None
     prompts: str | None = Field(None, max_length=4096)
-    scenarios: Path | None = None
-    suffixes: Path | None = None
+    scenarios: FilePath | None = None
+    suffixes: FilePath | None = None
     verify: bool = True
     texts: int | None = Field(None, ge=0, le=10**6)
     margin: float = Field(defaults.MARGIN, gt=0, le=1)
@@ -146,9 +147,9 @@ class StudySpec(Record):
     base_url: str | None = None
     models: Names = Field((), alias="model")
     timeout: float = Field(defaults.TIMEOUT, ge=1)
-    gguf: Path | None = None
-    adapter: Path | None = None
-    study: Path | None = Field(None, exclude=True)
+    gguf: FilePath | None = None
+    adapter: FilePath | None = None
+    study: FilePath | None = Field(None, exclude=True)
 
     @property
     def is_served(self) -> bool:
@@ -195,12 +196,12 @@ class StudySpec(Record):
     def relative_to(self, folder: Path) -> Self:
         """The same with relative paths taken from ``folder``."""
         paths: dict[str, Any] = {
-            name: folder / path.expanduser()
+            name: folder / expanded(path)
             for name in type(self).model_fields
             if isinstance(path := getattr(self, name), Path)
         }
         if self.prompts and self.prompts != PURE_DOVE:
-            paths["prompts"] = str(folder / Path(self.prompts).expanduser())
+            paths["prompts"] = str(folder / expanded(Path(self.prompts)))
         return self.model_copy(update=paths)
 
     def with_values(self, **values: Any) -> Self:

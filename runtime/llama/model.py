@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.chat_template import fold_system, takes_system
 from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.files import regular_file
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
@@ -290,7 +291,7 @@ def physical_cores() -> int:
 
 def _check_magic(path: Path) -> None:
     try:
-        with path.open("rb") as file:
+        with regular_file(path, "name a GGUF file").open("rb") as file:
             magic = file.read(4)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
