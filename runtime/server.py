@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.chat_template import fold_system
-from charprobe_lite.models.errors import BadInput, first_problem
+from charprobe_lite.models.errors import BadInput, first_problem, printable
 from charprobe_lite.models.files import well_formed
 from charprobe_lite.runtime.backend import (
     Completion,
@@ -44,6 +44,7 @@ from charprobe_lite.runtime.server_replies import (
     parse_reply,
     reason_of,
 )
+from charprobe_lite.runtime.server_transport import LimitedTransport, RefusedReply
 
 RETRIES = 4  # after pauses of about 0.5, 1, 2 and 4 s
 PAUSE = 0.5  # seconds, doubled with every attempt
@@ -133,6 +134,9 @@ class Server:
                         base_url=self.url,
                         api_key=self._key or "none",  # the client insists on one
                         timeout=openai.Timeout(self._timeout, connect=CONNECT_SECONDS),
+                        http_client=openai.DefaultAsyncHttpxClient(
+                            transport=LimitedTransport(self._timeout)
+                        ),
                     )
                 )
             )
@@ -343,6 +347,8 @@ class Server:
         """An error of the client as one line, without the key."""
         if isinstance(error, openai.APITimeoutError):
             return BadInput(f"{self.url}: no answer in {self._timeout:g} s; raise --timeout")
+        if isinstance(error.__cause__, RefusedReply):
+            return BadInput(f"{self.url}: {printable(str(error.__cause__))}")
         if isinstance(error, openai.APIConnectionError):
             reason = first_problem(Exception(error.__cause__ or error))
             return BadInput(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -256,3 +259,86 @@ def test_a_server_that_refuses_system_prompts_gets_them_in_the_first_turn(
     with sqlite3.connect(tmp_path / "s.sqlite") as study:
         noted = study.execute("SELECT value FROM provenance WHERE name = 'system_prompts'")
         assert noted.fetchall() == [('"before the text of the first user turn"',)]
+
+
+class Raw(BaseHTTPRequestHandler):
+    """A server that writes what ``script`` says, header by header."""
+
+    script: Callable[[Any], None]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        with suppress(OSError):
+            type(self).script(self)
+
+    def do_GET(self) -> None:
+        body = json.dumps({"data": [{"id": "m"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def huge(handler: Raw) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(40):
+        handler.wfile.write(b" " * 1_000_000)
+
+
+def drip(handler: Raw) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(200):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def bomb(handler: Raw) -> None:
+    body = gzip.compress(b" " * 50_000_000)
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def elsewhere(handler: Raw) -> None:
+    handler.send_response(307)
+    handler.send_header("Location", "http://localhost.example:9/v1/chat/completions")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (huge, "its reply is over 16 MB"),
+        (drip, "no answer in 1 s; raise --timeout"),
+        (bomb, "sends compressed replies"),
+        (elsewhere, "redirects to another host, localhost.example"),
+    ],
+)
+def test_a_server_cannot_keep_or_flood_or_redirect_its_client(
+    monkeypatch: pytest.MonkeyPatch, script: Callable[[Any], None], said: str
+) -> None:
+    monkeypatch.setattr(client, "RETRIES", 0)
+    monkeypatch.setattr(Raw, "script", staticmethod(script), raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Raw) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        start = time.monotonic()
+        with Server(f"http://127.0.0.1:{running.server_port}/v1", parallel=1, timeout=1) as backend:
+            backend.use_adapter("m")
+            with pytest.raises(BadInput) as refused:
+                next(iter(backend.run([Job(0, 0, one_turn())])))
+        running.shutdown()
+    assert said in str(refused.value)
+    assert time.monotonic() - start < 20
+
+
+def one_turn() -> Rollout:
+    return (yield Request(({"role": "user", "content": "Hi"},), 16))
