@@ -330,7 +330,7 @@ def _onnx_run(path: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions, too
     # ONNX Runtime's exceptions share no public base class
     with bad_input(f"{path.name}: ONNX Runtime cannot load it", Exception):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

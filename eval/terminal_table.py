@@ -8,6 +8,8 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Column, Table
 
+from charprobe_lite.models.errors import printable_lines
+
 LEAST_FOLDED = 12
 """Columns of text that are folded into lines are not made narrower than this."""
 
@@ -41,12 +43,23 @@ def plain_table(
 
 def fit(table: Table, width: int) -> Table | str:
     """The table if it fits; else without optional columns; else its rows one below the other."""
+    table = _printable(table)
     optional = getattr(table, "optional", ())
     for count in range(len(optional) + 1):
         narrower = _without(table, optional[:count])
         if _least_width(narrower) <= width:
             return narrower
     return "\n".join(_stacked(table, width))
+
+
+def _printable(table: Table) -> Table:
+    """Without control characters in names and texts of others, which a terminal would obey."""
+    shown = copy.copy(table)
+    shown.columns = [copy.copy(column) for column in table.columns]
+    for column in shown.columns:
+        cells = [printable_lines(cell) if isinstance(cell, str) else cell for cell in column.cells]
+        column._cells = cells  # rich has no other way to change them
+    return shown
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:

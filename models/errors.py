@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def first_problem(error: Exception, option: bool = False, fields: Sequence[str] = ()) -> str:
     """The first problem of a pydantic, JSON or native error as one line with its field.
 
@@ -31,7 +36,7 @@ def first_problem(error: Exception, option: bool = False, fields: Sequence[str] 
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
-        return " ".join(str(error).split())[:300]
+        return printable(" ".join(str(error).split())[:300])
     problem = error.errors(include_url=False)[0]
     message, (name, *rest) = problem["msg"], [str(part) for part in problem["loc"]] or [""]
     if problem["type"] == "extra_forbidden" and (option or fields):

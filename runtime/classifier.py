@@ -112,7 +112,7 @@ class Classifier:
             self._tokenizer.enable_truncation(self.limit)  # not below the special tokens
         self._tokenizer.no_padding()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions, too
         if threads:
             options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

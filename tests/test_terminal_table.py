@@ -71,3 +71,12 @@ def test_optional_columns_go_before_rows_are_stacked() -> None:
         ["stage", "n"],
         "distillation\n  n 24,\n  yield 100%,\n  forced 0",
     ]
+
+
+def test_a_name_cannot_steer_the_terminal() -> None:
+    table = plain_table("cells", ["stage"], ["n"])
+    table.add_row("\x1b[2Jfull\x07\u202e", "3")
+    shown = fit(table, 80)
+    assert isinstance(shown, Table)
+    assert list(shown.columns[0].cells) == ["\\x1b[2Jfull\\x07\\u202e"]
+    assert list(table.columns[0].cells) == ["\x1b[2Jfull\x07\u202e"]

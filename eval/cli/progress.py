@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from charprobe_lite.eval.cli.terminal_log import LOGGER, shows_progress
+from charprobe_lite.models.errors import printable_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +45,10 @@ def print_result(
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
     for part in parts:
         fitting = part if isinstance(part, str) else fit(part, console.width)
-        click.echo(fitting) if isinstance(fitting, str) else console.print(fitting)
+        if isinstance(fitting, str):
+            click.echo(printable_lines(fitting))
+        else:
+            console.print(fitting)
 
 
 @contextmanager

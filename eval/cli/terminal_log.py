@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from charprobe_lite.models.errors import printable_lines
+
 LOGGER = logging.getLogger("charprobe_lite")
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -13,7 +15,7 @@ class ClickHandler(logging.Handler):
     """Writes to the stderr of the moment, as click does."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(printable_lines(self.format(record)), err=True)
 
 
 def _set_level(context: click.Context, parameter: click.Parameter, value: Any) -> None:
