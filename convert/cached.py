@@ -20,7 +20,7 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header, stored_parts
 from charprobe_lite.models.kit import sha256_file
 
-CONVERTER = 1
+CONVERTER = 2
 """Raised when the same input would give another file, so that old ones are not used."""
 INPUT_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".gguf")
 BLOB = re.compile(r"[0-9a-f]{64}")

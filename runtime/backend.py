@@ -94,7 +94,8 @@ class Backend(AbstractContextManager["Backend[Any]"], Protocol[Adapter]):
     """
 
     @property
-    def takes_system(self) -> bool: ...
+    def takes_system(self) -> bool:
+        return True
 
     def use_adapter(self, adapter: Adapter, /) -> None:
         """Run with this adapter from now on. Raises BadInput."""

@@ -157,7 +157,7 @@ def test_a_record_holds_the_whole_rollout(
     assert sent["seed"] >= 2**62
     assert (sent["format"], sent["grammar"], sent["outcome"]) == ("json", "on", "sent")
     first, last = sent["turns"]
-    assert first["arguments"] == {"query": "\ud800 nobody"}
+    assert first["arguments"] == {"query": "? nobody"}
     assert first["output"].startswith("Error: no contact matches")
     assert (last["tool"], last["arguments"]) == ("send_email", EMAIL)
     lost = next(row for row in agents if row["outcome"] == "malformed")
@@ -319,7 +319,7 @@ def test_what_cannot_be_exported_gets_one_line(
         (["none.sqlite"], "none.sqlite: no such study"),
         (["text.sqlite"], "text.sqlite: study cannot be opened: file is not a database"),
         (["empty.sqlite"], "empty.sqlite: holds no rollout yet"),
-        (["edited.sqlite"], "field probabilities.humor: must be from 0 to 1"),
+        (["edited.sqlite"], "row 1: field probabilities: cannot be"),
         ([study, "--format", "xlsx"], "--format xlsx: unknown; choose from jsonl, parquet"),
         ([study, "-o", study], "is the study itself"),
         ([study, "-o", "file/below.jsonl"], "below.jsonl: cannot be written"),

@@ -197,8 +197,8 @@ def test_what_cannot_be_reported_gets_its_line(tmp_path: Path) -> None:
     cell = Cell("kit", "full", "chat", "Q8_0")
     path = write_study(tmp_path / "s.sqlite", [(cell, "humor", "a", chat("Ha."), "humor")])
     for told, said in (
-        ({"humor": float("nan"), "neutral": 0.5}, r"field probabilities\.humor: must be from 0"),
         ({"neutral": 1.0}, "has no label 'humor'"),
+        ({"humor": float("nan"), "neutral": 0.5}, "row 1: field probabilities: cannot be"),
     ):
         with Store(path) as store:
             store.classify([(1, "humor", told)])
