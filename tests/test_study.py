@@ -325,8 +325,9 @@ def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
     assert (state["rollouts"], state["done"], state["missing"]) == (6, 6, 0)
     assert {cell["lora"] for cell in state["cells"]} == {None, "runtime"}
     with sqlite3.connect("whole.sqlite") as database:  # as if it had been killed there
-        for table, key in (("samples", "rollout_id"), ("turns", "rollout_id"), ("rollouts", "id")):
-            database.execute(f"DELETE FROM {table} WHERE {key} = 1")
+        for table in ("labels", "samples", "turns"):
+            database.execute(f"DELETE FROM {table} WHERE rollout_id = 1")
+        database.execute("DELETE FROM rollouts WHERE id = 1")
     assert [
         line.split()[-4:] for line in printed("status", "whole.sqlite").splitlines()[-2:-1]
     ] == [["6", "5", "1", "0"]]

@@ -85,7 +85,8 @@ def check_values(database: sqlite3.Connection, path: Path) -> None:
             f"cannot be {shown}; {_salvage(path)}"
         )
     for table, row, parent, _ in database.execute("PRAGMA foreign_key_check"):
-        raise BadInput(f"{path}: table {table}, row {row}: is of no {parent}; {_salvage(path)}")
+        place = "" if row is None else f", row {row}"
+        raise BadInput(f"{path}: table {table}{place}: is of no {parent}; {_salvage(path)}")
 
 
 @dataclass(frozen=True)
