@@ -5,7 +5,6 @@ Block layouts and the choice of a type per tensor are llama.cpp's
 multiple of a block: `models.gguf_header.weight_summary` reads the types that a file has.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,13 @@ from numpy.typing import NDArray
 from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, require_known
-from charprobe_lite.models.gguf_header import WeightSummary, read_header, weight_summary
-from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.models.gguf_header import PART_NAME, WeightSummary, read_header, weight_summary
+from charprobe_lite.models.quant_types import EXACT_TYPES, QUANT_TYPES
 from charprobe_lite.runtime.llama.quantizer import quantize_gguf
 
 Array = NDArray[np.float32]
 ROW_TYPES = {name: QuantType[name] for name in ("F32", "F16", "BF16", "Q8_0")}
 """Types that are written row by row, without a file in between."""
-PART = re.compile(r"-\d{5}-of-\d{5}$")
-"""What llama.cpp ends the name of a part of a split file with."""
 IMATRIX_TYPES = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "Q2_K_S")
 
 
@@ -106,7 +103,7 @@ def quantize(
     importance = read_imatrix(Path(imatrix)) if imatrix else None
     file = Path(target) if target else model.parent
     if file.suffix != ".gguf" or file.is_dir():
-        stem = PART.sub("", model.stem)
+        stem = Path(PART_NAME.sub(".gguf", model.name)).stem
         for name in QUANT_TYPES:
             stem = stem.removesuffix(f"-{name}").removesuffix(f".{name}")
         file = file / f"{stem}-{quant}.gguf"
@@ -121,7 +118,7 @@ def quantize(
 
 def _refuse_quantized(model: Path) -> None:
     """Raises BadInput for a file whose matrices lost precision already, or that is no model."""
-    types = weight_summary(model).tensor_types.keys() - {"F32", "F16", "BF16"}
+    types = weight_summary(model).tensor_types.keys() - EXACT_TYPES
     if types:
         raise BadInput(
             f"{model}: is quantized already ({', '.join(sorted(types))}), and a second loss adds "

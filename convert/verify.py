@@ -29,6 +29,7 @@ from charprobe_lite.convert.vocabulary import tokenizer_folder
 from charprobe_lite.models.child_process import run_main
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.quant_types import EXACT_TYPES
 from charprobe_lite.runtime.fidelity import kl_divergence, log_softmax
 
 AWKWARD = (
@@ -61,7 +62,6 @@ LIMITS = {"F32": (1e-5, 2e-3), "F16": (1e-3, 2e-2), "BF16": (1e-2, 8e-2), "Q8_0"
 """Per type, the largest mean KL divergence and relative logit error that count as rounding."""
 AT_RUN_TIME = (1e-2, 8e-2)  # an adapter kept as F16 or Q8_0, applied after the base's product
 QUANTIZED = (0.2, 0.4)  # the same weights with and without rounded inputs
-EXACT = {"F32", "F16", "BF16"}
 
 
 def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreement:
@@ -186,7 +186,7 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room:
             for number, adapter in enumerate(adapters)
         ]
         exact = base
-        if not set(weight_summary(base).tensor_types) <= EXACT:
+        if not set(weight_summary(base).tensor_types) <= EXACT_TYPES:
             exact = Path(folder) / "exact.gguf"
             write_model(open_model(base), exact, "F16")
             agreement = compare_logits(_logits(base, [], ids), _logits(exact, [], ids))

@@ -8,6 +8,7 @@ because the model would read other tokens than it was trained on.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,13 @@ def read_template(folder: Path) -> str | None:
         return None
     if not isinstance(template, str):
         raise BadInput(f"{path}: field chat_template: not a text")
-    with bad_input(path, BadInput), TemplateWorker() as worker:
-        worker.render(template, [QUESTION])
+    with bad_input(path, BadInput):
+        _try_template(template)
     return template
+
+
+@lru_cache(maxsize=64)
+def _try_template(template: str) -> None:
+    """Render a question; the adapters of a base share their template, and one trial of it."""
+    with TemplateWorker() as worker:
+        worker.render(template, [QUESTION])

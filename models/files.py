@@ -193,14 +193,15 @@ def read_records(path: Path) -> list[tuple[str, Any]]:
 def _parse_json(place: object, text: str) -> Any:
     with bad_input(f"{place}: not JSON", ValueError, RecursionError):
         value = json.loads(text)
-    return _without_surrogates(value) if SURROGATE.search(text) else value
+    return without_surrogates(value) if SURROGATE.search(text) else value
 
 
-def _without_surrogates(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
+    """A value of JSON in which every text is well formed."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, list):
-        return [_without_surrogates(entry) for entry in value]
+        return [without_surrogates(entry) for entry in value]
     if isinstance(value, dict):
-        return {well_formed(key): _without_surrogates(part) for key, part in value.items()}
+        return {well_formed(key): without_surrogates(part) for key, part in value.items()}
     return value

@@ -4,6 +4,7 @@ Layout: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/doc
 """
 
 import mmap
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,8 @@ SCALARS = {
 VERSIONS = (2, 3)
 SPLIT_COUNT = "split.count"
 MAX_PARTS = 10_000
+PART_NAME = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+"""How llama.cpp ends the name of a part of a split model."""
 MORE_END_TOKENS = "charprobe.end_token_ids"
 """Our field: ids, with commas, of tokens that end a turn beyond those that GGUF has a key for."""
 MAX_DIMENSIONS = 4
@@ -112,16 +115,23 @@ def gguf_parts(path: Path) -> list[Path]:
     llama.cpp is given the first part, and finds the others by their names. Raises BadInput for
     another part than the first, and for one that is missing.
     """
-    fields = _read_part(path).fields
+    return _parts(path, _read_part(path).fields)
+
+
+def _parts(path: Path, fields: dict[str, Any]) -> list[Path]:
+    """The same, with the fields of the file."""
     count, number = fields.get(SPLIT_COUNT, 1), fields.get("split.no", 0)
     if type(count) is not int or not 0 < count <= MAX_PARTS or count == 1:
         return [path]
-    end = f"-{number + 1:05d}-of-{count:05d}.gguf" if type(number) is int else ""
-    if not end or not path.name.endswith(end):
+    if type(number) is not int or not 0 <= number < count:
+        raise BadInput(f"{path}: field split.no: {str(number)[:40]} is none of {count} parts")
+    name = PART_NAME.search(path.name)
+    if not name or name[0] != f"-{number + 1:05d}-of-{count:05d}.gguf":
         raise BadInput(
-            f"{path}: is part {number + 1} of {count}; name it NAME{end}, as llama.cpp does"
+            f"{path}: is part {number + 1} of {count}; name it "
+            f"NAME-{number + 1:05d}-of-{count:05d}.gguf, as llama.cpp does"
         )
-    stem = path.name.removesuffix(end)
+    stem = path.name[: name.start()]
     parts = [
         path.with_name(f"{stem}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1)
     ]
@@ -135,7 +145,7 @@ def gguf_parts(path: Path) -> list[Path]:
 
 def stored_parts(path: Path) -> list[Path]:
     """All files that a file stands for: the parts of a split GGUF model, else itself."""
-    return gguf_parts(path) if path.suffix == ".gguf" else [path]
+    return gguf_parts(path) if PART_NAME.search(path.name) else [path]
 
 
 def read_header(path: Path) -> Header:
@@ -144,7 +154,8 @@ def read_header(path: Path) -> Header:
     Those of all parts where it was split (see ``gguf_parts``). Raises BadInput when it is missing,
     no GGUF, or contradicts itself.
     """
-    first, *others = map(_read_part, gguf_parts(path))
+    first = _read_part(path)
+    others = map(_read_part, _parts(path, first.fields)[1:])
     tensors = [*first.tensors, *(tensor for other in others for tensor in other.tensors)]
     return Header(first.fields, tensors)
 

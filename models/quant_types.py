@@ -9,6 +9,9 @@ above.
 
 from typing import NamedTuple
 
+EXACT_TYPES = {"F32", "F16", "BF16"}
+"""The types of tensors that lost no precision to a quantizer."""
+
 
 class Bits(NamedTuple):
     """Bits per weight of the layers' matrices, the input embedding and the output matrix."""

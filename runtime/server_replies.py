@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AliasPath, BaseModel, BeforeValidator, Field, ValidationError
 
 from charprobe_lite.models.errors import first_problem, printable
-from charprobe_lite.models.files import well_formed
+from charprobe_lite.models.files import well_formed, without_surrogates
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 CONTEXT_FULL = re.compile(
@@ -78,7 +78,7 @@ class NotAReply(ValueError):
 def parse_json(text: str) -> Any:
     """The JSON value of a body, with lone surrogates replaced. Raises NotAReply."""
     try:
-        return json.loads(well_formed(text), object_hook=_well_formed_values)
+        return without_surrogates(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise NotAReply(first_problem(error)) from None
 
@@ -132,10 +132,3 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
 
 def _line(text: str) -> str:
     return printable(" ".join(well_formed(text).split()))[:MAX_REASON]
-
-
-def _well_formed_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: well_formed(value) if isinstance(value, str) else value
-        for key, value in values.items()
-    }

@@ -48,21 +48,14 @@ class TemplateWorker:
                     stream.close()
             self._process = None
 
-    def render(
-        self,
-        template: str,
-        messages: Sequence[dict[str, str]],
-        *,
-        generate: bool = True,
-        bos: str = "",
-        eos: str = "",
-    ) -> str:
-        """As `render_chat`. Raises BadInput also for a template that takes too long or too much."""
-        values = {"generate": generate, "bos": bos, "eos": eos}
+    def render(self, template: str, messages: Sequence[dict[str, str]], **options: Any) -> str:
+        """As `render_chat`, with its options.
+
+        Raises BadInput also for a template that takes too long or too much.
+        """
         if hashlib.sha256(template.encode("utf-8", "replace")).hexdigest() in KNOWN:
-            return render_chat(template, messages, **values)  # type: ignore[arg-type]
-        request = {"template": template, "messages": list(messages), **values}
-        reply = self._ask(json.dumps(request))
+            return render_chat(template, messages, **options)
+        reply = self._ask(json.dumps({"template": template, "messages": list(messages), **options}))
         if "error" in reply:
             raise BadInput(reply["error"])
         return str(reply["text"])

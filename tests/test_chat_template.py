@@ -18,7 +18,7 @@ from charprobe_lite.runtime.backend import Job, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.template_worker import TemplateWorker
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import copy_fields, make_checkpoint
 
 CHAT = [
     {"role": "system", "content": 'Say "<b>", é and \u2019.'},
@@ -112,11 +112,7 @@ def test_a_prompt_begins_with_one_bos_and_never_ends_with_eos(
     # the same file with add_eos_token, which some tools write
     reader = gguf.GGUFReader(tmp_path / "plain.gguf")
     writer = gguf.GGUFWriter(tmp_path / "eos.gguf", "llama")
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            kind = field.types[0]
-            sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(name, field.contents(), kind, sub_type=sub)
+    copy_fields(reader, writer)
     writer.add_add_eos_token(True)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)

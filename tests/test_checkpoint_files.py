@@ -27,7 +27,14 @@ from charprobe_lite.convert.safetensors import open_safetensors
 from charprobe_lite.convert.verify import TEXT, compare_logits, verify_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.llama import Model
-from tests.checkpoints import gguf_logits, load, logits_of, make_adapter, make_checkpoint
+from tests.checkpoints import (
+    copy_fields,
+    gguf_logits,
+    load,
+    logits_of,
+    make_adapter,
+    make_checkpoint,
+)
 from tests.conftest import Command
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -163,11 +170,7 @@ def split(file: Path, folder: Path, count: int) -> list[Path]:
     for number, path in enumerate(paths):
         writer = gguf.GGUFWriter(path, "llama")
         if number == 0:
-            for name, field in reader.fields.items():
-                if not name.startswith("GGUF.") and name != "general.architecture":
-                    kind = field.types[0]
-                    sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-                    writer.add_key_value(name, field.contents(), kind, sub_type=sub)
+            copy_fields(reader, writer)
         writer.add_uint16("split.no", number)
         writer.add_uint16("split.count", count)
         writer.add_int32("split.tensors.count", len(reader.tensors))

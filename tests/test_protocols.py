@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.server import Server
 from tests.checkpoints import TEMPLATE, make_checkpoint
 from tests.conftest import Command, ValidJson
+from tests.loopback import Handler, completion
 from tests.test_conditions import played
 
 HELLO = ({"role": "user", "content": "Hello, hello, hello! Who says hello?"},)
@@ -188,28 +189,14 @@ def test_a_second_bos_is_what_the_original_tokenizer_makes_of_the_templates_text
     assert double == [single[0], *single]
 
 
-class Recorder(BaseHTTPRequestHandler):
+class Recorder(Handler):
     """A server that keeps what it is asked."""
 
     asked: list[dict[str, Any]]
 
-    def do_GET(self) -> None:
-        self.answer({"data": [{"id": "m"}]})
-
     def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        choice = {"message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
-        self.answer({"choices": [choice]})
-
-    def answer(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.asked.append(json.loads(self.body()))
+        self.answer(completion(content="Hi"))
 
 
 @pytest.fixture

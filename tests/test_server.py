@@ -13,8 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from charprobe_lite.runtime.backend import (
 from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.server import Server
 from tests.conftest import RUN, Command
+from tests.loopback import Handler, completion
 
 KEY = "sk-only-for-this-test"
 QUESTION = "Name three rivers."
@@ -281,32 +282,20 @@ def test_what_cannot_be_run_on_a_server_gets_one_line(
     assert "sk-wrong" not in line
 
 
-class Stranger(BaseHTTPRequestHandler):
+class Stranger(Handler):
     """A server that is asked for JSON and says hello; told to hold, it does not answer at all."""
 
     held, answered = threading.Event(), threading.Event()
     page = b""
 
     def do_GET(self) -> None:
-        self.answer(self.page or json.dumps({"data": [{"id": "m"}]}).encode())
+        self.answer(self.page) if self.page else super().do_GET()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if b"hold" in body:
+        if b"hold" in self.body():
             self.held.set()
             self.answered.wait(60)
-        choice = {"message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}
-        self.answer(json.dumps({"choices": [choice]}).encode())
-
-    def answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        with suppress(ConnectionError):  # the client has left
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.answer(completion(content="Hello!"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +21,24 @@ from charprobe_lite.runtime.backend import Completion, Job, Request, Rollout
 from charprobe_lite.runtime.server import Server
 from charprobe_lite.runtime.server_replies import reason_of
 from tests.conftest import Command
+from tests.loopback import Handler, completion
 
 Answer = tuple[int, bytes]
 OK = {"choices": [{"message": {"role": "assistant", "content": "Hello!"}, "finish_reason": "stop"}]}
 
 
 def reply(finish: str = "stop", **message: Any) -> Answer:
-    choice = {"message": {"role": "assistant", **message}, "finish_reason": finish}
-    return 200, json.dumps({"choices": [choice]}).encode()
+    return 200, completion(finish, **message)
 
 
-class Scripted(BaseHTTPRequestHandler):
+class Scripted(Handler):
     """A server that answers what ``respond`` makes of the request's body."""
 
     respond: Callable[[dict[str, Any]], Answer]
 
-    def do_GET(self) -> None:
-        self.answer((200, json.dumps({"data": [{"id": "m"}]}).encode()))
-
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.answer(type(self).respond(body))
-
-    def answer(self, answer: Answer) -> None:
-        self.send_response(answer[0])
-        self.send_header("Content-Length", str(len(answer[1])))
-        self.end_headers()
-        self.wfile.write(answer[1])
-
-    def log_message(self, *_: object) -> None:
-        pass
+        status, body = type(self).respond(json.loads(self.body()))
+        self.answer(body, status)
 
 
 Serve = Callable[[Callable[[dict[str, Any]], Answer]], str]
@@ -261,25 +249,15 @@ def test_a_server_that_refuses_system_prompts_gets_them_in_the_first_turn(
         assert noted.fetchall() == [('"before the text of the first user turn"',)]
 
 
-class Raw(BaseHTTPRequestHandler):
+class Raw(Handler):
     """A server that writes what ``script`` says, header by header."""
 
     script: Callable[[Any], None]
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body()
         with suppress(OSError):
             type(self).script(self)
-
-    def do_GET(self) -> None:
-        body = json.dumps({"data": [{"id": "m"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def huge(handler: Raw) -> None:

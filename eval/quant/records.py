@@ -60,10 +60,7 @@ class QuantRecordings:
 
 def read_recordings(store: Store) -> QuantRecordings:
     """The contents of a study. Raises BadInput for impossible files: anyone can edit a study."""
-    try:
-        files = store.files()
-    except ValueError:
-        raise BadInput(f"{store.path}: files: field tensor_types: is not JSON") from None
+    files = store.files()
     for file in files:
         _check_file(store.path, file)
     labels = {

@@ -33,9 +33,8 @@ from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import stored_parts, weight_summary
 from charprobe_lite.models.hub import fetch
+from charprobe_lite.models.quant_types import EXACT_TYPES
 from charprobe_lite.runtime.speed import measure_speed
-
-EXACT_TYPES = {"F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)

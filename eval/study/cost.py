@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.convert.cached import adapter_file, classifier_folder, model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
 from charprobe_lite.eval.study.grid import tasks_of
-from charprobe_lite.eval.study.own_models import own_name, study_catalogue
+from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import (
@@ -20,6 +20,7 @@ from charprobe_lite.eval.study.variants import (
     CheckpointNeed,
     ModelNeed,
     Variant,
+    base_of,
     checkpoint_name,
     checkpoint_needs,
     variants_of,
@@ -149,7 +150,7 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
                 f"--quant {variant.quant}: needs an importance matrix; make the file with convert "
                 "imatrix and convert quantize, and name it with --gguf"
             )
-    base = catalogue.base(own_name(spec) if spec.gguf else variants[0].base)
+    base = base_of(spec, variants[0], catalogue)
     needs = [need for variant in variants for need in checkpoint_needs(spec, variant, catalogue)]
     made = needs if spec.makes_models else []
     models = {_model_label(need.model): need.model for need in made}
@@ -194,7 +195,7 @@ def within_budget(
     for quant in spec.quants:
         candidate = spec.with_values(quants=(*kept, quant))
         variants = variants_of(candidate, catalogue)
-        needed = _memory(catalogue.base(variants[0].base), variants[-1], spec)
+        needed = _memory(base_of(spec, variants[0], catalogue), variants[-1], spec)
         if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed.total > limit:

@@ -86,8 +86,7 @@ def checkpoint_needs(
     spec: StudySpec, variant: Variant, catalogue: Catalogue
 ) -> Iterator[CheckpointNeed]:
     """The files that each checkpoint of a catalogue variant needs."""
-    name = own_name(spec) if spec.gguf else variant.base
-    base, shared = catalogue.base(name), tuple(merged_below(variant.base))
+    base, shared = base_of(spec, variant, catalogue), tuple(merged_below(variant.base))
     for key in variant.keys:
         adapter: AdapterEntry | Path | None = None
         if key.stage != "base":
@@ -100,6 +99,11 @@ def checkpoint_needs(
         else:
             model = ModelNeed(variant.base, base, shared, variant.quant)
             yield CheckpointNeed(key, model, adapter)
+
+
+def base_of(spec: StudySpec, variant: Variant, catalogue: Catalogue) -> Base:
+    """The entry of a variant's base; a study's own model may be called otherwise in its cells."""
+    return catalogue.base(own_name(spec) if spec.gguf else variant.base)
 
 
 def checkpoint_name(base: str, key: CheckpointKey) -> str:
