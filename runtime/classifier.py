@@ -15,6 +15,7 @@ from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text, well_formed
 from charprobe_lite.models.kit import CLASSIFIER_FILE, kit_classifier
 from charprobe_lite.runtime.device import is_int8, onnx_providers
+from charprobe_lite.runtime.native_trial import try_classifier
 
 MAX_TOKENS = 8192  # ModernBERT's limit; smaller ones come from the classifier's config
 # they number a text's positions from the padding id + 1, so that the first ones are never used
@@ -88,7 +89,8 @@ class Classifier:
     ``file`` names the .onnx file where there are several; ``threads`` defaults to ONNX Runtime's
     choice; ``device`` is auto, cpu, metal or cuda. ``labels`` are in the order of the model's
     outputs, ``limit`` is the most tokens that it reads. A graph that asks for ``token_type_ids``,
-    as other tools export BERT, gets those of a text alone: zeros. Raises BadInput naming the file
+    as other tools export BERT, gets those of a text alone: zeros. The files are tried in a child
+    process first (`native_trial`) unless they are ``tried``. Raises BadInput naming the file
     that is missing or cannot be used.
     """
 
@@ -98,6 +100,8 @@ class Classifier:
         file: str | None = None,
         threads: int | None = None,
         device: str = "auto",
+        *,
+        tried: bool = False,
     ) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
@@ -106,6 +110,8 @@ class Classifier:
         config = _read_config(config_file)
         self.labels = [config.id2label[index] for index in range(len(config.id2label))]
         self._pad, self.limit = config.padding, config.limit
+        if not tried:
+            try_classifier(self.path)
         with bad_input(tokenizer, Exception):  # the library raises bare Exception
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
         with bad_input(f"{config_file}: field max_position_embeddings", Exception):

@@ -9,6 +9,8 @@ from typing import Any
 
 from charprobe_lite.models.errors import BadInput, first_problem
 
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a debugger in the terminal explains nothing
+
 try:
     import llama_cpp as llama
     from llama_cpp._ggml import libggml

@@ -18,6 +18,7 @@ from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
+from charprobe_lite.runtime.native_trial import try_model
 from charprobe_lite.runtime.template_worker import TemplateWorker
 
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
@@ -29,13 +30,18 @@ FileVersion = tuple[Path, int, int]
 class Model:
     """The weights, loaded once; ``gpu_layers`` of them on the GPU (-1 = all, 0 = none).
 
-    ``repack`` lets llama.cpp keep a second, faster copy of quantized weights. Raises BadInput when
-    the file is no GGUF model that llama.cpp can load.
+    ``repack`` lets llama.cpp keep a second, faster copy of quantized weights. The file, and later
+    each adapter, is tried in a child process first (`native_trial`) unless it is ``tried``. Raises
+    BadInput when the file is no GGUF model that llama.cpp can load.
     """
 
-    def __init__(self, path: Path, gpu_layers: int = 0, *, repack: bool = True) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, gpu_layers: int = 0, *, repack: bool = True, tried: bool = False
+    ) -> None:
+        self.path, self._tried = path, tried
         _check_magic(path)
+        if not tried:
+            try_model(path)
         log.capture()
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
@@ -140,6 +146,8 @@ class Model:
         if version not in self._adapters:
             if not path.is_file():
                 raise BadInput(f"{path}: no such adapter file")
+            if not self._tried:
+                try_model(self.path, path)
             log.capture()
             adapter = llama.llama_adapter_lora_init(self.handle, os.fsencode(path))
             if not adapter:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
 from charprobe_lite.runtime.llama.ggml import ggml
+from charprobe_lite.runtime.native_trial import try_model
 
 BUFFER = 256 * 1024**2  # bytes of rows that the quantizer holds at once
 
@@ -51,8 +52,8 @@ def quantize_gguf(
 ) -> None:
     """Quantize a GGUF model file with llama.cpp's quantizer, its mix of types included.
 
-    ``imatrix`` has per tensor the mean square of its inputs, (in,). The source must be a sound GGUF
-    file: llama.cpp aborts the process on others. Raises BadInput with llama.cpp's reason.
+    ``imatrix`` has per tensor the mean square of its inputs, (in,). Raises BadInput with
+    llama.cpp's reason.
     """
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = int(file_type)
@@ -62,6 +63,7 @@ def quantize_gguf(
     if imatrix:
         arrays = {name: np.ascontiguousarray(v, np.float32) for name, v in imatrix.items()}
         parameters.imatrix = _imatrix_entries(arrays)
+    try_model(source)
     log.capture()
     if llama.llama_model_quantize(os.fsencode(source), os.fsencode(target), parameters) != 0:
         message = f"{source}: llama.cpp cannot quantize it into {target.parent}"
