@@ -80,7 +80,7 @@ def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreem
     if base.is_dir():
         try:
             from charprobe_lite.convert.reference import reference_logits
-        except ImportError as missing:
+        except ModuleNotFoundError as missing:
             raise BadInput(
                 f"verify: {missing.name} is not installed; pip install 'charprobe-lite[convert]' "
                 "or give --no-verify"

@@ -19,8 +19,9 @@ from charprobe_lite.eval.cli.report import report
 from charprobe_lite.eval.cli.score import score
 from charprobe_lite.eval.cli.study import study
 from charprobe_lite.eval.cli.train import train
-from charprobe_lite.models.errors import BadInput, printable
+from charprobe_lite.models.errors import BadInput, first_problem, printable
 
+NO_MEMORY = "not enough memory; end other programs, or lower --parallel or --context"
 INTERRUPTED, TERMINATED = 130, 143  # the shell's own status for SIGINT and SIGTERM
 
 
@@ -36,6 +37,16 @@ class OneLineErrors(click.Group):
             return super().invoke(context)
         except BadInput as error:
             click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
+            context.exit(2)
+        except MemoryError:
+            click.echo(f"charprobe-lite: {NO_MEMORY}", err=True)
+            context.exit(2)
+        except ModuleNotFoundError:
+            raise  # what an extra brings is named where it is needed
+        except ImportError as error:  # a library's own files do not load
+            reason = f"{error.name or 'a library'} cannot be loaded: {first_problem(error)}"
+            fix = NO_MEMORY if "map segment" in reason else "install it again"
+            click.echo(f"charprobe-lite: {printable(reason)}; {fix}", err=True)
             context.exit(2)
         except KeyboardInterrupt as stop:
             click.echo("stopped; the same command continues from here", err=True)
