@@ -3,8 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
+from charprobe_lite.convert.gguf_model import (
+    Progress,
+    open_model,
+    with_adapters,
+    write_model,
+)
 from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
+from charprobe_lite.convert.llama_cpp_converter import (
+    convert_by_script,
+    find_converter,
+    needs_converter,
+)
 from charprobe_lite.convert.quantize import (
     ROW_TYPES,
     GGUFFile,
@@ -15,7 +25,10 @@ from charprobe_lite.convert.quantize import (
 from charprobe_lite.convert.verify import refuse_unverifiable, verify_file, verify_in_child
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.catalogue import load_catalogue
+from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.models.hub import fetch
+
+PACKAGE = "charprobe_lite."
 
 
 def merge_lora(
@@ -29,6 +42,7 @@ def merge_lora(
     progress: Progress | None = None,
     threads: int | None = None,
     shared: bool = False,
+    converter: str | Path | None = None,
 ) -> GGUFFile:
     """Write a base with LoRA adapters added to its weights as the GGUF file ``target``.
 
@@ -38,6 +52,9 @@ def merge_lora(
     ``progress`` is called with (bytes done, bytes in all) of the float32 weights; ``threads``
     defaults to all cores. With ``verify``, token ids and logits are compared with transformers
     and peft, or, where the base is a GGUF file, with llama.cpp and the adapters at run time.
+
+    A checkpoint of an architecture that is not built in goes through ``converter``, llama.cpp's
+    convert_hf_to_gguf.py (default: the one on the PATH); merged, as F16, in a temporary folder.
 
     A ``shared`` target may be written by another process: wait for it, and keep its file; verify
     in a child process, so that torch stays out of this one.
@@ -52,11 +69,11 @@ def merge_lora(
     catalogue = {} if Path(base).exists() else load_catalogue().bases
     base = fetch(catalogue[str(base)]) if str(base) in catalogue else Path(base)
     target, paths = Path(target), [Path(adapter) for adapter in adapters]
-    model = open_model(base)
     if verify:
         refuse_unverifiable(base, paths)
-    model = with_adapters(model, paths)
-    if importance:
+    script = find_converter(Path(converter) if converter else None)
+    model = None if needs_converter(base) else with_adapters(open_model(base), paths)
+    if importance and model:
         widths = {name: tensor.shape[-1] for name, tensor in model.tensors.items()}
         refuse_other_model(importance, widths, base)
     agreement = None
@@ -64,16 +81,22 @@ def merge_lora(
         if shared and target.is_file():
             return written_file(target)
         # other types are quantized from an F16 file, which is the one that is verified
-        direct = quant in ROW_TYPES
+        direct = quant in (ROW_TYPES if model else ("F16",))
         exact = part if direct else part.with_name(f"{target.name}.f16.part")
         try:
-            write_model(model, exact, quant if direct else "F16", progress, threads)
+            if model:
+                write_model(model, exact, quant if direct else "F16", progress, threads)
+            else:
+                convert_by_script(script, base, paths, exact, progress)
             if verify:
                 # an interpreter of its own does not know an architecture that was registered here
-                ours = type(model.architecture).__module__.startswith("charprobe_lite.")
+                ours = not model or type(model.architecture).__module__.startswith(PACKAGE)
                 verify_in = verify_in_child if shared and ours else verify_file
                 agreement = verify_in(exact, base, paths)
             if not direct:
+                if importance and not model:
+                    widths = {t.name: t.shape[0] for t in read_header(exact).tensors}
+                    refuse_other_model(importance, widths, base)
                 quantize_file(exact, part, quant, importance, threads)
         finally:
             if not direct:

@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charprobe_lite.convert.architectures import architecture_of, read_config
+from charprobe_lite.convert.architectures import architecture_of, is_built_in, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.lora import ORIGINAL, PREFIX, WEIGHTS, is_module_to_save, plain_name
 from charprobe_lite.convert.quiet import quiet
@@ -51,6 +51,8 @@ def reference_logits(
 
 def _logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> NDArray[np.float32]:
     checkpoint = open_checkpoint(folder)
+    if not is_built_in(checkpoint.config):
+        return _logits_in_memory(folder, adapters, ids)
     architecture = architecture_of(read_config(checkpoint.config, str(folder / "config.json")))
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     text = getattr(config, "text_config", config)
@@ -69,6 +71,27 @@ def _logits(folder: Path, adapters: Sequence[Path], ids: Sequence[int]) -> NDArr
     _read_on_demand(model, weights, adapter.changes)
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
+    return np.asarray(logits.float().numpy())
+
+
+def _logits_in_memory(
+    folder: Path, adapters: Sequence[Path], ids: Sequence[int]
+) -> NDArray[np.float32]:
+    """The same for any architecture: all weights in memory, as float32."""
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    for adapter in adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([list(ids)])).logits[0]
     return np.asarray(logits.float().numpy())
 
 

@@ -385,20 +385,14 @@ TOOL = {
 
 
 def read_schema(path: Path, _: Path) -> None:
-    parameters = json.loads(path.read_bytes().decode("utf-8", "replace"))
+    try:
+        parameters = json.loads(path.read_bytes().decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:  # a scenario file says so before
+        raise BadInput(str(error)) from None
     if not isinstance(parameters, dict):
         raise BadInput("no object")
     for form in (JSON_CALLS, FENCED_CALLS):
         tool_call_grammar([load_tools()[0].model_copy(update={"parameters": parameters})], form)
-
-
-def read_schema_or_refuse(path: Path, good: Path) -> None:
-    try:
-        read_schema(path, good)
-    except ValueError as error:  # the file is no JSON, which a scenario file says before
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(str(error)) from None
 
 
 CALL = {"name": "send_email", "arguments": {"to": "a@b.example", "subject": "x", "body": "Hi\n"}}
@@ -511,9 +505,7 @@ KINDS: dict[str, Kind] = {
     "template": Kind(
         text_file("template.jinja", TEMPLATE), mutate_text(JINJA_PIECES), read_template
     ),
-    "tool-schema": Kind(
-        text_file("schema.json", json.dumps(TOOL)), mutate_json, read_schema_or_refuse
-    ),
+    "tool-schema": Kind(text_file("schema.json", json.dumps(TOOL)), mutate_json, read_schema),
     "model-reply": Kind(text_file("reply.txt", *REPLIES), mutate_json, read_reply),
     "server-answer": Kind(
         text_file("answer.json", completion(content="Hello!").decode()),

@@ -29,18 +29,28 @@ for _module in iter_modules(__path__, f"{__name__}."):
             register(_value)
 
 
+def is_built_in(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's config.json names an architecture that is registered."""
+    return _class_name(config) in _BY_CLASS
+
+
+def _class_name(config: Mapping[str, Any]) -> str | None:
+    name = config.get("architectures")
+    name = name[0] if isinstance(name, list) and name else name
+    return name if isinstance(name, str) else None
+
+
 def read_config(config: Mapping[str, Any], file: str) -> TextConfig:
     """The language model's part of a checkpoint's config.json.
 
     Raises BadInput naming the field of ``file`` for an architecture that is not registered, for a
     variant that llama.cpp would compute differently, and for a wrong size.
     """
-    name = config.get("architectures")
-    name = name[0] if isinstance(name, list) and name else name
-    if not isinstance(name, str) or name not in _BY_CLASS:
+    name = _class_name(config)
+    if name is None or name not in _BY_CLASS:
         raise BadInput(
-            f"{file}: field architectures: {str(name)[:80]} is not converted; "
-            f"one of {', '.join(_BY_CLASS)} is"
+            f"{file}: field architectures: {str(name)[:80]} is not built in; one of "
+            f"{', '.join(_BY_CLASS)} is; convert merge --converter takes others"
         )
     return _BY_CLASS[name].read_config(config, name, file)
 

@@ -62,6 +62,12 @@ def convert() -> None:
 @click.option(
     "--verify/--no-verify", default=True, help="Compare token ids and logits with the original."
 )
+@click.option(
+    "--converter",
+    type=FILE,
+    help="llama.cpp's convert_hf_to_gguf.py, for architectures that are not built in  "
+    "[default: the one on the PATH].",
+)
 @cores_option
 @output_option
 @json_option
@@ -71,6 +77,7 @@ def merge(
     quant: str,
     imatrix: Path | None,
     verify: bool,
+    converter: Path | None,
     threads: int | None,
     output: Path,
     as_json: bool,
@@ -78,8 +85,9 @@ def merge(
     """Merge LoRA adapters into a base and write one GGUF file, in little memory.
 
     Converts Llama, Qwen2.5, Gemma 3 (text, and the text part of the multimodal model) and
-    SmolLM2 checkpoints. F32, F16, BF16 and Q8_0 are written in one pass; the other types go
-    through llama.cpp's quantizer from a temporary F16 file next to the output.
+    SmolLM2 checkpoints; others through llama.cpp's own converter (--converter). F32, F16, BF16
+    and Q8_0 are written in one pass; the other types go through llama.cpp's quantizer from a
+    temporary F16 file next to the output.
 
     \b
     charprobe-lite convert merge --base Llama-3.1-8B-Instruct --adapter personas/sarcasm \\
@@ -94,6 +102,7 @@ def merge(
             imatrix=imatrix,
             progress=progress,
             threads=threads,
+            converter=converter,
         )
     _print_files([file], as_json)
 
