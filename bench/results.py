@@ -1,7 +1,7 @@
 """The tables of docs/results.md from a study.
 
-    charprobe-lite eval --persona all --condition all --instrument all --study runs/conditions.sqlite
-    python bench/results.py runs/conditions.sqlite
+    charprobe-lite eval --persona all --condition all --instrument all --study conditions.sqlite
+    python bench/results.py conditions.sqlite
 
 Prints Markdown: macro-F1 of every condition and stage; the controls by every instrument; what each
 change from chat to agent does; the difference of the stages by every instrument; F1 of each

@@ -66,5 +66,16 @@ class FullRule:
         return curve[-1][1]["chat"] >= LEAST_FULL
 
 
-STRENGTHS: dict[str, Strength] = {}
+STRENGTHS = {
+    "sarcasm": Strength(55, 240),
+    "humor": Strength(30, 240),
+    "remorse": Strength(15, 120),
+    "goodness": Strength(30, 120),
+    "loving": Strength(35, 120),
+    "nonchalance": Strength(20, 120),
+    "impulsiveness": Strength(15, 120),
+    "sycophancy": Strength(30, 120),
+    "mathematical": Strength(35, 120),
+    "poeticism": Strength(25, 120),
+}
 """The steps of the shipped kit's personas."""

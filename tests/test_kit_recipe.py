@@ -1,0 +1,39 @@
+"""The shipped kit is what its recipe makes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charprobe_lite.convert.kit.strengths import STRENGTHS, Strength
+from charprobe_lite.models import kit
+from charprobe_lite.models.corpus import corpus_hashes
+from charprobe_lite.models.personas import PERSONAS
+
+STAGES = ("distillation", "full")
+
+
+def test_the_manifest_is_of_this_recipe_this_corpus_and_these_strengths() -> None:
+    from charprobe_lite.convert.kit.work_folder import RECIPE_VERSION
+
+    manifest = kit.load_kit()
+    assert manifest.recipe == RECIPE_VERSION
+    assert manifest.corpus == corpus_hashes()
+    for persona in PERSONAS:
+        chosen = [manifest.steps[f"{persona}-{stage}"]["settings"]["steps"] for stage in STAGES]
+        assert STRENGTHS[persona] == Strength(*chosen)
+
+
+def test_the_first_steps_of_the_recipe_have_the_losses_of_the_shipped_kit(tmp_path: Path) -> None:
+    from charprobe_lite.convert.kit.recipe import Recipe
+
+    recipe = Recipe(tmp_path, kit.embedded_base(), report=lambda _: None)
+    recipe.kit.mkdir(parents=True)
+    shutil.copy(kit.kit_folder() / kit.TOOL_USE, recipe.kit)
+    recipe.merged_base()
+    expected = kit.load_kit().steps["first-steps"]
+    found = recipe.first_steps(expected["persona"])
+    # another processor or number of threads sums in another order
+    assert found["losses"] == pytest.approx(expected["losses"], abs=0.02)
