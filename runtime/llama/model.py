@@ -185,7 +185,7 @@ class Context:
     """``sequences`` KV sequences of ``length`` tokens each of one model.
 
     K and V are F16. Flash attention is llama.cpp's choice on a GPU, and off on the CPU: agents with
-    their long contexts are a fifth faster without. An ``exact`` context keeps K and V as F32,
+    their long contexts are faster without. An ``exact`` context keeps K and V as F32,
     computes attention without shortcuts, on the CPU alone, and takes a text of ``length`` in
     one decode. ``threads`` defaults to the physical cores. ``tensor_callback`` is called while
     llama.cpp computes (see ``matrix_inputs_callback``). Raises BadInput when llama.cpp cannot make
