@@ -196,7 +196,7 @@ def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -
     """One token after the other through llama-cpp-python, with the same sampler and grammar."""
     import llama_cpp
 
-    llama = llama_cpp.Llama(str(merged_base), n_ctx=1024, flash_attn=True, verbose=False)
+    llama = llama_cpp.Llama(str(merged_base), n_ctx=1024, flash_attn=False, verbose=False)
     grammar = tool_call_grammar(load_tools()) if constrained else None
     question = "Ask Tom when the pumps come."
     with Engine(merged_base, parallel=1, context=1024) as engine:
