@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from charprobe_lite.convert.architectures import is_built_in
+from charprobe_lite.convert.architectures import class_name, is_built_in
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.gguf_model import Progress
 from charprobe_lite.convert.lora import Adapter, Matrix, read_adapter, with_changes
@@ -80,9 +80,11 @@ def convert_by_script(
     that the converter said.
     """
     if converter is None:
+        name = str(class_name(open_checkpoint(base).config))[:80]
         raise BadInput(
-            f"{base / 'config.json'}: field architectures: not built in; give --converter with "
-            f"llama.cpp's {SCRIPT} (vendor/llama.cpp in the sources of llama-cpp-python)"
+            f"{base / 'config.json'}: field architectures: {name} is not built in; give "
+            f"--converter with llama.cpp's {SCRIPT} (vendor/llama.cpp in the sources of "
+            "llama-cpp-python)"
         )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="merged-", suffix=".part") as name:
         folder = Path(name)

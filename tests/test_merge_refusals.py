@@ -55,7 +55,7 @@ def broken(folder: Path, base: Path) -> dict[str, tuple[Path, Path, str]]:
     cases["pickled"] = (base, pickled, "adapter_model.bin: pickled adapters are never opened")
     other = copy("other", base)
     edit(other / "config.json", architectures=["MambaForCausalLM"])
-    cases["architecture"] = (other, good, "field architectures: MambaForCausalLM is not converted")
+    cases["architecture"] = (other, good, "field architectures: MambaForCausalLM is not built in")
     rank = copy("rank", good)
     edit(rank / "adapter_config.json", r=5)
     cases["rank"] = (base, rank, "ranks 8 and 8, adapter_config.json says 5")

@@ -99,7 +99,7 @@ def test_an_adapter_of_another_base_is_named(checkpoint: tuple[Path, Path], tmp_
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ((), f"field architectures: not built in; give --converter with llama.cpp's {SCRIPT}"),
+        ((), f"Olmo2ForCausalLM is not built in; give --converter with llama.cpp's {SCRIPT}"),
         (("--converter", "nowhere"), "--converter nowhere: no such file"),
     ],
 )

@@ -31,10 +31,11 @@ for _module in iter_modules(__path__, f"{__name__}."):
 
 def is_built_in(config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's config.json names an architecture that is registered."""
-    return _class_name(config) in _BY_CLASS
+    return class_name(config) in _BY_CLASS
 
 
-def _class_name(config: Mapping[str, Any]) -> str | None:
+def class_name(config: Mapping[str, Any]) -> str | None:
+    """transformers' class of a checkpoint, as its config.json has it."""
     name = config.get("architectures")
     name = name[0] if isinstance(name, list) and name else name
     return name if isinstance(name, str) else None
@@ -46,7 +47,7 @@ def read_config(config: Mapping[str, Any], file: str) -> TextConfig:
     Raises BadInput naming the field of ``file`` for an architecture that is not registered, for a
     variant that llama.cpp would compute differently, and for a wrong size.
     """
-    name = _class_name(config)
+    name = class_name(config)
     if name is None or name not in _BY_CLASS:
         raise BadInput(
             f"{file}: field architectures: {str(name)[:80]} is not built in; one of "
