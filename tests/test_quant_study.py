@@ -111,7 +111,7 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
     assert 0 < four["top1"] < 1
     difference = four["cells"][0]["difference"]["detection_rate"]
     assert difference["ci"][0] <= difference["estimate"] <= difference["ci"][1]
-    assert difference["equivalent"] is None  # two prompts decide nothing
+    assert difference["equivalent"] is not True  # two prompts show no such thing
     assert full["cells"][0]["difference"] is None
     assert results["classifier"]["n"] >= 4
     assert results["instrument"] == "modernbert"
