@@ -169,11 +169,17 @@ class Outcome:
 
     def compare(self, found: Any, expected: Any) -> None:
         if isinstance(expected, list) and isinstance(found, list):
-            self.lost += len(expected) - len(found) if len(found) < len(expected) else 0
+            self.lost += max(0, len(expected) - len(found))
             self.differs += len([row for row in found if row not in expected])
             self.differs += len(found) - len(set(map(repr, found)))  # twice
         else:
             self.differs += found != expected
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill its process group, and wait for it."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def finish(case: Case, folder: Path, **options: Any) -> int:
@@ -182,8 +188,7 @@ def finish(case: Case, folder: Path, **options: Any) -> int:
     try:
         return process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)
         return -int(signal.SIGALRM)
 
 
@@ -208,8 +213,7 @@ def killed(case: Case, room: Path, kills: int, expected: Any, seconds: float) ->
             try:
                 status = process.wait(rng.uniform(0.2, 1.5 * seconds))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill(process)
                 outcome.kills += 1
                 outcome.halves += half_files(case, folder, expected)
                 continue
@@ -270,8 +274,7 @@ def clock_set_back(case: Case, room: Path, expected: Any, library: Path) -> Outc
     folder.mkdir()
     process = case.run(folder)
     time.sleep(3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     status = finish(case, folder, env={**os.environ, "LD_PRELOAD": str(library)})
     if status:
         raise click.ClickException((folder / "log.txt").read_text())

@@ -36,6 +36,7 @@ import click
 
 from bench.fuzzing.kinds import KINDS, Kind
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.runtime.speed import peak_memory
 
 SECONDS, START_SECONDS, MEMORY = 10.0, 120.0, 2 * 1024**3
 COLUMNS = ("taken", "refused", "signal", "traceback", "slow", "memory", "outside")
@@ -73,7 +74,7 @@ def run_input(kind: Kind, files: list[Path], seed: int, number: int, good: Path)
         outcome, said = attack(kind, changed(kind, files, seed, number, inner), good)
         if [path.name for path in room.iterdir()] != ["inner"]:
             return "outside", f"{[path.name for path in room.iterdir()]}"
-        peak = _peak()
+        peak = peak_memory()
         return ("memory", f"{peak / 1e9:.1f} GB") if peak > MEMORY else (outcome, said)
     finally:
         shutil.rmtree(room, ignore_errors=True)
@@ -106,15 +107,6 @@ def attack(kind: Kind, path: Path, good: Path) -> tuple[str, str]:
 def _forget_peak() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    """The largest resident memory since it was forgotten, in bytes."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def work(name: str, seed: int, first: int, last: int, good: Path) -> None:

@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as QuantType
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, SourceModel, open_model
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.convert.lora import (
     Adapter,
     Delta,
@@ -117,10 +118,7 @@ def _write_deltas(
         a, b = (side.rows(0, side.shape[0]) for side in (change.a, change.b))
         _add(writer, f"{name}.lora_a", a, a_type if fits else QuantType.F16)
         _add(writer, f"{name}.lora_b", b * rest, QuantType.F16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
 
 
 def _add(writer: gguf.GGUFWriter, name: str, values: Array, kind: QuantType) -> None:

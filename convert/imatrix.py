@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charprobe_lite.convert.forward import Forward
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, bad_input
@@ -82,10 +83,7 @@ def make_imatrix(
         for name, square in sorted(squares.items()):
             writer.add_tensor(name + SUM, square.astype(np.float32)[None])
             writer.add_tensor(name + COUNT, np.array([[counts[name]]], np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish_gguf(writer)
     return total
 
 

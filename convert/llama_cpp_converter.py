@@ -23,7 +23,13 @@ from charprobe_lite.convert.architectures import class_name, is_built_in
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.gguf_model import Progress
 from charprobe_lite.convert.lora import Adapter, Matrix, read_adapter, with_changes
-from charprobe_lite.convert.safetensors import DTYPES, INDEX, SafetensorsTensor, open_checkpoint
+from charprobe_lite.convert.safetensors import (
+    DTYPES,
+    INDEX,
+    SafetensorsTensor,
+    open_checkpoint,
+    read_object,
+)
 from charprobe_lite.models.errors import BadInput, printable
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -64,7 +70,7 @@ def find_converter(given: Path | None) -> Path | None:
 
 def needs_converter(base: Path) -> bool:
     """Whether a checkpoint folder is of an architecture that is not built in."""
-    return base.is_dir() and not is_built_in(open_checkpoint(base).config)
+    return base.is_dir() and not is_built_in(read_object(base / "config.json"))
 
 
 def convert_by_script(
@@ -80,9 +86,10 @@ def convert_by_script(
     that the converter said.
     """
     if converter is None:
-        name = str(class_name(open_checkpoint(base).config))[:80]
+        config = base / "config.json"
+        name = str(class_name(read_object(config)))[:80]
         raise BadInput(
-            f"{base / 'config.json'}: field architectures: {name} is not built in; give "
+            f"{config}: field architectures: {name} is not built in; give "
             f"--converter with llama.cpp's {SCRIPT} (vendor/llama.cpp in the sources of "
             "llama-cpp-python)"
         )

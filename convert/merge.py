@@ -3,12 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from charprobe_lite.convert.gguf_model import (
-    Progress,
-    open_model,
-    with_adapters,
-    write_model,
-)
+from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
 from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
 from charprobe_lite.convert.llama_cpp_converter import (
     convert_by_script,

@@ -1,7 +1,4 @@
-"""The process that tries a file of native code: loads it, computes one step, and says no more.
-
-Exit status 2 and one line for what is wrong with the file; other ends are the library's.
-"""
+"""The process that tries a file of native code: loads it, computes one step, and says no more."""
 
 import sys
 from collections.abc import Sequence
@@ -19,15 +16,11 @@ LONG = 200  # repeats: more tokens than most classifiers read
 
 
 def main() -> None:
-    """Try the files of ``KIND BYTES FILE...``."""
+    """Try the files of ``KIND BYTES FILE...``. Raises BadInput for what is wrong with one."""
     kind, size, *files = sys.argv[1:]
     _limit_memory(int(size))
     paths = [Path(file) for file in files]
-    try:
-        _try_model(paths) if kind == "model" else _try_classifier(paths[0])
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    _try_model(paths) if kind == "model" else _try_classifier(paths[0])
 
 
 def _try_model(files: Sequence[Path]) -> None:
@@ -57,7 +50,3 @@ def _limit_memory(size: int) -> None:
         limit = MEMORY + 2 * size
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-if __name__ == "__main__":
-    main()

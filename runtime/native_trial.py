@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -20,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.child_process import REFUSED, child_command
 from charprobe_lite.models.errors import BadInput, printable_lines
 from charprobe_lite.models.files import regular_file
 from charprobe_lite.models.gguf_header import read_header, stored_parts
@@ -86,10 +86,9 @@ def _verdict(kind: str, versions: tuple[str, ...]) -> Path:
 def _try(kind: str, tried: Path, files: Sequence[Path], arguments: Sequence[Path]) -> None:
     size = sum(file.stat().st_size for file in files)
     seconds = SECONDS + size / SLOW_DISK
-    command = [sys.executable, "-m", "charprobe_lite.runtime.native_child", kind, str(size)]
     try:
         child = subprocess.run(
-            [*command, *map(str, arguments)],
+            child_command("runtime.native_child", kind, str(size), *arguments),
             env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -100,7 +99,7 @@ def _try(kind: str, tried: Path, files: Sequence[Path], arguments: Sequence[Path
         reason = f"takes {NAMES[kind]} more than {seconds:.0f} s to load"
         raise BadInput(f"{tried}: {reason}; name another file") from None
     lines = printable_lines(child.stderr.decode("utf-8", "replace")).strip().splitlines()
-    if child.returncode == 2:
+    if child.returncode == REFUSED:
         raise BadInput(lines[-1])
     if child.returncode:
         raise BadInput(f"{tried}: {_end(kind, child.returncode, lines)}; name another file")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.models.chat_template import fold_system, render_chat, takes_system
 from charprobe_lite.models.errors import BadInput
@@ -116,10 +117,7 @@ def test_a_prompt_begins_with_one_bos_and_never_ends_with_eos(
     writer.add_add_eos_token(True)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     with closing(Model(tmp_path / "eos.gguf")) as model:
         ids = model.tokenize(model.render(CHAT))
     bos, eos = (reader.fields[f"tokenizer.ggml.{n}_token_id"].contents() for n in ("bos", "eos"))

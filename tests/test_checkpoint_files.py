@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.safetensors import open_safetensors
 from charprobe_lite.convert.verify import TEXT, compare_logits, verify_file
@@ -177,10 +178,7 @@ def split(file: Path, folder: Path, count: int) -> list[Path]:
         for index in groups[number - 1] if number else ():
             tensor = reader.tensors[index]
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish_gguf(writer)
     return paths
 
 

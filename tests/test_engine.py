@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.models import kit
 from charprobe_lite.models.call_formats import JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
@@ -401,10 +402,7 @@ def test_an_adapter_of_another_model_is_refused(engine: Engine, tmp_path: Path) 
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 16)
     writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 64), np.float32))
     writer.add_tensor("blk.0.attn_q.weight.lora_b", np.zeros((64, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     with pytest.raises(BadInput, match=r"other.gguf: not a LoRA adapter of"):
         engine.use_adapter(path)
     assert answers(engine, ["Still there?"])["Still there?"].tokens > 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header, weight_summary
@@ -33,10 +34,7 @@ def small(tmp_path: Path) -> Path:
     writer.add_tensor("norm", np.ones(6, np.float32))
     rows = np.zeros((3, 34), np.uint8)
     writer.add_tensor("matrix", rows, raw_dtype=GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return path
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bench.fuzzing.readers import command
 from charprobe_lite.convert.gguf_adapter import convert_adapter
+from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.models import kit
 from charprobe_lite.models.corpus import corpus_file
@@ -179,10 +180,7 @@ def imatrix_seeds(folder: Path) -> list[Path]:
     writer.add_uint32("imatrix.chunk_size", 8)
     writer.add_tensor("blk.0.attn_q.weight.in_sum2", np.ones((1, 64), np.float32))
     writer.add_tensor("blk.0.attn_q.weight.counts", np.ones((1, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return [folder / "imatrix.gguf"]
 
 
