@@ -194,7 +194,10 @@ def test_sequences_that_begin_together_compute_their_common_prefix_once(
 
 @pytest.mark.parametrize("constrained", [False, True])
 def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -> None:
-    """One token after the other through llama-cpp-python, with the same sampler and grammar."""
+    """Sampled in llama-cpp-python's own loop, with the same sampler and grammar.
+
+    Forced tokens are one batch, as in the engine: another batch size rounds differently.
+    """
     import llama_cpp
 
     llama = llama_cpp.Llama(str(merged_base), n_ctx=1024, flash_attn=False, verbose=False)
@@ -208,8 +211,8 @@ def test_text_is_that_of_the_simple_loop(merged_base: Path, constrained: bool) -
         reply: list[int] = []
         new = state.take_forced() if state else []
         while True:
-            for token in new:
-                llama.eval([token])
+            if new:
+                llama.eval(new)
             reply += new
             if len(reply) >= 60 or (state and state.complete):
                 break

@@ -144,7 +144,7 @@ def test_the_penalty_is_on_tokens_of_prompt_and_reply(merged_base: Path) -> None
     with Engine(merged_base, **options) as engine:
         [(_, (text, _))] = engine.run([Job(0, 0, two_turns(None))])
         model = engine.model
-        llama = llama_cpp.Llama(str(merged_base), n_ctx=256, flash_attn=True, verbose=False)
+        llama = llama_cpp.Llama(str(merged_base), n_ctx=256, verbose=False)
         tokens = model.tokenize(model.render(HELLO))
         llama.eval(tokens)
         reply: list[int] = []
