@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(BadInput, match="schema version 99, this program writes 4"):
+    with pytest.raises(BadInput, match="schema version 99, this program writes 5"):
         Store(other)
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as database:
@@ -233,3 +234,53 @@ def test_cells_of_several_training_seeds_are_kept_apart(tmp_path: Path) -> None:
         for cell in cells:
             store.add(cell, "humor", "a", 0, 1, email())
         assert {row.cell for row in store.rows()} == set(cells)
+
+
+OLD_CELL = "INSERT INTO cells VALUES (1, 'kit', 'full', 'chat', 'Q8_0', '', '', 'runtime', '')"
+OLD_ROLLOUT = (
+    "INSERT INTO rollouts VALUES (1, 1, 'a', 'i', 0, 7, 'answered', 0, 1, 2, 2, {}, 1, '')"
+)
+
+
+def test_schema_5_takes_over_what_is_right_and_names_what_is_not(tmp_path: Path) -> None:
+    for tokens in (3, -3):
+        with sqlite3.connect(tmp_path / f"{tokens}.sqlite") as old:
+            for migration in MIGRATIONS[:4]:
+                old.executescript(migration)
+            old.executescript(
+                "PRAGMA user_version = 4;"
+                f"{OLD_CELL};"
+                f"{OLD_ROLLOUT.format(tokens)};"
+                "INSERT INTO samples VALUES (1, 'Hi', 'a', '{\"a\": 1.0}');"
+            )
+        old.close()
+    with Store(tmp_path / "3.sqlite") as store:
+        assert [row.text for row in store.rows()] == ["Hi"]
+    before = (tmp_path / "-3.sqlite").read_bytes()
+    for readonly in (True, False):
+        with pytest.raises(BadInput, match="table rollouts, row 1: field tokens: cannot be -3"):
+            Store(tmp_path / "-3.sqlite", readonly=readonly)
+    with closing(sqlite3.connect(tmp_path / "-3.sqlite")) as old:
+        assert old.execute("PRAGMA user_version").fetchone() == (4,)
+    assert len(before) == (tmp_path / "-3.sqlite").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE rollouts SET forced = 2",
+        "UPDATE rollouts SET seconds = 9e999",
+        "UPDATE samples SET probabilities = ''",
+        "UPDATE cells SET base = ''",
+        "INSERT INTO provenance VALUES ('seed', '')",
+        "INSERT INTO fidelity VALUES ('b', 's', 'p', 'q', 'l', 'k', 'i', x'00', x'00', x'00', 0)",
+    ],
+)
+def test_the_file_itself_takes_no_impossible_value(tmp_path: Path, change: str) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email())
+    with (
+        closing(sqlite3.connect(tmp_path / "s.sqlite")) as database,
+        pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed"),
+    ):
+        database.execute(change)

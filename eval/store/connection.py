@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from charprobe_lite.eval.store.checks import check_schema, check_values
-from charprobe_lite.eval.store.migrations import MIGRATIONS, SCHEMA_VERSION
+from charprobe_lite.eval.store.migrations import (
+    MIGRATIONS,
+    SCHEMA_VERSION,
+    UNCHECKED_VERSION,
+)
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import regular_file, sound_path
 
@@ -119,7 +123,9 @@ class Connection:
         # off while tables change places: what refers to them stays as it is
         self.database.execute("PRAGMA foreign_keys = OFF")
         with self.transaction():
-            for migration in MIGRATIONS[version:]:
+            for number, migration in enumerate(MIGRATIONS[version:], version):
+                if number == UNCHECKED_VERSION:
+                    check_values(self.database, self.path)
                 for statement in migration.split(";\n"):
                     self.database.execute(statement)
             self.database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

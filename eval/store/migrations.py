@@ -118,6 +118,95 @@ WHERE name = 'asked';
 ALTER TABLE labels RENAME COLUMN precision TO instrument;
 ALTER TABLE labels ADD COLUMN probabilities TEXT
 """,
+    # the same tables, which now hold themselves what eval/store/checks.py asks of their values; its
+    # rules about JSON do not, as SQLite 3.40 takes json_valid in a schema for unsafe
+    """
+CREATE TABLE provenance_5 (
+    name TEXT PRIMARY KEY, value TEXT NOT NULL CHECK (value <> '')
+) STRICT;
+INSERT INTO provenance_5 SELECT * FROM provenance;
+DROP TABLE provenance;
+ALTER TABLE provenance_5 RENAME TO provenance;
+CREATE TABLE cells_5 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL CHECK (base <> ''), stage TEXT NOT NULL, condition TEXT NOT NULL,
+    quant TEXT NOT NULL, format TEXT NOT NULL, grammar TEXT NOT NULL, lora TEXT NOT NULL,
+    train_seed TEXT NOT NULL,
+    UNIQUE (base, stage, condition, quant, format, grammar, lora, train_seed)
+) STRICT;
+INSERT INTO cells_5 SELECT * FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_5 RENAME TO cells;
+CREATE TABLE rollouts_5 (
+    id INTEGER PRIMARY KEY,
+    cell_id INTEGER NOT NULL REFERENCES cells (id),
+    persona TEXT NOT NULL, item TEXT NOT NULL, sample INTEGER NOT NULL CHECK (sample >= 0),
+    seed INTEGER NOT NULL, outcome TEXT NOT NULL CHECK (outcome <> ''),
+    forced INTEGER NOT NULL CHECK (forced IN (0, 1)),
+    steps INTEGER NOT NULL CHECK (steps >= 0),
+    prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
+    evaluated_tokens INTEGER NOT NULL CHECK (evaluated_tokens >= 0),
+    tokens INTEGER NOT NULL CHECK (tokens >= 0),
+    seconds REAL NOT NULL CHECK (seconds >= 0 AND seconds < 9e999),
+    ended TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    UNIQUE (cell_id, persona, item, sample)
+) STRICT;
+INSERT INTO rollouts_5 SELECT * FROM rollouts;
+DROP TABLE rollouts;
+ALTER TABLE rollouts_5 RENAME TO rollouts;
+CREATE TABLE turns_5 (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), step INTEGER NOT NULL,
+    text TEXT NOT NULL, finish TEXT NOT NULL CHECK (finish <> ''),
+    tool TEXT, arguments TEXT, output TEXT,
+    prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
+    evaluated_tokens INTEGER NOT NULL CHECK (evaluated_tokens >= 0),
+    tokens INTEGER NOT NULL CHECK (tokens >= 0), seconds REAL NOT NULL,
+    PRIMARY KEY (rollout_id, step)
+) STRICT, WITHOUT ROWID;
+INSERT INTO turns_5 SELECT * FROM turns;
+DROP TABLE turns;
+ALTER TABLE turns_5 RENAME TO turns;
+CREATE TABLE samples_5 (
+    rollout_id INTEGER PRIMARY KEY REFERENCES rollouts (id),
+    text TEXT NOT NULL, prediction TEXT, probabilities TEXT CHECK (probabilities <> '')
+) STRICT;
+INSERT INTO samples_5 SELECT * FROM samples;
+DROP TABLE samples;
+ALTER TABLE samples_5 RENAME TO samples;
+CREATE TABLE labels_5 (
+    rollout_id INTEGER NOT NULL REFERENCES rollouts (id), instrument TEXT NOT NULL,
+    prediction TEXT NOT NULL, probabilities TEXT CHECK (probabilities <> ''),
+    PRIMARY KEY (rollout_id, instrument)
+) STRICT, WITHOUT ROWID;
+INSERT INTO labels_5 SELECT * FROM labels;
+DROP TABLE labels;
+ALTER TABLE labels_5 RENAME TO labels;
+CREATE TABLE files_5 (
+    base TEXT NOT NULL, quant TEXT NOT NULL, lora TEXT NOT NULL,
+    bits_per_weight REAL NOT NULL CHECK (bits_per_weight > 0 AND bits_per_weight < 9e999),
+    bytes INTEGER NOT NULL CHECK (bytes > 0),
+    tensor_types TEXT NOT NULL CHECK (tensor_types <> ''),
+    tokens_per_second REAL CHECK (tokens_per_second > 0 AND tokens_per_second < 9e999),
+    peak_bytes INTEGER CHECK (peak_bytes > 0),
+    PRIMARY KEY (base, quant, lora)
+) STRICT;
+INSERT INTO files_5 SELECT * FROM files;
+DROP TABLE files;
+ALTER TABLE files_5 RENAME TO files;
+CREATE TABLE fidelity_5 (
+    base TEXT NOT NULL, stage TEXT NOT NULL, persona TEXT NOT NULL, quant TEXT NOT NULL,
+    lora TEXT NOT NULL, kind TEXT NOT NULL, item TEXT NOT NULL,
+    nll BLOB NOT NULL, kl BLOB NOT NULL, same_top BLOB NOT NULL,
+    left_out INTEGER NOT NULL CHECK (left_out >= 0),
+    PRIMARY KEY (base, stage, persona, quant, lora, kind, item),
+    CHECK (length(nll) = 4 * length(same_top) AND length(kl) = 4 * length(same_top))
+) STRICT;
+INSERT INTO fidelity_5 SELECT * FROM fidelity;
+DROP TABLE fidelity;
+ALTER TABLE fidelity_5 RENAME TO fidelity
+""",
 )
 """What makes each schema version out of the one before it; the first out of nothing."""
 SCHEMA_VERSION = len(MIGRATIONS)
+UNCHECKED_VERSION = 4
+"""The last without CHECKs: the values of older files are checked before they are taken over."""
