@@ -54,6 +54,15 @@ def test_a_verdict_is_that_of_the_family(
     assert (of_many.equivalent, of_many.non_inferior) == (None, non_inferior)
 
 
+def test_fewer_than_ten_prompts_have_no_verdict() -> None:
+    change, inner = Estimate(-1.0, -1.0, -1.0), (-1.0, -1.0)
+    for tests in (MarginTests(0.001, 0.999), MarginTests(0.999, 0.001)):
+        nine = PairedDifference(change, inner, 0.03, 9, tests)
+        assert (nine.equivalent, nine.non_inferior) == (None, None)
+        assert replace(nine, clusters=10).equivalent is (tests.equivalent < 0.5)
+        assert replace(nine, clusters=10).non_inferior is False
+
+
 def test_holms_correction_by_hand() -> None:
     # times 4, 3, 2 and 1 in order, each at least the one before
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

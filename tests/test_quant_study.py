@@ -110,8 +110,8 @@ def test_the_document_has_every_type_with_its_file_and_its_distance_from_f16(
     )
     assert 0 < four["top1"] < 1
     difference = four["cells"][0]["difference"]["detection_rate"]
-    assert difference["ci"][0] <= difference["estimate"] <= difference["ci"][1]
-    assert difference["equivalent"] is not True  # two prompts show no such thing
+    assert difference["ci"][0] < difference["ci"][1]
+    assert difference["equivalent"] is None  # two prompts decide nothing
     assert full["cells"][0]["difference"] is None
     assert results["classifier"]["n"] >= 4
     assert results["instrument"] == "modernbert"
@@ -257,6 +257,7 @@ def test_what_a_study_says_of_files_and_texts_is_not_trusted(
 ) -> None:
     shutil.copy(study, tmp_path / "edited.sqlite")
     with sqlite3.connect(tmp_path / "edited.sqlite") as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
         database.execute(change)
     with (
         pytest.raises(BadInput, match=message),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore
-from charprobe_lite.eval.stats.metrics import PairedDifference
+from charprobe_lite.eval.stats.metrics import FEWEST_CLUSTERS, PairedDifference
 from charprobe_lite.models.catalogue import LORA_MODES
 from charprobe_lite.models.defaults import REFERENCE
 
@@ -141,7 +141,7 @@ def _reason(order: FixedOrder) -> str:
 def _needed(difference: PairedDifference | None) -> int:
     """Prompts or scenarios with which a true difference of 0 is likely to pass."""
     power = difference.power if difference else None
-    return power.needed_non_inferior if power else 0
+    return max(power.needed_non_inferior, FEWEST_CLUSTERS) if power else 0
 
 
 def _more(difference: PairedDifference | None) -> str:

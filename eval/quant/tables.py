@@ -8,8 +8,9 @@ from rich.table import Table as TerminalTable
 
 from charprobe_lite.eval.quant.findings import CAPABILITIES, Contrast, QuantStudy
 from charprobe_lite.eval.quant.score import CellQuality, QuantScore, document
+from charprobe_lite.eval.scores.terminal import TOO_FEW
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.metrics import PairedDifference
+from charprobe_lite.eval.stats.metrics import FEWEST_CLUSTERS, PairedDifference
 from charprobe_lite.eval.terminal_table import plain_table
 
 Record = dict[str, Any]
@@ -256,6 +257,8 @@ def estimate_columns(name: str, estimate: Estimate | None) -> Record:
 def equivalence_text(difference: PairedDifference) -> str:
     """A verdict on equivalence; where none is possible, how many prompts or scenarios it takes."""
     verdict, power = difference.equivalent, difference.power
+    if difference.clusters < FEWEST_CLUSTERS:
+        return f"{TOO_FEW}: n = {difference.clusters}"
     if verdict is None and power and not power.decidable:
         return f"cannot be decided with n < {power.needed}"
     return {True: "equivalent", False: "different", None: "not decided"}[verdict]

@@ -41,8 +41,6 @@ CONDITION_STEPS = tuple(CAUSES)
 BREAK_CHARACTER = "break_character"
 CEILINGS = ("scenario_ceiling", "author_ceiling")
 """The controls that bound what the classifier sees, the independent one first."""
-FEWEST_CLUSTERS = 10
-"""Prompts or scenarios from which on a difference is called one, or none."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 ClusterOf = Callable[[Row], str]

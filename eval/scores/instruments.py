@@ -11,11 +11,16 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell, RolloutKey, Row
 from charprobe_lite.eval.scores.cells import Scores, score_study
-from charprobe_lite.eval.scores.gap import FEWEST_CLUSTERS, ClusterOf, Difference, cluster_of
+from charprobe_lite.eval.scores.gap import ClusterOf, Difference, cluster_of
 from charprobe_lite.eval.scores.terminal import TOO_FEW, verdict
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, accuracies, kappas
-from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metric, label_names
+from charprobe_lite.eval.stats.metrics import (
+    FEWEST_CLUSTERS,
+    ResampledMetrics,
+    label_metric,
+    label_names,
+)
 from charprobe_lite.eval.terminal_table import plain_table
 
 InstrumentLabels = Mapping[RolloutKey, tuple[str, dict[str, float] | None]]

@@ -7,10 +7,11 @@ from rich.table import Table
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.scores.cells import CellScore, Scores
-from charprobe_lite.eval.scores.gap import FEWEST_CLUSTERS, Comparison, Difference
+from charprobe_lite.eval.scores.gap import Comparison, Difference
 from charprobe_lite.eval.scores.training import training_note
 from charprobe_lite.eval.scores.waterfall import Waterfall
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.metrics import FEWEST_CLUSTERS
 from charprobe_lite.eval.terminal_table import plain_table
 from charprobe_lite.models.catalogue import STAGES
 

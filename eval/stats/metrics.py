@@ -25,6 +25,8 @@ from charprobe_lite.eval.stats.power import Power
 EQUIVALENCE_LEVEL = 0.90
 """Two one-sided tests at 5% each are an interval of 90%."""
 ALPHA = 0.05
+FEWEST_CLUSTERS = 10
+"""Prompts, scenarios or texts from which on a difference is called one, or none."""
 LABEL_STATISTICS: dict[str, Statistic] = {"accuracy": accuracies, "macro_f1": macro_f1s}
 
 
@@ -87,10 +89,10 @@ class PairedDifference:
 
         True if the family's test shows it at 5%, false if it shows that they are not. A difference
         that is one of no family is tested alone: true if its 90% interval lies within the margin,
-        false if it lies outside.
+        false if it lies outside. None too below `FEWEST_CLUSTERS`.
         """
         tests = self.p_holm or self.p
-        if tests is None:
+        if tests is None or self.clusters < FEWEST_CLUSTERS:
             return None
         if tests.equivalent <= ALPHA:
             return None if self.lost else True
@@ -102,9 +104,9 @@ class PairedDifference:
 
         The one-sided 95% bound, which is an end of the 90% interval (Piaggio et al. 2012, JAMA
         308:2594): true if the lower one is above -margin, false if the upper one is below it. It
-        is tested alone.
+        is tested alone. None too below `FEWEST_CLUSTERS`.
         """
-        if self.margin is None:
+        if self.margin is None or self.clusters < FEWEST_CLUSTERS:
             return None
         low, high = self.interval_90
         if low > -self.margin:
