@@ -160,6 +160,8 @@ def _from_process(
                     patience = START_SECONDS
                     if time.monotonic() > deadline:
                         return
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS)  # it ended by itself: its status tells how
         except queue.Empty:
             yield number, "slow", f"more than {patience:.0f} s"
             return

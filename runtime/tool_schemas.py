@@ -64,7 +64,10 @@ def tool_schema(tool: str, parameters: str) -> ToolSchema:
 
     Raises BadInput naming the tool for what is no schema, and for one that nothing can fit.
     """
-    found = _Rewriter(tool, json.loads(parameters)).run()
+    try:
+        found = _Rewriter(tool, json.loads(parameters)).run()
+    except RecursionError:
+        raise BadInput(f"tool {tool}: its schema nests too deeply; make it flatter") from None
     problem = _problem(found)
     if problem and "oneOf" in problem:  # alternatives that overlap
         found.schema, found.definitions = (

@@ -137,9 +137,9 @@ def mutate_study(data: bytes, rng: random.Random, room: Path) -> bytes:
     room.write_bytes(data)
     with closing(sqlite3.connect(room)) as database, database:
         database.execute("PRAGMA ignore_check_constraints = ON")
-        listed = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        tables = [row[0] for row in listed]
         for _ in range(rng.choice((1, 1, 3))):
+            listed = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = [row[0] for row in listed]
             with suppress(sqlite3.Error):  # STRICT tables refuse some
                 database.execute(*_statement(database, rng.choice(tables), rng))
     changed = room.read_bytes()
