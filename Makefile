@@ -3,6 +3,7 @@
 # make quick  the tests without the slow ones, in an environment that make test made
 # make docs   the documentation as a site in build/site, from nothing
 # make wheel  wheel and sdist in dist/, and the main job from the wheel alone
+# make audit  known vulnerabilities of what make test installed, as PyPI lists them
 # make test-optimum   the classifier's export by optimum-onnx, in an environment of its own
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -10,16 +11,16 @@ ARGS ?= --persona sarcasm
 PACKAGES := convert eval models runtime
 INSTALL := pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: eval test quick wheel test-optimum check docs clean
+.PHONY: eval test quick wheel audit test-optimum check docs clean
 
 eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile tests
 
 quick: .venv/test
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" tests
 
 check: .venv/test
 	$(BIN)/ruff check .
@@ -42,6 +43,13 @@ wheel: .venv/test
 	build/wheel/bin/pip install --disable-pip-version-check "$$(ls dist/*.whl)[kit]"
 	cd build && wheel/bin/charprobe-lite doctor
 	cd build && wheel/bin/charprobe-lite eval --persona sarcasm --limit 2 --study wheel/study.sqlite
+
+# in an environment of its own; a package that the service does not know is an error too
+audit: .venv/test
+	test -x build/audit/bin/pip-audit || $(PYTHON) -m venv build/audit || python3 -m venv build/audit
+	build/audit/bin/pip install --disable-pip-version-check 'pip-audit>=2.10'
+	build/audit/bin/pip-audit --strict --skip-editable \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

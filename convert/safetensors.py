@@ -27,6 +27,7 @@ AROUND = 1 << 20  # bytes: the kernel maps pages around the one that is read, to
 HEADER_LIMIT = 100_000_000  # the format's own limit
 BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 INDEX = "model.safetensors.index.json"
+LONGEST_NAME = 255  # bytes, of common file systems
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,9 @@ def _shards(folder: Path) -> Iterator[Path]:
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
             raise BadInput(f"{folder / INDEX}: field weight_map: missing; download it again")
         for name in sorted(set(names.values())):
-            if Path(name).name != name:
-                raise BadInput(f"{folder / INDEX}: field weight_map: {name!r} is no file name")
+            if Path(name).name != name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+                shown = repr(name[:60])
+                raise BadInput(f"{folder / INDEX}: field weight_map: {shown} is no file name")
             if not (folder / name).is_file():
                 raise BadInput(f"{folder / name}: shard is missing; download it")
             yield folder / name

@@ -81,6 +81,8 @@ def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabular
         raise BadInput(
             f"{path}: token {max(by_id, default=0)} lies beyond the embedding's {size} rows"
         )
+    if not_text := [index for index, token in by_id.items() if not isinstance(token, str)]:
+        raise BadInput(f"{path}: token {not_text[0]}: its content is no text")
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     sentencepiece = bool(model.get("byte_fallback"))
     _check_normalizer(tokenizer.get("normalizer"), sentencepiece, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,14 @@ SLOW_FILES = {
     *("test_figures.py", "test_inspect_tasks.py", "test_ngrams.py", "test_quant_figures.py"),
     *("test_quant_study.py", "test_ray.py", "test_recorded_study.py", "test_training.py"),
 }
+
+
+def pytest_configure() -> None:
+    """Give each of several test processes a core: llama.cpp's threads would wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -100,8 +100,9 @@ def shading(recorded: ReportStudy) -> dict[int, list[Sentence]]:
     return {full[0]: [Sentence(s, 0.4 - 0.35 * n) for n, s in enumerate(sentences)]}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """A file's own: while it is open, playwright's event loop keeps asyncio from others."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

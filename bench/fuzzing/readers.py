@@ -159,7 +159,11 @@ def read_schema(path: Path, _: Path) -> None:
 
 
 def read_reply(path: Path, _: Path) -> None:
-    text = path.read_bytes().decode("utf-8", "surrogatepass")
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = raw.decode("utf-8", "replace")  # as the engine decodes tokens
     for form in (JSON_CALLS, FENCED_CALLS):
         json.dumps(getattr(form.read(text), "arguments", None)).encode()
 
