@@ -133,8 +133,8 @@ class ReportStudy(Study):
             return ""
         chat, agent = pair
         return (
-            f"It rests on {chat.n} chat answers to {chat.clusters} prompts and {agent.n} emails "
-            f"for {agent.clusters} scenarios, read by {self.instrument}."
+            f"It rests on chat answers (n = {chat.n}, prompts: {chat.clusters}) and emails "
+            f"(n = {agent.n}, scenarios: {agent.clusters}), read by {self.instrument}."
         )
 
     @cached_property
