@@ -105,6 +105,17 @@ def test_files_without_a_single_other_label_have_the_p_value_of_no_event() -> No
     assert measured.difference(1, 0, margin=0.08).equivalent is True
 
 
+@pytest.mark.parametrize("largest", [1.0, 0.1])
+def test_a_share_without_an_event_has_the_p_value_of_its_interval(largest: float) -> None:
+    columns = np.column_stack([np.full(20, largest), np.ones(20)])
+    metric = replace(ratio([f"i{n}" for n in range(20)], columns, 0, 1, 20), largest=largest)
+    measured = ResampledMetrics({"x": metric}, resamples=50)
+    low = measured.interval(measured.replicates("x"), ["x"], 0.90).low
+    # 20 answers, all of them hits: 5% of such studies have a share below 0.05^(1/20)
+    assert low == pytest.approx(largest * 0.05 ** (1 / 20))
+    assert measured.p_above(measured.replicates("x"), ["x"], low) == pytest.approx(0.05)
+
+
 def test_power_by_hand() -> None:
     emails = Power(25, 0.085, 0.03)
     # 25 * (0.085 / 0.03)^2 = 200.7

@@ -25,6 +25,7 @@ from charprobe_lite.eval.stats.power import Power
 EQUIVALENCE_LEVEL = 0.90
 """Two one-sided tests at 5% each are an interval of 90%."""
 ALPHA = 0.05
+ROUNDING = 1e-9
 FEWEST_CLUSTERS = 10
 """Prompts, scenarios or texts from which on a difference is called one, or none."""
 LABEL_STATISTICS: dict[str, Statistic] = {"accuracy": accuracies, "macro_f1": macro_f1s}
@@ -227,9 +228,9 @@ class ResampledMetrics(Generic[Name]):
         """
         estimate = self.bootstrap.interval(values, names, level, strata)
         observations = self._observations(names)
-        if estimate.low < estimate.high or not observations:
+        if estimate.high - estimate.low > ROUNDING or not observations:
             return estimate
-        value, largest = estimate.value, max(self.metrics[name].largest for name in names)
+        value, largest = estimate.value, self._largest(names)
         reach = largest * (1 - ((1 - level) / 2) ** (1 / observations))
         floor, top = min(value, -largest if len(names) > 1 else 0.0), max(value, largest)
         return Estimate(value, max(value - reach, floor), min(value + reach, top))
@@ -238,12 +239,12 @@ class ResampledMetrics(Generic[Name]):
         """That of `ClusterBootstrap.p_above`, but for shares never without doubt.
 
         It is at least what n observations without a single event leave of a distance d to the
-        bound, (1 - d)^n, as in `interval`.
+        bound, (1 - d / largest)^n, as in `interval`.
         """
         p = self.bootstrap.p_above(values, names, bound)
         observations, distance = self._observations(names), float(values[0] - bound)
         if observations and distance > 0:
-            return max(p, (1 - min(distance, 1)) ** observations)
+            return max(p, (1 - min(distance / self._largest(names), 1)) ** observations)
         return p
 
     def _tests(self, values: Floats, names: Sequence[Name], margin: float) -> MarginTests | None:
@@ -256,6 +257,9 @@ class ResampledMetrics(Generic[Name]):
             return None
         different = min(near + far for near, far in zip(outside, inside, strict=True))
         return MarginTests(max(inside), min(different, 1.0))
+
+    def _largest(self, names: Sequence[Name]) -> float:
+        return max(self.metrics[name].largest for name in names)
 
     def _observations(self, names: Sequence[Name]) -> int | None:
         """The fewest that a share of ``names`` is of; None where one is no share."""
