@@ -7,8 +7,9 @@ Every command runs once undisturbed, on a small model of random weights. Then it
 killed (SIGKILL, its whole process group) at random times of its run, the same command follows, and
 so on until it ends by itself; this is repeated until there were enough kills. What it leaves is
 compared with the undisturbed run: rows lost, rows twice, rows that differ, and files that are not
-whole. The other parts run the same with the disk full, with little memory, with the clock set
-back, with two processes at once, and in a folder that cannot be written. Prints a Markdown table.
+whole. The other parts run the same with the disk full (a limit of file sizes; as root also
+small file systems), with little memory, with the clock set back, with two processes at once, and
+in a folder that is read-only for a time (as root). Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,15 @@ class Case:
     def run(self, folder: Path, **options: Any) -> subprocess.Popen[bytes]:
         """Start it in a folder, in a process group of its own."""
         command = [sys.executable, "-m", "charprobe_lite", *map(str, self.arguments)]
-        with (folder / "log.txt").open("ab") as log:
+        with log_of(folder).open("ab") as log:
             return subprocess.Popen(
                 command, cwd=folder, stdout=log, stderr=log, start_new_session=True, **options
             )
+
+
+def log_of(folder: Path) -> Path:
+    """Beside the folder, which may be full or read-only."""
+    return folder.with_name(f"{folder.name}.log")
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
@@ -198,7 +204,7 @@ def undisturbed(case: Case, folder: Path) -> tuple[Any, float]:
     start = time.monotonic()
     status = finish(case, folder)
     if status:
-        raise click.ClickException(f"{case.name}: {status}: {(folder / 'log.txt').read_text()}")
+        raise click.ClickException(f"{case.name}: {status}: {log_of(folder).read_text()}")
     return case.read(folder / case.result), time.monotonic() - start
 
 
@@ -218,7 +224,7 @@ def killed(case: Case, room: Path, kills: int, expected: Any, seconds: float) ->
                 outcome.halves += half_files(case, folder, expected)
                 continue
             if status:
-                raise click.ClickException(f"{case.name}: {(folder / 'log.txt').read_text()}")
+                raise click.ClickException(f"{case.name}: {log_of(folder).read_text()}")
             break
         outcome.runs += 1
         outcome.compare(case.read(folder / case.result), expected)
@@ -260,12 +266,61 @@ def short_of_room(case: Case, room: Path, expected: Any) -> Iterator[tuple[str, 
             folder.mkdir()
             outcome.kills += finish(case, folder, preexec_fn=limited(kind, value)) != 0
             outcome.halves += half_files(case, folder, expected)
-            outcome.tracebacks += "Traceback" in (folder / "log.txt").read_text()
-            if finish(case, folder):
-                raise click.ClickException(f"{name}: {(folder / 'log.txt').read_text()}")
-            outcome.runs += 1
-            outcome.compare(case.read(folder / case.result), expected)
+            outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+            end_well(case, folder, outcome, expected)
         yield f"{case.name}, {name}", outcome
+
+
+@contextmanager
+def own_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of its own in a folder; what is yielded remounts it with other options."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+
+    def remount(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+    try:
+        yield remount
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def small_disk(case: Case, room: Path, expected: Any) -> Outcome:
+    """A file system that is full sooner or later, and then is not."""
+    outcome = Outcome()
+    for size in ("16k", "64k", "128k", "192k"):
+        folder = room / f"{case.name}-disk-{size}"
+        with own_disk(folder, size) as remount:
+            outcome.kills += finish(case, folder) != 0
+            outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+            remount("size=64m")
+            end_well(case, folder, outcome, expected)
+    return outcome
+
+
+def read_only(case: Case, room: Path, expected: Any) -> Outcome:
+    """Killed in the middle, then read-only, then not."""
+    outcome, folder = Outcome(), room / f"{case.name}-read-only"
+    with own_disk(folder, "64m") as remount:
+        process = case.run(folder)
+        while not (folder / case.result).exists():
+            time.sleep(0.05)
+        kill(process)
+        remount("ro")
+        outcome.kills += finish(case, folder) != 0
+        outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+        remount("rw")
+        end_well(case, folder, outcome, expected)
+    return outcome
+
+
+def end_well(case: Case, folder: Path, outcome: Outcome, expected: Any) -> None:
+    """Run once more, undisturbed, and compare."""
+    if finish(case, folder):
+        raise click.ClickException(f"{folder.name}: {log_of(folder).read_text()}")
+    outcome.runs += 1
+    outcome.compare(case.read(folder / case.result), expected)
 
 
 def clock_set_back(case: Case, room: Path, expected: Any, library: Path) -> Outcome:
@@ -277,7 +332,7 @@ def clock_set_back(case: Case, room: Path, expected: Any, library: Path) -> Outc
     kill(process)
     status = finish(case, folder, env={**os.environ, "LD_PRELOAD": str(library)})
     if status:
-        raise click.ClickException((folder / "log.txt").read_text())
+        raise click.ClickException(log_of(folder).read_text())
     outcome.compare(case.read(folder / case.result), expected)
     return outcome
 
@@ -329,6 +384,11 @@ def main(parts: str, kills: int | None) -> None:
         expected = results["eval"][0]
         click.echo(row("eval, clock set back", clock_set_back(cases[0], folder, expected, library)))
         click.echo(row("eval, two at once", two_at_once(cases[0], folder, expected)))
+        if os.geteuid():
+            click.echo("small and read-only disks are left out: only root mounts them", err=True)
+            return
+        click.echo(row("eval, small disk", small_disk(cases[0], folder, expected)))
+        click.echo(row("eval, read-only folder", read_only(cases[0], folder, expected)))
 
 
 if __name__ == "__main__":
