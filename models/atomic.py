@@ -16,17 +16,21 @@ FOREVER, AT_ONCE = -1, 0
 def new_file(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
     """The path to write to; renamed to ``target`` at the end, removed on any error.
 
-    Locked against other processes: ``wait`` is in seconds, -1 for no limit. Raises BadInput
-    when another process writes the same file, and for a folder or disk that cannot be written.
+    Locked against other processes: ``wait`` is in seconds, -1 for no limit. A link stays a link to
+    the file. Raises BadInput when another process writes the same file, for a folder or disk that
+    cannot be written, and for a device or a pipe, which the rename would remove.
     """
     if target.is_dir():
         raise BadInput(f"{target}: is a folder; name a file")
-    part = target.with_name(f"{target.name}.part")
-    with _exclusive(target, wait):
+    place = target.resolve()
+    if place.exists() and not place.is_file():
+        raise BadInput(f"{target}: is no regular file; name another one")
+    part = place.with_name(f"{place.name}.part")
+    with _exclusive(place, wait):
         try:
             yield part
             if part.is_file():  # else another process was faster, and there is nothing to do
-                os.replace(part, target)
+                os.replace(part, place)
         finally:
             part.unlink(missing_ok=True)
 

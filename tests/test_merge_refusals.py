@@ -268,3 +268,16 @@ def half_written(target: Path) -> None:
     with new_file(target) as part:
         part.write_text("half")
         raise ZeroDivisionError
+
+
+def test_a_pipe_is_not_replaced_by_a_file_and_a_link_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="pipe: is no regular file; name another one"):
+        new_file(tmp_path / "pipe").__enter__()
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to("store/model.gguf")
+    with new_file(tmp_path / "link") as part:
+        part.write_text("whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "store" / "model.gguf").read_text() == "whole"

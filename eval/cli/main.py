@@ -38,7 +38,10 @@ class OneLineErrors(click.Group):
         except BadInput as error:
             click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
             context.exit(2)
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            # Python's own words where there is no room for another thread
+            if isinstance(error, RuntimeError) and "new thread" not in str(error):
+                raise
             click.echo(f"charprobe-lite: {NO_MEMORY}", err=True)
             context.exit(2)
         except ModuleNotFoundError:
