@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from charprobe_lite.convert.architectures import architecture_of, architecture_of_gguf, read_config
 from charprobe_lite.convert.architectures.architecture import Architecture
+from charprobe_lite.convert.gguf_writer import GGUFWriter
 from charprobe_lite.convert.lora import (
     Adapter,
     Delta,
@@ -42,7 +43,7 @@ from charprobe_lite.convert.vocabulary import (
     tokenizer_folder,
 )
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import gguf_parts, read_gguf
+from charprobe_lite.models.gguf_header import MappedGGUF, gguf_parts, read_gguf
 from charprobe_lite.runtime.llama.quantizer import quantize_rows
 
 BLOCK = 4 * 1024**2  # numbers held as float32 per thread
@@ -71,7 +72,7 @@ class SourceModel:
 
     architecture: Architecture
     tensors: dict[str, Matrix]
-    write_metadata: Callable[[gguf.GGUFWriter, Sequence[str]], None]
+    write_metadata: Callable[[GGUFWriter, Sequence[str]], None]
     vocabulary: Vocabulary | None = None
     template: str | None = None
 
@@ -118,7 +119,7 @@ def _open_checkpoint(checkpoint: CheckpointFolder) -> SourceModel:
         tensors[name] = in_memory(values)
     vocabulary = read_vocabulary(checkpoint.folder, tensors[EMBEDDING].shape[0])
 
-    def write_metadata(writer: gguf.GGUFWriter, _replaced: Sequence[str]) -> None:
+    def write_metadata(writer: GGUFWriter, _replaced: Sequence[str]) -> None:
         writer.add_type(gguf.GGUFType.MODEL)
         writer.add_name(checkpoint.folder.resolve().name)
         architecture.write_hyperparameters(writer, config)
@@ -156,24 +157,19 @@ def _shifted(rows: Rows, shift: float) -> Rows:
 
 def _open_gguf(path: Path) -> SourceModel:
     architecture, parts = architecture_of_gguf(path), gguf_parts(path)
-    readers = [read_gguf(part) for part in parts]
+    sources = [read_gguf(part) for part in parts]
     tensors = {
-        tensor.name: dequantized(tensor, part)
-        for part, reader in zip(parts, readers, strict=True)
-        for tensor in reader.tensors
+        tensor.name: dequantized(tensor, source, part)
+        for part, source in zip(parts, sources, strict=True)
+        for tensor in source.header.tensors
     }
-    return SourceModel(architecture, tensors, partial(_copy_metadata, readers[0]))
+    return SourceModel(architecture, tensors, partial(_copy_metadata, sources[0]))
 
 
-def _copy_metadata(
-    source: gguf.GGUFReader, writer: gguf.GGUFWriter, replaced: Sequence[str]
-) -> None:
-    for name, item in source.fields.items():
-        if name.startswith(("GGUF.", *replaced)) or name in REWRITTEN or not len(item.data):
-            continue  # the writer refuses an empty array
-        kind = item.types[0]
-        sub_type = item.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, item.contents(), kind, sub_type=sub_type)
+def _copy_metadata(source: MappedGGUF, writer: GGUFWriter, replaced: Sequence[str]) -> None:
+    for name in source.header.fields:
+        if not name.startswith(tuple(replaced)) and name not in REWRITTEN:
+            writer.copy_field(name, source.field_bytes(name))
 
 
 def with_adapters(model: SourceModel, paths: Sequence[Path]) -> SourceModel:
@@ -266,7 +262,7 @@ def write_model(
     threads: int | None = None,
 ) -> None:
     """Write a model as a GGUF file of one of ROW_TYPES, in one pass."""
-    writer = gguf.GGUFWriter(target, model.architecture.name)
+    writer = GGUFWriter(target, model.architecture.name)
     _write_metadata(model, writer)
     writer.add_file_type(file_type(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -295,7 +291,7 @@ def write_model(
     writer.close()
 
 
-def _write_metadata(model: SourceModel, writer: gguf.GGUFWriter) -> None:
+def _write_metadata(model: SourceModel, writer: GGUFWriter) -> None:
     vocabulary, template = model.vocabulary, model.template
     size = f"{model.architecture.name}.vocab_size"
     replaced = ["tokenizer.", size] if vocabulary else []

@@ -130,19 +130,23 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _read_gguf(path: Path) -> dict[str, Array]:
-    tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
+    source = read_gguf(path)
+    tensors = {
+        tensor.name: source.rows(tensor).view(np.float32).reshape(-1)
+        for tensor in source.header.tensors
+        if tensor.kind == gguf.GGMLQuantizationType.F32
+    }
     means = {}
-    for name, tensor in tensors.items():
+    for name, total in tensors.items():
         if not name.endswith(SUM):
             continue
         weight = name.removesuffix(SUM)
         count = tensors.get(weight + COUNT)
-        if count is None or count.data.size != 1:  # mixtures of experts have several
+        if count is None or count.size != 1:  # mixtures of experts have several
             raise BadInput(f"{path}: tensor {weight}{COUNT}: missing or not one number")
-        total, number = np.asarray(tensor.data, np.float32).reshape(-1), count.data.reshape(-1)[0]
-        if not float(number) > 0:
+        if not count[0] > 0:
             raise BadInput(f"{path}: tensor {weight}{COUNT}: not positive; make it again")
-        means[weight] = total / np.float32(number)
+        means[weight] = total / count[0]
     return means
 
 

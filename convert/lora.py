@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.safetensors import SafetensorsTensor, open_safetensors, read_object
 from charprobe_lite.models.errors import BadInput, bad_input
-from charprobe_lite.models.gguf_header import read_gguf
+from charprobe_lite.models.gguf_header import GGUFTensor, MappedGGUF, read_gguf
 
 Array = NDArray[np.float32]
 Rows = Callable[[int, int], Array]
@@ -77,20 +77,23 @@ def ordered(source: Source, name: str, architecture: Architecture) -> Matrix:
     return Matrix(source.shape, rows)
 
 
-def dequantized(tensor: gguf.ReaderTensor, file: Path) -> Matrix:
+def dequantized(tensor: GGUFTensor, source: MappedGGUF, file: Path) -> Matrix:
     """A matrix of a GGUF file; its rows raise BadInput for a type that gguf cannot read."""
+    encoded, shape = source.rows(tensor), tensor.shape[::-1] or (1,)
 
     def rows(first: int, end: int) -> Array:
+        # gguf works on 16 rows at a time; wider ones, of whole blocks too, save a third of the time
+        wide = encoded[first:end].reshape((end - first) // gcd(end - first, 4), -1)
         try:
-            values = gguf.dequantize(tensor.data[first:end], tensor.tensor_type)
+            values = gguf.dequantize(wide, tensor.kind)
         except NotImplementedError:
             raise BadInput(
-                f"{file}: tensor {tensor.name}: type {tensor.tensor_type.name} cannot be read "
+                f"{file}: tensor {tensor.name}: type {tensor.kind.name} cannot be read "
                 "back; name an F16, Q8_0 or K-type file"
             ) from None
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray(values, dtype=np.float32).reshape(-1, *shape[1:])
 
-    return Matrix(tuple(int(size) for size in reversed(tensor.shape)), rows)
+    return Matrix(shape, rows)
 
 
 def _transposed(source: SafetensorsTensor) -> Matrix:
@@ -308,20 +311,21 @@ def _of_pattern(patterns: dict[str, Any], module: str, default: float) -> float:
 
 
 def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
-    reader = read_gguf(path)
-    if gguf.Keys.Adapter.LORA_ALPHA not in reader.fields:
+    source = read_gguf(path)
+    fields = source.header.fields
+    if gguf.Keys.Adapter.LORA_ALPHA not in fields:
         raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: missing; not a GGUF LoRA")
-    field = reader.fields.get("general.architecture")
-    name = field and field.contents()
+    name = fields.get("general.architecture")
     if name != architecture.name:
         raise BadInput(
             f"{path}: field general.architecture: {name}, the base is "
             f"{architecture.name}; name an adapter of this base"
         )
-    alpha = reader.fields[gguf.Keys.Adapter.LORA_ALPHA].contents()
+    alpha = fields[gguf.Keys.Adapter.LORA_ALPHA]
     if not isinstance(alpha, int | float) or not 0 <= alpha <= 1e6:
         raise BadInput(f"{path}: field {gguf.Keys.Adapter.LORA_ALPHA}: {str(alpha)[:40]}")
-    matrices = {tensor.name: dequantized(tensor, path) for tensor in reader.tensors}
+    tensors = source.header.tensors
+    matrices = {tensor.name: dequantized(tensor, source, path) for tensor in tensors}
     changes: dict[str, Delta | Replacement] = {}
     for name, a in matrices.items():
         if not name.endswith(".lora_a"):

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: its fields, its tensors and the types of its weights.
+"""A GGUF file: its header's fields and tensors, the types of its weights, and their bytes.
 
 Layout: the GGUF specification (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
@@ -9,7 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
 
 from charprobe_lite.models.errors import BadInput, first_problem, printable
 from charprobe_lite.models.files import regular_file
@@ -40,19 +41,12 @@ MAX_STRINGS = 1 << 24  # of one array: 30 times the largest vocabulary's merges
 MAX_STRING = 1 << 28  # bytes; some files carry their tokenizer as JSON
 
 
-class _BoundedReader(gguf.GGUFReader):  # type: ignore[misc]
-    """gguf's reader slices past the end of a file in silence, so a file that claims 2^60 array
-    elements never ends; here that is an error."""
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, **rest: Any) -> Any:
-        if int(offset) + int(np.dtype(dtype).itemsize) * int(count) > len(self.data):
-            raise ValueError("it ends in the middle of a field")
-        return super()._get(offset, dtype, count, **rest)
-
-
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor's place in the file: ``shape`` has the row's length first, as GGUF has it."""
+    """A tensor's place in the file: ``shape`` has the row's length first, as GGUF has it.
+
+    ``offset`` is that of its first byte from the start of its file.
+    """
 
     name: str
     kind: GGMLQuantizationType
@@ -76,10 +70,32 @@ class Header:
     """The part of a GGUF file before its weights.
 
     ``fields`` has numbers, truth values and strings; an array is None, its contents are skipped.
+    ``places`` is where each field's type and value are in the file.
     """
 
     fields: dict[str, Any]
     tensors: list[GGUFTensor]
+    places: dict[str, slice]
+
+
+@dataclass(frozen=True)
+class MappedGGUF:
+    """One GGUF file, mapped into memory: its header, and its bytes where they are needed."""
+
+    header: Header
+    data: NDArray[np.uint8]
+
+    def field_bytes(self, name: str) -> memoryview:
+        """A field's type and value as they are in the file."""
+        return self.data[self.header.places[name]].data
+
+    def rows(self, tensor: GGUFTensor) -> NDArray[np.uint8]:
+        """A tensor's encoded rows, (..., bytes of a row); a vector's rows are its numbers."""
+        shape = tensor.shape[::-1] or (1,)
+        if len(shape) == 1 and gguf.GGML_QUANT_SIZES[tensor.kind][0] == 1:
+            shape = (*shape, 1)
+        data = self.data[tensor.offset : tensor.offset + tensor.n_bytes]
+        return data.reshape(gguf.quant_shape_to_byte_shape(shape, tensor.kind))
 
 
 @dataclass(frozen=True)
@@ -100,13 +116,14 @@ class WeightSummary:
         return next(iter(self.tensor_types))
 
 
-def read_gguf(path: Path) -> gguf.GGUFReader:
-    """Open a GGUF file, its vocabulary included, which takes seconds; see ``read_header``.
+def read_gguf(path: Path) -> MappedGGUF:
+    """Map a GGUF file, or one part of a split one, for its fields' and tensors' bytes.
 
-    Raises BadInput when it is missing or is no GGUF.
+    Raises BadInput when it is missing, no GGUF, or contradicts itself.
     """
-    with _readable(path):
-        return _BoundedReader(regular_file(path))
+    with _readable(path), regular_file(path).open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return MappedGGUF(_header(_Cursor(data)), np.frombuffer(data, np.uint8))
 
 
 def gguf_parts(path: Path) -> list[Path]:
@@ -157,7 +174,7 @@ def read_header(path: Path) -> Header:
     first = _read_part(path)
     others = map(_read_part, _parts(path, first.fields)[1:])
     tensors = [*first.tensors, *(tensor for other in others for tensor in other.tensors)]
-    return Header(first.fields, tensors)
+    return replace(first, tensors=tensors)
 
 
 def _read_part(path: Path) -> Header:
@@ -192,7 +209,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise BadInput(f"{error}; name a GGUF file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name a GGUF file") from None
-    except Exception as error:  # gguf's reader trusts the file, and breaks wherever it lies
+    except Exception as error:  # wherever the file lies, be it in the number of a type
         problem = printable(first_problem(error))
         raise BadInput(f"{path}: not a readable GGUF file: {problem}") from None
 
@@ -238,17 +255,20 @@ def _header(cursor: _Cursor) -> Header:
         raise ValueError(f"version {version}; little-endian files of version 2 and 3 are read")
     n_tensors, n_fields = cursor.number(COUNT), cursor.number(COUNT)
     fields: dict[str, Any] = {}
+    places: dict[str, slice] = {}
     for _ in range(n_fields):
         if (key := cursor.text()) in fields:
             raise ValueError(f"field {key} appears twice")
+        start = cursor.offset
         fields[key] = _value(cursor)
+        places[key] = slice(start, cursor.offset)
     tensors: dict[str, GGUFTensor] = {}
     for _ in range(n_tensors):
         if (tensor := _tensor(cursor)).name in tensors:
             raise ValueError(f"tensor {tensor.name} appears twice")
         tensors[tensor.name] = tensor
-    _check_offsets(tensors.values(), fields.get("general.alignment", 32), cursor)
-    return Header(fields, list(tensors.values()))
+    placed = _placed(tensors.values(), fields.get("general.alignment", 32), cursor)
+    return Header(fields, placed, places)
 
 
 def _value(cursor: _Cursor) -> Any:
@@ -279,13 +299,19 @@ def _tensor(cursor: _Cursor) -> GGUFTensor:
     return GGUFTensor(name, kind, shape, cursor.number(COUNT))
 
 
-def _check_offsets(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> None:
-    """Every tensor must be inside the file, at a multiple of its alignment after the header."""
+def _placed(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> list[GGUFTensor]:
+    """The tensors with offsets from the start of the file; stored ones count from the header's end.
+
+    Every tensor must be inside the file, at a multiple of its alignment after the header.
+    """
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"field general.alignment: {alignment} is not a power of two")
     start = -(-cursor.offset // alignment) * alignment
+    placed = []
     for tensor in tensors:
         if tensor.offset % alignment:
             raise ValueError(f"tensor {tensor.name}: its offset is not a multiple of {alignment}")
         if start + tensor.offset + tensor.n_bytes > cursor.size:
             raise ValueError(f"tensor {tensor.name}: ends after the file does; it was cut")
+        placed.append(replace(tensor, offset=start + tensor.offset))
+    return placed

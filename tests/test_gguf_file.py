@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
-from charprobe_lite.convert.gguf_writer import finish_gguf
+from charprobe_lite.convert.gguf_writer import GGUFWriter, finish_gguf
+from charprobe_lite.convert.lora import dequantized
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import read_header, weight_summary
+from charprobe_lite.models.gguf_header import read_gguf, read_header, weight_summary
 
 
 @pytest.fixture
@@ -51,6 +52,32 @@ def test_a_header_says_what_ggufs_own_reader_reads(small: Path, which: str) -> N
         for name, field in reader.fields.items()
         if not name.startswith("GGUF.")
     }
+
+
+@pytest.mark.parametrize("which", ["small", "adapter", "base"])
+def test_the_bytes_of_rows_and_of_copied_fields_are_those_that_ggufs_own_reader_reads(
+    small: Path, tmp_path: Path, which: str
+) -> None:
+    adapter = kit.kit_folder() / "humor-full.gguf"
+    path = {"small": small, "adapter": adapter, "base": kit.embedded_base()}[which]
+    source, reader, copy = read_gguf(path), gguf.GGUFReader(path), tmp_path / "copy.gguf"
+    for tensor, theirs in zip(source.header.tensors, reader.tensors, strict=True):
+        assert source.rows(tensor).tobytes() == theirs.data.tobytes()
+        matrix = dequantized(tensor, source, path)
+        values = gguf.dequantize(theirs.data, theirs.tensor_type)
+        assert matrix.shape == values.shape
+        assert np.array_equal(matrix.rows(1, matrix.shape[0]), values[1:])
+    writer = GGUFWriter(copy, "llama")
+    for name in source.header.fields.keys() - {"general.architecture"}:
+        writer.copy_field(name, source.field_bytes(name))
+    writer.copy_field("no words", memoryview(struct.pack("<IIQ", 9, 8, 0)))  # refused by gguf
+    finish_gguf(writer)
+    assert fields_of(gguf.GGUFReader(copy)) == fields_of(reader)
+
+
+def fields_of(reader: gguf.GGUFReader) -> dict[str, object]:
+    fields = reader.fields.items()
+    return {name: (f.types, f.contents()) for name, f in fields if not name.startswith("GGUF.")}
 
 
 def test_bits_per_weight_and_types_are_those_of_the_tensors(small: Path) -> None:
