@@ -5,12 +5,13 @@ forcing), and their distributions of the next token are compared at the tokens t
 Negative log-likelihood, KL divergence of the reference and agreement on the likeliest token are
 defined as in llama.cpp's perplexity tool (tools/perplexity/perplexity.cpp, ``--kl-divergence``).
 That tool scores the second half of each chunk of a file and rounds the reference's
-log-probabilities to 16 bits; here nothing is rounded. KL to the unquantized model as a measure of
+log-probabilities to 16 bits; here nothing is rounded, and in `stored_reference` the unlikely tokens
+alone, to finer steps. KL to the unquantized model as a measure of
 compression: Dutta et al. 2024, arXiv 2407.09141; that it tells little where the loss is small:
 arXiv 2606.19558.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,25 +124,39 @@ class ModelComparison(AbstractContextManager["ModelComparison"]):
 
         Raises BadInput when a model cannot read it or its logits are not numbers.
         """
-        limit = self.context_length
-        tokens, scored = text.tokens[:limit], text.scored[:limit]
-        last = max((i for i in range(1, len(tokens)) if scored[i]), default=0)
-        for context in self.contexts:
-            context.clear()
-        parts = [replace(EMPTY, overflow=sum(text.scored[limit:]))]
-        for first in range(0, last, CHUNK):
-            end = min(first + CHUNK, last)
-            segment = Segment(0, first, tokens[first:end], scored[first + 1 : end + 1])
-            targets = [tokens[i + 1] for i in range(first, end) if scored[i + 1]]
-            reference, logits = (context.decode([segment]) for context in self.contexts)
-            for row in range(0, len(targets), ROWS):
-                rows = slice(row, row + ROWS)
-                parts.append(_fidelity(reference[rows], logits[rows], targets[rows]))
+        parts = [replace(EMPTY, overflow=sum(text.scored[self.context_length :]))]
+        sides = (scored_logits(context, text, self.context_length) for context in self.contexts)
+        for (reference, targets), (logits, _) in zip(*sides, strict=True):
+            parts.append(_fidelity(reference, logits, targets))
         fidelity = concatenate(parts)
-        for side, nll in ((self.reference, fidelity.reference_nll), (self.model, fidelity.nll)):
-            if not np.isfinite(nll).all():
-                raise BadInput(f"{side.path}: its logits are not numbers; the file is damaged")
+        refuse_no_numbers(self.reference, fidelity.reference_nll)
+        refuse_no_numbers(self.model, fidelity.nll)
         return fidelity
+
+
+def scored_logits(
+    context: Context, text: TokenizedText, limit: int
+) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
+    """Read a text's first ``limit`` tokens: the logits before each scored token, and the tokens.
+
+    At most ROWS at once, (n, vocabulary), in llama.cpp's memory. Raises BadInput.
+    """
+    tokens, scored = text.tokens[:limit], text.scored[:limit]
+    last = max((i for i in range(1, len(tokens)) if scored[i]), default=0)
+    context.clear()
+    for first in range(0, last, CHUNK):
+        end = min(first + CHUNK, last)
+        segment = Segment(0, first, tokens[first:end], scored[first + 1 : end + 1])
+        targets = [tokens[i + 1] for i in range(first, end) if scored[i + 1]]
+        logits = context.decode([segment])
+        for row in range(0, len(targets), ROWS):
+            yield logits[row : row + ROWS], targets[row : row + ROWS]
+
+
+def refuse_no_numbers(model: Model, nll: NDArray[np.float32]) -> None:
+    """Raises BadInput for a model whose log-likelihoods are NaN or infinite."""
+    if not np.isfinite(nll).all():
+        raise BadInput(f"{model.path}: its logits are not numbers; the file is damaged")
 
 
 def reply_texts(model: Model, messages: Sequence[Message]) -> list[TokenizedText]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from scipy.stats import entropy
 
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.quantize import quantize_file
@@ -26,10 +27,20 @@ from charprobe_lite.runtime.fidelity import (
     ModelComparison,
     TokenizedText,
     concatenate,
+    kl_divergence,
+    log_softmax,
     reply_texts,
 )
 from charprobe_lite.runtime.llama import Context, Model, Segment
 from charprobe_lite.runtime.speed import measure_speed
+from charprobe_lite.runtime.stored_reference import (
+    STEPS,
+    TOP,
+    StoredReference,
+    TextReader,
+    decode,
+    encode,
+)
 from tests.checkpoints import load, make_adapter, make_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -137,6 +148,59 @@ def test_four_bits_move_a_model_further_than_eight(f16: Path, tmp_path: Path) ->
             fidelities.append(comparison.compare(text))
     assert 0 < fidelities[0].kl.mean() < fidelities[1].kl.mean() / 10
     assert 1 > fidelities[0].same_top.mean() > fidelities[1].same_top.mean()
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_0"])
+def test_a_stored_reference_says_what_both_models_beside_each_other_say(
+    f16: Path, tmp_path: Path, quant: str
+) -> None:
+    quantize_file(f16, tmp_path / "model.gguf", quant)
+    with ModelComparison(f16, tmp_path / "model.gguf") as comparison:
+        text = first_held_out(comparison.reference, "loving")
+        exact = comparison.compare(text)
+    with StoredReference(tmp_path) as stored:
+        with TextReader(f16) as reader:
+            place = stored.add(text, reader)
+            again = stored.add(text, reader)
+        with TextReader(tmp_path / "model.gguf") as reader:
+            fidelity = stored.compare(place, reader)
+            assert np.array_equal(stored.compare(again, reader).kl, fidelity.kl)
+    assert np.array_equal(fidelity.nll, exact.nll)
+    assert np.array_equal(fidelity.reference_nll, exact.reference_nll)
+    assert np.array_equal(fidelity.same_top, exact.same_top)
+    for figure in (np.mean, np.median, lambda kl: np.percentile(kl, 99)):
+        assert figure(fidelity.kl) == pytest.approx(figure(exact.kl), rel=1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("vocabulary", [100, 20_000])
+def test_stored_log_probabilities_are_off_by_half_a_step_and_kl_by_far_less(
+    vocabulary: int, noise: float
+) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (40, vocabulary)).astype(np.float32)
+    logits[0] = 1.0  # all alike
+    log_p, log_q = log_softmax(logits), log_softmax(logits + rng.normal(0, noise, logits.shape))
+    rows = encode(log_p, logits.argmax(axis=1), np.zeros(40, np.float32))
+    log_stored = decode(rows)
+    assert np.abs(log_stored - log_p).max() < 0.51 * (log_p.max() - log_p.min()) / STEPS + 1e-6
+    best = np.sort(log_p, axis=1)[:, -min(TOP, vocabulary) :]
+    assert np.array_equal(np.sort(log_stored, axis=1)[1:, -best.shape[1] :], best[1:])
+    kl = entropy(np.exp(log_p), np.exp(log_q), axis=1)
+    assert kl_divergence(log_stored, log_q).mean() == pytest.approx(kl.mean(), rel=1e-3)
+
+
+def test_a_stored_reference_of_another_vocabulary_is_refused(
+    tiny: Path, base_gguf: Path, tmp_path: Path
+) -> None:
+    with StoredReference(tmp_path) as stored:
+        with TextReader(tiny / "tiny.gguf") as reader:
+            place = stored.add(TokenizedText([20, 21, 22], [True] * 3), reader)
+        with (
+            TextReader(base_gguf) as reader,
+            pytest.raises(BadInput, match=r"has 49152 tokens, .*tiny\.gguf has 640; compare"),
+        ):
+            stored.compare(place, reader)
 
 
 def test_a_quantization_that_fails_quotes_llama_cpps_reason(tiny: Path, tmp_path: Path) -> None:

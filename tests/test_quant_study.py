@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.eval.cli.main import main
 from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
+from charprobe_lite.eval.quant import run as quant_run
 from charprobe_lite.eval.quant.records import read_recordings, score_recordings
 from charprobe_lite.eval.quant.run import measure_fidelity
 from charprobe_lite.eval.store.database import Store
@@ -28,6 +30,7 @@ from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import kit_classifier
+from charprobe_lite.runtime.stored_reference import StoredReference
 from tests.checkpoints import make_adapter, make_checkpoint
 from tests.classifiers import write_graph
 from tests.conftest import ValidJson
@@ -177,8 +180,8 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
 
     @contextmanager
     def interrupted(_: str, total: int) -> Iterator[Callable[[], None]]:
-        assert total == 3
-        steps = iter([None])
+        assert total == 6  # F16 reads them all first
+        steps = iter([None] * 4)
 
         def advance() -> None:
             if next(steps, stopped):
@@ -203,6 +206,23 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
         quants = score_recordings(read_recordings(store), ["sarcasm"], 0.03, 0)
     assert quants is not None
     assert {kind for entry in quants.quants for kind in entry.fidelity} == {"held_out", "character"}
+
+
+def test_texts_that_do_not_fit_the_disk_together_are_read_to_the_same_records(
+    results: dict[str, Any], study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quant_run, "StoredReference", partial(StoredReference, most_bytes=1))
+    again = tmp_path / "again.sqlite"
+    shutil.copy(study, again)
+    values = {"persona": "sarcasm", "stage": "full", "quant": "F16,Q4_0", "verify": False}
+    spec = resolve(parse_spec(values))
+    variants = prepare_files(spec, load_catalogue(), lambda _: None, no_bar)
+    with Store(again) as store, store.transaction():
+        store.database.execute("DELETE FROM fidelity WHERE kind <> 'trajectory'")
+    with Store(again) as store, Store(study, readonly=True) as full:
+        measure_fidelity(store, variants, spec, 1, lambda *_: nullcontext(lambda: None))
+        assert {entry.key: entry for entry in store.texts()} == {e.key: e for e in full.texts()}
+    assert {path.name.removesuffix(".lock") for path in tmp_path.iterdir()} == {"again.sqlite"}
 
 
 @contextmanager

@@ -62,7 +62,7 @@ BOTH = "both"
     "--texts",
     default=TEXTS,
     type=click.IntRange(0),
-    help="Texts of each kind and persona that every file reads next to F16; 0 for none.",
+    help="Texts of each kind and persona that F16 and every file read; 0 for none.",
 )
 @option_group(*own_model_options, instrument_option, classifier_option, *input_options)
 @verify_option

@@ -4,12 +4,11 @@ Next to the rollouts it measures the files' speed, their fidelity to F16, and ot
 measurement is recorded at once, text by text, so that a stopped run resumes at the next one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +31,12 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
-from charprobe_lite.runtime.fidelity import ModelComparison, concatenate, reply_texts
+from charprobe_lite.runtime.fidelity import Fidelity, concatenate, reply_texts
+from charprobe_lite.runtime.stored_reference import StoredReference, StoredText, TextReader
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """A progress bar of this name and length; its context's value advances it by one."""
+Key = TypeVar("Key")
 BATCH = 32  # texts that are labelled between two transactions
 
 
@@ -116,14 +117,16 @@ def measure_fidelity(
     read before. Raises BadInput for a file that cannot be read.
     """
     readings, recorded = list(_readings(store, variants, spec, limit)), store.texts_read()
-    missing = [
-        replace(reading, texts=[t for t in reading.texts if not recorded >= {*reading.keys(t)}])
-        for reading in readings
-    ]
-    with bar("reading texts", sum(len(reading.texts) for reading in missing)) as advance:
-        for records in chain.from_iterable(_read(reading, spec) for reading in missing):
-            store.add_texts(records)
-            advance()
+    groups: dict[str | None, list[_Reading]] = {}
+    for reading in readings:
+        texts = [text for text in reading.texts if not recorded >= {*reading.keys(text)}]
+        groups.setdefault(reading.reference.lora, []).append(replace(reading, texts=texts))
+    total = sum(len(_texts(group)) + sum(len(r.texts) for r in group) for group in groups.values())
+    with bar("reading texts", total) as advance:
+        for group in groups.values():
+            for records in _read(group, spec, store.path.parent):
+                store.add_texts(records)
+                advance()
     return {key for reading in readings for text in reading.texts for key in reading.keys(text)}
 
 
@@ -164,15 +167,16 @@ class _Reading:
     files: VariantFiles
     texts: list[Conversation]
 
-    def keys(self, text: Conversation) -> list[TextKey]:
+    def keys(self, text: Conversation) -> tuple[TextKey, TextKey]:
         """The keys of a text's two records: the file's, and the reference's."""
-        return [
-            TextKey(
-                *(variant.base, variant.most_trained, text.persona, variant.quant, variant.lora),
-                *(text.kind, text.item),
-            )
-            for variant in (self.files, self.reference)
-        ]
+        return _text_key(self.files, text), _text_key(self.reference, text)
+
+
+def _text_key(files: VariantFiles, text: Conversation) -> TextKey:
+    return TextKey(
+        *(files.base, files.most_trained, text.persona, files.quant, files.lora),
+        *(text.kind, text.item),
+    )
 
 
 def _readings(
@@ -187,30 +191,64 @@ def _readings(
                 yield _Reading(reference, files, texts)
 
 
-def _read(reading: _Reading, spec: StudySpec) -> Iterator[list[RecordedText]]:
-    """The records of each text; a pair of models is loaded once, whatever their adapters."""
-    groups: dict[Any, dict[Any, list[Conversation]]] = {}
-    for text in reading.texts:
+def _texts(readings: Sequence[_Reading]) -> dict[TextKey, Conversation]:
+    """The texts of files with one reference, each once, by the key of the reference's record."""
+    return {reading.keys(text)[1]: text for reading in readings for text in reading.texts}
+
+
+def _read(
+    readings: Sequence[_Reading], spec: StudySpec, folder: Path
+) -> Iterator[list[RecordedText]]:
+    """The records of each text of files with one reference; none where the reference itself reads.
+
+    The reference is loaded once, and reads as many texts as a ``StoredReference`` in ``folder``
+    holds; then each file reads those. So do the texts that are left.
+    """
+    reference, missing = readings[0].reference, _texts(readings)
+    while missing:
+        with StoredReference(folder) as stored:
+            places: dict[TextKey, list[StoredText]] = {}
+            with closing(_readers(reference, missing, spec)) as readers:
+                for key, text, reader in readers:
+                    parts = reply_texts(reader.model, text.messages)
+                    places[key] = [stored.add(part, reader) for part in parts]
+                    yield []
+                    if stored.is_full:
+                        break
+            for reading in readings:
+                texts = {
+                    keys: text
+                    for text in reading.texts
+                    if (keys := reading.keys(text))[1] in places
+                }
+                with closing(_readers(reading.files, texts, spec)) as readers:
+                    for keys, _, reader in readers:
+                        compared = [stored.compare(place, reader) for place in places[keys[1]]]
+                        yield _records(concatenate(compared), keys)
+        missing = {key: text for key, text in missing.items() if key not in places}
+
+
+def _readers(
+    files: VariantFiles, texts: Mapping[Key, Conversation], spec: StudySpec
+) -> Generator[tuple[Key, Conversation, TextReader], None, None]:
+    """Each text with the checkpoint that reads it; a model is loaded once for all its adapters."""
+    groups: dict[Path, dict[Path | None, list[Key]]] = {}
+    for key, text in texts.items():
         persona = text.persona or spec.personas[0]
-        key = CheckpointKey(reading.files.most_trained, persona, reading.files.train_seed)
-        files = (variant.checkpoints[key].files for variant in (reading.reference, reading.files))
-        models, adapters = zip(*files, strict=True)
-        groups.setdefault(models, {}).setdefault(adapters, []).append(text)
+        checkpoint = CheckpointKey(files.most_trained, persona, files.train_seed)
+        model, adapter = files.checkpoints[checkpoint].files
+        groups.setdefault(model, {}).setdefault(adapter, []).append(key)
     options: dict[str, Any] = {"context": spec.context, "threads": spec.threads}
-    for models, texts_by_adapters in groups.items():
-        with ModelComparison(*models, **options, gpu_layers=spec.gpu_layers or 0) as comparison:
-            for adapters, texts in texts_by_adapters.items():
-                comparison.use_adapters(*adapters)
-                for text in texts:
-                    yield _compared(comparison, text, reading.keys(text))
+    for model, keys_by_adapter in groups.items():
+        with TextReader(model, **options, gpu_layers=spec.gpu_layers or 0) as reader:
+            for adapter, keys in keys_by_adapter.items():
+                reader.use_adapter(adapter)
+                for key in keys:
+                    yield key, texts[key], reader
 
 
-def _compared(
-    comparison: ModelComparison, text: Conversation, keys: Sequence[TextKey]
-) -> list[RecordedText]:
+def _records(fidelity: Fidelity, keys: Sequence[TextKey]) -> list[RecordedText]:
     """The record of the file, and of the reference, whose distance from itself is 0."""
-    parts = reply_texts(comparison.reference, text.messages)
-    fidelity = concatenate([comparison.compare(part) for part in parts])
     kl, same_top = fidelity.kl, fidelity.same_top
     sides = (
         (fidelity.nll, kl, same_top),

@@ -28,7 +28,6 @@ from charprobe_lite.eval.study.variants import (
 from charprobe_lite.models.cache import cache_folder, existing_folder
 from charprobe_lite.models.catalogue import Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, ClassifierEntry, Source
-from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import stored_parts
 from charprobe_lite.models.hub import cache_root, local_path
@@ -337,12 +336,7 @@ def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
     else:
         weights = file_bytes(base, variant.quant)
     cache = kv_bytes(base.shape, spec.context, spec.parallel) if base.shape else 0
-    rollouts = _Memory({"weights": weights, "KV cache": cache, **buffers})
-    if not spec.texts or variant.quant == REFERENCE:
-        return rollouts
-    reference = {f"weights of {REFERENCE}": file_bytes(base, REFERENCE)}
-    fidelity = _Memory({"weights": weights, **reference, **buffers})
-    return max(rollouts, fidelity, key=lambda memory: memory.total)
+    return _Memory({"weights": weights, "KV cache": cache, **buffers})
 
 
 def installed_memory() -> int | None:
