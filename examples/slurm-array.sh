@@ -1,6 +1,6 @@
 #!/bin/bash
 # A study on a Slurm cluster without Ray: an array of tasks, each with a part and a file of its own.
-#   sbatch examples/slurm-array.sh
+#   mkdir -p runs && sbatch examples/slurm-array.sh
 # When all tasks have ended, join the parts:
 #   charprobe-lite study merge runs/smollm2-135m-seed0-part*.sqlite -o runs/whole.sqlite
 #   charprobe-lite report runs/whole.sqlite
