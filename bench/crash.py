@@ -93,6 +93,13 @@ def log_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.log")
 
 
+def has_traceback(folder: Path) -> bool:
+    """Whether what was said so far has one, which then goes to stderr."""
+    if found := "Traceback" in (said := log_of(folder).read_text()):
+        click.echo(said, err=True)
+    return found
+
+
 def rows(path: Path) -> list[tuple[Any, ...]]:
     """Every rollout of a study with its text and label, without times."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
@@ -266,7 +273,7 @@ def short_of_room(case: Case, room: Path, expected: Any) -> Iterator[tuple[str, 
             folder.mkdir()
             outcome.kills += finish(case, folder, preexec_fn=limited(kind, value)) != 0
             outcome.halves += half_files(case, folder, expected)
-            outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+            outcome.tracebacks += has_traceback(folder)
             end_well(case, folder, outcome, expected)
         yield f"{case.name}, {name}", outcome
 
@@ -293,7 +300,7 @@ def small_disk(case: Case, room: Path, expected: Any) -> Outcome:
         folder = room / f"{case.name}-disk-{size}"
         with own_disk(folder, size) as remount:
             outcome.kills += finish(case, folder) != 0
-            outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+            outcome.tracebacks += has_traceback(folder)
             remount("size=64m")
             end_well(case, folder, outcome, expected)
     return outcome
@@ -309,7 +316,7 @@ def read_only(case: Case, room: Path, expected: Any) -> Outcome:
         kill(process)
         remount("ro")
         outcome.kills += finish(case, folder) != 0
-        outcome.tracebacks += "Traceback" in log_of(folder).read_text()
+        outcome.tracebacks += has_traceback(folder)
         remount("rw")
         end_well(case, folder, outcome, expected)
     return outcome
