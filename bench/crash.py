@@ -42,25 +42,7 @@ from tests.classifiers import write_graph
 KILLS = {"eval": 60, "merge": 20, "quant-study": 20, "study run": 20}
 COLUMNS = ("rows lost", "rows that differ", "half files", "tracebacks")
 PATIENCE = 300  # seconds of one run
-CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <time.h>
-int clock_gettime(clockid_t id, struct timespec *t) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int status = real(id, t);
-    if (id == CLOCK_REALTIME) t->tv_sec -= 400L * 86400;
-    return status;
-}
-time_t time(time_t *out) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    if (out) *out = t.tv_sec;
-    return t.tv_sec;
-}
-"""
-"""A library that sets the clock back by 400 days for a process that loads it first."""
+CLOCK = Path(__file__).with_name("clock_set_back.c")
 
 CATALOGUE = """
 bases: [{{name: tiny, path: {model}, architecture: llama, parameters: 1000000}}]
@@ -253,10 +235,8 @@ def limited(kind: int, value: int) -> Callable[[], None]:
 
 
 def clock_library(folder: Path) -> Path:
-    source = folder / "clock.c"
-    source.write_text(CLOCK)
     library = folder / "clock.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, CLOCK, "-ldl"], check=True)
     return library
 
 
