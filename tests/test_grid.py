@@ -14,7 +14,9 @@ from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.conditions import condition_names, load_condition, register
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
-from charprobe_lite.eval.study.runner import plan, run
+from charprobe_lite.eval.study.grid import tasks_of
+from charprobe_lite.eval.study.instruments import open_instrument
+from charprobe_lite.eval.study.runner import run
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.eval.study.variants import CheckpointKey, Variant
 from charprobe_lite.models.catalogue import CONDITIONS
@@ -47,8 +49,8 @@ def spec_of(**changes: Any) -> StudySpec:
 
 def test_existing_rollouts_keep_their_seeds_and_every_variant_has_seeds_of_its_own() -> None:
     spec = spec_of(format=["json", "fenced"], grammar=["on", "off"])
-    groups = plan(spec, [files(Checkpoint(Path("m")), spec.stages, spec.personas)])
-    tasks = [task for group in groups.values() for task in group]
+    on = files(Checkpoint(Path("m")), spec.stages, spec.personas)
+    [tasks] = tasks_of(spec, [on.variant])
     assert len({task.seed for task in tasks}) == len(tasks)
     seeds = {(t.cell.stage, t.cell.label, t.persona): t.seed for t in tasks if t.cell.quant}
     # as schema 1 derived them
@@ -78,13 +80,13 @@ CHAT_SEED, AGENT_SEED = 4697483864370181642, 6522362319178741812
 def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> None:
     spec = spec_of(condition=["chat", "prompted_email", "author_ceiling"])
     checkpoint = Checkpoint(Path("m"))
-    groups = plan(spec, [files(checkpoint, spec.stages, spec.personas)])
-    rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in groups[checkpoint]}
+    [tasks] = tasks_of(spec, [files(checkpoint, spec.stages, spec.personas).variant])
+    rollouts = {(t.cell.stage, t.cell.condition, t.persona) for t in tasks if t.cell.quant}
     assert rollouts == {
         *{("base", "chat", None), ("full", "chat", "humor"), ("full", "chat", "remorse")},
         *{("base", "prompted_email", "humor"), ("base", "prompted_email", "remorse")},
     }
-    texts = groups[None]
+    texts = [task for task in tasks if task.cell.quant is None]
     assert {(t.cell.stage, t.cell.quant) for t in texts} == {
         ("teacher_loud", None),
         ("teacher_subtle", None),
@@ -92,7 +94,7 @@ def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> No
     assert len(texts) == 2 * 2 * 12
     alone = spec_of(stage=["full"], condition=["prompted_email"])
     with pytest.raises(BadInput, match="prompted_email: there is nothing to ask"):
-        plan(alone, [files(checkpoint, ["full"], alone.personas)])
+        tasks_of(alone, [files(checkpoint, ["full"], alone.personas).variant])
 
 
 OF_SCRIPTS = {
@@ -108,10 +110,10 @@ def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> N
     )
     with Store(tmp_path / "s.sqlite") as store:
         on = files(Checkpoint(merged_base), ["base"], ["humor"])
-        groups = plan(spec, [on])
-        run(groups, spec, on, store)
+        tasks = tasks_of(spec, [on.variant])
+        run(tasks, spec, [on], open_instrument(spec.instrument, spec, on), store)
         rows = store.rows()
-    assert len(rows) == sum(map(len, groups.values()))
+    assert len(rows) == len(tasks[0])
     assert {row.cell.condition for row in rows} == set(CONDITIONS) - OF_SCRIPTS
     assert {row.cell.label for row in rows if row.cell.format} == {
         f"agentic_{kind}{form}{grammar}"

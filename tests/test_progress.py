@@ -52,6 +52,9 @@ def test_what_is_left_follows_the_tokens_of_each_cell(monkeypatch: pytest.Monkey
     counts.ended(AGENT, 300)
     assert counts.seconds_left() == pytest.approx((4 * 50 + 3 * 300) / 40)
     assert counts.speed_and_left() == "40 tokens/s, about 28 s left"
+    with counts.paused():  # for the next file
+        now[0] = 500.0
+    assert counts.tokens_per_second() == 40
     assert [duration(s) for s in (89, 91, 5399, 9000)] == ["89 s", "2 min", "90 min", "2.5 h"]
 
 

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from charprobe_lite.eval.quant.run import measure_fidelity
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import merge_studies
 from charprobe_lite.eval.study.checkpoints import prepare_files
+from charprobe_lite.eval.study.run import SILENT, run_rollouts
 from charprobe_lite.eval.study.spec import parse_spec, resolve
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import loud_prompts, subtle_prompts, teacher_chats
@@ -76,7 +78,7 @@ def test_a_type_that_the_base_came_as_is_said_to_undo_part_of_a_merge(
     # the embedded base is a Q4_1 file
     values = {"persona": "sarcasm", "stage": "base", "quant": "Q4_0,Q4_1", "verify": False}
     spec = resolve(parse_spec(values))
-    prepare_files(spec, load_catalogue(), notes.append, lambda _: nullcontext())
+    list(prepare_files(spec, load_catalogue(), notes.append, lambda _: nullcontext()))
     assert [line.partition(":")[0] for line in notes if "merged into them" in line] == ["Q4_1"]
 
 
@@ -174,7 +176,7 @@ def test_an_interrupt_keeps_the_texts_that_were_read(
     shutil.copy(study, stopped)
     values = {"persona": "sarcasm", "stage": "full", "quant": "F16,Q4_0", "verify": False}
     spec = resolve(parse_spec(values))
-    variants = prepare_files(spec, load_catalogue(), lambda _: None, no_bar)
+    variants = list(prepare_files(spec, load_catalogue(), lambda _: None, no_bar))
     with Store(stopped) as store, store.transaction():
         store.database.execute("DELETE FROM fidelity")
 
@@ -216,7 +218,7 @@ def test_texts_that_do_not_fit_the_disk_together_are_read_to_the_same_records(
     shutil.copy(study, again)
     values = {"persona": "sarcasm", "stage": "full", "quant": "F16,Q4_0", "verify": False}
     spec = resolve(parse_spec(values))
-    variants = prepare_files(spec, load_catalogue(), lambda _: None, no_bar)
+    variants = list(prepare_files(spec, load_catalogue(), lambda _: None, no_bar))
     with Store(again) as store, store.transaction():
         store.database.execute("DELETE FROM fidelity WHERE kind <> 'trajectory'")
     with Store(again) as store, Store(study, readonly=True) as full:
@@ -332,6 +334,51 @@ def test_a_model_of_ones_own_is_made_in_every_type_and_compared(
         *("tiny-f16-Q4_0", "tiny-f16-full-sarcasm-F16", "tiny-f16-full-sarcasm-Q4_0"),
         "tiny-f16-full-sarcasm-lora",
     ]
+
+
+def test_a_types_file_is_made_when_the_types_before_it_have_run(
+    cache: Path, tmp_path: Path
+) -> None:
+    base = make_checkpoint("smollm2", tmp_path / "base", max_position_embeddings=4096)
+    merge_lora(base, [], tmp_path / "tiny.gguf", "F16", verify=False)
+    study, counts = tmp_path / "s.sqlite", dict[str, int]()
+    spec = parse_spec(
+        {
+            "persona": "sarcasm",
+            "stage": "base",
+            "condition": "chat",
+            "limit": (2, 1),
+            "gguf": tmp_path / "tiny.gguf",
+            "quant": "F16,Q8_0,Q4_0",
+            "texts": 1,
+            "max_tokens": 8,
+            "parallel": 1,
+            "verify": False,
+            "study": study,
+        }
+    )
+
+    def note(text: str) -> None:
+        if text.startswith("preparing"):
+            quant = text.split()[3]
+            with sqlite3.connect(study) as database:
+                [counts[quant]] = database.execute("SELECT count(*) FROM rollouts").fetchone()
+            if quant == "Q4_0" and len(counts) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rollouts(spec, replace(SILENT, note=note))
+    assert counts == {"Q8_0": 2, "Q4_0": 4}
+    counts.clear()
+    assert [files.quant for files in run_rollouts(spec, replace(SILENT, note=note)).files] == [
+        *("F16", "Q8_0", "Q4_0")
+    ]
+    assert counts == {"Q4_0": 4}
+    with Store(study, readonly=True) as store:
+        assert [file.quant for file in store.files()] == ["F16", "Q8_0", "Q4_0"]
+        assert len(store.rows()) == 6
+        pins = {name for name in store.provenance() if name.startswith("sha256 model")}
+    assert pins == {"sha256 model F16", "sha256 model Q8_0", "sha256 model Q4_0"}
 
 
 def test_a_model_of_ones_own_without_an_adapter_is_one_checkpoint(

@@ -1,7 +1,7 @@
 """The files that a study runs on: model files, adapters and a classifier, fetched or made."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -137,19 +137,20 @@ class VariantFiles:
 
 def prepare_files(
     spec: StudySpec, catalogue: Catalogue, note: Notify, bar: ProgressBar
-) -> list[VariantFiles]:
-    """The files of every variant of a resolved spec, fetched and made where they are missing.
+) -> Iterator[VariantFiles]:
+    """The files of each variant of a resolved spec, fetched and made, if missing, when it is next.
 
-    What is made is cached. Raises BadInput for files that cannot be found or made, or do not fit
-    this machine.
+    What is made is cached. Raises BadInput for files that cannot be found or made, and before the
+    first for variants that do not fit this machine together.
     """
     variants = variants_of(spec, catalogue)
     if spec.makes_models:
         forecast(spec, variants, catalogue).refuse_what_does_not_fit()
-        return [_catalogue_files(spec, variant, catalogue, note, bar) for variant in variants]
+        for variant in variants:
+            yield _catalogue_files(spec, variant, catalogue, note, bar)
+        return
     [variant] = variants
-    files = _served_files(spec, variant) if spec.is_served else _own_files(spec, variant, note)
-    return [files]
+    yield _served_files(spec, variant) if spec.is_served else _own_files(spec, variant, note)
 
 
 def distinct_files(variants: Sequence[VariantFiles]) -> list[VariantFiles]:

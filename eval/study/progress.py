@@ -31,6 +31,11 @@ class Progress:
     def labelled(self, labels: Labels) -> None:
         """How many samples the study has of each cell with which (persona, prediction)."""
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Make room for what is shown while files are made."""
+        yield
+
 
 class Counts(Progress):
     """Counts what a study reports, since ``begin``."""
@@ -55,6 +60,13 @@ class Counts(Progress):
 
     def labelled(self, labels: Labels) -> None:
         self._labels = labels
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        if self._began is not None:  # no token was to be generated meanwhile
+            self._began += time.monotonic() - start
 
     def done(self, cell: Cell) -> int:
         """Rollouts of the cell that have ended, in this run or before."""
@@ -88,7 +100,7 @@ class Counts(Progress):
         return hits / total, total
 
     def seconds(self) -> float:
-        """Since ``begin``; 0 before."""
+        """Since ``begin``, without pauses; 0 before."""
         return 0 if self._began is None else time.monotonic() - self._began
 
     def tokens_per_second(self) -> float | None:
@@ -191,6 +203,14 @@ class LiveTable(Counts):
     def labelled(self, labels: Labels) -> None:
         super().labelled(labels)
         self._update()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        shown: Any = self._waiting if self._began is None else self._bars
+        shown.stop()
+        with super().paused():
+            yield
+        shown.start()
 
     def close(self) -> None:
         """Take the table away."""

@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from charprobe_lite.eval.study.checkpoints import (
     prepare_files,
 )
 from charprobe_lite.eval.study.cost import Forecast, forecast
-from charprobe_lite.eval.study.grid import Task
+from charprobe_lite.eval.study.grid import Task, tasks_of
 from charprobe_lite.eval.study.instruments import (
     instrument_pins,
     label_with_others,
@@ -35,7 +35,7 @@ from charprobe_lite.eval.study.instruments import (
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.progress import Progress
-from charprobe_lite.eval.study.runner import SYSTEM_PROMPTS, plan, run
+from charprobe_lite.eval.study.runner import SYSTEM_PROMPTS, run
 from charprobe_lite.eval.study.spec import (
     StudySpec,
     parse_spec,
@@ -130,25 +130,29 @@ def run_study(spec: StudySpec, display: Display, cluster: str = "item") -> Score
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     """Run what is missing of a study, and record what its files hold. Raises BadInput."""
     resolved = resolve(spec)
-    variants = prepare_files(resolved, study_catalogue(resolved), display.note, display.bar)
+    catalogue = study_catalogue(resolved)
+    remaining = prepare_files(resolved, catalogue, display.note, display.bar)
+    first = next(remaining)
     # a classifier that has been fetched says what it is
-    instruments = select_instruments(spec, resolved.personas, variants[0].classifier)
+    instruments = select_instruments(spec, resolved.personas, first.classifier)
     resolved = resolved.with_values(instruments=instruments)
-    path = study_path(spec, variants[0].base)
-    groups = plan(resolved, variants)
-    tasks = list(chain.from_iterable(groups.values()))
+    path = study_path(spec, first.base)
+    tasks_by_variant = tasks_of(resolved, variants_of(resolved, catalogue))
+    tasks = list(chain.from_iterable(tasks_by_variant))
     if skipped := skipped_conditions(resolved, tasks):
         display.note(f"left out, nothing to ask with these options: {', '.join(skipped)}")
     for line in unenforced_keywords(resolved, tasks):
         display.note(line)
     with Store(path) as store:
-        store.pin(_pins(resolved, variants))
+        store.pin({**_pins(resolved, first), **_file_pins(first)})
         store.note(_facts(spec.with_values(conditions=resolved.conditions), resolved))
-        for files in distinct_files(variants):
-            store.add_file(model_file(files))
+        variants = [first]
+        _record_file(store, variants)
+        open_named = partial(open_instrument, spec=resolved, files=first)
         with display.progress(resolved.personas) as progress:
-            run(groups, resolved, variants[0], store, progress)
-        open_named = partial(open_instrument, spec=resolved, files=variants[0])
+            classifier = open_named(resolved.instrument)
+            in_turn = _in_turn(variants, remaining, store, progress)
+            run(tasks_by_variant, resolved, in_turn, classifier, store, progress)
         label_with_others(store, resolved.instruments[1:], open_named, display.note)
         if place := store.provenance().get(SYSTEM_PROMPTS):
             display.note(f"the chat template takes no system prompts; they went {place}")
@@ -157,6 +161,34 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
             )
     return StudyRun(path, resolved, variants, tasks)
+
+
+def _in_turn(
+    variants: list[VariantFiles],
+    remaining: Iterator[VariantFiles],
+    store: Store,
+    progress: Progress,
+) -> Iterator[VariantFiles]:
+    """The first variant's files, then the others', each made and recorded when it is asked for.
+
+    They are added to ``variants``.
+    """
+    yield variants[0]
+    while True:
+        with progress.paused():
+            files = next(remaining, None)
+        if files is None:
+            return
+        store.pin(_file_pins(files))
+        variants.append(files)
+        _record_file(store, variants)
+        yield files
+
+
+def _record_file(store: Store, variants: Sequence[VariantFiles]) -> None:
+    """Record what the last variant's file holds, unless a variant before has the same."""
+    if any(files is variants[-1] for files in distinct_files(variants)):
+        store.add_file(model_file(variants[-1]))
 
 
 def forecast_study(spec: StudySpec) -> Forecast:
@@ -195,8 +227,8 @@ def unenforced_keywords(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
     return lines
 
 
-def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
-    """What must not differ between two runs of one study."""
+def _pins(spec: StudySpec, files: VariantFiles) -> dict[str, Any]:
+    """What must not differ between two runs of one study, whatever the variant."""
     suffixes = spec.suffixes or load_protocol(spec.protocol).suffixes
     inputs = input_hashes(prompt_file(spec.prompts), spec.scenarios, suffixes)
     return {
@@ -206,14 +238,18 @@ def _pins(spec: StudySpec, variants: Sequence[VariantFiles]) -> dict[str, Any]:
         "max_tokens": spec.max_tokens,
         "max_steps": spec.steps,
         **{name: getattr(spec, name) for name in ASSUMED if name != "instrument"},
-        **instrument_pins(spec, variants[0]),
+        **instrument_pins(spec, files),
         **({} if spec.is_served else {"context": spec.context}),
         # what its files read is recorded without a training seed
         **({"train_seed": list(spec.train_seeds)} if spec.is_quant_study else {}),
-        **{f"served {role}": name for each in variants for role, name in each.served.items()},
         **{f"sha256 {name}": digest for name, digest in inputs.items()},
-        **{f"sha256 {role}": d for each in variants for role, d in each.hashes().items()},
     }
+
+
+def _file_pins(files: VariantFiles) -> dict[str, Any]:
+    """The same for the models of a variant."""
+    served = {f"served {role}": name for role, name in files.served.items()}
+    return {**served, **{f"sha256 {role}": digest for role, digest in files.hashes().items()}}
 
 
 def _facts(spec: StudySpec, resolved: StudySpec) -> dict[str, Any]:

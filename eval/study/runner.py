@@ -15,8 +15,7 @@ from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import Unlabelled
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
-from charprobe_lite.eval.study.grid import Task, tasks_of
-from charprobe_lite.eval.study.instruments import open_instrument
+from charprobe_lite.eval.study.grid import Task
 from charprobe_lite.eval.study.labelling import Labelling
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.spec import StudySpec
@@ -29,60 +28,58 @@ from charprobe_lite.runtime.backend import (
     Rollout,
     open_backend,
 )
+from charprobe_lite.runtime.classifier import TextClassifier
 
 SYSTEM_PROMPTS = "system_prompts"
 """Where they went, noted for a model whose chat template has no place for them."""
-Plan = dict[Checkpoint | None, list[Task]]
-"""The rollouts by the checkpoint that they run on; None for texts that no model writes."""
-
-
-def plan(spec: StudySpec, variants: Sequence[VariantFiles]) -> Plan:
-    """Every rollout of the grid by its checkpoint. Raises BadInput like ``tasks_of``."""
-    groups: Plan = {}
-    for files, tasks in zip(
-        variants, tasks_of(spec, [files.variant for files in variants]), strict=True
-    ):
-        for task in tasks:
-            groups.setdefault(files.checkpoints.get(task.checkpoint), []).append(task)
-    return groups
+Plan = dict[Checkpoint, list[Task]]
+"""Rollouts by the checkpoint that they run on."""
 
 
 def run(
-    groups: Plan,
+    tasks: Sequence[Sequence[Task]],
     spec: StudySpec,
-    files: VariantFiles,
+    variants: Iterable[VariantFiles],
+    classifier: TextClassifier,
     store: Store,
     progress: Progress | None = None,
 ) -> None:
-    """Run what the store lacks of ``groups``, and label what has no prediction.
+    """Run what the store lacks of each variant's ``tasks``, and label what has no prediction.
 
-    A model is loaded only when one of its rollouts is missing, and once; every adapter of it is
-    loaded before the first rollout, so that a bad one costs nothing. Raises BadInput for files
-    that cannot be used.
+    The next of ``variants`` is taken when those before it have run. A model is loaded only when one
+    of its rollouts is missing, and once; every adapter of it is loaded before its first rollout, so
+    that a bad one costs nothing. Raises BadInput for files that cannot be used.
     """
-    progress = progress or Progress()
-    classifier = open_instrument(spec.instrument, spec, files)
-    begin, missing = _beginner(spec), _missing(groups, store)
-    for task in missing.pop(None, []):
-        _record(store, task, _result_without_model(begin(task)))
-    tasks_by_model: dict[Path | str, Plan] = {}
-    for checkpoint, tasks in missing.items():
-        if checkpoint:
-            tasks_by_model.setdefault(checkpoint.model, {})[checkpoint] = tasks
+    progress, begin = progress or Progress(), _beginner(spec)
+    for task in _missing(chain.from_iterable(tasks), store):
+        if task.cell.quant is None:  # a text that no model writes
+            _record(store, task, _result_without_model(begin(task)))
+    missing = [_missing(part, store) for part in tasks]
+    counts = [_cell_counts(chain.from_iterable(parts)) for parts in (tasks, missing)]
     is_started = False
     with Labelling(store, classifier, progress, spec.instruments[1:]) as labels:
-        for model, tasks_by_checkpoint in tasks_by_model.items():
-            with open_backend(spec.backend, model, spec.backend_options) as backend:
-                _check(backend, tasks_by_checkpoint, begin)
-                if not backend.takes_system:
-                    store.note({SYSTEM_PROMPTS: "before the text of the first user turn"})
-                if not is_started:
-                    is_started = True
-                    progress.begin(_cell_counts(groups), _cell_counts(missing))
-                    labels.report()
-                _run_model(backend, tasks_by_checkpoint, begin, store, labels, progress)
+        for part, files in zip(missing, variants, strict=True):
+            for model, tasks_by_checkpoint in _by_model(part, files).items():
+                with open_backend(spec.backend, model, spec.backend_options) as backend:
+                    _check(backend, tasks_by_checkpoint, begin)
+                    if not backend.takes_system:
+                        store.note({SYSTEM_PROMPTS: "before the text of the first user turn"})
+                    if not is_started:
+                        is_started = True
+                        progress.begin(*counts)
+                        labels.report()
+                    _run_model(backend, tasks_by_checkpoint, begin, store, labels, progress)
     if is_started:  # a last rollout without a text got no label that would have reported it
         labels.report()
+
+
+def _by_model(tasks: Sequence[Task], files: VariantFiles) -> dict[Path | str, Plan]:
+    """A variant's rollouts by model and checkpoint."""
+    groups: dict[Path | str, Plan] = {}
+    for task in tasks:
+        checkpoint = files.checkpoints[task.checkpoint]
+        groups.setdefault(checkpoint.model, {}).setdefault(checkpoint, []).append(task)
+    return groups
 
 
 def _run_model(
@@ -162,18 +159,14 @@ def _result_without_model(rollout: Rollout) -> Result:
     raise AssertionError("a rollout without a checkpoint asks for a reply")
 
 
-def _missing(groups: Plan, store: Store) -> Plan:
-    tasks = list(chain.from_iterable(groups.values()))
+def _missing(tasks: Iterable[Task], store: Store) -> list[Task]:
+    tasks = list(tasks)
     done = {pair: store.done(*pair) for pair in {(task.cell, task.persona) for task in tasks}}
-    missing = {
-        checkpoint: [t for t in tasks if (t.item.id, t.sample) not in done[t.cell, t.persona]]
-        for checkpoint, tasks in groups.items()
-    }
-    return {checkpoint: tasks for checkpoint, tasks in missing.items() if tasks}
+    return [t for t in tasks if (t.item.id, t.sample) not in done[t.cell, t.persona]]
 
 
-def _cell_counts(groups: Plan) -> Counter[Cell]:
-    return Counter(task.cell for tasks in groups.values() for task in tasks)
+def _cell_counts(tasks: Iterable[Task]) -> Counter[Cell]:
+    return Counter(task.cell for task in tasks)
 
 
 def _record(store: Store, task: Task, result: Result) -> Unlabelled | None:
