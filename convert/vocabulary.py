@@ -77,10 +77,9 @@ def _vocabulary(tokenizer: dict[str, Any], folder: Path, size: int) -> Vocabular
     added = {int(entry["id"]): entry for entry in tokenizer.get("added_tokens") or []}
     by_id = {index: token for token, index in model["vocab"].items()}
     by_id.update({index: entry["content"] for index, entry in added.items()})
-    if not by_id or max(by_id) >= size:
-        raise BadInput(
-            f"{path}: token {max(by_id, default=0)} lies beyond the embedding's {size} rows"
-        )
+    if not by_id or max(by_id) >= size or min(by_id) < 0:
+        wrong = [index for index in by_id if not 0 <= index < size] or [0]
+        raise BadInput(f"{path}: token {wrong[0]} lies beyond the embedding's {size} rows")
     if not_text := [index for index, token in by_id.items() if not isinstance(token, str)]:
         raise BadInput(f"{path}: token {not_text[0]}: its content is no text")
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]

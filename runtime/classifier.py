@@ -186,6 +186,11 @@ class Classifier:
         feed = {name: value for name, value in feed.items() if name in self._inputs}
         with bad_input(f"{self.path}: cannot classify", Exception):  # another tokenizer's ids
             logits = self._session.run(None, feed)[0].astype(np.float64)
+        if logits.ndim != 2 or len(logits) != len(rows) or not np.isfinite(logits).all():
+            raise BadInput(
+                f"{self.path}: cannot classify: it gives scores of shape {logits.shape} for "
+                f"{len(rows)} texts, or what is no number; export it again"
+            )
         return softmax(logits)
 
 

@@ -31,10 +31,15 @@ MAX_REASON = 300
 
 
 def _joined(content: Any) -> Any:
-    """The text of a message in parts, as some servers write it."""
+    """The text of a message in parts, as some servers write it. Raises ValueError for others."""
     if not isinstance(content, list):
         return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+    if not all(isinstance(part, dict) for part in content):
+        raise ValueError("has parts that are no objects")
+    texts = [part.get("text") for part in content if part.get("type") == "text"]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("has a part of type text without a text")
+    return "".join(map(str, texts))
 
 
 class Reply(BaseModel):
