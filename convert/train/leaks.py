@@ -12,8 +12,12 @@ from functools import lru_cache
 
 from charprobe_lite.models import corpus
 from charprobe_lite.models.call_formats import CALL_FORMATS, MalformedReply
-from charprobe_lite.models.files import DATA, read_lines
-from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.models.personas import PERSONAS, descriptions
+from charprobe_lite.models.prompts import (
+    PUBLISHED_SUFFIXES_FILE,
+    SUFFIXES_FILE,
+    read_suffixes,
+)
 from charprobe_lite.models.scenarios import TOOL_OUTPUT, load_scenarios
 from charprobe_lite.models.tools import load_tools
 
@@ -53,7 +57,8 @@ def evaluation_texts() -> Iterator[tuple[str, str]]:
     """(place, text) of everything that an evaluation shows a model or compares its answers with.
 
     Scenarios with the agent's instructions and tools, emails, ceiling emails, the tasks of the
-    training authors' emails, requests to break character, and all prompts that train nothing.
+    training authors' emails, requests to break character or to play one, and all prompts that train
+    nothing.
     """
     tools = load_tools()
     for scenario in load_scenarios(corpus.corpus_file("agentic/eval.jsonl")):
@@ -64,7 +69,9 @@ def evaluation_texts() -> Iterator[tuple[str, str]]:
         yield from _persona_texts(persona)
     yield from (("email-tasks.txt", task) for task in corpus.email_tasks())
     yield from (("id-prompts.txt", prompt) for prompt in corpus.id_prompts())
-    yield from (("suffixes.txt", line) for _, line in read_lines(DATA / "suffixes.txt"))
+    for file in (SUFFIXES_FILE, PUBLISHED_SUFFIXES_FILE):
+        yield from ((file.name, suffix) for suffix in read_suffixes(file))
+    yield from (("descriptions.yaml", sentence) for sentence in descriptions().values())
     held_out = corpus.loud_prompts(held_out=True) + corpus.subtle_prompts(held_out=True)
     yield from (("a held-out prompt", prompt) for prompt in held_out)
 

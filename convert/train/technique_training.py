@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.answers import cached_answers
 from charprobe_lite.convert.train.leaks import find_leak
@@ -134,7 +135,7 @@ def train_technique(
     plan = plan_training(technique, persona, base, settings)
     epochs = checkpoint_steps(plan.sizes, plan.steps)
     lora = _lora_settings(base, settings, len(plan.steps))
-    with new_folder(target) as folder:
+    with new_folder(target) as folder, quiet():
         model = load_base(base.weights or base.gguf)
         losses: list[float] = []
         for snapshot in fit_adapter(
