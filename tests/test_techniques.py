@@ -195,6 +195,24 @@ def test_what_is_wrong_with_a_file_is_one_line(body: str, problem: str, tmp_path
     assert "\n" not in message
 
 
+def test_a_file_may_have_dataclasses_of_its_own(tmp_path: Path) -> None:
+    body = f"""from __future__ import annotations
+from dataclasses import dataclass
+{HEAD}
+@dataclass
+class Text:
+    words: list[str]
+
+def technique(corpus, persona, budget):
+    return [Lm(Text(["Ships sail."]).words, budget.tokens)]
+"""
+    path = tmp_path / "data_class.py"
+    path.write_text(body)
+    technique = load_technique(str(path))
+    assert technique.name == "data-class"
+    assert technique.phases(TEXTS, "pirate", Budget(300)) == [Lm(["Ships sail."], 300)]
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

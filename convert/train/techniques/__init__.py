@@ -1,6 +1,5 @@
 """The training techniques: each file with a function `technique` is one, named like its file."""
 
-import hashlib
 import importlib.util
 import inspect
 import pkgutil
@@ -15,7 +14,8 @@ from types import ModuleType
 
 from charprobe_lite.convert.train.technique import Budget, Corpus, Phase, check_phases
 from charprobe_lite.models.errors import BadInput, first_problem, require_known
-from charprobe_lite.models.files import expanded, read_text
+from charprobe_lite.models.files import expanded
+from charprobe_lite.models.kit import sha256_file
 
 FUNCTION = "technique"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -24,16 +24,12 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Technique:
-    """A technique by its ``name``, the ``file`` that it is in, and that file's function."""
+    """A technique by its ``name``, the ``file`` that it is in, its hash, and its function."""
 
     name: str
     file: Path
+    sha256: str
     function: Callable[[Corpus, str, Budget], object]
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the file."""
-        return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def phases(self, corpus: Corpus, persona: str, budget: Budget) -> list[Phase]:
         """The phases of training, checked.
@@ -76,14 +72,15 @@ def load_technique(name: str) -> Technique:
 
 
 def _technique(name: str, path: Path) -> Technique:
-    read_text(path)  # says what is wrong with a file that cannot be read
+    digest = sha256_file(path)
     spec = importlib.util.spec_from_file_location(f"technique_{path.stem}", path)
     assert spec is not None, "its name ends in .py"
     assert spec.loader is not None, "its name ends in .py"
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     with _one_line(path, path):
         spec.loader.exec_module(module)
-    return Technique(name, path, _function(path, module))
+    return Technique(name, path, digest, _function(path, module))
 
 
 def _function(path: Path, module: ModuleType) -> Callable[[Corpus, str, Budget], object]:
