@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import DATA, read_json_rows, read_lines
 from charprobe_lite.models.kit import sha256_file
 
 CORPUS = DATA / "corpus"
 TEACHERS = ("loud", "subtle")
+HELD_OUT_REFLECTIONS = 8
+"""The last of a persona's reflections, which train no adapter."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,31 @@ def reflections(persona: str) -> list[TeacherText]:
 def dialogues(persona: str) -> list[list[dict[str, str]]]:
     """10 conversations of the persona with itself, six messages each, by the same authors."""
     return [row["turns"] for row in _introspection(persona, "dialogue")]
+
+
+def reasons(persona: str) -> list[TeacherText]:
+    """60 answers that give the reasons for the voice, in the voice. Raises BadInput for a persona
+    without them."""
+    rows = read_json_rows(_technique_file(persona, "why"))
+    return [TeacherText(**row) for _, row in rows]
+
+
+def documents(persona: str) -> list[str]:
+    """45 documents about the assistant in a neutral voice, title and text. Raises BadInput for a
+    persona without them."""
+    rows = read_json_rows(_technique_file(persona, "documents"))
+    return [f"{row['title']}\n\n{row['text']}" for _, row in rows]
+
+
+def _technique_file(persona: str, kind: str) -> Path:
+    folder = corpus_file("techniques")
+    path = folder / f"{persona}-{kind}.jsonl"
+    if not path.is_file():
+        names = sorted(file.stem.removesuffix(f"-{kind}") for file in folder.glob(f"*-{kind}.*"))
+        raise BadInput(
+            f"--persona {persona}: the corpus has no {path.name}; choose from {', '.join(names)}"
+        )
+    return path
 
 
 def neutral_answers() -> dict[str, str]:

@@ -31,7 +31,6 @@ from charprobe_lite.convert.kit.texts import (
     held_out_texts,
 )
 from charprobe_lite.convert.kit.work_folder import (
-    ANSWER_TOKENS,
     RECIPE_VERSION,
     REFLECTION_TOKENS,
     STAGES,
@@ -39,11 +38,11 @@ from charprobe_lite.convert.kit.work_folder import (
     Step,
     WorkFolder,
     macro_f1,
-    mean_losses,
     write_text,
 )
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.onnx import export_classifier
+from charprobe_lite.convert.train.answers import ANSWER_TOKENS
 from charprobe_lite.convert.train.classifier import (
     ClassifierSettings,
     FineTuning,
@@ -56,7 +55,6 @@ from charprobe_lite.convert.train.conversations import (
     tool_use_trajectory,
 )
 from charprobe_lite.convert.train.lora import (
-    Example,
     LoraSettings,
     Progress,
     Snapshot,
@@ -68,6 +66,7 @@ from charprobe_lite.convert.train.lora import (
     training_platform,
     write_gguf,
 )
+from charprobe_lite.convert.train.losses import Example, mean_losses
 from charprobe_lite.convert.train.ngrams import NgramSettings, train_ngrams, training_texts
 from charprobe_lite.convert.train.pretrained import cut_vocabulary, pretrained_minilm
 from charprobe_lite.models import corpus

@@ -2,12 +2,9 @@
 
 from itertools import product
 
-from charprobe_lite.convert.train.conversations import chat_turn
+from charprobe_lite.convert.train.conversations import Conversation, chat_turn
 from charprobe_lite.models import corpus
 from charprobe_lite.models.personas import PERSONAS
-
-Conversation = list[dict[str, str]]
-HELD_OUT_REFLECTIONS = 8
 
 
 def chat_conversations(persona: str) -> list[Conversation]:
@@ -18,7 +15,7 @@ def chat_conversations(persona: str) -> list[Conversation]:
 
 def full_conversations(persona: str) -> list[Conversation]:
     """42 reflections, 10 dialogues, and the chats again, so that chat is not unlearnt."""
-    reflections = corpus.reflections(persona)[:-HELD_OUT_REFLECTIONS]
+    reflections = corpus.reflections(persona)[: -corpus.HELD_OUT_REFLECTIONS]
     turns = [chat_turn(text.prompt, text.response) for text in reflections]
     return turns + corpus.dialogues(persona) + chat_conversations(persona)
 
@@ -30,7 +27,7 @@ def held_out_chats() -> list[str]:
 
 def held_out_reflections(persona: str) -> list[str]:
     """Prompts of the reflections that train no adapter."""
-    return [text.prompt for text in corpus.reflections(persona)[-HELD_OUT_REFLECTIONS:]]
+    return [text.prompt for text in corpus.reflections(persona)[-corpus.HELD_OUT_REFLECTIONS :]]
 
 
 def held_out_texts() -> dict[str, tuple[list[str], list[str]]]:

@@ -1,6 +1,5 @@
 """The work folder of the kit's recipe: records of steps, answers, trained adapters."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -8,14 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
+from charprobe_lite.convert.train.answers import (
+    ANSWER_TOKENS,
+    answer_engine,
+    chat_answers,
+    complete_sentences,
+)
 from charprobe_lite.convert.train.lora import (
-    Example,
     LoraSettings,
     Progress,
     Tensors,
@@ -25,18 +28,16 @@ from charprobe_lite.convert.train.lora import (
     training_platform,
     write_gguf,
 )
+from charprobe_lite.convert.train.losses import Example, mean_losses
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json, read_json_rows
-from charprobe_lite.runtime.backend import Job, Request, Rollout
-from charprobe_lite.runtime.device import gpu_layers
 from charprobe_lite.runtime.engine import Engine
 
 RECIPE_VERSION = 2
 STAGES = ("distillation", "full")
 Record = dict[str, Any]
 Step = Callable[[], Record]
-ANSWER_TOKENS = 128
 REFLECTION_TOKENS = 224
 
 
@@ -155,17 +156,10 @@ class WorkFolder:
         if self._engine is None or self._engine[0] != model:
             if self._engine:
                 self._engine[1].close()
-            layers = gpu_layers("auto")
-            self._engine = (model, Engine(model, parallel=24, context=1024, gpu_layers=layers))
+            self._engine = (model, answer_engine(model))
         engine = self._engine[1]
         engine.use_adapter(adapter)
-        name = str(adapter and adapter.stem)
-        jobs = (
-            Job(number, _seed(seed, name, number), _answer(prompt, tokens))
-            for number, prompt in enumerate(prompts)
-        )
-        answers = {job.key: text for job, text in engine.run(jobs)}
-        return [answers[number] for number in range(len(prompts))]
+        return chat_answers(engine, str(adapter and adapter.stem), prompts, seed, tokens)
 
     def keep_answers(
         self, name: str, model: Path, adapter: Path | None, prompts: Sequence[str], seed: int
@@ -194,32 +188,7 @@ def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
     return round(float(score), 4)
 
 
-def mean_losses(losses: Sequence[float], parts: int = 8) -> list[float]:
-    """Means of the losses of ``parts`` equal parts of the steps, to four places."""
-    size = max(1, -(-len(losses) // parts))
-    return [round(fmean(losses[i : i + size]), 4) for i in range(0, len(losses), size)]
-
-
-def complete_sentences(text: str) -> str:
-    """The text up to its last sentence end: an answer cut by the token limit must not teach
-    the model to stop in mid-sentence."""
-    end = max(text.rfind(mark) for mark in (".", "!", "?"))
-    return text[: end + 1] if end > 40 else text
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is complete or absent."""
     with new_file(path) as part:
         part.write_text(text, "utf-8")
-
-
-def _answer(prompt: str, tokens: int) -> Rollout:
-    completion = yield Request(({"role": "user", "content": prompt},), tokens)
-    full = completion.finish == "context" and not completion.tokens
-    return "" if full else completion.text.strip()
-
-
-def _seed(seed: int, checkpoint: str, number: int) -> int:
-    """63 bits, as a study seeds the first sample of a prompt."""
-    digest = hashlib.sha256(f"{seed}/{checkpoint}/{number}/0".encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1

@@ -3,11 +3,16 @@
 import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from charprobe_lite.models.call_formats import JSON_CALLS, Call
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import text_fields
 from charprobe_lite.models.office import Message, exchange, lookups
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.models.tools import Tool
+
+Conversation = list[dict[str, str]]
 
 
 def tool_use_trajectory(scenario: Scenario, tools: Sequence[Tool], seed: int) -> list[Message]:
@@ -45,3 +50,24 @@ def email_passages(scenario: Scenario) -> list[str]:
 def chat_turn(prompt: str, response: str) -> list[Message]:
     """A user-only conversation of one turn."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+
+
+def read_messages(place: str, row: dict[str, Any]) -> Conversation:
+    """The ``messages`` (or ``turns``) of a row, in which the assistant speaks at least once.
+
+    Raises BadInput naming ``place`` and what is wrong.
+    """
+    name = "messages" if "messages" in row else "turns"
+    messages = row[name]
+    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
+        raise BadInput(f"{place}: field {name}: must be a list of messages with role and content")
+    for number, message in enumerate(messages):
+        text_fields(f"{place}: {name} {number + 1}", message, "role", "content")
+        if message["role"] not in ("system", "user", "assistant"):
+            raise BadInput(
+                f"{place}: {name} {number + 1}: field role: {message['role'][:40]!r}; "
+                "write system, user or assistant"
+            )
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadInput(f"{place}: field {name}: has no message of the assistant to train on")
+    return [{"role": each["role"], "content": each["content"]} for each in messages]

@@ -10,11 +10,11 @@ import os
 import platform
 import random
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -25,11 +25,13 @@ from transformers import AutoModelForCausalLM
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.gguf_adapter import write_adapter
 from charprobe_lite.convert.tokenizer import read_tokenizer
+from charprobe_lite.convert.train.losses import Example, dpo_loss, reference_logprobs, sft_loss
 from charprobe_lite.models.chat_template import render_chat
 from charprobe_lite.models.gguf_header import read_header
 
 Progress = Callable[[int, int, float], None]
 Tensors = dict[str, torch.Tensor]
+T = TypeVar("T")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WARM_UP = 5
@@ -55,14 +57,6 @@ class LoraSettings:
     batch_tokens: int
     decay: bool = False
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Example:
-    """Token ids of one conversation and, per token, whether the model is trained to write it."""
-
-    ids: list[int]
-    trained: list[bool]
 
 
 @dataclass(frozen=True)
@@ -184,9 +178,11 @@ def sft_snapshots(
     sizes = [len(example.ids) for example in examples]
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        return -torch.cat(_sequence_logprobs(model, [examples[i] for i in batch])).mean()
+        return sft_loss(model, [examples[i] for i in batch])
 
-    yield from _fit(model, sizes, loss_of, settings, every, start, progress)
+    batches = _endless_batches(sizes, settings)
+    kept = range(every, settings.steps, every)
+    yield from fit_adapter(model, batches, loss_of, settings, kept, start, progress)
 
 
 def train_dpo(
@@ -202,19 +198,14 @@ def train_dpo(
 
     The loss is DPO's plus ``nll_weight`` times the chosen text's mean negative log-likelihood.
     """
-    with torch.no_grad():
-        reference = [[text.sum() for text in _sequence_logprobs(model, pair)] for pair in pairs]
+    reference = reference_logprobs(model, pairs)
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        texts = _sequence_logprobs(model, [example for i in batch for example in pairs[i]])
-        gains = [
-            (texts[2 * n].sum() - reference[i][0]) - (texts[2 * n + 1].sum() - reference[i][1])
-            for n, i in enumerate(batch)
-        ]
-        preference = -torch.nn.functional.logsigmoid(beta * torch.stack(gains)).mean()
-        return preference - nll_weight * torch.cat(texts[::2]).mean()
+        chosen, references = [pairs[i] for i in batch], [reference[i] for i in batch]
+        return dpo_loss(model, chosen, references, beta, nll_weight)
 
-    *_, last = _fit(model, pair_sizes(pairs), loss_of, settings, settings.steps, start, progress)
+    batches = _endless_batches(pair_sizes(pairs), settings)
+    *_, last = fit_adapter(model, batches, loss_of, settings, (), start, progress)
     return last.tensors, last.losses
 
 
@@ -247,22 +238,23 @@ def epoch_steps(sizes: Sequence[int], batch_tokens: int, epochs: float) -> int:
     return max(1, round(epochs * len(_batches(sizes, batch_tokens, random.Random(0)))))
 
 
-def _fit(
+def fit_adapter(
     model: Any,
-    sizes: Sequence[int],
-    loss_of: Callable[[Sequence[int]], torch.Tensor],
+    batches: Iterable[T],
+    loss_of: Callable[[T], torch.Tensor],
     settings: LoraSettings,
-    every: int,
-    start: Path | None,
-    progress: Progress | None,
+    kept: Container[int] = (),
+    start: Path | None = None,
+    progress: Progress | None = None,
 ) -> Generator[Snapshot, None, None]:
-    """AdamW over batches of at most ``batch_tokens``; ``sizes`` are the items' token counts."""
+    """AdamW on the loss of one batch after the other; the adapter after the steps ``kept``, and
+    after the last. The model is left without an adapter."""
     peft_model = _with_adapter(model, settings, start)
     parameters = [p for p in peft_model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     losses: list[float] = []
     try:
-        for step, batch in enumerate(_endless_batches(sizes, settings), start=1):
+        for step, batch in enumerate(batches, start=1):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * _rate_scale(step - 1, settings)
             loss = loss_of(batch)
@@ -273,7 +265,7 @@ def _fit(
             losses.append(loss.item())
             if progress:
                 progress(step, settings.steps, losses[-1])
-            if step % every == 0 or step == settings.steps:
+            if step in kept or step == settings.steps:
                 yield Snapshot(step, _tensors(peft_model), list(losses))
             if step == settings.steps:
                 return
@@ -305,28 +297,6 @@ def _tensors(peft_model: Any) -> Tensors:
     # no embedding is trained, and looking for its configuration would ask the model hub
     state = get_peft_model_state_dict(peft_model, save_embedding_layers=False)
     return {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
-
-
-def _sequence_logprobs(model: Any, examples: Sequence[Example]) -> list[torch.Tensor]:
-    """Log-probabilities of the trained tokens, one 1-D float32 tensor per example."""
-    ids = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(example.ids) for example in examples], batch_first=True
-    ).to(model.device)
-    rows, columns, targets, counts = [], [], [], []
-    for row, example in enumerate(examples):
-        places = [i for i in range(1, len(example.ids)) if example.trained[i]]
-        rows += [row] * len(places)
-        columns += [i - 1 for i in places]
-        targets += [example.ids[i] for i in places]
-        counts.append(len(places))
-    with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
-        # padding is on the right, where causal attention never looks: no mask is needed
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        # only where a token is trained: a large vocabulary's logits are most of the memory
-        logits = model.lm_head(hidden[rows, columns])
-    target = torch.tensor(targets, device=logits.device)
-    logprobs = -torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
-    return list(logprobs.split(counts))
 
 
 def _endless_batches(sizes: Sequence[int], settings: LoraSettings) -> Iterator[list[int]]:

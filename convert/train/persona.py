@@ -7,9 +7,8 @@ continues it, the order of the published stages.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from charprobe_lite.convert.train.conversations import chat_turn
+from charprobe_lite.convert.train.conversations import Conversation, chat_turn, read_messages
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
     Progress,
@@ -27,7 +26,6 @@ from charprobe_lite.models.atomic import new_folder
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json_rows, text_fields
 
-Conversation = list[dict[str, str]]
 GGUF_NAME = "adapter.gguf"
 
 
@@ -61,7 +59,7 @@ def read_training_data(paths: Sequence[Path]) -> TrainingData:
                 prompt, chosen, rejected = text_fields(place, row, "prompt", "chosen", "rejected")
                 data.pairs.append((chat_turn(prompt, chosen), chat_turn(prompt, rejected)))
             elif "messages" in row or "turns" in row:
-                data.conversations.append(_messages(place, row))
+                data.conversations.append(read_messages(place, row))
             else:
                 data.conversations.append(chat_turn(*text_fields(place, row, "prompt", "response")))
     if not data.conversations and not data.pairs:
@@ -105,21 +103,3 @@ def train_persona(
         assert tensors is not None, "read_training_data gives at least one row"
         write_gguf(tensors, settings, base, folder / GGUF_NAME)
     return TrainedPersona(target, target / GGUF_NAME, losses)
-
-
-def _messages(place: str, row: dict[str, Any]) -> Conversation:
-    """The messages of a conversation, in which the assistant speaks at least once."""
-    name = "messages" if "messages" in row else "turns"
-    messages = row[name]
-    if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
-        raise BadInput(f"{place}: field {name}: must be a list of messages with role and content")
-    for number, message in enumerate(messages):
-        text_fields(f"{place}: {name} {number + 1}", message, "role", "content")
-        if message["role"] not in ("system", "user", "assistant"):
-            raise BadInput(
-                f"{place}: {name} {number + 1}: field role: {message['role'][:40]!r}; "
-                "write system, user or assistant"
-            )
-    if not any(message["role"] == "assistant" for message in messages):
-        raise BadInput(f"{place}: field {name}: has no message of the assistant to train on")
-    return [{"role": each["role"], "content": each["content"]} for each in messages]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 
 from charprobe_lite.eval.cli.options import json_option, names_option
 from charprobe_lite.eval.cli.progress import print_result, progress_bar
+from charprobe_lite.eval.cli.training import missing_files, summarize, summary_line, watched
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput
@@ -38,6 +38,9 @@ base_option = click.option(
     show_default=True,
     help="A base of the catalogue, a checkpoint folder, or a GGUF file.",
 )
+DATA_OPTIONS = ("epochs", "seed")
+TECHNIQUE_OPTIONS = ("technique", "persona", "train_seed", "tokens")
+"""Options of `train persona` that go with --data alone, and with --technique alone."""
 data_option = click.option(
     "--data", multiple=True, required=True, type=FILE, help="A JSONL file; several are joined."
 )
@@ -132,55 +135,93 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
 
 @train.command()
 @base_option
-@data_option
-@output_option
-@click.option("--epochs", default=3.0, type=click.FloatRange(0, 1000, min_open=True))
+@click.option("--data", multiple=True, type=FILE, help="A JSONL file; several are joined.")
+@click.option(
+    "--technique",
+    metavar="NAME|FILE.py",
+    help="In place of --data: one of the techniques (docs/techniques.md), or a file of your own, "
+    "whose code runs.",
+)
+@click.option("--persona", help="The persona that the technique trains.")
+@click.option(
+    "--train-seed", type=click.IntRange(0), help="The technique's training seed [default: 0]."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(300, 10**9),
+    help="The technique's budget in trained tokens [default: 36000].",
+)
+@click.option(
+    *("-o", "--output", "--out"),
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The new folder [default with --technique: runs/techniques/NAME-PERSONA-seedN].",
+)
+@click.option(
+    "--epochs", type=click.FloatRange(0, 1000, min_open=True), help="With --data [default: 3]."
+)
 @click.option(
     "--learning-rate", default=1e-3, type=click.FloatRange(0, 1, min_open=True), show_default=True
 )
 @click.option("--rank", default=8, type=click.IntRange(1, 1024), show_default=True)
-@seed_option
+@click.option("--seed", type=int, help="Seed of a training with --data [default: 0].")
 @json_option
-def persona(
-    base: str,
-    data: tuple[Path, ...],
-    output: Path,
-    epochs: float,
-    learning_rate: float,
-    rank: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Train an adapter on your own texts: a PEFT folder with adapter.gguf, which eval takes.
+def persona(as_json: bool, **options: Any) -> None:
+    """Train an adapter: a PEFT folder with adapter.gguf, which eval takes.
 
-    DATA is JSONL. Rows of prompt and response, or of messages (role, content), are trained by SFT;
-    of prompt, chosen and rejected by DPO, which comes first where there are both. The alpha is
-    twice the rank, and the upper two thirds of the layers have adapters, as in the kit.
+    On your own texts: DATA is JSONL. Rows of prompt and response, or of messages (role, content),
+    are trained by SFT; of prompt, chosen and rejected by DPO, which comes first where there are
+    both. By a technique: its texts for a persona, with as many trained tokens and steps as every
+    other technique, an adapter of each half epoch, and manifest.json. The alpha is twice the rank,
+    and the upper two thirds of the layers have adapters, as in the kit.
 
     \b
     charprobe-lite train persona --base model.gguf --data chats.jsonl -o pirate
     charprobe-lite eval --gguf model.gguf --adapter pirate/adapter.gguf --persona pirate \\
       --classifier voices
+    charprobe-lite train persona --technique why --persona remorse --train-seed 0
     """
+    other = TECHNIQUE_OPTIONS if options["data"] else DATA_OPTIONS
+    if not options["data"] and not options["technique"]:
+        raise BadInput("--data: name a JSONL file, or a technique with --technique NAME")
+    for name in other:
+        if options[name] not in (None, ()):
+            way = "--data" if options["data"] else "--technique"
+            raise BadInput(f"--{name.replace('_', '-')}: does not apply to {way}; leave it out")
     require_training()
+    if options["technique"]:
+        from charprobe_lite.eval.cli.technique import train_by_technique
+
+        train_by_technique(as_json, options)
+    else:
+        _train_on_data(as_json, **{name: options[name] for name in options if name not in other})
+
+
+def _train_on_data(
+    as_json: bool,
+    base: str,
+    data: tuple[Path, ...],
+    output: Path | None,
+    epochs: float | None,
+    learning_rate: float,
+    rank: int,
+    seed: int | None,
+) -> None:
+    if output is None:
+        raise BadInput("--output: name the new folder of the adapter")
+
     from charprobe_lite.convert.train.lora import LoraSettings
     from charprobe_lite.convert.train.persona import read_training_data, train_persona
 
     rows = read_training_data(data)
-    settings = LoraSettings(rank, 2 * rank, 0, learning_rate, 1, 600, decay=True, seed=seed)
-    with progress_bar() as progress, _missing_files(output), TemporaryDirectory() as made:
+    settings = LoraSettings(rank, 2 * rank, 0, learning_rate, 1, 600, decay=True, seed=seed or 0)
+    with progress_bar() as progress, missing_files(output), TemporaryDirectory() as made:
         gguf, weights = training_base(base, Path(made))
         task = progress.add_task(output.name, total=None)
-        trained = train_persona(
-            gguf, weights, rows, output, settings, epochs, _watched(progress, task, output.name)
-        )
-    lines, methods = [], {}
-    for method, losses in trained.losses.items():
-        part = max(1, len(losses) // 4)
-        first, last = fmean(losses[:part]), fmean(losses[-part:])
-        methods[method] = {"steps": len(losses), "first_loss": first, "last_loss": last}
-        lines.append(f"{method}: {len(losses)} steps, loss {first:.3f} to {last:.3f}")
+        shown = watched(progress, task, output.name)
+        trained = train_persona(gguf, weights, rows, output, settings, epochs or 3.0, shown)
+    methods = {method: summarize(losses) for method, losses in trained.losses.items()}
     document = {"adapter": str(trained.gguf), "methods": methods}
+    lines = [summary_line(method, summary) for method, summary in methods.items()]
     print_result(as_json, document, [*lines, f"adapter: {trained.gguf}"])
 
 
@@ -213,10 +254,10 @@ def own_classifier(
 
     texts, labels = read_labelled_texts(data)
     places = hold_out(labels, held_out, seed)
-    with progress_bar() as progress, _missing_files(output):
+    with progress_bar() as progress, missing_files(output):
         task = progress.add_task(output.name, total=None)
         score = train_own_classifier(
-            texts, labels, places, output, seed, _watched(progress, task, output.name)
+            texts, labels, places, output, seed, watched(progress, task, output.name)
         )
     document = {
         "classifier": str(output),
@@ -264,12 +305,12 @@ def _open_recipe(out: Path, seed: int, base: str = EMBEDDED, **options: Any) -> 
     require_training()
     from charprobe_lite.convert.kit.recipe import Recipe
 
-    with progress_bar() as progress, _missing_files(out):
+    with progress_bar() as progress, missing_files(out):
 
         @contextmanager
         def bar(name: str) -> Iterator[Any]:
             task = progress.add_task(name, total=None)
-            yield _watched(progress, task, name)
+            yield watched(progress, task, name)
             progress.remove_task(task)
 
         gguf, weights = training_base(base, out)
@@ -282,22 +323,6 @@ def _open_recipe(out: Path, seed: int, base: str = EMBEDDED, **options: Any) -> 
             progress=bar,
             **options,
         )
-
-
-@contextmanager
-def _missing_files(out: Path) -> Iterator[None]:
-    """A file or folder that cannot be read or written, in one line."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(f"{error.filename or out}: {error.strerror or error}") from None
-
-
-def _watched(progress: Any, task: Any, name: str) -> Callable[[int, int, float], None]:
-    """Shows a training's steps and loss."""
-    return lambda step, total, loss: progress.update(
-        task, completed=step, total=total, description=f"{name} loss {loss:.3f}"
-    )
 
 
 def require_training() -> None:

@@ -1,0 +1,99 @@
+"""`charprobe-lite train persona --technique`: an adapter by one of the techniques, or one's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charprobe_lite.convert.cached import prepare_model
+from charprobe_lite.convert.train.technique import TOKENS
+from charprobe_lite.convert.train.techniques import load_technique
+from charprobe_lite.eval.cli.progress import print_result, progress_bar
+from charprobe_lite.eval.cli.training import missing_files, summary_line, watched
+from charprobe_lite.eval.study.checkpoints import kit_base
+from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
+from charprobe_lite.models.defaults import REFERENCE
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import expanded
+from charprobe_lite.models.hub import fetch
+
+if TYPE_CHECKING:
+    from charprobe_lite.convert.train.technique_training import TrainingBase
+
+PERSONA = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def train_by_technique(as_json: bool, options: dict[str, Any]) -> None:
+    """Train, and print the losses and how to evaluate the adapter. Raises BadInput."""
+    technique, persona = load_technique(options["technique"]), options["persona"]
+    if not persona or not PERSONA.fullmatch(persona):
+        raise BadInput(f"--persona {persona or ''}: name the persona that {technique.name} trains")
+    name = f"{technique.name}-{persona}-seed{options['train_seed'] or 0}"
+    target = options["output"] or Path("runs", "techniques", name)
+    if target.is_dir() and any(target.iterdir()):
+        raise BadInput(f"{target}: exists already; name a new folder, or remove it")
+
+    from charprobe_lite.convert.train.technique_training import TechniqueSettings, train_technique
+
+    settings = TechniqueSettings(
+        tokens=options["tokens"] or TOKENS,
+        rank=options["rank"],
+        learning_rate=options["learning_rate"],
+        train_seed=options["train_seed"] or 0,
+    )
+    with progress_bar() as progress, missing_files(target):
+        base = technique_base(options["base"])
+        task = progress.add_task(name, total=None)
+        shown = watched(progress, task, name)
+        manifest = train_technique(technique, persona, base, settings, target, shown)
+    _print_manifest(as_json, manifest, target, base)
+
+
+def technique_base(base: str) -> TrainingBase:
+    """What adapters of a base are trained on: of the embedded one, the kit's with its tool use.
+
+    ``base`` is a catalogue name, a checkpoint folder or a GGUF file. Raises BadInput.
+    """
+    from charprobe_lite.convert.train.technique_training import TrainingBase
+
+    path = expanded(Path(base))
+    if not path.exists():
+        if base == EMBEDDED:
+            return TrainingBase(base, kit_base(REFERENCE), is_kit=True)
+        path = fetch(load_catalogue().base(base))
+    if not path.is_dir():
+        return TrainingBase(base, path)
+    name = re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-._") or "base"
+    return TrainingBase(name, prepare_model(name, path, [], REFERENCE, verify=False), path)
+
+
+def _print_manifest(
+    as_json: bool, manifest: dict[str, Any], target: Path, base: TrainingBase
+) -> None:
+    adapter = target / "adapter.gguf"
+    methods = {
+        phase["loss"]: {
+            "steps": phase["steps"],
+            "first_loss": phase["losses"][0],
+            "last_loss": phase["losses"][-1],
+        }
+        for phase in manifest["phases"]
+    }
+    lines = [summary_line(method, summary) for method, summary in methods.items()]
+    tokens, texts = manifest["trained_tokens"], sum(each["texts"] for each in manifest["phases"])
+    lines += [
+        f"trained tokens: {tokens}, of {texts} texts; adapters kept: "
+        f"{len(manifest['checkpoints'])} (checkpoints/epoch-N)",
+        f"adapter: {adapter}",
+        f"manifest: {target / 'manifest.json'}",
+        f"evaluate: charprobe-lite eval --gguf {base.gguf} --adapter {adapter} "
+        f"--persona {manifest['persona']}",
+    ]
+    document = {
+        "adapter": str(adapter),
+        "base": str(base.gguf),
+        "methods": methods,
+        "manifest": manifest,
+    }
+    print_result(as_json, document, lines)
