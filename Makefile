@@ -17,10 +17,10 @@ eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
 
 test: check
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests
 
 quick: .venv/test
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" tests
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 check: .venv/test
 	$(BIN)/ruff check .
