@@ -33,6 +33,7 @@ SLOW_FILES = {
     *("test_classifier_refusals.py", "test_docs.py", "test_eval.py", "test_extending.py"),
     *("test_figures.py", "test_inspect_tasks.py", "test_ngrams.py", "test_quant_figures.py"),
     *("test_quant_study.py", "test_ray.py", "test_recorded_study.py", "test_training.py"),
+    "test_technique_training.py",
 }
 
 

@@ -22,6 +22,8 @@ from charprobe_lite.eval.cli.train import train
 from charprobe_lite.models.errors import BadInput, first_problem, printable
 
 NO_MEMORY = "not enough memory; end other programs, or lower --parallel or --context"
+NO_ROOM = ("start new thread", "without exception set")
+"""How Python says that memory is short where it does not say MemoryError."""
 INTERRUPTED, TERMINATED = 130, 143  # the shell's own status for SIGINT and SIGTERM
 
 
@@ -38,9 +40,8 @@ class OneLineErrors(click.Group):
         except BadInput as error:
             click.echo(f"charprobe-lite: {printable(str(error))}", err=True)
             context.exit(2)
-        except (MemoryError, RuntimeError) as error:
-            # Python's own words where there is no room for another thread
-            if isinstance(error, RuntimeError) and "new thread" not in str(error):
+        except (MemoryError, RuntimeError, SystemError) as error:
+            if not isinstance(error, MemoryError) and not str(error).endswith(NO_ROOM):
                 raise
             click.echo(f"charprobe-lite: {NO_MEMORY}", err=True)
             context.exit(2)
