@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import read_json, regular_file
+from charprobe_lite.models.errors import BadInput, bad_input
+from charprobe_lite.models.files import read_json, regular_file, sound_path
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
@@ -27,7 +27,6 @@ AROUND = 1 << 20  # bytes: the kernel maps pages around the one that is read, to
 HEADER_LIMIT = 100_000_000  # the format's own limit
 BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 INDEX = "model.safetensors.index.json"
-LONGEST_NAME = 255  # bytes, of common file systems
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,10 @@ def _shards(folder: Path) -> Iterator[Path]:
         if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
             raise BadInput(f"{folder / INDEX}: field weight_map: missing; download it again")
         for name in sorted(set(names.values())):
-            if Path(name).name != name or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
-                shown = repr(name[:60])
-                raise BadInput(f"{folder / INDEX}: field weight_map: {shown} is no file name")
+            if Path(name).name != name:
+                raise BadInput(f"{folder / INDEX}: field weight_map: {name[:60]!r} is no file name")
+            with bad_input(f"{folder / INDEX}: field weight_map", ValueError):
+                sound_path(folder / name)
             if not (folder / name).is_file():
                 raise BadInput(f"{folder / name}: shard is missing; download it")
             yield folder / name

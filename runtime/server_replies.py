@@ -39,7 +39,7 @@ def _joined(content: Any) -> Any:
     texts = [part.get("text") for part in content if part.get("type") == "text"]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("has a part of type text without a text")
-    return "".join(map(str, texts))
+    return "".join(texts)
 
 
 class Reply(BaseModel):
