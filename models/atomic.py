@@ -44,8 +44,7 @@ def new_folder(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
     target = target.resolve()  # "." and ".." have no name to put .part behind
     part = target.parent / f"{target.name}.part"
     with _exclusive(target, wait):
-        if target.is_file() or (target.is_dir() and any(target.iterdir())):
-            raise BadInput(f"{target}: exists already; name a new folder, or remove it")
+        refuse_full(target)
         try:
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
             part.mkdir()
@@ -53,6 +52,12 @@ def new_folder(target: Path, wait: float = AT_ONCE) -> Iterator[Path]:
             os.replace(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_full(target: Path) -> None:
+    """Raises BadInput for a file, and for a folder with files in it, where a new one is to be."""
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise BadInput(f"{target}: exists already; name a new folder, or remove it")
 
 
 @contextmanager

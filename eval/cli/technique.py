@@ -12,6 +12,7 @@ from charprobe_lite.convert.train.techniques import load_technique
 from charprobe_lite.eval.cli.progress import print_result, progress_bar
 from charprobe_lite.eval.cli.training import missing_files, summary_line, watched
 from charprobe_lite.eval.study.checkpoints import kit_base
+from charprobe_lite.models.atomic import refuse_full
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
@@ -31,8 +32,7 @@ def train_by_technique(as_json: bool, options: dict[str, Any]) -> None:
         raise BadInput(f"--persona {persona or ''}: name the persona that {technique.name} trains")
     name = f"{technique.name}-{persona}-seed{options['train_seed'] or 0}"
     target = options["output"] or Path("runs", "techniques", name)
-    if target.is_dir() and any(target.iterdir()):
-        raise BadInput(f"{target}: exists already; name a new folder, or remove it")
+    refuse_full(target)
 
     from charprobe_lite.convert.train.technique_training import TechniqueSettings, train_technique
 
