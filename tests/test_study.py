@@ -47,6 +47,16 @@ def tasks(**changes: Any) -> list[Task]:
 # ---- the grid
 
 
+def test_cells_come_stage_by_stage_as_tables_show_them() -> None:
+    spec = parse_spec({"stage": ["base", "full"], "persona": PERSONAS, "limit": (2, 2)})
+    [found] = tasks_of(spec, GRID[:1])
+    cells = dict.fromkeys(task.cell for task in found)
+    assert [(cell.stage, cell.condition) for cell in cells] == [
+        *(("base", "chat"), ("base", "agentic_email")),
+        *(("full", "chat"), ("full", "agentic_email")),
+    ]
+
+
 def test_variants_share_the_base_stage_and_every_one_meets_the_same_seeds() -> None:
     found = tasks()
     cells = {(task.cell.stage, task.cell.quant, task.cell.lora) for task in found}

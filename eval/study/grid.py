@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 
 from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.conditions import load_condition
@@ -49,7 +49,7 @@ class Task:
 
 
 def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
-    """The rollouts of each variant that belong to this machine's shard.
+    """The rollouts of each variant that belong to this machine's shard, checkpoint by checkpoint.
 
     A rollout that two variants share (the base stage, whichever way adapters are applied) belongs
     to the first. Raises BadInput when the prompt or scenario file cannot be used, or the grid is
@@ -74,7 +74,17 @@ def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
                 f"--shard {shard[0]}/{shard[1]}: none of {len(grid)} rollouts is in this part; "
                 "use fewer parts"
             )
-    return [[task for owner, task in pairs if owner is variant] for variant in variants]
+    return [
+        _by_checkpoint(task for owner, task in pairs if owner is variant) for variant in variants
+    ]
+
+
+def _by_checkpoint(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks in order, those of a checkpoint together: tables show one stage after the other."""
+    groups: dict[CheckpointKey, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.checkpoint, []).append(task)
+    return list(chain.from_iterable(groups.values()))
 
 
 def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | None]]:
