@@ -51,10 +51,10 @@ def run(
     that a bad one costs nothing. Raises BadInput for files that cannot be used.
     """
     progress, begin = progress or Progress(), _beginner(spec)
-    for task in _missing(chain.from_iterable(tasks), store):
-        if task.cell.quant is None:  # a text that no model writes
-            _record(store, task, _result_without_model(begin(task)))
     missing = [_missing(part, store) for part in tasks]
+    for task in filter(_is_without_model, chain.from_iterable(missing)):
+        _record(store, task, _result_without_model(begin(task)))
+    missing = [[task for task in part if not _is_without_model(task)] for part in missing]
     counts = [_cell_counts(chain.from_iterable(parts)) for parts in (tasks, missing)]
     is_started = False
     with Labelling(store, classifier, progress, spec.instruments[1:]) as labels:
@@ -149,6 +149,11 @@ def _seeded(rollout: Rollout, seed: int) -> Rollout:
         rollout.close()
 
 
+def _is_without_model(task: Task) -> bool:
+    """Whether its text is one that no model writes."""
+    return task.cell.quant is None
+
+
 def _result_without_model(rollout: Rollout) -> Result:
     """The result of a rollout that makes no request."""
     try:
@@ -159,8 +164,7 @@ def _result_without_model(rollout: Rollout) -> Result:
     raise AssertionError("a rollout without a checkpoint asks for a reply")
 
 
-def _missing(tasks: Iterable[Task], store: Store) -> list[Task]:
-    tasks = list(tasks)
+def _missing(tasks: Sequence[Task], store: Store) -> list[Task]:
     done = {pair: store.done(*pair) for pair in {(task.cell, task.persona) for task in tasks}}
     return [t for t in tasks if (t.item.id, t.sample) not in done[t.cell, t.persona]]
 
