@@ -183,7 +183,7 @@ def figures(fidelity: Fidelity) -> dict[str, float]:
 
 def logits_of(comparison: ModelComparison, tokens: list[int], outputs: list[bool]) -> Any:
     """The model's logits of a text in pieces, as the comparison itself reads it."""
-    context, pieces = comparison.contexts[1], []
+    context, pieces = comparison.readers[1].context, []
     context.clear()
     for first in range(0, len(tokens), CHUNK):
         piece = slice(first, first + CHUNK)

@@ -12,7 +12,7 @@ arXiv 2606.19558.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,61 +71,69 @@ def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
     )
 
 
-class ModelComparison(AbstractContextManager["ModelComparison"]):
-    """A model and its reference, both GGUF files with the same vocabulary; a context manager.
+class TextReader(AbstractContextManager["TextReader"]):
+    """A GGUF model that reads texts of up to ``context`` tokens; the rest is as in the engine.
 
-    ``context`` is the number of tokens that a text may have; the rest is as in the engine. A file
-    that is compared with itself, with another adapter, is loaded once. Raises BadInput for a file
-    that llama.cpp cannot load, or another vocabulary.
+    Raises BadInput for a file that llama.cpp cannot load.
     """
 
     def __init__(
         self,
-        reference: Path,
-        model: Path,
+        path: Path,
         *,
         context: int = defaults.CONTEXT,
         threads: int | None = None,
         gpu_layers: int = 0,
     ) -> None:
-        self.context_length = context
-        self.reference = Model(reference, gpu_layers)
-        same_file = reference.resolve() == model.resolve()
-        self.model = self.reference if same_file else Model(model, gpu_layers)
-        self.contexts: list[Context] = []
-        size, reference_size = self.model.vocabulary_size, self.reference.vocabulary_size
-        if size != reference_size:
-            self.close()
-            raise BadInput(
-                f"{model}: has {size} tokens, {reference} has {reference_size}; "
-                "compare files of one model"
-            )
-        self.contexts = [
-            Context(side, length=context, threads=threads) for side in (self.reference, self.model)
-        ]
+        self.length, self.model = context, Model(path, gpu_layers)
+        try:
+            self.context = Context(self.model, length=context, threads=threads)
+        except BaseException:
+            self.model.close()
+            raise
 
-    def close(self) -> None:
-        """Free both models; the comparison cannot be used afterwards."""
-        for context in self.contexts:
-            context.close()
-        self.reference.close()
-        self.model.close()
+    def use_adapter(self, adapter: Path | None) -> None:
+        """Put a GGUF LoRA, or none, on the model. Raises BadInput."""
+        self.context.use_adapters([adapter] if adapter else [])
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.context.close()
+        self.model.close()
+
+
+class ModelComparison(AbstractContextManager["ModelComparison"]):
+    """A model and its reference, both GGUF files with the same vocabulary; a context manager.
+
+    Both are in memory at once, and nothing is rounded: what `stored_reference` is held to. The
+    rest is as in `TextReader`. Raises BadInput for a file that llama.cpp cannot load, or another
+    vocabulary.
+    """
+
+    def __init__(self, reference: Path, model: Path, **options: Any) -> None:
+        with ExitStack() as opened:
+            self.readers = [
+                opened.enter_context(TextReader(path, **options)) for path in (reference, model)
+            ]
+            self.reference, self.model = (reader.model for reader in self.readers)
+            refuse_other_vocabulary(self.model, reference, self.reference.vocabulary_size)
+            self._opened = opened.pop_all()
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
 
     def use_adapters(self, reference: Path | None, model: Path | None) -> None:
         """Put a GGUF LoRA, or none, on the reference and on the model. Raises BadInput."""
-        for context, adapter in zip(self.contexts, (reference, model), strict=True):
-            context.use_adapters([adapter] if adapter else [])
+        for reader, adapter in zip(self.readers, (reference, model), strict=True):
+            reader.use_adapter(adapter)
 
     def compare(self, text: TokenizedText) -> Fidelity:
         """Read a text with both models; tokens that do not fit the context are only counted.
 
         Raises BadInput when a model cannot read it or its logits are not numbers.
         """
-        parts = [replace(EMPTY, overflow=sum(text.scored[self.context_length :]))]
-        sides = (scored_logits(context, text, self.context_length) for context in self.contexts)
+        length = self.readers[0].length
+        parts = [replace(EMPTY, overflow=sum(text.scored[length:]))]
+        sides = (scored_logits(reader.context, text, length) for reader in self.readers)
         for (reference, targets), (logits, _) in zip(*sides, strict=True):
             parts.append(_fidelity(reference, logits, targets))
         fidelity = concatenate(parts)
@@ -151,6 +159,15 @@ def scored_logits(
         logits = context.decode([segment])
         for row in range(0, len(targets), ROWS):
             yield logits[row : row + ROWS], targets[row : row + ROWS]
+
+
+def refuse_other_vocabulary(model: Model, reference: Path, size: int) -> None:
+    """Raises BadInput for a model with another vocabulary than the reference's, of ``size``."""
+    if model.vocabulary_size != size:
+        raise BadInput(
+            f"{model.path}: has {model.vocabulary_size} tokens, {reference} has {size}; "
+            "compare files of one model"
+        )
 
 
 def refuse_no_numbers(model: Model, nll: NDArray[np.float32]) -> None:

@@ -18,54 +18,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.fidelity import (
     EMPTY,
     Fidelity,
+    TextReader,
     TokenizedText,
     concatenate,
     kl_divergence,
     log_softmax,
     refuse_no_numbers,
+    refuse_other_vocabulary,
     scored_logits,
 )
-from charprobe_lite.runtime.llama import Context, Model
 
 TOP = 128
 STEPS = 65535
 MOST_BYTES = 8 << 30
 """On disk at once; texts beyond it are read after the others have been compared."""
-
-
-class TextReader(AbstractContextManager["TextReader"]):
-    """A GGUF model that reads texts of up to ``context`` tokens; the rest is as in the engine.
-
-    Raises BadInput for a file that llama.cpp cannot load.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        context: int = defaults.CONTEXT,
-        threads: int | None = None,
-        gpu_layers: int = 0,
-    ) -> None:
-        self.length, self.model = context, Model(path, gpu_layers)
-        try:
-            self.context = Context(self.model, length=context, threads=threads)
-        except BaseException:
-            self.model.close()
-            raise
-
-    def use_adapter(self, adapter: Path | None) -> None:
-        """Put a GGUF LoRA, or none, on the model. Raises BadInput."""
-        self.context.use_adapters([adapter] if adapter else [])
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
-        self.model.close()
 
 
 @dataclass(frozen=True)
@@ -119,11 +89,7 @@ class StoredReference(AbstractContextManager["StoredReference"]):
     def compare(self, stored: StoredText, reader: TextReader) -> Fidelity:
         """Let another model read the text. Raises BadInput, also for another vocabulary."""
         model, kind = reader.model, row_type(stored.vocabulary)
-        if model.vocabulary_size != stored.vocabulary:
-            raise BadInput(
-                f"{model.path}: has {model.vocabulary_size} tokens, {stored.reference} has "
-                f"{stored.vocabulary}; compare files of one model"
-            )
+        refuse_other_vocabulary(model, stored.reference, stored.vocabulary)
         parts = [replace(EMPTY, overflow=sum(stored.text.scored[reader.length :]))]
         self._file.seek(stored.offset)
         for logits, targets in scored_logits(reader.context, stored.text, reader.length):

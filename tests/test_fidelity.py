@@ -25,6 +25,7 @@ from charprobe_lite.runtime.fidelity import (
     CHUNK,
     Fidelity,
     ModelComparison,
+    TextReader,
     TokenizedText,
     concatenate,
     kl_divergence,
@@ -37,7 +38,6 @@ from charprobe_lite.runtime.stored_reference import (
     STEPS,
     TOP,
     StoredReference,
-    TextReader,
     decode,
     encode,
 )

@@ -31,8 +31,8 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.quant_types import QUANT_TYPES
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
-from charprobe_lite.runtime.fidelity import Fidelity, concatenate, reply_texts
-from charprobe_lite.runtime.stored_reference import StoredReference, StoredText, TextReader
+from charprobe_lite.runtime.fidelity import Fidelity, TextReader, concatenate, reply_texts
+from charprobe_lite.runtime.stored_reference import StoredReference, StoredText
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """A progress bar of this name and length; its context's value advances it by one."""
