@@ -9,7 +9,7 @@ from typing import Any
 from charprobe_lite.eval.cells import Cell, RolloutKey
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import ASSUMED, SPEC, is_pinned, short
-from charprobe_lite.eval.store.records import ModelFile
+from charprobe_lite.eval.store.records import ModelFile, TextKey
 from charprobe_lite.eval.store.rollouts import CELL, WIDTH, columns, read_key
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
@@ -104,7 +104,7 @@ def _add_labels(
 ) -> None:
     """The labels of a rollout that both have. Raises BadInput where it gave something else."""
     if recorded.result != rollout.result:
-        name = "/".join(filter(None, map(str, (*columns(key.cell), key.persona or "", *key[2:]))))
+        name = "/".join(filter(None, map(str, (*_names(key.cell), key.persona or "", *key[2:]))))
         raise BadInput(
             f"{part.path}: rollout {name}: has another seed, outcome or text in an earlier part; "
             "merge parts of one study"
@@ -116,6 +116,15 @@ def _add_labels(
         )
     for values in _rows_of(part, "labels", rollout.id):
         study.insert("labels", [recorded.id, *values], "OR IGNORE")
+
+
+def _names(record: Cell | TextKey) -> tuple[str, ...]:
+    """A record for a message: the usual cache goes without saying."""
+    return columns(replace(record, kv_type=_other_cache(record)))
+
+
+def _other_cache(record: Cell | TextKey | ModelFile) -> str:
+    return "" if record.kv_type == KV_DEFAULT else record.kv_type
 
 
 def _copy(study: Store, part: Store, rollout: int, cell: Cell) -> None:
@@ -139,7 +148,7 @@ def _add_files(study: Store, part: Store) -> None:
     for file in part.files():
         earlier = recorded.get((file.base, file.quant, file.lora, file.kv_type))
         if earlier and _without_speed(earlier) != _without_speed(file):
-            name = " ".join(filter(None, (file.base, file.quant, file.lora, file.kv_type)))
+            name = " ".join(filter(None, (file.base, file.quant, file.lora, _other_cache(file))))
             raise BadInput(
                 f"{part.path}: file {name}: has another size or "
                 "other weights in an earlier part; merge parts of one study"
@@ -156,7 +165,7 @@ def _add_texts(study: Store, part: Store) -> None:
     recorded, texts = {text.key: text for text in study.texts()}, part.texts()
     for text in texts:
         if recorded.get(text.key, text) != text:
-            name = "/".join(filter(None, columns(text.key)))
+            name = "/".join(filter(None, _names(text.key)))
             raise BadInput(
                 f"{part.path}: fidelity {name}: has other numbers in an earlier part; merge parts "
                 "of one study"
