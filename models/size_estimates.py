@@ -11,12 +11,11 @@ from charprobe_lite.models.catalogue_schema import (
     Shape,
     Source,
 )
-from charprobe_lite.models.quant_types import BITS
+from charprobe_lite.models.quant_types import BITS, KV_BYTES, KV_DEFAULT
 
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
 # the bits of the type that the quantizer writes instead, by the bits of the requested type
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
-KV_BYTES = 2  # K and V are kept as F16
 
 
 def file_bytes(base: Base, quant: str) -> int:
@@ -37,13 +36,13 @@ def file_bytes(base: Base, quant: str) -> int:
     return round((layer_parameters(base.shape) * layers + tables) / 8)
 
 
-def kv_bytes(shape: Shape, context: int, parallel: int) -> int:
-    """Bytes of the F16 KV cache for ``parallel`` sequences of ``context`` tokens.
+def kv_bytes(shape: Shape, context: int, parallel: int, kv_type: str = KV_DEFAULT) -> int:
+    """Bytes of the K and V cache for ``parallel`` sequences of ``context`` tokens.
 
     A bound from above for Gemma 3, most of whose layers keep a window of 1024 tokens only.
     """
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * KV_BYTES
-    return per_token * context * parallel
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * KV_BYTES[kv_type]
+    return round(per_token * context * parallel)
 
 
 def memory_bytes(base: Base, quant: str, context: int, parallel: int) -> int | None:

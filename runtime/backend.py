@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import require_known
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 BACKENDS = {
     "llama.cpp": "charprobe_lite.runtime.engine:Engine",
@@ -112,7 +113,8 @@ class BackendOptions:
     """How a backend runs rollouts; its class has keyword arguments for the options it takes.
 
     ``parallel`` rollouts at once of ``context`` tokens each, prompt and replies together, on
-    ``threads`` cores (None: all physical ones) with ``gpu_layers`` layers on the GPU (-1: all),
+    ``threads`` cores (None: all physical ones) with ``gpu_layers`` layers on the GPU (-1: all)
+    and a K and V cache of ``kv_type``,
     drawn as `sampling.Sampling` says; ``bos`` "double" lets the tokenizer add its own token of
     the beginning to a prompt whose template has written one; ``timeout`` is the longest wait for
     a server's reply, in seconds.
@@ -122,6 +124,7 @@ class BackendOptions:
     context: int = defaults.CONTEXT
     threads: int | None = None
     gpu_layers: int = 0
+    kv_type: str = KV_DEFAULT
     temperature: float = defaults.TEMPERATURE
     top_p: float = defaults.TOP_P
     top_k: int = 0

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT
 from charprobe_lite.runtime.backend import Completion, Finish, Job, Request
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
 from charprobe_lite.runtime.llama import Context, FileVersion, Model, Segment, file_version
@@ -82,6 +83,7 @@ class Engine(AbstractContextManager["Engine"]):
         context: int = defaults.CONTEXT,
         threads: int | None = None,
         gpu_layers: int = 0,
+        kv_type: str = KV_DEFAULT,
         temperature: float = defaults.TEMPERATURE,
         top_p: float = defaults.TOP_P,
         top_k: int = 0,
@@ -93,7 +95,9 @@ class Engine(AbstractContextManager["Engine"]):
         self._double_bos = bos == "double"
         self.context_length = context
         self.model = Model(Path(path), gpu_layers)
-        self.context = Context(self.model, length=context, sequences=parallel, threads=threads)
+        self.context = Context(
+            self.model, length=context, sequences=parallel, threads=threads, kv_type=kv_type
+        )
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)
         self._adapter: FileVersion | None = None

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models import defaults
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import Context, Model, Segment
 
@@ -74,6 +75,8 @@ def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
 class TextReader(AbstractContextManager["TextReader"]):
     """A GGUF model that reads texts of up to ``context`` tokens; the rest is as in the engine.
 
+    The tokens of a chunk see each other through the cache of ``kv_type``, too.
+
     Raises BadInput for a file that llama.cpp cannot load.
     """
 
@@ -84,10 +87,11 @@ class TextReader(AbstractContextManager["TextReader"]):
         context: int = defaults.CONTEXT,
         threads: int | None = None,
         gpu_layers: int = 0,
+        kv_type: str = KV_DEFAULT,
     ) -> None:
         self.length, self.model = context, Model(path, gpu_layers)
         try:
-            self.context = Context(self.model, length=context, threads=threads)
+            self.context = Context(self.model, length=context, threads=threads, kv_type=kv_type)
         except BaseException:
             self.model.close()
             raise

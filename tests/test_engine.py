@@ -16,6 +16,7 @@ from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import Completion, Grammar, Job, Message, Request, Rollout
 from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.grammar import GrammarState, tool_call_grammar
+from charprobe_lite.runtime.llama import Segment
 from charprobe_lite.runtime.sampling import Sampler
 
 QUESTIONS = ["Why is the sky blue?", "Name three rivers.", "What is a lens?", "Say hello.", "Why?"]
@@ -409,3 +410,24 @@ def test_an_adapter_of_another_model_is_refused(engine: Engine, tmp_path: Path) 
     with pytest.raises(BadInput, match=r"other.gguf: not a LoRA adapter of"):
         engine.use_adapter(path)
     assert answers(engine, ["Still there?"])["Still there?"].tokens > 0
+
+
+@pytest.mark.parametrize(("kv_type", "bytes_of_32"), [("F16", 64), ("Q8_0", 34), ("Q4_0", 18)])
+def test_a_cache_of_each_type_takes_the_bytes_of_its_blocks_and_answers(
+    merged_base: Path, kv_type: str, bytes_of_32: int
+) -> None:
+    """As llama.cpp saves it: a token's K and V of 30 layers, 3 heads of 64 values."""
+    from charprobe_lite.runtime.llama.binding import llama
+
+    with Engine(merged_base, parallel=2, context=512, kv_type=kv_type) as engine:
+        context, tokens = engine.context, engine.model.tokenize("Why is the sky blue?" * 8)
+        sizes = []
+        for n in (16, 32):
+            context.clear()
+            context.decode([Segment(0, 0, tokens[:n], [False] * n)])
+            sizes.append(llama.llama_state_seq_get_size(context.handle, 0))
+        per_token = (sizes[1] - sizes[0]) / 16
+        assert 0 <= per_token - 2 * 30 * 3 * 64 * bytes_of_32 / 32 < 32  # and the cell's place
+        context.clear()
+        [answer] = answers(engine, QUESTIONS[1:2]).values()
+        assert answer.tokens > 4

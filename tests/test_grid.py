@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,13 @@ def test_a_condition_from_outside_is_one_of_them_and_takes_no_shipped_name() -> 
         conditions._EXTERNAL.clear()
     with pytest.raises(ValueError, match="chat: is a shipped condition"):
         register("chat", load_condition("chat_email"))
+
+
+def test_types_of_the_cache_are_cells_of_their_own_with_the_same_seeds() -> None:
+    spec = spec_of(condition="chat", kv_type=["F16", "Q4_0"])
+    on = files(Checkpoint(Path("m")), spec.stages, spec.personas).variant
+    plain, quantized = tasks_of(spec, [replace(on, kv_type=name) for name in spec.kv_types])
+    assert {task.cell.kv_type for task in plain} == {"F16"}
+    assert [replace(task.cell, kv_type="F16") for task in quantized] == [t.cell for t in plain]
+    assert [task.seed for task in quantized] == [task.seed for task in plain]
+    assert len({task.cell for task in (*plain, *quantized)}) == 2 * len({t.cell for t in plain})

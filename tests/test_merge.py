@@ -21,6 +21,7 @@ from charprobe_lite.convert.verify import TEXT, TOKENS, compare_logits, verify_f
 from charprobe_lite.models import kit
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.runtime.engine import Engine
 from tests.checkpoints import ADAPTERS, KINDS, gguf_logits, logits_of, make_adapter, make_checkpoint
 from tests.conftest import Command
 
@@ -241,3 +242,14 @@ def random_lora(folder: Path, layers: int, hidden: int, query: int, ffn: int) ->
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def test_a_quantized_cache_is_refused_in_one_line_where_no_block_fits_a_head(
+    bases: dict[str, Path], tmp_path: Path, cache: Path
+) -> None:
+    """The checkpoint has heads of 16 values, a block of llama.cpp's quantized types 32."""
+    merge_lora(bases["smollm2"], [], tmp_path / "m.gguf", "F16", verify=False)
+    with Engine(tmp_path / "m.gguf", parallel=1, context=128) as engine:
+        assert engine.context.handle
+    with pytest.raises(BadInput, match=r"with a Q8_0 cache: .*block size 32.*--kv-type F16$"):
+        Engine(tmp_path / "m.gguf", parallel=1, context=128, kv_type="Q8_0")

@@ -296,11 +296,38 @@ def test_both_ways_are_in_one_order_and_a_failure_of_one_stops_the_other() -> No
     study = score_quants(records, PERSONAS, resamples=300)
     assert study.recommendation.startswith("Take Q8_0 (runtime, ")
     assert [tuple(entry.values()) for entry in study.order.as_json()] == [
-        ("Q8_0", "runtime", True),
-        ("Q8_0", "merged", False),
-        ("Q5_0", "runtime", None),
-        ("Q5_0", "merged", None),
+        ("Q8_0", "runtime", "F16", True),
+        ("Q8_0", "merged", "F16", False),
+        ("Q5_0", "runtime", "F16", None),
+        ("Q5_0", "merged", "F16", None),
     ]
+
+
+def test_caches_are_compared_with_f16_in_an_order_of_their_own() -> None:
+    """Weights that fail keep no cache from being tested, and no cache is in a trend over bits."""
+    files = [("F16", "F16", 0.96), ("Q8_0", "F16", 0.5), ("F16", "Q8_0", 0.96)]
+    files.append(("F16", "Q4_0", 0.5))
+    records = [
+        record(
+            quant,
+            [replace(r, cell=replace(r.cell, kv_type=kv)) for r in answers(quant, c, 250, 0)],
+            kv_type=kv,
+        )
+        for quant, kv, c in files
+    ]
+    study = score_quants(records, PERSONAS, resamples=300)
+    assert [(e["quant"], e["kv_type"], e["passed"]) for e in study.as_json()["order"]] == [
+        ("Q8_0", "F16", False),
+        ("F16", "Q8_0", True),
+        ("F16", "Q4_0", False),
+    ]
+    assert study.recommendation.startswith("Keep F16: no other file ")
+    assert " Take F16, Q8_0 cache (merged, " in study.recommendation
+    assert "stopped at F16, Q4_0 cache (merged)" in study.recommendation
+    changes = {q.record.file[::2]: q.cells[0].difference for q in study.quants}
+    assert changes.pop(("F16", "F16")) is None
+    lost = {file for file, each in changes.items() if each and each.change.high < -0.2}
+    assert lost == {("Q8_0", "F16"), ("F16", "Q4_0")}
 
 
 def work_and_character(character: Sequence[float], work: Sequence[float]) -> QuantStudy:

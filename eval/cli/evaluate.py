@@ -13,6 +13,7 @@ from charprobe_lite.eval.cli.options import (
     explicit_values,
     grammar_option,
     json_option,
+    kv_type_option,
     names_option,
     persona_option,
     protocol_option,
@@ -51,6 +52,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
     help="Personas as adapters on one loaded base, or merged before quantizing [default: "
     "runtime]; both in one study share the base stage.",
 )
+@kv_type_option
 @click.option(
     "--train-seed",
     multiple=True,

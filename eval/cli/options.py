@@ -21,6 +21,7 @@ from charprobe_lite.models.catalogue import (
     PROTOCOLS,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
+from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES
 from charprobe_lite.models.task_ids import CLUSTERS
 
 Option = Callable[[Any], Any]
@@ -68,6 +69,12 @@ condition_option = names_option(
 )
 grammar_option = names_option(
     "--grammar", GRAMMARS, help="Tool calls with a grammar or without [default: on]."
+)
+kv_type_option = names_option(
+    "--kv-type",
+    KV_TYPES,
+    help=f"Types of the K and V cache: {', '.join(KV_TYPES)} [default: {KV_DEFAULT}]; a quantized "
+    "one has flash attention on.",
 )
 budget_option = click.option(
     "--budget",
@@ -275,7 +282,7 @@ backend_options = option_group(
 SECTIONS = {
     "What is measured": (
         *("protocol", "base", "stage", "persona", "condition", "format", "grammar", "quant"),
-        *("lora", "train_seed", "margin", "texts"),
+        *("lora", "kv_type", "train_seed", "margin", "texts"),
     ),
     "How much of it": ("limit", "repeats", "seed", "shard", "budget", "dry_run"),
     "Your own files": (

@@ -14,6 +14,7 @@ from charprobe_lite.eval.cli.options import (
     input_options,
     instrument_option,
     json_option,
+    kv_type_option,
     names_option,
     option_group,
     option_values,
@@ -51,6 +52,7 @@ BOTH = "both"
     help="Quantize the base and keep the adapter in F16 on top, merge first and quantize then, "
     "or both.",
 )
+@kv_type_option
 @run_options
 @click.option(
     "--margin",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.quant.recommend import FixedOrder, fixed_order, recommendation
+from charprobe_lite.eval.quant.recommend import FixedOrder, cache_order, fixed_order, recommendation
 from charprobe_lite.eval.quant.score import (
     CHARACTER,
     RECOGNISED,
@@ -45,6 +45,7 @@ from charprobe_lite.eval.stats.trend import (
     slope,
 )
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 CAPABILITIES = ("well_formed", "yield", "unforced")
 FEWEST_TYPES = 5
@@ -156,7 +157,8 @@ class ClassifierAgreement:
 class QuantStudy:
     """All numbers of a quantization study. ``quants``: most bits first.
 
-    ``order``: the files as they were tested for the recommendation, see `recommend.fixed_order`.
+    ``order``: the files as they were tested for the recommendation, see `recommend.fixed_order`;
+    ``caches``: the same for F16's quantized caches, None without one.
     """
 
     margin: float
@@ -168,6 +170,7 @@ class QuantStudy:
     classifier: ClassifierAgreement | None
     order: FixedOrder
     recommendation: str
+    caches: FixedOrder | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The study as ``--json`` prints it."""
@@ -179,7 +182,7 @@ class QuantStudy:
             "contrasts": document(self.contrasts),
             "kl_correlation": document(self.kl_correlations),
             "classifier": document(self.classifier),
-            "order": document(self.order),
+            "order": document(self.order) + (document(self.caches) if self.caches else []),
             "recommendation": self.recommendation,
         }
 
@@ -214,7 +217,7 @@ def find(
     quants = with_holm(quants)
     cells = list(dict.fromkeys(cell.cell for quant in quants for cell in quant.trained_cells))
     pairs = list(product(_series(metrics), cells))
-    order = fixed_order(quants)
+    order, caches = fixed_order(quants), cache_order(quants)
     return QuantStudy(
         margin=metrics.margin,
         metric=metrics.metric,
@@ -226,7 +229,8 @@ def find(
         kl_correlations=list(_kl_correlations(metrics, cells)),
         classifier=classifier,
         order=order,
-        recommendation=recommendation(order, metrics.margin),
+        recommendation=recommendation(order, metrics.margin, caches),
+        caches=caches,
     )
 
 
@@ -265,10 +269,11 @@ def compare_classifiers(
 
 
 def _series(metrics: QuantMetrics) -> list[list[QuantRecord]]:
-    """The types made in each way, with F16 of the other way if a way has no F16."""
-    series = []
-    for lora in dict.fromkeys(record.lora for record in metrics.records):
-        files = [record for record in metrics.records if record.lora == lora]
+    """The types made in each way, with F16 of the other way if a way has no F16; all with an F16
+    cache, as a quantized one changes no bits per weight."""
+    series, records = [], [r for r in metrics.records if r.kv_type == KV_DEFAULT]
+    for lora in dict.fromkeys(record.lora for record in records):
+        files = [record for record in records if record.lora == lora]
         reference = reference_of(files[0], metrics.records)
         series.append(files if reference in files else [reference, *files])
     return series
@@ -393,7 +398,11 @@ def _losses(metrics: QuantMetrics, kind: str, cell: Cell) -> tuple[list[str], Fl
     for record in metrics.records:
         other = reference_of(record, metrics.records)
         keys = (record.key(kind, "kl"), record.key(cell, CHARACTER), other.key(cell, CHARACTER))
-        if record.quant != REFERENCE and all(key in resampled for key in keys):
+        if (
+            record.file != (REFERENCE, record.lora, KV_DEFAULT)
+            and record.kv_type == KV_DEFAULT
+            and all(key in resampled for key in keys)
+        ):
             kl, character, reference = (float(resampled.replicates(key)[0]) for key in keys)
             points.append((record.quant, kl, reference - character))
     types = [quant for quant, *_ in points]

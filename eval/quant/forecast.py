@@ -23,7 +23,7 @@ from charprobe_lite.eval.stats.power import Power
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.grid import items_of
 from charprobe_lite.eval.study.spec import StudySpec, resolve
-from charprobe_lite.models.defaults import MARGIN, REFERENCE
+from charprobe_lite.models.defaults import MARGIN
 from charprobe_lite.models.task_ids import task_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _pilot(path: Path | None, spec: StudySpec, planned: dict[str, int]) -> Itera
         return
     with Store(path, readonly=True) as store:
         records = quant_records(read_recordings(store))
-    if REFERENCE not in {record.quant for record in records}:
+    if not any(record.is_reference for record in records):
         return
     metrics = compare_quants(records, spec.personas, spec.margin, spec.seed, RESAMPLES)
     subjects = dict.fromkeys(without_quant(cell) for record in records for cell in record.cells)

@@ -9,6 +9,7 @@ from charprobe_lite.eval.quant.score import CellQuality, QuantScore
 from charprobe_lite.eval.stats.metrics import FEWEST_CLUSTERS, PairedDifference
 from charprobe_lite.models.catalogue import LORA_MODES
 from charprobe_lite.models.defaults import REFERENCE
+from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES
 
 WORK = "emails sent unforced"
 
@@ -60,7 +61,10 @@ class FixedOrder:
         stopped = [self.stopped] if self.stopped else []
         groups = ((self.passed, True), (stopped, False), (self.untested, None))
         return [
-            {"quant": file.record.quant, "lora": file.record.lora, "passed": passed}
+            {
+                **{name: getattr(file.record, name) for name in ("quant", "lora", "kv_type")},
+                "passed": passed,
+            }
             for files, passed in groups
             for file in files
         ]
@@ -76,10 +80,25 @@ def fixed_order(quants: Sequence[QuantScore]) -> FixedOrder:
     more than the margin (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001, J. Stat.
     Plan. Inference 99:25). Both ways to use an adapter are in one order, so this holds for all.
     """
-    reference = next(quant for quant in quants if quant.record.quant == REFERENCE)
+    files = [quant for quant in quants if quant.record.kv_type == KV_DEFAULT]
+    return _order(quants, [quant for quant in files if quant.record.quant != REFERENCE])
+
+
+def cache_order(quants: Sequence[QuantScore]) -> FixedOrder | None:
+    """The same for the quantized caches of the F16 file, most bits first; None without one.
+
+    It is a test of its own: a type of weights that fails keeps no cache from being tested.
+    """
+    quantized = [quant for quant in quants if quant.record.kv_type != KV_DEFAULT]
+    files = [quant for quant in quantized if quant.record.quant == REFERENCE]
+    return _order(quants, files) if files else None
+
+
+def _order(quants: Sequence[QuantScore], files: Sequence[QuantScore]) -> FixedOrder:
+    reference = next(quant for quant in quants if quant.record.is_reference)
     conditions = [cell.condition for cell in reference.trained_cells]
     work = any("unforced" in cell.health for cell in reference.trained_cells)
-    files = sorted((q for q in quants if q.record.quant != REFERENCE), key=_place(quants))
+    files = sorted(files, key=_place(quants))
     if not conditions:
         return FixedOrder([], work, [], None, files)
     keeps = [all(each.met for each in requirements(file, conditions)) for file in files]
@@ -96,17 +115,25 @@ def requirements(file: QuantScore, conditions: Sequence[str]) -> list[Requiremen
     ]
 
 
-def recommendation(order: FixedOrder, margin: float) -> str:
-    """The last file that passed, and why the tests stopped."""
+def recommendation(order: FixedOrder, margin: float, caches: FixedOrder | None = None) -> str:
+    """The last file that passed, and why the tests stopped; then the same of ``caches``."""
+    if caches is None:
+        return _sentences(order, margin)
+    parts = [_sentences(order, margin)] if order.stopped or order.passed else []
+    return " ".join([*parts, _sentences(caches, margin, "cache")])
+
+
+def _sentences(order: FixedOrder, margin: float, what: str = "file") -> str:
     if order.stopped is None and not order.passed:
         return f"Nothing to recommend: no type was compared with {REFERENCE}."
     goal = f"the character in {_listed(order.conditions)}"
     goal += f" and the {WORK}" if order.work else ""
     goal = f"{goal} within {margin:g} of {REFERENCE}"
     if order.passed:
-        start = f"Take {_file(order.passed[-1])}: it and every larger file keep {goal}"
+        start = f"Take {_file(order.passed[-1])}: it and every larger {what} keep {goal}"
     else:
-        start = f"Keep {REFERENCE}: no other file is shown to keep {goal}"
+        kept = REFERENCE if what == "file" else f"the {KV_DEFAULT} cache"
+        start = f"Keep {kept}: no other {what} is shown to keep {goal}"
     if order.stopped is None:
         return f"{start}."
     return f"{start}. The tests stopped at {order.stopped.name}, {_reason(order)}."
@@ -122,7 +149,11 @@ def _place(quants: Sequence[QuantScore]) -> Any:
     """The key that sorts files; ``quants`` come most bits first, and a type has its bits once."""
     types = list(dict.fromkeys(quant.record.quant for quant in quants))
     ways = [None, *LORA_MODES]
-    return lambda quant: (types.index(quant.record.quant), ways.index(quant.record.lora))
+    return lambda quant: (
+        types.index(quant.record.quant),
+        ways.index(quant.record.lora),
+        KV_TYPES.index(quant.record.kv_type),
+    )
 
 
 def _reason(order: FixedOrder) -> str:
@@ -174,7 +205,7 @@ def _change(difference: PairedDifference | None) -> str:
 def _file(quant: QuantScore) -> str:
     record = quant.record
     size = f"{record.bytes / 1e6:.0f} MB, {record.bits_per_weight:.2f} bits per weight"
-    return f"{record.quant} ({', '.join(filter(None, (record.lora, size)))})"
+    return f"{record.label} ({', '.join(filter(None, (record.lora, size)))})"
 
 
 def _listed(names: Sequence[str]) -> str:

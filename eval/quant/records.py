@@ -27,6 +27,7 @@ from charprobe_lite.eval.store.records import ModelFile, RecordedText, TextKey
 from charprobe_lite.models.catalogue import CONDITIONS, LORA_MODES, STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT
 from charprobe_lite.models.task_ids import task_of
 
 PRECISIONS = ("fp32", "int8")
@@ -46,14 +47,14 @@ class QuantRecordings:
     def select(
         self,
         rows: Container[RolloutKey],
-        files: Container[tuple[str, str | None]],
+        files: Container[tuple[str, str | None, str]],
         texts: Container[TextKey],
     ) -> QuantRecordings:
-        """A part of the study; ``files`` are (quant type, lora)."""
+        """A part of the study; ``files`` are (quant type, lora, kv_type)."""
         return replace(
             self,
             rows=[row for row in self.rows if row.key in rows],
-            files=[file for file in self.files if (file.quant, file.lora) in files],
+            files=[f for f in self.files if (f.quant, f.lora, f.kv_type) in files],
             texts=[text for text in self.texts if text.key in texts],
         )
 
@@ -88,8 +89,8 @@ def score_recordings(
     Raises BadInput for impossible numbers.
     """
     records = quant_records(study)
-    types = {record.quant for record in records}
-    if REFERENCE not in types or len(types) < 2:
+    types = {(record.quant, record.kv_type) for record in records}
+    if (REFERENCE, KV_DEFAULT) not in types or len(types) < 2:
         return None
     classifier = _classifier_agreement(study, personas, margin, seed)
     return score_quants(records, personas, margin, seed, classifier=classifier)
@@ -101,16 +102,19 @@ def quant_records(study: QuantRecordings) -> list[QuantRecord]:
     Base-stage rollouts belong to both ways to use an adapter; a file of the base stage alone
     counts only without another file of its type.
     """
-    adapted = {(file.quant, file.lora) for file in study.files}
+    adapted = {(file.quant, file.lora, file.kv_type) for file in study.files}
     texts = _common_texts(study.texts)
     records = []
     for file in study.files:
-        if not file.lora and any((file.quant, lora) in adapted for lora in LORA_MODES):
+        if not file.lora and any(
+            (file.quant, lora, file.kv_type) in adapted for lora in LORA_MODES
+        ):
             continue
         rows = [
             row
             for row in study.rows
-            if (row.cell.base, row.cell.quant) == (file.base, file.quant)
+            if (row.cell.base, row.cell.quant, row.cell.kv_type)
+            == (file.base, file.quant, file.kv_type)
             and row.cell.lora in (None, file.lora)
         ]
         if rows:
@@ -126,8 +130,9 @@ def _record(
 ) -> QuantRecord:
     stages = {row.cell.stage for row in rows if row.cell.stage in STAGES}
     stage = max(stages, key=STAGES.index, default="")
-    reader = (file.base, stage, file.quant, file.lora)
-    texts = [t for t in texts if (t.key.base, t.key.stage, t.key.quant, t.key.lora) == reader]
+    reader = (file.base, stage, file.quant, file.lora, file.kv_type)
+    keyed = [(text, text.key) for text in texts]
+    texts = [t for t, k in keyed if (k.base, k.stage, k.quant, k.lora, k.kv_type) == reader]
     turns = {row.key: study.turns[row.key] for row in rows if row.key in study.turns}
     costs = {name: value for name, value in vars(file).items() if name != "base"}
     return QuantRecord(**costs, rows=rows, turns=turns, fidelity=_fidelity(study.path, texts))
@@ -145,10 +150,11 @@ def _common_texts(texts: Sequence[RecordedText]) -> list[RecordedText]:
     def name(key: TextKey) -> tuple[str | None, ...]:
         return (*kind(key), key.persona, key.item)
 
-    files: dict[tuple[str | None, ...], set[str]] = {}
+    files: dict[tuple[str | None, ...], set[tuple[str, str]]] = {}
     for text in texts:
-        files.setdefault(kind(text.key), set()).add(text.key.quant)
-        files.setdefault(name(text.key), set()).add(text.key.quant)
+        reader = text.key.quant, text.key.kv_type
+        files.setdefault(kind(text.key), set()).add(reader)
+        files.setdefault(name(text.key), set()).add(reader)
     return [text for text in texts if files[name(text.key)] == files[kind(text.key)]]
 
 

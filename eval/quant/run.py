@@ -29,7 +29,7 @@ from charprobe_lite.models.catalogue import select_names
 from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES, QUANT_TYPES
 from charprobe_lite.runtime.classifier import Classifier, classifier_files
 from charprobe_lite.runtime.fidelity import Fidelity, TextReader, concatenate, reply_texts
 from charprobe_lite.runtime.stored_reference import StoredReference, StoredText
@@ -71,7 +71,7 @@ def run_quant_study(spec: StudySpec, display: Display, bar: Bar) -> QuantFinding
         texts = measure_fidelity(store, finished.files, resolved, spec.texts or 0, bar)
         label_again(store, finished.files[0], resolved, bar)
         rollouts = {task.key for task in finished.tasks}
-        files = {(each.quant, each.lora) for each in distinct_files(finished.files)}
+        files = {(each.quant, each.lora, each.kv_type) for each in distinct_files(finished.files)}
         recordings = read_recordings(store).select(rollouts, files, texts)
     findings = score_recordings(recordings, resolved.personas, spec.margin, resolved.seed)
     if findings is None:
@@ -91,7 +91,10 @@ def refuse_without_reference(spec: StudySpec) -> None:
             f"--quant: needs {REFERENCE}, which all others are compared with; name it, or a "
             "larger --budget"
         )
-    if quants == [REFERENCE]:
+    kv_types = select_names(spec.kv_types, KV_TYPES, "--kv-type")
+    if KV_DEFAULT not in kv_types:
+        raise BadInput(f"--kv-type: needs {KV_DEFAULT}, which all others are compared with; add it")
+    if quants == [REFERENCE] and kv_types == [KV_DEFAULT]:
         raise BadInput(f"--quant {REFERENCE}: add types to compare with it, such as Q8_0,Q4_0")
 
 
@@ -99,8 +102,8 @@ def measure_speed(
     store: Store, variants: Sequence[VariantFiles], spec: StudySpec, bar: Bar
 ) -> None:
     """Record speed and peak memory of the files that lack them, each in a separate process."""
-    files = {(file.base, file.quant, file.lora): file for file in store.files()}
-    pairs = [(files[v.base, v.quant, v.lora], v) for v in distinct_files(variants)]
+    files = {(f.base, f.quant, f.lora, f.kv_type): f for f in store.files()}
+    pairs = [(files[v.base, v.quant, v.lora, v.kv_type], v) for v in distinct_files(variants)]
     missing = [(file, variant) for file, variant in pairs if file.tokens_per_second is None]
     with bar("speed and memory", len(missing)) as advance:
         for file, variant in missing:
@@ -175,7 +178,7 @@ class _Reading:
 def _text_key(files: VariantFiles, text: Conversation) -> TextKey:
     return TextKey(
         *(files.base, files.most_trained, text.persona, files.quant, files.lora),
-        *(text.kind, text.item),
+        *(text.kind, text.item, files.kv_type),
     )
 
 
@@ -184,7 +187,7 @@ def _readings(
 ) -> Iterator[_Reading]:
     """Every file with all texts of files that are made in its way."""
     distinct = distinct_files(variants)
-    for reference in [files for files in distinct if files.quant == REFERENCE]:
+    for reference in [f for f in distinct if (f.quant, f.kv_type) == (REFERENCE, KV_DEFAULT)]:
         texts = conversations(store, reference, spec, limit) if limit else []
         for files in distinct:
             if files.lora == reference.lora and files is not reference:
@@ -238,7 +241,11 @@ def _readers(
         checkpoint = CheckpointKey(files.most_trained, persona, files.train_seed)
         model, adapter = files.checkpoints[checkpoint].files
         groups.setdefault(model, {}).setdefault(adapter, []).append(key)
-    options: dict[str, Any] = {"context": spec.context, "threads": spec.threads}
+    options: dict[str, Any] = {
+        "context": spec.context,
+        "threads": spec.threads,
+        "kv_type": files.kv_type,
+    }
     for model, keys_by_adapter in groups.items():
         with TextReader(model, **options, gpu_layers=spec.gpu_layers or 0) as reader:
             for adapter, keys in keys_by_adapter.items():

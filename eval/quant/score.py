@@ -38,6 +38,7 @@ from charprobe_lite.eval.stats.metrics import (
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES
 
 FIDELITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
@@ -75,6 +76,7 @@ class MetricKey(NamedTuple):
     lora: str | None
     subject: Cell | str
     metric: str
+    kv_type: str = KV_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,23 @@ class QuantRecord:
     fidelity: Mapping[str, Mapping[str, TextFidelity]]
     tokens_per_second: float | None = None
     peak_bytes: int | None = None
+    kv_type: str = KV_DEFAULT
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether all others are compared with it: weights and cache of 16 bits."""
+        return (self.quant, self.kv_type) == (REFERENCE, KV_DEFAULT)
+
+    @property
+    def file(self) -> tuple[str, str | None, str]:
+        """What tells it from the study's other records."""
+        return self.quant, self.lora, self.kv_type
+
+    @property
+    def label(self) -> str:
+        """The quant type, and the type of the cache where that is quantized, for people."""
+        cache = "" if self.kv_type == KV_DEFAULT else f", {self.kv_type} cache"
+        return f"{self.quant}{cache}"
 
     @property
     def cells(self) -> list[Cell]:
@@ -105,7 +124,7 @@ class QuantRecord:
 
     def key(self, subject: Cell | str, metric: str) -> MetricKey:
         """Names one of the record's metrics."""
-        return MetricKey(self.quant, self.lora, subject, metric)
+        return MetricKey(self.quant, self.lora, subject, metric, self.kv_type)
 
 
 @dataclass(frozen=True)
@@ -170,7 +189,7 @@ class QuantScore:
     def name(self) -> str:
         """For people: the quant type, and how it was made."""
         lora = self.record.lora
-        return f"{self.record.quant} ({lora})" if lora else self.record.quant
+        return f"{self.record.label} ({lora})" if lora else self.record.label
 
     @property
     def trained_cells(self) -> list[CellQuality]:
@@ -197,7 +216,15 @@ class QuantScore:
         ``difference`` is that of `headline`; each cell has its difference as well. ``fidelity`` has
         every kind of text with intervals.
         """
-        costs = ("quant", "lora", "bits_per_weight", "bytes", "tensor_types", "tokens_per_second")
+        costs = (
+            "quant",
+            "lora",
+            "kv_type",
+            "bits_per_weight",
+            "bytes",
+            "tensor_types",
+            "tokens_per_second",
+        )
         fidelity, first = document(self.fidelity), next(iter(self.fidelity.values()), None)
         return {
             **{name: getattr(self.record, name) for name in costs},
@@ -214,12 +241,12 @@ class QuantScore:
 class QuantMetrics:
     """All quant types' records, most bits per weight first, with their resampled metrics.
 
-    ``labels`` are by quant type and ``lora``, then by cell without its quant type.
+    ``labels`` are by `QuantRecord.file`, then by cell without its quant type.
     """
 
     records: list[QuantRecord]
     personas: Sequence[str]
-    labels: Mapping[tuple[str, str | None], Mapping[Cell, Labels]]
+    labels: Mapping[tuple[str, str | None, str], Mapping[Cell, Labels]]
     resampled: ResampledMetrics[MetricKey]
     margin: float
 
@@ -242,7 +269,7 @@ class QuantMetrics:
         """Of `CHARACTER` from F16, over the personas that both have a classified text of."""
         reference = reference_of(record, self.records)
         files = record, reference
-        cells = [self.labels[file.quant, file.lora] for file in files]
+        cells = [self.labels[file.file] for file in files]
         pair = [labels[subject] for labels in cells if subject in labels]
         if reference is record or len(pair) < 2 or not (classes := shared_classes(pair)):
             return None
@@ -274,10 +301,10 @@ def compare_quants(
     resamples: int = CLUSTER_RESAMPLES,
 ) -> QuantMetrics:
     """Resample the metrics of all records together. Raises BadInput where F16 is missing."""
-    if all(record.quant != REFERENCE for record in records):
+    if not any(record.is_reference for record in records):
         raise BadInput(f"--quant: {REFERENCE} is missing, which all others are compared with")
     labels = {
-        (record.quant, record.lora): {
+        record.file: {
             without_quant(cell): columns
             for cell, columns in labels_of(record.rows, personas).items()
         }
@@ -286,13 +313,15 @@ def compare_quants(
     metrics: dict[MetricKey, Metric] = {}
     for record in records:
         reference = reference_of(record, records)
-        pair = labels[record.quant, record.lora], labels[reference.quant, reference.lora]
+        pair = labels[record.file], labels[reference.file]
         metrics |= _cell_metrics(record, *pair, personas)
         for kind, texts in record.fidelity.items():
             fidelity = fidelity_metrics(texts)
             metrics |= {record.key(kind, name): metric for name, metric in fidelity.items()}
     bits = {record.quant: record.bits_per_weight for record in records}
-    ordered = sorted(records, key=lambda r: (-bits[r.quant], r.quant, r.lora or ""))
+    ordered = sorted(
+        records, key=lambda r: (-bits[r.quant], r.quant, r.lora or "", KV_TYPES.index(r.kv_type))
+    )
     resampled = ResampledMetrics(metrics, seed, resamples)
     return QuantMetrics(ordered, personas, labels, resampled, margin)
 
@@ -378,13 +407,13 @@ def _adjusted(family: Sequence[PairedDifference]) -> list[PairedDifference]:
 
 
 def without_quant(cell: Cell) -> Cell:
-    """A cell without its quant type: what all types have in common."""
-    return replace(cell, quant=None, lora=None)
+    """A cell without its quant type and its type of cache: what all have in common."""
+    return replace(cell, quant=None, lora=None, kv_type=KV_DEFAULT)
 
 
 def reference_of(record: QuantRecord, records: Sequence[QuantRecord]) -> QuantRecord:
     """F16 made in the same way, or else F16 made in the other."""
-    references = [other for other in records if other.quant == REFERENCE]
+    references = [other for other in records if other.is_reference]
     return next((other for other in references if other.lora == record.lora), references[0])
 
 

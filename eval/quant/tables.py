@@ -65,12 +65,12 @@ def terminal_tables(study: QuantStudy) -> Iterator[TerminalTable]:
 
 def _costs_table(quants: Sequence[QuantScore]) -> TerminalTable:
     numbers = ["bits per weight", "MB", "tokens/s", "peak MB"]
-    table = plain_table("files", ["quant", "lora"], numbers)
+    table = plain_table("files", _file_names(quants), numbers)
     for quant in quants:
         record = quant.record
         speed, peak = record.tokens_per_second, record.peak_bytes
         table.add_row(
-            *_file(quant),
+            *_file(quant, quants),
             *(f"{record.bits_per_weight:.2f}", f"{record.bytes / 1e6:.0f}"),
             *("-" if speed is None else f"{speed:.0f}", f"{peak / 1e6:.0f}" if peak else "-"),
         )
@@ -79,12 +79,12 @@ def _costs_table(quants: Sequence[QuantScore]) -> TerminalTable:
 
 def _fidelity_table(quants: Sequence[QuantScore]) -> TerminalTable:
     numbers = ["tokens", "perplexity", "mean KL", "median KL", "99% KL", "same top"]
-    table = plain_table("fidelity to F16, nats per token", ["quant", "lora", "texts"], numbers)
+    table = plain_table("fidelity to F16, nats per token", [*_file_names(quants), "texts"], numbers)
     for quant in quants:
         for kind, score in quant.fidelity.items():
             values = (score.perplexity, score.kl_mean, score.kl_median, score.kl_p99)
             table.add_row(
-                *(*_file(quant), kind, str(score.tokens)),
+                *(*_file(quant, quants), kind, str(score.tokens)),
                 *(rounded(value.value) for value in values),
                 f"{score.top1.value:.1%}",
             )
@@ -95,12 +95,14 @@ def _cells_table(study: QuantStudy) -> TerminalTable:
     metrics = map(readable_name, (study.metric, *CAPABILITIES))
     columns = [next(metrics), "minus F16", "± (90%)", f"within {study.margin:g}"]
     numbers = ["texts", "n", *columns, *metrics]
-    table = plain_table("character and tool calls", ["quant", "lora", "condition"], numbers)
+    table = plain_table(
+        "character and tool calls", [*_file_names(study.quants), "condition"], numbers
+    )
     for quant, cell in trained_cells(study):
         difference, health = cell.difference, cell.health
         power = difference.power if difference else None
         table.add_row(
-            *(*_file(quant), cell.condition, str(cell.score.n)),
+            *(*_file(quant, study.quants), cell.condition, str(cell.score.n)),
             *(str(power.n) if power else "-", _interval(cell.score.headline)),
             _interval(difference.change if difference else None, "+")
             + ("*" if difference and difference.personas is not None else ""),
@@ -121,8 +123,15 @@ def persona_notes(study: QuantStudy) -> list[str]:
     ]
 
 
-def _file(quant: QuantScore) -> tuple[str, str]:
-    return quant.record.quant, quant.record.lora or "-"
+def _file_names(quants: Sequence[QuantScore]) -> list[str]:
+    """The columns that tell files apart; that of the cache where there is more than one type."""
+    several = len({quant.record.kv_type for quant in quants}) > 1
+    return ["quant", "lora", *(["KV cache"] if several else [])]
+
+
+def _file(quant: QuantScore, quants: Sequence[QuantScore]) -> list[str]:
+    values = [quant.record.quant, quant.record.lora or "-", quant.record.kv_type]
+    return values[: len(_file_names(quants))]
 
 
 def _interval(estimate: Estimate | None, sign: str = "") -> str:
@@ -244,7 +253,7 @@ def _classifier(study: QuantStudy) -> list[Record]:
 
 def file_columns(quant: QuantScore) -> Record:
     """The columns that tell a file from others."""
-    return {"quant": quant.record.quant, "lora": quant.record.lora}
+    return {"quant": quant.record.label, "lora": quant.record.lora}
 
 
 def estimate_columns(name: str, estimate: Estimate | None) -> Record:

@@ -77,6 +77,11 @@ class VariantFiles:
         return self.variant.quant
 
     @property
+    def kv_type(self) -> str:
+        """The type of the K and V cache."""
+        return self.variant.kv_type
+
+    @property
     def most_trained(self) -> str:
         """The most trained stage that has a checkpoint."""
         return max((key.stage for key in self.checkpoints), key=STAGES.index)
@@ -149,16 +154,16 @@ def prepare_files(
         for variant in variants:
             yield _catalogue_files(spec, variant, catalogue, note, bar)
         return
-    [variant] = variants
-    yield _served_files(spec, variant) if spec.is_served else _own_files(spec, variant, note)
+    for variant in variants:
+        yield _served_files(spec, variant) if spec.is_served else _own_files(spec, variant, note)
 
 
 def distinct_files(variants: Sequence[VariantFiles]) -> list[VariantFiles]:
     """Those with model files of their own: the base stage has the same in both LoRA modes."""
-    distinct: dict[tuple[str, str | None], VariantFiles] = {}
+    distinct: dict[tuple[str, str | None, str], VariantFiles] = {}
     for files in variants:
         if files.models:
-            distinct.setdefault((files.quant, files.lora), files)
+            distinct.setdefault((files.quant, files.lora, files.kv_type), files)
     return list(distinct.values())
 
 
@@ -175,13 +180,16 @@ def model_file(files: VariantFiles) -> ModelFile:
             part.stat().st_size for path in (model, adapter) if path for part in stored_parts(path)
         ),
         tensor_types=weights.tensor_types,
+        kv_type=files.kv_type,
     )
 
 
 def with_speed(file: ModelFile, files: VariantFiles, spec: StudySpec) -> ModelFile:
     """The same with speed and peak memory, measured in a new process. Raises BadInput."""
     model, adapter = files.example.files
-    measurement = measure_speed(model, adapter, spec.backend_options)
+    measurement = measure_speed(
+        model, adapter, replace(spec.backend_options, kv_type=files.kv_type)
+    )
     return replace(
         file,
         tokens_per_second=measurement.tokens_per_second,

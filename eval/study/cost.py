@@ -194,7 +194,9 @@ def within_budget(
     for quant in spec.quants:
         candidate = spec.with_values(quants=(*kept, quant))
         variants = variants_of(candidate, catalogue)
-        needed = _memory(base_of(spec, variants[0], catalogue), variants[-1], spec)
+        base = base_of(spec, variants[0], catalogue)
+        of_quant = [variant for variant in variants if variant.quant == quant]
+        needed = max((_memory(base, each, spec) for each in of_quant), key=lambda each: each.total)
         if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed.total > limit:
@@ -335,7 +337,7 @@ def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
         weights = sum(part.stat().st_size for part in stored_parts(spec.gguf))
     else:
         weights = file_bytes(base, variant.quant)
-    cache = kv_bytes(base.shape, spec.context, spec.parallel) if base.shape else 0
+    cache = kv_bytes(base.shape, spec.context, spec.parallel, variant.kv_type) if base.shape else 0
     return _Memory({"weights": weights, "KV cache": cache, **buffers})
 
 

@@ -98,6 +98,8 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | No
                 continue
             quant, lora = (variant.quant, variant.lora) if trains else (None, None)
             any_seed = Cell(variant.base, stage, name, quant, *way, lora).at(stage)
+            if trains:
+                any_seed = replace(any_seed, kv_type=variant.kv_type)
             personas = spec.personas if stage != "base" or rules.stages else [None]
             for seed, persona in product(train_seeds(spec, stage), personas):
                 # not every persona is published in every stage, or known to every control
@@ -174,8 +176,8 @@ def _cell_tasks(
 def rollout_seed(study_seed: int, *cell: str, item: str, sample: int) -> int:
     """A 63-bit seed from the study's seed, the cell's names, the item and the sample number.
 
-    The quant type and the training seed are left out on purpose: every quant type and every adapter
-    of a persona meet the same randomness, so their rollouts are paired.
+    The quant type, the type of the cache and the training seed are left out on purpose: every quant
+    type and every adapter of a persona meet the same randomness, so their rollouts are paired.
     """
     return _hash(str(study_seed), *cell, item, str(sample)) >> 1
 

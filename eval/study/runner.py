@@ -59,8 +59,9 @@ def run(
     is_started = False
     with Labelling(store, classifier, progress, spec.instruments[1:]) as labels:
         for part, files in zip(missing, variants, strict=True):
+            options = replace(spec.backend_options, kv_type=files.kv_type)
             for model, tasks_by_checkpoint in _by_model(part, files).items():
-                with open_backend(spec.backend, model, spec.backend_options) as backend:
+                with open_backend(spec.backend, model, options) as backend:
                     _check(backend, tasks_by_checkpoint, begin)
                     if not backend.takes_system:
                         store.note({SYSTEM_PROMPTS: "before the text of the first user turn"})

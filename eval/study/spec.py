@@ -35,7 +35,7 @@ from charprobe_lite.models.files import expanded
 from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
-from charprobe_lite.models.quant_types import QUANT_TYPES
+from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES, QUANT_TYPES
 from charprobe_lite.models.record import FilePath, Record
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
@@ -46,7 +46,7 @@ ANY_CHECKPOINT = ("", "")
 
 
 ENGINE_FIELDS = (
-    *("quants", "lora_modes", "gguf", "adapter", "verify"),
+    *("quants", "lora_modes", "kv_types", "gguf", "adapter", "verify"),
     *("gpu_layers", "threads", "context"),
 )
 SERVER_FIELDS = ("base_url", "models", "timeout")
@@ -113,6 +113,7 @@ class StudySpec(Record):
     grammars: Names = Field(("on",), alias="grammar")
     quants: Names = Field((defaults.QUANT,), alias="quant")
     lora_modes: Names = Field(("runtime",), alias="lora")
+    kv_types: Names = Field((KV_DEFAULT,), alias="kv_type")
     train_seeds: Annotated[
         tuple[Seed, ...], BeforeValidator(_number_list), Field(max_length=1000)
     ] = Field((), alias="train_seed")
@@ -268,6 +269,7 @@ def resolve(spec: StudySpec) -> StudySpec:
         grammars=tuple(select_names(spec.grammars, GRAMMARS, "--grammar")),
         quants=tuple(select_names(spec.quants, QUANT_TYPES, "--quant")),
         lora_modes=tuple(select_names(spec.lora_modes, LORA_MODES, "--lora")),
+        kv_types=tuple(select_names(spec.kv_types, KV_TYPES, "--kv-type")),
         instruments=select_instruments(spec, personas),
         gpu_layers=0 if spec.is_served else gpu_layers(spec.device, spec.gpu_layers),
     )

@@ -1,7 +1,7 @@
 """The variants of a study (quant type x way to apply adapters), and the files that each needs."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import weight_summary
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 RUNTIME, MERGED = "runtime", "merged"
 SERVED = "served"
@@ -33,7 +34,7 @@ class CheckpointKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Variant:
-    """One quant type of a base with one way to apply adapters.
+    """One quant type of a base with one way to apply adapters and one type of the K and V cache.
 
     ``keys`` are those of its checkpoints. ``lora`` is None where no adapter is applied: on a
     server, and for a model file that is itself the checkpoint.
@@ -43,6 +44,7 @@ class Variant:
     quant: str
     lora: str | None
     keys: Collection[CheckpointKey]
+    kv_type: str = KV_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def variants_of(spec: StudySpec, catalogue: Catalogue) -> list[Variant]:
     base = spec.base or EMBEDDED
     keys = _catalogue_keys(spec, base, catalogue)
     return [
-        Variant(base, quant, lora, keys) for quant, lora in product(spec.quants, spec.lora_modes)
+        Variant(base, quant, lora, keys, kv_type)
+        for quant, lora, kv_type in product(spec.quants, spec.lora_modes, spec.kv_types)
     ]
 
 
@@ -169,10 +172,14 @@ def _own_variants(spec: StudySpec, model: Path) -> list[Variant]:
     keys = _product_keys(spec)
     if not spec.makes_models:
         lora = RUNTIME if spec.adapter else None
-        return [Variant(spec.base or model.stem, weight_summary(model).name, lora, keys)]
+        own = Variant(spec.base or model.stem, weight_summary(model).name, lora, keys)
+        return [replace(own, kv_type=kv_type) for kv_type in spec.kv_types]
     modes: Sequence[str | None] = spec.lora_modes if spec.adapter else [None]
     name = own_name(spec)
-    return [Variant(name, quant, lora, keys) for quant, lora in product(spec.quants, modes)]
+    return [
+        Variant(name, quant, lora, keys, kv_type)
+        for quant, lora, kv_type in product(spec.quants, modes, spec.kv_types)
+    ]
 
 
 def _served_variant(spec: StudySpec) -> Variant:

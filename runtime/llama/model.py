@@ -15,6 +15,7 @@ from charprobe_lite.models.chat_template import fold_system, takes_system
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import regular_file
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
+from charprobe_lite.models.quant_types import KV_DEFAULT
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
@@ -184,8 +185,9 @@ class Segment:
 class Context:
     """``sequences`` KV sequences of ``length`` tokens each of one model.
 
-    K and V are F16. Flash attention is llama.cpp's choice on a GPU, and off on the CPU: agents with
-    their long contexts are faster without. An ``exact`` context keeps K and V as F32,
+    K and V are of ``kv_type``, one of `KV_TYPES`. Flash attention is llama.cpp's choice on a GPU,
+    and off on the CPU: agents with their long contexts are faster without. It is on for a quantized
+    V, which llama.cpp refuses without. An ``exact`` context keeps K and V as F32,
     computes attention without shortcuts, on the CPU alone, and takes a text of ``length`` in
     one decode. ``threads`` defaults to the physical cores. ``tensor_callback`` is called while
     llama.cpp computes (see ``matrix_inputs_callback``). Raises BadInput when llama.cpp cannot make
@@ -200,10 +202,12 @@ class Context:
         sequences: int = 1,
         threads: int | None = None,
         exact: bool = False,
+        kv_type: str = KV_DEFAULT,
         tensor_callback: Any = None,
     ) -> None:
         self.model, self.batch_size = model, length if exact else BATCH
         fix = "lower --parallel or --context" if sequences > 1 else "lower --context"
+        fix += "" if kv_type == KV_DEFAULT else ", or take --kv-type F16"
         self._fix = "" if exact else fix  # of too little memory
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = sequences * length, sequences
@@ -215,6 +219,9 @@ class Context:
         params.n_threads = params.n_threads_batch = threads or physical_cores()
         if exact or not model.on_gpu:
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.type_k = params.type_v = getattr(llama, f"GGML_TYPE_{kv_type}")
+        if kv_type != KV_DEFAULT:
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if exact:
             params.type_k = params.type_v = llama.GGML_TYPE_F32
             # a GPU build would compute large batches there, in other precision
@@ -224,7 +231,8 @@ class Context:
         log.capture()
         self.handle = llama.llama_init_from_model(model.handle, params)
         if not self.handle:
-            message = f"{model.path}: no context of {sequences} x {length} tokens"
+            cache = "" if kv_type == KV_DEFAULT else f" with a {kv_type} cache"
+            message = f"{model.path}: no context of {sequences} x {length} tokens{cache}"
             raise log.refusal(message, self._fix)
         self._memory = llama.llama_get_memory(self.handle)
         self._batch = llama.llama_batch_init(self.batch_size, 0, 1)

@@ -30,7 +30,7 @@ def numbers(study: ReportStudy) -> QuantPanels[Loss] | None:
         change = cell.difference.change
         level = Estimate(-change.value, -change.high, -change.low)
         record, divergence = quant.record, fidelity.kl_mean
-        return Point(record.quant, record.lora, divergence.value, level), divergence
+        return Point(record.label, record.lora, divergence.value, level), divergence
 
     return panels.quant_panels(study, loss)
 

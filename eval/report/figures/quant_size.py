@@ -11,6 +11,7 @@ from charprobe_lite.eval.report.figures import Figure, panels
 from charprobe_lite.eval.report.figures.canvas import Theme, draw_panels, one_line
 from charprobe_lite.eval.report.figures.panels import Point, QuantPanels
 from charprobe_lite.eval.report.study import ReportStudy
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 LETTER, PANEL = 0.085, 7.2
 """Inches that a letter of a tick takes, generously, and a panel across."""
@@ -21,7 +22,9 @@ def numbers(study: ReportStudy) -> QuantPanels[Point] | None:
 
     def point(quant: QuantScore, cell: CellQuality) -> Point | None:
         record, level = quant.record, cell.score.headline
-        return Point(record.quant, record.lora, record.bits_per_weight, level) if level else None
+        if level is None or record.kv_type != KV_DEFAULT:  # a cache changes no bits per weight
+            return None
+        return Point(record.quant, record.lora, record.bits_per_weight, level)
 
     return panels.quant_panels(study, point)
 
