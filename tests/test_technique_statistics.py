@@ -84,7 +84,8 @@ def test_a_family_is_corrected_by_holm_and_says_what_it_can_detect() -> None:
     rng = np.random.default_rng(7)
     levels = {name: rng.uniform(0, 1, (1, 30)) for name in ("sft", "why", "dpo", "hq")}
     resampled = paired_values(levels)
-    family = with_family([contrast(resampled, {n: 1, "sft": -1}) for n in ("why", "dpo", "hq")])
+    contrasts = [contrast(resampled, {n: 1, "sft": -1}) for n in ("why", "dpo", "hq")]
+    family = with_family(contrasts, 3)
     raw = sorted(each.p for each in family)
     by_hand = [min(1, 3 * raw[0])]
     by_hand.append(max(by_hand[-1], min(1, 2 * raw[1])))
@@ -93,6 +94,8 @@ def test_a_family_is_corrected_by_holm_and_says_what_it_can_detect() -> None:
     assert adjusted == pytest.approx(by_hand)
     for each in family:
         assert each.detectable == minimum_detectable(each.error, 29, 0.05 / 3)
+    [alone] = with_family(contrasts[:1], 3)  # two are not there yet
+    assert alone.p_holm == pytest.approx(min(1, 3 * alone.p))
 
 
 @pytest.mark.parametrize(("freedom", "alpha"), [(29, 0.05), (24, 0.05 / 6), (200, 0.01)])

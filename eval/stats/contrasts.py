@@ -79,15 +79,16 @@ def contrast(resampled: ResampledMetrics[Name], weights: Mapping[Name, float]) -
     )
 
 
-def with_family(contrasts: Sequence[Contrast], alpha: float = 0.05) -> list[Contrast]:
-    """The contrasts of one family with Holm's p-values, and what each test can detect.
+def with_family(contrasts: Sequence[Contrast], size: int, alpha: float = 0.05) -> list[Contrast]:
+    """The contrasts of a family of ``size`` with Holm's p-values, and what each test can detect.
 
-    Detection is at the family's first step, ``alpha`` over the number of contrasts: what Holm asks
-    of the largest difference.
+    Planned contrasts that are not there yet count as the least significant. Detection is at the
+    family's first step, ``alpha`` / ``size``: what Holm asks of the largest difference.
     """
-    adjusted = holm([each.p for each in contrasts])
-    level = alpha / max(1, len(contrasts))
+    adjusted = holm([each.p for each in contrasts] + [1.0] * (size - len(contrasts)))
     return [
-        replace(each, p_holm=p, detectable=minimum_detectable(each.error, each.freedom, level))
-        for each, p in zip(contrasts, adjusted, strict=True)
+        replace(
+            each, p_holm=p, detectable=minimum_detectable(each.error, each.freedom, alpha / size)
+        )
+        for each, p in zip(contrasts, adjusted, strict=False)
     ]
