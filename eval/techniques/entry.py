@@ -18,6 +18,8 @@ from charprobe_lite.models.record import Record
 
 SCHEMA = "charprobe-lite/techniques-entry/1"
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Verdict = Literal["more", "less", "not shown", "reference", "no contrast"]
+"""Whether a technique's effect is shown to differ from the reference's."""
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -99,13 +101,13 @@ class TechniqueCounts(Record):
     adapters: Count
     rollouts: Count
     texts: Count
-    verdict: Literal["more", "less", "not shown", "reference", "no contrast"]
+    verdict: Verdict
 
 
 class Entry(Record):
     """One comparison of techniques. ``missing`` names planned adapters without a rollout."""
 
-    schema_: Literal["charprobe-lite/techniques-entry/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["charprobe-lite/techniques-entry/1"] = Field(alias="schema")
     name: Short
     version: Short
     plan: Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.stats.bootstrap import Estimate, Floats
+from charprobe_lite.eval.stats.bootstrap import Floats
 from charprobe_lite.eval.stats.contrasts import Contrast, contrast, with_family
 from charprobe_lite.eval.stats.matched import value_at
 from charprobe_lite.eval.stats.metrics import ResampledMetrics
@@ -19,6 +19,7 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import open_study
 from charprobe_lite.eval.techniques.entry import (
+    SCHEMA,
     ContrastReading,
     CurvePoint,
     Entry,
@@ -26,6 +27,7 @@ from charprobe_lite.eval.techniques.entry import (
     Reading,
     TechniqueCounts,
     TechniqueReading,
+    Verdict,
     interval_of,
 )
 from charprobe_lite.eval.techniques.forecast import DETECTABLE
@@ -140,6 +142,7 @@ def study_entry(path: Path) -> Entry:
         conditions.get(row.cell.condition, set()).add(row.item)
     hashes = {k: v for k, v in study.provenance.items() if k.startswith("sha256 ")}
     return Entry(
+        schema=SCHEMA,
         name=path.stem[:200],
         version=version("charprobe-lite"),
         plan=plan,
@@ -222,7 +225,9 @@ def _curve_point(outcome: _Outcome, name: str, percent: int) -> CurvePoint | Non
         if condition != CHAT
         and (level := outcome.level(outcome.point(name, percent, condition))) is not None
     }
-    return chat and CurvePoint(share=percent / WHOLE, chat=chat, outcome=levels)
+    if chat is None:
+        return None
+    return CurvePoint(share=percent / WHOLE, chat=chat, outcome=levels)
 
 
 def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
@@ -282,7 +287,7 @@ def _counts(
     )
 
 
-def _verdict(name: str, plan: Plan, readings: Sequence[Reading]) -> str:
+def _verdict(name: str, plan: Plan, readings: Sequence[Reading]) -> Verdict:
     """Whether every instrument shows the same difference of the first outcome."""
     if plan.reference is None:
         return "no contrast"

@@ -143,10 +143,7 @@ def _read_tokens(
         return READ_PER_TRAINED * grid.tokens
     plan = plans[training]
     read = sum(
-        len(example.ids)
-        for step in plan.steps
-        for item in plan.examples(step)
-        for example in item
+        len(example.ids) for step in plan.steps for item in plan.examples(step) for example in item
     )
     pairs = [
         len(example.ids)
@@ -204,10 +201,10 @@ def _spread(rows: Sequence[Row], plan: Plan) -> tuple[Spread, Source]:
     values: dict[tuple[str, str, int | None], dict[str, float]] = {}
     for row in rows:
         name, percent = technique_of(row)
-        if percent == WHOLE and row.cell.condition == plan.primary and row.persona:
-            if row.probabilities is not None:
-                key = (name, row.persona, row.cell.train_seed)
-                values.setdefault(key, {})[row.item] = row.probabilities.get(row.persona, 0.0)
+        is_end = percent == WHOLE and row.cell.condition == plan.primary
+        if is_end and row.persona and row.probabilities is not None:
+            key = (name, row.persona, row.cell.train_seed)
+            values.setdefault(key, {})[row.item] = row.probabilities.get(row.persona, 0.0)
     items = sorted({item for texts in values.values() for item in texts})
     found = []
     for name in plan.contrasted:

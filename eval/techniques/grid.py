@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,9 @@ REFERENCE_TECHNIQUE = "sft"
 CHAT, AGENT = "chat", "agentic_email"
 """In distribution, which strength is measured in; and the primary condition out of it."""
 MOST_ADAPTERS = 10_000
+PARTIAL = re.compile(r"(.+)-at(\d{1,2})")
+"""What cells call a technique before its training ends: sft-at25 after 25% of the budget."""
+LONGEST_NAME = 58  # a cell's technique has 64 characters, the percentage with them
 TrainSeed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PathText = Annotated[str, Field(max_length=4096)]
 
@@ -164,7 +168,7 @@ def _check_conditions(names: Sequence[str]) -> None:
             )
     for name, purpose in ((CHAT, "strength"), (AGENT, "the primary outcome")):
         if name not in names:
-            raise BadInput(f"--condition: {name} is missing, which {purpose} is measured in; add it")
+            raise BadInput(f"--condition: {name} is missing: {purpose} needs it; add it")
 
 
 def _beside(prompts: str, folder: Path) -> str:
@@ -211,6 +215,12 @@ def _placed(grid: TechniqueGrid, path: Path) -> TechniqueGrid:
         raise BadInput(f"--quant {grid.quant}: {own} has its own weight type; leave it out")
     names = [each.name for each in placed.loaded]
     _refuse_twice("--technique", names)
+    for name in names:
+        if PARTIAL.fullmatch(name) or len(name) > LONGEST_NAME:
+            raise BadInput(
+                f"--technique {name}: call the file otherwise: shorter than {LONGEST_NAME + 1} "
+                "characters, and not ending like -at25, which names a part of a training"
+            )
     if len(names) > 1 and REFERENCE_TECHNIQUE not in names:
         raise BadInput(
             f"--technique: {REFERENCE_TECHNIQUE} is missing, which all others are contrasted with; "

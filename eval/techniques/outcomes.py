@@ -11,6 +11,7 @@ from charprobe_lite.eval.scores.instruments import InstrumentLabels, relabel
 from charprobe_lite.eval.stats.bootstrap import Unit
 from charprobe_lite.eval.stats.contrasts import Values, stratified_mean
 from charprobe_lite.eval.stats.metrics import ResampledMetrics
+from charprobe_lite.eval.techniques.grid import PARTIAL
 from charprobe_lite.eval.techniques.trainings import WHOLE
 
 BASE = "base"
@@ -31,8 +32,9 @@ def technique_of(row: Row) -> tuple[str, int]:
     """The technique of a row's cell, and the percentage of the budget after which it is."""
     if row.cell.stage == BASE:
         return BASE, 0
-    name, _, percent = (row.cell.technique or "").partition("@")
-    return name, int(percent) if percent.isdecimal() else WHOLE
+    whole = row.cell.technique or ""
+    on_the_way = PARTIAL.fullmatch(whole)
+    return (on_the_way[1], int(on_the_way[2])) if on_the_way else (whole, WHOLE)
 
 
 def resample_outcomes(

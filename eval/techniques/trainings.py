@@ -49,7 +49,7 @@ Plans = Mapping[Training, "TrainingPlan"]
 class Kept:
     """An adapter that is evaluated: trained on ``percent`` of the budget, to the half epoch.
 
-    ``technique`` is its technique's name, with @ and the percentage before the end.
+    Before the end the column ``technique`` has -at and the percentage after the name.
     """
 
     percent: int
@@ -59,7 +59,7 @@ class Kept:
 
     def technique(self, name: str) -> str:
         """What the column ``technique`` of its cells holds."""
-        return name if self.percent == WHOLE else f"{name}@{self.percent}"
+        return name if self.percent == WHOLE else f"{name}-at{self.percent}"
 
 
 def trainings_of(grid: TechniqueGrid, shard: tuple[int, int] | None = None) -> list[Training]:
