@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.export import export_study
 from charprobe_lite.eval.export.records import COLUMNS, records
 from charprobe_lite.eval.quant.run import run_quant_study
@@ -26,7 +27,7 @@ from charprobe_lite.notebook import silent_bar, study_display
 if TYPE_CHECKING:
     import pandas as pd
 
-CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora", "train_seed")
+CELL = tuple(field.name for field in fields(Cell))
 TURN = (
     *("persona", "item", "sample", "turn", "text", "finish"),
     *("tool", "arguments", "output", "tokens"),

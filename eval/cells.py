@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from charprobe_lite.models.quant_types import KV_DEFAULT
 from charprobe_lite.runtime.backend import Finish
 
 
@@ -16,7 +17,9 @@ class Cell:
     "off"; both None where no tool is called. ``lora`` is "runtime" (an adapter on the quantized
     base) or "merged" (before quantizing); None without an adapter: in the base stage, and for a
     model that is the checkpoint itself. ``train_seed`` is the seed that the adapter was trained
-    with, None where the study has one adapter per stage and persona.
+    with, None where the study has one adapter per stage and persona. ``kv_type`` is the type of the
+    K and V cache in llama.cpp; the default also where another program, or none, runs the model.
+    ``technique`` names what trained the adapter, None where the study names no technique.
     """
 
     base: str
@@ -27,11 +30,13 @@ class Cell:
     grammar: str | None = None
     lora: str | None = None
     train_seed: int | None = None
+    kv_type: str = KV_DEFAULT
+    technique: str | None = None
 
     def at(self, stage: str) -> Cell:
         """The same at another stage; the base stage has no adapter."""
         if stage == "base":
-            return replace(self, stage=stage, lora=None, train_seed=None)
+            return replace(self, stage=stage, lora=None, train_seed=None, technique=None)
         return replace(self, stage=stage)
 
     @property
@@ -41,12 +46,14 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The condition with what differs from JSON calls under a grammar, and from an adapter at
-        run time, for people."""
+        """The condition with what differs from JSON calls under a grammar, an adapter at run time
+        and an F16 cache, and the technique, for people."""
         fenced = ["fenced"] if self.format == "fenced" else []
         free = ["no grammar"] if self.grammar == "off" else []
         merged = ["merged"] if self.lora == "merged" else []
-        return ", ".join([self.condition, *fenced, *free, *merged])
+        cache = [f"{self.kv_type} cache"] if self.kv_type != KV_DEFAULT else []
+        technique = [self.technique] if self.technique else []
+        return ", ".join([self.condition, *fenced, *free, *merged, *cache, *technique])
 
 
 class RolloutKey(NamedTuple):

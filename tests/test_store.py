@@ -12,7 +12,7 @@ from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.migrations import MIGRATIONS
-from charprobe_lite.eval.store.records import Unlabelled
+from charprobe_lite.eval.store.records import RecordedText, TextKey, Unlabelled
 from charprobe_lite.eval.study.grid import rollout_seed
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.engine import Completion
@@ -77,7 +77,7 @@ def test_a_study_of_another_schema_or_no_study_is_refused(tmp_path: Path) -> Non
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(BadInput, match="schema version 99, this program writes 5"):
+    with pytest.raises(BadInput, match="schema version 99, this program writes 6"):
         Store(other)
     foreign = tmp_path / "foreign.sqlite"
     with sqlite3.connect(foreign) as database:
@@ -265,6 +265,52 @@ def test_schema_5_takes_over_what_is_right_and_names_what_is_not(tmp_path: Path)
     assert len(before) == (tmp_path / "-3.sqlite").stat().st_size
 
 
+def test_schema_6_gives_cells_files_and_texts_the_defaults_and_keeps_other_values_apart(
+    tmp_path: Path,
+) -> None:
+    key = ("kit", "full", "a", "Q8_0", "runtime", "character", "i")
+    with sqlite3.connect(tmp_path / "s.sqlite") as old:
+        for migration in MIGRATIONS[:5]:
+            old.executescript(migration)
+        old.executescript(f"PRAGMA user_version = 5; {OLD_CELL}; {OLD_ROLLOUT.format(3)}")
+        old.execute(
+            "INSERT INTO fidelity VALUES (?, ?, ?, ?, ?, ?, ?, x'0000803f', x'00000000', x'01', 2)",
+            key,
+        )
+        old.execute("INSERT INTO files VALUES ('kit', 'Q8_0', 'runtime', 8.5, 9, '{}', 3.5, 7)")
+    old.close()
+    cell = Cell("kit", "full", "chat", "Q8_0", lora="runtime")
+    others = [replace(cell, kv_type="Q4_0"), replace(cell, technique="tools-around")]
+    with Store(tmp_path / "s.sqlite") as store:
+        [row] = store.rows()
+        assert row.cell == cell
+        assert (row.cell.kv_type, row.cell.technique) == ("F16", None)
+        assert store.texts() == [RecordedText(TextKey(*key, "F16"), ONE, bytes(4), b"\1", 2)]
+        [file] = store.files()
+        assert (file.tokens_per_second, file.peak_bytes, file.kv_type) == (3.5, 7, "F16")
+        for other in others:
+            store.add(other, "a", "i", 0, 7, email())
+        store.add_file(replace(file, tokens_per_second=1.0, kv_type="Q4_0"))
+        store.add_texts([RecordedText(TextKey(*key, "Q4_0"), ONE, ONE, b"\0", 2)])
+    with Store(tmp_path / "s.sqlite", readonly=True) as store:
+        assert {row.cell for row in store.rows()} == {cell, *others}
+        assert store.done(cell, "a") == {("i", 0)}
+        assert [file.tokens_per_second for file in store.files()] == [3.5, 1.0]
+        assert [text.same_top for text in store.texts()] == [b"\1", b"\0"]
+
+
+ONE = bytes.fromhex("0000803f")
+
+
+def test_a_type_of_the_cache_that_is_unknown_is_named(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.add(CELL, "humor", "a", 0, 1, email())
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as database, database:
+        database.execute("UPDATE cells SET kv_type = 'Q9'")
+    with pytest.raises(BadInput, match="table cells, row 1: field kv_type: cannot be 'Q9'"):
+        Store(tmp_path / "s.sqlite")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -272,8 +318,10 @@ def test_schema_5_takes_over_what_is_right_and_names_what_is_not(tmp_path: Path)
         "UPDATE rollouts SET seconds = 9e999",
         "UPDATE samples SET probabilities = ''",
         "UPDATE cells SET base = ''",
+        "UPDATE cells SET kv_type = ''",
+        "UPDATE cells SET technique = 'Not/A-Name'",
         "INSERT INTO provenance VALUES ('seed', '')",
-        "INSERT INTO fidelity VALUES ('b', 's', 'p', 'q', 'l', 'k', 'i', x'00', x'00', x'00', 0)",
+        "INSERT INTO fidelity VALUES ('', '', '', '', '', '', '', 'F16', x'00', x'00', x'00', 0)",
     ],
 )
 def test_the_file_itself_takes_no_impossible_value(tmp_path: Path, change: str) -> None:

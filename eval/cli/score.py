@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     "--by",
     multiple=True,
     metavar="COLUMN[,COLUMN]",
-    help="Groups [default: those of base, stage, condition, quant, format, grammar, lora that "
-    "the file has]; also family or task, from the ids of published scenarios.",
+    help="Groups [default: those of base, stage, condition, quant, format, grammar, lora, "
+    "kv_type, technique that the file has]; also family or task, from the ids of published "
+    "scenarios.",
 )
 @click.option(
     "--cluster",

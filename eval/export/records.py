@@ -11,6 +11,7 @@ from charprobe_lite.eval.store.reader import Study
 COLUMNS = {
     **dict.fromkeys(("base", "stage", "condition", "quant", "format", "grammar", "lora"), "string"),
     "train_seed": "int64",
+    **dict.fromkeys(("kv_type", "technique"), "string"),
     **dict.fromkeys(("persona", "item", "cluster"), "string"),
     "sample": "int64",
     "seed": "int64",

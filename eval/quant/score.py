@@ -38,6 +38,7 @@ from charprobe_lite.eval.stats.metrics import (
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 FIDELITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
 Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
@@ -97,6 +98,7 @@ class QuantRecord:
     fidelity: Mapping[str, Mapping[str, TextFidelity]]
     tokens_per_second: float | None = None
     peak_bytes: int | None = None
+    kv_type: str = KV_DEFAULT
 
     @property
     def cells(self) -> list[Cell]:

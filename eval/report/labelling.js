@@ -77,7 +77,7 @@ function save() {
     return {
       base: entry.base, stage: entry.stage, persona: trait(entry), condition: entry.condition,
       format: entry.format ?? null, grammar: entry.grammar ?? null, lora: entry.lora ?? null, quant: entry.quant,
-      train_seed: entry.train_seed ?? null,
+      train_seed: entry.train_seed ?? null, kv_type: entry.kv_type, technique: entry.technique ?? null,
       item: entry.item, sample: entry.sample, present,
     };
   });

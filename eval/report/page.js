@@ -259,9 +259,9 @@ function rollout(entry) {
 // the same item and condition at every stage; the base stage serves every persona
 function kin(entry) {
   const persona = entry.persona || fields.persona.value || data.personas[0];
-  const alike = ["item", "sample", "base", "quant", "condition", "format", "grammar"];
+  const alike = ["item", "sample", "base", "quant", "condition", "format", "grammar", "kv_type"];
   return samples.filter((other) => alike.every((name) => other[name] === entry[name])
-    && ["lora", "train_seed"].every((name) => other[name] === entry[name] || other[name] === "" || entry[name] === "")
+    && ["lora", "train_seed", "technique"].every((name) => other[name] === entry[name] || other[name] === "" || entry[name] === "")
     && (other.persona === persona || other.persona === ""))
     .sort((a, b) => byStage(a.stage, b.stage));
 }

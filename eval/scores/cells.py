@@ -19,6 +19,7 @@ from charprobe_lite.eval.stats.metrics import (
     label_metrics,
     label_names,
 )
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class CellScore:
     train_seed: int | None = None
     train_seeds: dict[str, float] | None = None
     train_seed_sd: float | None = None
+    kv_type: str = KV_DEFAULT
+    technique: str | None = None
     clusters: int = 0
 
     @property
@@ -86,12 +89,15 @@ class CellScore:
             *(self.base, self.stage, self.condition),
             *(self.quant, self.format, self.grammar, self.lora),
             train_seed=self.train_seed,
+            kv_type=self.kv_type,
+            technique=self.technique,
         )
 
-    @property
-    def label(self) -> str:
-        """The condition and how tool calls are written, see `Cell.label`."""
-        return replace(self.cell, lora=None).label
+    def label(self, columns: Sequence[str] = ()) -> str:
+        """`Cell.label` without what is in ``columns``, which may be lora, kv_type, technique."""
+        defaults: dict[str, Any] = {"lora": None, "kv_type": KV_DEFAULT, "technique": None}
+        shown = {name: defaults[name] for name in ("lora", *columns)}
+        return replace(self.cell, **shown).label
 
     @property
     def missing(self) -> list[str]:

@@ -252,7 +252,7 @@ def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:
     stages: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.condition in CONDITION_STEPS:
-            checkpoint = Cell(cell.base, cell.stage, "", cell.quant, lora=cell.lora)
+            checkpoint = replace(cell.pooled, condition="", format=None, grammar=None)
             stages.setdefault(checkpoint, []).append(cell)
     chains = []
     for stage in stages.values():
@@ -352,8 +352,9 @@ def difference_json(difference: Difference, field: str) -> dict[str, Any]:
     """``field`` is what differs: it has a value before and one after."""
     entry = _cell_json(difference.before, difference.change)
     ends = {"from": entry.pop(field), "to": getattr(difference.after, field)}
-    # between stages only the later one says how the adapter came to the base
-    entry |= {"lora": difference.after.lora, **ends, "cause": difference.cause}
+    # between stages only the later one says how the adapter came about
+    entry |= {name: getattr(difference.after, name) for name in ("lora", "technique")}
+    entry |= {**ends, "cause": difference.cause}
     return entry if difference.personas is None else {**entry, "personas": difference.personas}
 
 

@@ -185,7 +185,7 @@ def instrument_table(name: str, headline: Scores, other: InstrumentScores) -> Ta
             for level in (first.headline, second.headline)
         ]
         shared = "-" if same is None else f"{same:.0%}"
-        table.add_row(first.stage, first.label, *levels, shared)
+        table.add_row(first.stage, first.label(), *levels, shared)
     return table
 
 

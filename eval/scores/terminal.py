@@ -16,6 +16,9 @@ from charprobe_lite.eval.terminal_table import plain_table
 from charprobe_lite.models.catalogue import STAGES
 
 TOO_FEW = "too few to say"
+HEADINGS = {"lora": "lora", "kv_type": "KV cache", "technique": "technique"}
+VARIANT = tuple(HEADINGS)
+"""What tables say of a cell in a column of its own where more than one value occurs."""
 
 
 def with_row_intervals(scores: Sequence[CellScore]) -> list[CellScore]:
@@ -25,18 +28,19 @@ def with_row_intervals(scores: Sequence[CellScore]) -> list[CellScore]:
 
 def score_table(scores: Sequence[CellScore], title: str) -> Table:
     """The scores as a rich table; columns without a value are left out."""
-    lora = ["lora"] if len({score.lora for score in scores if score.lora}) > 1 else []
+    varied = [n for n in VARIANT if len({getattr(score, n) for score in scores} - {None}) > 1]
     persona = ["persona"] if len({score.persona for score in scores}) > 1 else []
     group = any(score.macro_f1 is not None for score in scores)
     numbers = ["detected", "95% interval", "mean prob.", "n", "yield", "forced"]
     numbers += ["macro-F1", "95% interval"] if group else []
     numbers += ["F1"] if persona else []
-    names, optional = ["stage", *lora, "condition", *persona], ["mean prob.", "forced", "yield"]
+    names = ["stage", *(HEADINGS[name] for name in varied), "condition", *persona]
+    optional = ["mean prob.", "forced", "yield"]
     table = plain_table(title, names, numbers, optional=optional)
     for score in scores:
         macro_f1 = _number(score.macro_f1) + ("*" if score.missing else "")
         table.add_row(
-            *(score.stage, *([score.lora or "-"] if lora else []), score.label),
+            *(score.stage, *(getattr(score, name) or "-" for name in varied), score.label(varied)),
             *([score.persona] if persona else []),
             *(_percent(score.detection_rate), _interval(score.ci, 100, "%")),
             *(_number(score.mean_probability), str(score.n), _percent(score.yield_)),
@@ -51,11 +55,11 @@ def waterfall_table(waterfalls: Sequence[Waterfall], title: str = "from chat to 
     """Level and change of every condition, then the total and what is retained of each ceiling."""
     names = [
         name
-        for name in ("base", "quant", "lora")
+        for name in ("base", "quant", *VARIANT)
         if len({getattr(fall.cell, name) for fall in waterfalls} - {None}) > 1
     ]
     numbers = ["level", "95% interval", "change", "95% interval"]
-    columns = [*names, "stage", "condition", "through"]
+    columns = [*(HEADINGS.get(name, name) for name in names), "stage", "condition", "through"]
     table = plain_table(title, columns, numbers, optional=["through"])
     for fall in waterfalls:
         place = [*(getattr(fall.cell, name) or "-" for name in names), fall.cell.stage]

@@ -34,7 +34,7 @@ def training_note(scores: Iterable[CellScore]) -> str:
 def seed_notes(scores: Iterable[CellScore]) -> list[str]:
     """The value of every training seed alone, a line for each cell that has several."""
     return [
-        f"training seeds, {score.stage} {score.label}: "
+        f"training seeds, {score.stage} {score.label()}: "
         + ", ".join(f"{seed} {value:.3f}" for seed, value in score.train_seeds.items())
         + f" (standard deviation {score.train_seed_sd:.3f})"
         for score in scores

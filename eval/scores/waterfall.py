@@ -18,7 +18,17 @@ from charprobe_lite.eval.scores.gap import (
 )
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
-CHAIN = ("base", "stage", "quant", "format", "grammar", "lora", "train_seed")
+CHAIN = (
+    "base",
+    "stage",
+    "quant",
+    "format",
+    "grammar",
+    "lora",
+    "train_seed",
+    "kv_type",
+    "technique",
+)
 """What the cells of a chain have in common; those that call no tools lack format and grammar."""
 
 

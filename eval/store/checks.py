@@ -14,9 +14,11 @@ from typing import Any, get_args
 from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.store.migrations import MIGRATIONS
 from charprobe_lite.models.errors import BadInput, printable
+from charprobe_lite.models.quant_types import KV_TYPES
 from charprobe_lite.runtime.backend import Finish
 
 Columns = dict[str, list[tuple[Any, ...]]]
+KV_TABLES = ("cells", "files", "fidelity")
 COUNTS = "steps prompt_tokens evaluated_tokens tokens"
 # CASE, as json_type fails on what is no JSON
 NUMBERS = (
@@ -34,6 +36,8 @@ def _among(column: str, values: list[str]) -> str:
 RULES = {
     ("provenance", "value"): "json_valid(value)",
     ("cells", "base"): "base <> ''",
+    **{(table, "kv_type"): _among("kv_type", [*KV_TYPES]) for table in KV_TABLES},
+    ("cells", "technique"): "length(technique) <= 64 AND technique NOT GLOB '*[^a-z0-9-]*'",
     ("rollouts", "sample"): "sample >= 0",
     ("rollouts", "outcome"): _among("outcome", [*map(str, Outcome)]),
     ("rollouts", "forced"): "forced IN (0, 1)",
@@ -103,8 +107,13 @@ class WrongValue:
 
 
 def wrong_values(database: sqlite3.Connection) -> Iterator[WrongValue]:
-    """Every value that breaks one of RULES, and arguments that are no JSON object."""
+    """Every value that breaks one of RULES, and arguments that are no JSON object.
+
+    The study may be of an earlier schema, which has no columns that came later.
+    """
     for (table, column), rule in RULES.items():
+        if not _has_column(database, table, column):
+            continue
         for row, value in database.execute(
             f"SELECT {KEYS.get(table, 'rowid')}, {column} FROM {table} "
             f"WHERE {column} IS NOT NULL AND NOT ({rule})"
@@ -112,6 +121,11 @@ def wrong_values(database: sqlite3.Connection) -> Iterator[WrongValue]:
             yield WrongValue(table, row, column, value)
     for row, arguments in _odd_arguments(database):
         yield WrongValue("turns", row, "arguments", arguments)
+
+
+def _has_column(database: sqlite3.Connection, table: str, column: str) -> bool:
+    query = "SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) WHERE name = ?)"
+    return bool(database.execute(query, (table, column)).fetchone()[0])
 
 
 def _odd_arguments(database: sqlite3.Connection) -> Iterator[tuple[Any, str]]:

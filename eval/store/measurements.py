@@ -22,8 +22,8 @@ class MeasurementTables(Connection):
         }
         with self.transaction():
             self.database.execute(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (base, quant, lora) DO UPDATE SET "
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (base, quant, lora, kv_type) DO UPDATE SET "
                 "bits_per_weight = excluded.bits_per_weight, bytes = excluded.bytes, "
                 "tensor_types = excluded.tensor_types, "
                 "tokens_per_second = ifnull(excluded.tokens_per_second, tokens_per_second), "
@@ -35,8 +35,8 @@ class MeasurementTables(Connection):
         """The files, in the order in which they were recorded."""
         rows = self.select("SELECT * FROM files ORDER BY rowid")
         return [
-            ModelFile(base, quant, lora or None, bits, size, json.loads(types), speed, peak)
-            for base, quant, lora, bits, size, types, speed, peak in rows
+            ModelFile(base, quant, lora or None, bits, size, json.loads(types), *measured)
+            for base, quant, lora, bits, size, types, *measured in rows
         ]
 
     def add_texts(self, texts: Sequence[RecordedText]) -> None:
@@ -49,7 +49,7 @@ class MeasurementTables(Connection):
     def texts(self) -> list[RecordedText]:
         """All that was recorded of texts, in the order in which it was."""
         rows = self.select("SELECT * FROM fidelity ORDER BY rowid")
-        return [RecordedText(_key(row[:7]), *row[7:]) for row in rows]
+        return [RecordedText(_key(row[:8]), *row[8:]) for row in rows]
 
     def texts_read(self) -> set[TextKey]:
         """Which texts were read by which file."""
@@ -58,5 +58,5 @@ class MeasurementTables(Connection):
 
 
 def _key(row: Sequence[Any]) -> TextKey:
-    base, stage, persona, quant, lora, kind, item = row
-    return TextKey(base, stage, persona or None, quant, lora or None, kind, item)
+    base, stage, persona, quant, lora, *text = row
+    return TextKey(base, stage, persona or None, quant, lora or None, *text)

@@ -13,6 +13,7 @@ from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.store.rollouts import CELL, WIDTH, columns, read_key
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 PARTS = "merged"
 """The provenance value that holds what was noted of each part."""
@@ -21,6 +22,8 @@ GRID = (
     *("limit", "seed", "repeats", "texts", "margin"),
 )
 """The fields of a spec that must not differ between parts."""
+LATER: dict[str, list[Any]] = {"train_seed": [], "kv_type": [KV_DEFAULT]}
+"""Such fields that came later, with what they are in the studies that lack them."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,11 @@ def _rows_of(store: Store, table: str, rollout: int) -> list[Any]:
 
 def _add_files(study: Store, part: Store) -> None:
     """The speed of the part that measured a file first is kept."""
-    recorded = {(file.base, file.quant, file.lora): file for file in study.files()}
+    recorded = {(f.base, f.quant, f.lora, f.kv_type): f for f in study.files()}
     for file in part.files():
-        earlier = recorded.get((file.base, file.quant, file.lora))
+        earlier = recorded.get((file.base, file.quant, file.lora, file.kv_type))
         if earlier and _without_speed(earlier) != _without_speed(file):
-            name = " ".join(filter(None, (file.base, file.quant, file.lora)))
+            name = " ".join(filter(None, (file.base, file.quant, file.lora, file.kv_type)))
             raise BadInput(
                 f"{part.path}: file {name}: has another size or "
                 "other weights in an earlier part; merge parts of one study"
@@ -194,8 +197,7 @@ def _merged_spec(provenances: list[dict[str, Any]]) -> dict[str, Any] | None:
     """
     recorded = [values.get(SPEC) for values in provenances]
     specs = [spec for spec in recorded if isinstance(spec, dict)]
-    # a study of before there were training seeds has none
-    grids = [[*map(spec.get, GRID), spec.get("train_seed") or []] for spec in specs]
+    grids = [[*map(spec.get, GRID), *map({**LATER, **spec}.get, LATER)] for spec in specs]
     if len(specs) < len(recorded) or any(grid != grids[0] for grid in grids):
         return None
     return {**specs[0], "shard": None}

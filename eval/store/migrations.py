@@ -1,17 +1,19 @@
 """The tables of a study file, and how they came about.
 
-``cells``: base x stage x condition x quant x format x grammar x lora x train_seed; format and
-grammar are how tool calls are written and whether a grammar holds, '' where no tool is called; lora
-is how the adapter came to the base, '' where there is none; train_seed the seed that it was trained
-with, '' where a stage and persona have one adapter. ``rollouts``: one row per finished rollout,
-unique by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts are shared
-by all personas (controls are asked per persona and name it there too). ``turns``: the rollout's
-turns in order. ``samples``: the text of a rollout and, once it is classified, its prediction and
-all probabilities (JSON); ``labels``: what another instrument says, or the same classifier in
-another precision (fp32, int8; without probabilities). ``files``: what a model file holds and how
-fast it is, by base x quant x lora. ``fidelity``: what a file's tokens are to it, text by text:
-float32 nll and kl, a byte same_top for each scored token. ``provenance``: what the study was made
-with, JSON values.
+``cells``: base x stage x condition x quant x format x grammar x lora x train_seed x kv_type x
+technique; format and grammar are how tool calls are written and whether a grammar holds, '' where
+no tool is called; lora is how the adapter came to the base, '' where there is none; train_seed the
+seed that it was trained with, '' where a stage and persona have one adapter; kv_type is the type of
+the K and V cache, F16 also where no model of ours runs; technique the name of the training
+technique that made the adapter, '' where the study names none. ``rollouts``: one row per finished
+rollout, unique by (cell, persona, item, sample); persona is '' in the base stage, whose rollouts
+are shared by all personas (controls are asked per persona and name it there too). ``turns``: the
+rollout's turns in order. ``samples``: the text of a rollout and, once it is classified, its
+prediction and all probabilities (JSON); ``labels``: what another instrument says, or the same
+classifier in another precision (fp32, int8; without probabilities). ``files``: what a model file
+holds and how fast it is, by base x quant x lora x kv_type. ``fidelity``: what a file's tokens are
+to it, text by text: float32 nll and kl, a byte same_top for each scored token. ``provenance``: what
+the study was made with, JSON values.
 """
 
 MIGRATIONS = (
@@ -204,6 +206,48 @@ CREATE TABLE fidelity_5 (
 INSERT INTO fidelity_5 SELECT * FROM fidelity;
 DROP TABLE fidelity;
 ALTER TABLE fidelity_5 RENAME TO fidelity
+""",
+    """
+CREATE TABLE cells_6 (
+    id INTEGER PRIMARY KEY,
+    base TEXT NOT NULL CHECK (base <> ''), stage TEXT NOT NULL, condition TEXT NOT NULL,
+    quant TEXT NOT NULL, format TEXT NOT NULL, grammar TEXT NOT NULL, lora TEXT NOT NULL,
+    train_seed TEXT NOT NULL, kv_type TEXT NOT NULL DEFAULT 'F16' CHECK (kv_type <> ''),
+    technique TEXT NOT NULL DEFAULT ''
+        CHECK (length(technique) <= 64 AND technique NOT GLOB '*[^a-z0-9-]*'),
+    UNIQUE (
+        base, stage, condition, quant, format, grammar, lora, train_seed, kv_type, technique
+    )
+) STRICT;
+INSERT INTO cells_6 SELECT *, 'F16', '' FROM cells;
+DROP TABLE cells;
+ALTER TABLE cells_6 RENAME TO cells;
+CREATE TABLE files_6 (
+    base TEXT NOT NULL, quant TEXT NOT NULL, lora TEXT NOT NULL,
+    bits_per_weight REAL NOT NULL CHECK (bits_per_weight > 0 AND bits_per_weight < 9e999),
+    bytes INTEGER NOT NULL CHECK (bytes > 0),
+    tensor_types TEXT NOT NULL CHECK (tensor_types <> ''),
+    tokens_per_second REAL CHECK (tokens_per_second > 0 AND tokens_per_second < 9e999),
+    peak_bytes INTEGER CHECK (peak_bytes > 0),
+    kv_type TEXT NOT NULL DEFAULT 'F16' CHECK (kv_type <> ''),
+    PRIMARY KEY (base, quant, lora, kv_type)
+) STRICT;
+INSERT INTO files_6 SELECT *, 'F16' FROM files;
+DROP TABLE files;
+ALTER TABLE files_6 RENAME TO files;
+CREATE TABLE fidelity_6 (
+    base TEXT NOT NULL, stage TEXT NOT NULL, persona TEXT NOT NULL, quant TEXT NOT NULL,
+    lora TEXT NOT NULL, kind TEXT NOT NULL, item TEXT NOT NULL,
+    kv_type TEXT NOT NULL DEFAULT 'F16' CHECK (kv_type <> ''),
+    nll BLOB NOT NULL, kl BLOB NOT NULL, same_top BLOB NOT NULL,
+    left_out INTEGER NOT NULL CHECK (left_out >= 0),
+    PRIMARY KEY (base, stage, persona, quant, lora, kind, item, kv_type),
+    CHECK (length(nll) = 4 * length(same_top) AND length(kl) = 4 * length(same_top))
+) STRICT;
+INSERT INTO fidelity_6 SELECT base, stage, persona, quant, lora, kind, item, 'F16',
+    nll, kl, same_top, left_out FROM fidelity ORDER BY rowid;
+DROP TABLE fidelity;
+ALTER TABLE fidelity_6 RENAME TO fidelity
 """,
 )
 """What makes each schema version out of the one before it; the first out of nothing."""

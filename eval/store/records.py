@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from charprobe_lite.eval.cells import Cell
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What one quant type of a base, made in the way ``lora``, costs.
+    """What one quant type of a base, made in the way ``lora``, costs with a cache of ``kv_type``.
 
     ``bytes`` has to be stored for one persona, an adapter included; ``bits_per_weight`` and
     ``tensor_types`` (weights by real type) are the model file's. ``tokens_per_second`` and
@@ -22,11 +23,13 @@ class ModelFile:
     tensor_types: dict[str, int]
     tokens_per_second: float | None = None
     peak_bytes: int | None = None
+    kv_type: str = KV_DEFAULT
 
 
 @dataclass(frozen=True)
 class TextKey:
-    """A text that a file has read: the file, the persona, what kind of text, and its name."""
+    """A text that a file has read: the file, the persona, what kind of text, its name, and the
+    type of the K and V cache."""
 
     base: str
     stage: str
@@ -35,6 +38,7 @@ class TextKey:
     lora: str | None
     kind: str
     item: str
+    kv_type: str = KV_DEFAULT
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ def columns(record: Cell | TextKey) -> tuple[str, ...]:
 
 def read_cell(row: Sequence[Any]) -> Cell:
     """The cell in the first columns of a row."""
-    *names, seed = row[3:WIDTH]
+    *names, seed, kv_type, technique = row[3:WIDTH]
     cell = Cell(*row[:3], *(name or None for name in names))
-    return replace(cell, train_seed=int(seed) if seed.isdecimal() else None)
+    train_seed = int(seed) if seed.isdecimal() else None
+    return replace(cell, train_seed=train_seed, kv_type=kv_type, technique=technique or None)
 
 
 def read_key(row: Sequence[Any]) -> RolloutKey:
@@ -117,8 +118,8 @@ class RolloutTables(Connection):
             "text, prediction, probabilities, steps, prompt_tokens, tokens, seconds, ended "
             "FROM rollouts JOIN cells ON cells.id = cell_id "
             "LEFT JOIN samples ON rollout_id = rollouts.id "
-            "ORDER BY base, quant, condition, format, grammar, stage, lora, persona, item, "
-            "sample"
+            "ORDER BY base, quant, condition, format, grammar, stage, lora, kv_type, technique, "
+            "persona, item, sample"
         )
         return [_row(row) for row in rows]
 

@@ -43,7 +43,7 @@ DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
 DERIVED = {"family": family_of, "task": task_of}
 """Groups and clusters that follow from a published scenario's id."""
 SCENARIO = ("scenario_id", "scenario", "item")
-CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora")
+CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora", "kv_type", "technique")
 PROBABILITIES, ORDER = "probs", "label_order"
 HUMAN_ANSWERS = {
     **dict.fromkeys(("present", "true", "1", "1.0", "yes"), True),
