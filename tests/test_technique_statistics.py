@@ -76,6 +76,9 @@ def test_personas_weigh_alike_whatever_their_number_of_texts() -> None:
     )
     resampled = ResampledMetrics({"x": stratified_mean(values, ["a", "b"])})
     assert resampled.replicates("x")[0] == 0.5
+    none = stratified_mean(Values([0.0] * 8, ["a"] * 8, SCENARIOS[:8], [None] * 8), ["a"], True)
+    high = ResampledMetrics({"x": none}).estimate("x").high
+    assert high == pytest.approx(stats.beta.ppf(0.975, 1, 8))  # Clopper and Pearson's
     lacking = ResampledMetrics({"x": stratified_mean(values, ["a", "b", "c"])})
     assert "x" not in lacking
 

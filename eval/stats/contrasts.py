@@ -43,8 +43,12 @@ class Contrast:
         return {**self.change.as_json(), **{k: numbers[k] for k in numbers if k != "change"}}
 
 
-def stratified_mean(values: Values, strata: Sequence[str]) -> Metric:
-    """The mean over ``strata`` of the mean value of each, NaN where one of them has no row."""
+def stratified_mean(values: Values, strata: Sequence[str], is_share: bool = False) -> Metric:
+    """The mean over ``strata`` of the mean value of each, NaN where one of them has no row.
+
+    Of a share, of values that are 0 or 1, the interval always has a width, see
+    `ResampledMetrics.interval`.
+    """
     count = len(strata)
     sums = np.zeros((len(values.value), 2 * count))
     for row, (value, stratum) in enumerate(zip(values.value, values.stratum, strict=True)):
@@ -54,6 +58,7 @@ def stratified_mean(values: Values, strata: Sequence[str]) -> Metric:
         values.cluster,
         sums,
         lambda totals: (totals[:, :count] / totals[:, count:]).mean(axis=1),
+        observations=len(set(values.cluster)) if is_share else None,
         unit=values.unit if any(values.unit) else (),
     )
 

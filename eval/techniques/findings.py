@@ -19,7 +19,6 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import open_study
 from charprobe_lite.eval.techniques.entry import (
-    SCHEMA,
     ContrastReading,
     CurvePoint,
     Entry,
@@ -142,7 +141,7 @@ def study_entry(path: Path) -> Entry:
         conditions.get(row.cell.condition, set()).add(row.item)
     hashes = {k: v for k, v in study.provenance.items() if k.startswith("sha256 ")}
     return Entry(
-        schema=SCHEMA,
+        schema="charprobe-lite/techniques-entry/1",
         name=path.stem[:200],
         version=version("charprobe-lite"),
         plan=plan,

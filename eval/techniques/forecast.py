@@ -37,8 +37,12 @@ SECONDS_PER_TOKEN = 0.0075
 """Core-seconds to train on a token that is read, per 135M weights: docs/techniques.md."""
 READ_PER_TRAINED = 1.9
 """Tokens that are read for one that is trained, of the shipped techniques at most."""
-TYPICAL = Spread(scenario=0.02, adapter=0.005, rest=0.04)
-"""Variances of P(persona), a technique minus sft, on the embedded base: docs/techniques.md."""
+TYPICAL = Spread(scenario=0.08, adapter=0.02, rest=0.3)
+"""Variances of P(persona), a technique minus sft, on the embedded base: docs/techniques.md.
+
+Scenario and rest together are measured; how they divide, and the adapters', is a guess until
+several training seeds have been run.
+"""
 Source = Literal["measured", "typical"]
 
 

@@ -59,7 +59,7 @@ def resample_outcomes(
         for outcome in ("probability", "detection"):
             values = [_value(row, persona, outcome) for row, persona in table]
             metrics[Point(*key, outcome)] = stratified_mean(
-                Values(values, *columns, units), personas
+                Values(values, *columns, units), personas, is_share=outcome == "detection"
             )
     return ResampledMetrics(metrics, seed)
 

@@ -70,7 +70,8 @@ def effects_table(entry: Entry) -> Table:
     rows = []
     for count in entry.counts:
         own = [t for r in names for t in r.techniques if t.technique == count.technique]
-        chat = own[0].curve[-1].chat if own and len(own[0].curve) > 1 else None
+        last = own[0].curve[-1] if own and own[0].curve else None
+        chat = last.chat if last and last.share == 1 else None
         row = [count.technique, str(count.adapters), f"{count.texts} of {count.rollouts}"]
         matched = [_cell(t.matched, "not reached") for t in own]
         rows.append([*row, _cell(chat), *(_cell(t.effect) for t in own), *matched])
