@@ -147,6 +147,9 @@ def report(sources: tuple[Path, ...], kind: str, output: Path | None) -> None:
         read_entry(source) if source.suffix == ".json" else study_entry(source)
         for source in sources
     ]
+    for number, entry in enumerate(entries):
+        if entry in entries[:number]:
+            raise BadInput(f"{sources[number]}: is an entry that is there already; name each once")
     if kind == "json":
         if len(entries) > 1:
             raise BadInput("--format json: is one entry; name one study")
