@@ -1,47 +1,21 @@
-"""The process that renders other people's chat templates: a request a line, a reply a line.
+"""The process that renders other people's chat templates."""
 
-Its memory is limited, and whoever started it ends it when a render takes too long.
-"""
-
-import json
-import sys
-from contextlib import suppress
 from typing import Any
 
 from charprobe_lite.models.chat_template import render_chat
-from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.limited_child import answer_requests
 
-MEMORY = 256 * 1024**2  # bytes, on top of what the process has when it starts
+MEMORY = 256 * 1024**2
 MAX_OUTPUT = 4_000_000  # characters
 
 
 def main() -> None:
     """Answer requests until there are none."""
-    _limit_memory()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(json.dumps(_reply(json.loads(line))), flush=True)
+    answer_requests(_render, MEMORY)
 
 
-def _reply(request: dict[str, Any]) -> dict[str, str]:
-    try:
-        text = render_chat(**request)
-    except BadInput as error:
-        return {"error": str(error)}
+def _render(**request: Any) -> dict[str, str]:
+    text = render_chat(**request)
     if len(text) > MAX_OUTPUT:
         return {"error": f"chat template: writes {len(text)} characters; at most {MAX_OUTPUT}"}
     return {"text": text}
-
-
-def _limit_memory() -> None:
-    """Where the system has such a limit."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        with open("/proc/self/statm", encoding="ascii") as file:
-            size = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from charprobe_lite.models.call_formats import JSON_CALLS, CallFormat
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.tools import Tool
 from charprobe_lite.runtime.backend import Grammar
+from charprobe_lite.runtime.schema_trial import try_schema
 from charprobe_lite.runtime.tool_schemas import tool_schema
 
 # one spelling of every value, json.dumps's, so that all but the values themselves is forced
@@ -56,6 +57,7 @@ def _tool_call_grammar(registry: str, form: CallFormat, may_end: bool) -> Gramma
     calls: list[Any] = []
     definitions: dict[str, Any] = {}
     for name, parameters in json.loads(registry):
+        try_schema(name, json.dumps(parameters))
         found = tool_schema(name, json.dumps(parameters))
         definitions |= found.definitions
         calls.append(

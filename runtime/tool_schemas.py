@@ -16,6 +16,7 @@ from llguidance import LLMatcher
 
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.tools import Tool, resolve_reference
+from charprobe_lite.runtime.schema_trial import try_schema
 
 DEFINITIONS = ("$defs", "definitions")
 IGNORED = (
@@ -55,6 +56,7 @@ class ToolSchema:
 
 def left_out(tool: Tool) -> list[str]:
     """The keywords of a tool's schema that its grammar does not enforce. Raises BadInput."""
+    try_schema(tool.name, json.dumps(tool.parameters))
     return tool_schema(tool.name, json.dumps(tool.parameters)).left_out
 
 

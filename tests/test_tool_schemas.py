@@ -150,6 +150,21 @@ def test_a_schema_without_a_grammar_names_its_tool(schema: Any, problem: str) ->
     assert problem in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"multipleOf": 999_983},
+        {"allOf": [{"pattern": f"a{{1,{n}}}b.*c"} for n in range(2, 40)], "type": "string"},
+    ],
+)
+def test_a_schema_that_llguidance_would_not_finish_is_one_line(number: Any) -> None:
+    costly = {"properties": {"a": {"type": "integer", **number}}, "required": ["a"]}
+    with pytest.raises(BadInput, match=r"^tool people\.find: its schema: (takes more|ended the)"):
+        tool_call_grammar([tool(costly, "people.find")])
+    # the process that it ended is followed by another
+    assert admits([tool({"properties": {"b": {"type": "integer"}}})], "calendar.add", {"b": 1})
+
+
 def scenario(parameters: Any) -> dict[str, Any]:
     stubs = [
         {"tool": "calendar.find", "parameters": parameters, "rules": []},
