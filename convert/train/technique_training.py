@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -126,15 +127,19 @@ def train_technique(
     settings: TechniqueSettings,
     target: Path,
     progress: Progress | None = None,
+    plan: TrainingPlan | None = None,
 ) -> dict[str, Any]:
     """Train an adapter; ``target`` must not exist. Returns the manifest that is written with it.
+
+    ``plan`` is that of `plan_training`, where it is known already.
 
     ``target`` gets the adapter as a PEFT folder with adapter.gguf, one of every half epoch as
     ``checkpoints/epoch-N/adapter.gguf``, and manifest.json. Raises BadInput as `plan_training`.
     """
-    plan = plan_training(technique, persona, base, settings)
+    plan = plan or plan_training(technique, persona, base, settings)
     epochs = checkpoint_steps(plan.sizes, plan.steps)
     lora = _lora_settings(base, settings, len(plan.steps))
+    begun = monotonic()
     with new_folder(target) as folder, quiet():
         model = load_base(base.weights or base.gguf)
         losses: list[float] = []
@@ -154,10 +159,11 @@ def train_technique(
             "base": {"name": base.name, "sha256": sha256_file(base.gguf)},
             "lora": {key: asdict(lora)[key] for key in ("alpha", "first_layer", "steps", "decay")},
             "trained_tokens": sum(step.tokens for step in plan.steps),
-            "phases": _phase_records(plan, losses),
-            "checkpoints": _checkpoint_records(plan, epochs),
-            "texts_sha256": _texts_hash(plan),
+            "phases": phase_records(plan, losses),
+            "checkpoints": checkpoint_records(plan),
+            "texts_sha256": texts_hash(plan),
             "platform": training_platform(),
+            "seconds": round(monotonic() - begun, 1),
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     return manifest
@@ -236,7 +242,7 @@ def _checkpoint(epoch: float) -> Path:
     return Path("checkpoints", f"epoch-{epoch}", GGUF_NAME)
 
 
-def _phase_records(plan: TrainingPlan, losses: Sequence[float]) -> list[dict[str, Any]]:
+def phase_records(plan: TrainingPlan, losses: Sequence[float] = ()) -> list[dict[str, Any]]:
     """What each phase was trained on, and the means of eight parts of its losses."""
     records = []
     for number, (phase, size) in enumerate(zip(plan.phases, plan.sizes, strict=True)):
@@ -250,14 +256,15 @@ def _phase_records(plan: TrainingPlan, losses: Sequence[float]) -> list[dict[str
                 "trained_tokens": trained,
                 "epochs": round(trained / sum(size.sizes), 2),
                 "steps": len(places),
-                "losses": mean_losses([losses[place] for place in places]),
+                "losses": mean_losses([losses[place] for place in places] if losses else []),
             }
         )
     return records
 
 
-def _checkpoint_records(plan: TrainingPlan, epochs: dict[int, float]) -> list[dict[str, Any]]:
-    """Each adapter that was kept, the last one with it: epoch, step, trained tokens, file."""
+def checkpoint_records(plan: TrainingPlan) -> list[dict[str, Any]]:
+    """Each adapter that is kept, the last one with it: epoch, step, trained tokens, file."""
+    epochs = checkpoint_steps(plan.sizes, plan.steps)
     done = list(accumulate(step.tokens for step in plan.steps))
     last = round(done[-1] / epoch_tokens(plan.sizes), 2)
     places = [(epoch, step, _checkpoint(epoch).as_posix()) for step, epoch in epochs.items()]
@@ -267,7 +274,7 @@ def _checkpoint_records(plan: TrainingPlan, epochs: dict[int, float]) -> list[di
     ]
 
 
-def _texts_hash(plan: TrainingPlan) -> str:
+def texts_hash(plan: TrainingPlan) -> str:
     """A hash of all texts in order: whether two adapters were trained on the same."""
     texts = [[phase.loss, phase.texts()] for phase in plan.phases]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -18,6 +18,7 @@ from charprobe_lite.eval.cli.quant_study import quant_study
 from charprobe_lite.eval.cli.report import report
 from charprobe_lite.eval.cli.score import score
 from charprobe_lite.eval.cli.study import study
+from charprobe_lite.eval.cli.techniques import techniques
 from charprobe_lite.eval.cli.train import train
 from charprobe_lite.models.errors import BadInput, first_problem, printable
 
@@ -98,7 +99,7 @@ def _add_log_options(command: click.Command) -> None:
 
 COMMANDS = (
     *(evaluate, quant_study, study, score, report, export),
-    *(protocols, models, classifier, convert, train, doctor),
+    *(protocols, models, classifier, convert, train, techniques, doctor),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -6,18 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charprobe_lite.convert.cached import prepare_model
 from charprobe_lite.convert.train.technique import TOKENS
 from charprobe_lite.convert.train.techniques import load_technique
 from charprobe_lite.eval.cli.progress import print_result, progress_bar
 from charprobe_lite.eval.cli.training import missing_files, summary_line, watched
-from charprobe_lite.eval.study.checkpoints import kit_base
+from charprobe_lite.eval.techniques.bases import technique_base
 from charprobe_lite.models.atomic import refuse_full
-from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
-from charprobe_lite.models.defaults import REFERENCE
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import expanded
-from charprobe_lite.models.hub import fetch
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.train.technique_training import TrainingBase
@@ -48,24 +43,6 @@ def train_by_technique(as_json: bool, options: dict[str, Any]) -> None:
         shown = watched(progress, task, name)
         manifest = train_technique(technique, persona, base, settings, target, shown)
     _print_manifest(as_json, manifest, target, base)
-
-
-def technique_base(base: str) -> TrainingBase:
-    """What adapters of a base are trained on: of the embedded one, the kit's with its tool use.
-
-    ``base`` is a catalogue name, a checkpoint folder or a GGUF file. Raises BadInput.
-    """
-    from charprobe_lite.convert.train.technique_training import TrainingBase
-
-    path = expanded(Path(base))
-    if not path.exists():
-        if base == EMBEDDED:
-            return TrainingBase(base, kit_base(REFERENCE), is_kit=True)
-        path = fetch(load_catalogue().base(base))
-    if not path.is_dir():
-        return TrainingBase(base, path)
-    name = re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-._") or "base"
-    return TrainingBase(name, prepare_model(name, path, [], REFERENCE, verify=False), path)
 
 
 def _print_manifest(

@@ -140,8 +140,8 @@ class ClusterBootstrap(Generic[Name]):
         clusters = max(2, min(len(set(self._clusters[name])) for name in names))
         below = ((resampled < observed).mean() + (resampled <= observed).mean()) / 2
         bias = norm.ppf(np.clip(below, 0.5 / resampled.size, 1 - 0.5 / resampled.size))
-        freedom = min([clusters - 1, *self._unit_freedom(names, strata)])
-        reach = t.ppf((1 + level) / 2, freedom) * np.sqrt(clusters / (clusters - 1))
+        reach = t.ppf((1 + level) / 2, self.freedom(names, strata))
+        reach *= np.sqrt(clusters / (clusters - 1))
         ends = bias + np.array([-reach, reach])
         acceleration = _skewness(resampled) / 6 if len(names) == 1 else 0.0
         # at 1 the transformation would turn round
@@ -152,6 +152,12 @@ class ClusterBootstrap(Generic[Name]):
     def cluster_count(self, names: Sequence[Name]) -> int:
         """The fewest prompts, scenarios or texts that one of the tables has."""
         return min(len(set(self._clusters[name])) for name in names)
+
+    def freedom(self, names: Sequence[Name], strata: Collection[str] | None = None) -> int:
+        """Degrees of freedom of t: the clusters less 1, or the resampled units less their strata
+        where those are fewer; at least 1."""
+        clusters = max(2, self.cluster_count(names))
+        return min([clusters - 1, *self._unit_freedom(names, strata)])
 
     def p_above(self, values: Floats, names: Sequence[Name], bound: float) -> float:
         """One-sided p-value for "not above ``bound``", NaN without a resample.
@@ -174,7 +180,8 @@ class ClusterBootstrap(Generic[Name]):
             reach = 2 * bias - place
         if np.isnan(reach):  # all resamples are the bound
             reach = 0.0
-        return float(stdtr(clusters - 1, -reach / np.sqrt(clusters / (clusters - 1))))
+        widened = np.sqrt(clusters / (clusters - 1))
+        return float(stdtr(self.freedom(names), -reach / widened))
 
     def _unit_freedom(self, names: Sequence[Name], strata: Collection[str] | None) -> Iterator[int]:
         """Of each table with resampled units their number less that of their strata."""

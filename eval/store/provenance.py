@@ -18,7 +18,12 @@ ASSUMED = {
     "instrument": "modernbert",
 }
 """Pins that came later, with the values of the studies that lack them."""
-PINNED = ("seed", "temperature", "top_p", "max_tokens", "max_steps", "context", *ASSUMED)
+TECHNIQUES = "techniques"
+"""The value that holds the plan of a comparison of techniques, the same in all parts of a study."""
+PINNED = (
+    *("seed", "temperature", "top_p", "max_tokens", "max_steps", "context", TECHNIQUES),
+    *ASSUMED,
+)
 """What decides every rollout, next to the hashes and the names on a server."""
 SPEC = "asked"
 """The value that holds the study's spec, so that it can be resumed from its file alone."""

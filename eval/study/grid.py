@@ -59,7 +59,7 @@ def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
     grid: dict[RolloutKey, tuple[Variant, Task]] = {}
     for variant in variants:
         for cell, persona in cells_of(spec, variant):
-            for task in _cell_tasks(spec, cell, persona, items[cell.condition]):
+            for task in cell_tasks(spec, cell, persona, items[cell.condition]):
                 grid.setdefault(task.key, (variant, task))
     if not grid:
         raise BadInput(
@@ -75,11 +75,11 @@ def tasks_of(spec: StudySpec, variants: Sequence[Variant]) -> list[list[Task]]:
                 "use fewer parts"
             )
     return [
-        _by_checkpoint(task for owner, task in pairs if owner is variant) for variant in variants
+        by_checkpoint(task for owner, task in pairs if owner is variant) for variant in variants
     ]
 
 
-def _by_checkpoint(tasks: Iterable[Task]) -> list[Task]:
+def by_checkpoint(tasks: Iterable[Task]) -> list[Task]:
     """The tasks in order, those of a checkpoint together: tables show one stage after the other."""
     groups: dict[CheckpointKey, list[Task]] = {}
     for task in tasks:
@@ -112,7 +112,8 @@ def cells_of(spec: StudySpec, variant: Variant) -> Iterator[tuple[Cell, str | No
 
 def _checkpoint_key(spec: StudySpec, cell: Cell, persona: str | None) -> CheckpointKey:
     """The checkpoint that rollouts run on; the first persona's where all share it."""
-    return CheckpointKey(cell.stage, persona or spec.personas[0], cell.train_seed)
+    owner = persona or spec.personas[0]
+    return CheckpointKey(cell.stage, owner, cell.train_seed, cell.technique)
 
 
 def items_of(spec: StudySpec) -> dict[str, list[Item]]:
@@ -158,7 +159,7 @@ def _task(scenario: AnyScenario) -> str:
     return task if task != scenario.id else ""
 
 
-def _cell_tasks(
+def cell_tasks(
     spec: StudySpec, cell: Cell, persona: str | None, items: Sequence[Item]
 ) -> Iterator[Task]:
     """Every item, ``repeats`` times; a text that no model writes is always the same."""

@@ -138,6 +138,24 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     resolved = resolved.with_values(instruments=instruments)
     path = study_path(spec, first.base)
     tasks_by_variant = tasks_of(resolved, variants_of(resolved, catalogue))
+    recorded = spec.with_values(conditions=resolved.conditions)
+    return run_tasks(path, recorded, resolved, tasks_by_variant, first, remaining, display)
+
+
+def run_tasks(
+    path: Path,
+    spec: StudySpec,
+    resolved: StudySpec,
+    tasks_by_variant: Sequence[Sequence[Task]],
+    first: VariantFiles,
+    remaining: Iterator[VariantFiles],
+    display: Display,
+) -> StudyRun:
+    """Run what is missing of the tasks of each variant, and label it by every instrument.
+
+    ``spec`` is recorded, ``resolved`` is what it means; ``first`` and ``remaining`` are the files
+    of the variants. Raises BadInput.
+    """
     tasks = list(chain.from_iterable(tasks_by_variant))
     if skipped := skipped_conditions(resolved, tasks):
         display.note(f"left out, nothing to ask with these options: {', '.join(skipped)}")
@@ -145,7 +163,7 @@ def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
         display.note(line)
     with Store(path) as store:
         store.pin({**_pins(resolved, first), **_file_pins(first)})
-        store.note(_facts(spec.with_values(conditions=resolved.conditions), resolved))
+        store.note(_facts(spec, resolved))
         variants = [first]
         _record_file(store, variants)
         open_named = partial(open_instrument, spec=resolved, files=first)

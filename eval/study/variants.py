@@ -21,15 +21,18 @@ SERVED = "served"
 
 
 class CheckpointKey(NamedTuple):
-    """Identifies a checkpoint of a variant; ``train_seed`` None where the study names no seed."""
+    """Identifies a checkpoint of a variant; ``train_seed`` None where the study names no seed, and
+    ``technique`` where it names none."""
 
     stage: str
     persona: str
     train_seed: int | None = None
+    technique: str | None = None
 
     def __str__(self) -> str:
         seed = "" if self.train_seed is None else f" train_seed {self.train_seed}"
-        return f"{self.stage}/{self.persona}{seed}"
+        technique = "" if self.technique is None else f" technique {self.technique}"
+        return f"{self.stage}/{self.persona}{seed}{technique}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def checkpoint_needs(
     for key in variant.keys:
         adapter: AdapterEntry | Path | None = None
         if key.stage != "base":
-            shipped = None if spec.gguf else catalogue.adapter(variant.base, *key)
+            shipped = None if spec.gguf else catalogue.adapter(variant.base, *key[:3])
             adapter = spec.adapter or shipped
         if adapter and variant.lora == MERGED:
             name = checkpoint_name(variant.base, key)

@@ -1,0 +1,1 @@
+"""Grids of training techniques: planned, trained, evaluated, compared and reported."""

@@ -1,0 +1,142 @@
+"""An entry: the results of a comparison as one document, for a page and for a leaderboard.
+
+Anyone can have written one, so every field is checked when it is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat
+
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.techniques.registration import Departure, Names, Plan, Short
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import read_json
+from charprobe_lite.models.record import Record
+
+SCHEMA = "charprobe-lite/techniques-entry/1"
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Verdict = Literal["more", "less", "not shown", "reference", "no contrast"]
+"""Whether a technique's effect is shown to differ from the reference's."""
+Count = Annotated[int, Field(ge=0)]
+
+
+class Interval(Record):
+    """A number with its 95% interval."""
+
+    estimate: FiniteFloat
+    ci: tuple[FiniteFloat, FiniteFloat]
+
+    def __str__(self) -> str:
+        low, high = self.ci
+        return f"{self.estimate:.2f} [{low:.2f}, {high:.2f}]"
+
+    @property
+    def as_estimate(self) -> Estimate:
+        """The same for a figure."""
+        return Estimate(self.estimate, *self.ci)
+
+
+class CurvePoint(Record):
+    """An adapter on the way: the share of its budget, detection in chat, and the outcome by
+    condition."""
+
+    share: Share
+    chat: Interval
+    outcome: Annotated[dict[Short, Interval], Field(max_length=100)]
+
+
+class TechniqueReading(Record):
+    """A technique by one outcome and instrument.
+
+    ``level`` and ``effect`` (minus the base's) are of the primary condition after all of the
+    training; ``effects`` of every condition. ``matched`` is the effect where detection in chat
+    reaches the plan's strength, ``reached`` the share of resamples that do.
+    """
+
+    technique: Short
+    level: Interval | None
+    effect: Interval | None
+    effects: Annotated[dict[Short, Interval], Field(max_length=100)]
+    matched: Interval | None
+    reached: Share
+    curve: Annotated[list[CurvePoint], Field(max_length=100)]
+
+
+class ContrastReading(Record):
+    """A technique's effect minus the reference's, with its tests; ``matched`` at equal strength.
+
+    ``detectable`` is the smallest true difference that this precision finds in 80 of 100 studies.
+    """
+
+    technique: Short
+    difference: Interval
+    p: Share
+    p_holm: Share
+    error: FiniteFloat
+    freedom: Count
+    detectable: FiniteFloat
+    matched: Interval | None
+
+
+class Reading(Record):
+    """Everything by one outcome and instrument; ``base`` has the base's level by condition."""
+
+    instrument: Short
+    outcome: Short
+    base: Annotated[dict[Short, Interval], Field(max_length=100)]
+    techniques: Annotated[list[TechniqueReading], Field(max_length=1000)]
+    contrasts: Annotated[list[ContrastReading], Field(max_length=1000)]
+
+
+class TechniqueCounts(Record):
+    """What a technique's numbers are of, in the primary condition after all of the training.
+
+    ``adapters`` are (persona, training seed) pairs; ``texts`` were sent of so many ``rollouts``.
+    """
+
+    technique: Short
+    adapters: Count
+    rollouts: Count
+    texts: Count
+    verdict: Verdict
+
+
+class Entry(Record):
+    """One comparison of techniques. ``missing`` names planned adapters without a rollout."""
+
+    schema_: Literal["charprobe-lite/techniques-entry/1"] = Field(alias="schema")
+    name: Short
+    version: Short
+    plan: Plan
+    registered: Short | None
+    detectable_before: FiniteFloat | None
+    left: Annotated[list[Departure], Field(max_length=1000)]
+    missing: Names
+    scenarios: Count
+    prompts: Count
+    sha256: Annotated[dict[Short, Short], Field(max_length=100)]
+    counts: Annotated[list[TechniqueCounts], Field(max_length=1000)]
+    readings: Annotated[list[Reading], Field(max_length=100)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def interval_of(estimate: Estimate) -> Interval | None:
+    """The estimate; None where there is no number."""
+    low, high = estimate.ends
+    if not all(value == value and abs(value) < float("inf") for value in (estimate.value, low)):
+        return None
+    return Interval(estimate=estimate.value, ci=(low, high))
+
+
+def read_entry(path: Path) -> Entry:
+    """An entry that somebody made. Raises BadInput naming file and field."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise BadInput(f"{path}: field schema: is not {SCHEMA}; make it with --format json")
+    return Entry.parse(path, document)

@@ -1,0 +1,301 @@
+"""From a study of techniques to its entry: effects, contrasts, curves, equal strength."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.stats.bootstrap import Floats
+from charprobe_lite.eval.stats.contrasts import Contrast, contrast, with_family
+from charprobe_lite.eval.stats.matched import value_at
+from charprobe_lite.eval.stats.metrics import ResampledMetrics
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import headline_instrument
+from charprobe_lite.eval.store.reader import open_study
+from charprobe_lite.eval.techniques.entry import (
+    ContrastReading,
+    CurvePoint,
+    Entry,
+    Interval,
+    Reading,
+    TechniqueCounts,
+    TechniqueReading,
+    Verdict,
+    interval_of,
+)
+from charprobe_lite.eval.techniques.forecast import DETECTABLE
+from charprobe_lite.eval.techniques.grid import CHAT
+from charprobe_lite.eval.techniques.outcomes import (
+    BASE,
+    Point,
+    resample_outcomes,
+    rows_by_instrument,
+    technique_of,
+)
+from charprobe_lite.eval.techniques.registration import (
+    Plan,
+    read_departures,
+    read_plan,
+    registered_at,
+)
+from charprobe_lite.eval.techniques.trainings import WHOLE
+
+FEWEST_REACHED = 0.95
+"""The share of resamples that must reach a strength for an interval of what is there."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """One outcome by one instrument, over all points of a study."""
+
+    resampled: ResampledMetrics[Point]
+    plan: Plan
+    name: str
+
+    def point(self, technique: str, percent: int, condition: str, outcome: str = "") -> Point:
+        return Point(technique, percent, condition, outcome or self.name)
+
+    def has(self, *points: Point) -> bool:
+        """Whether each has a text of every persona."""
+        return all(point in self.resampled for point in points)
+
+    def level(self, point: Point) -> Interval | None:
+        return interval_of(self.resampled.estimate(point)) if self.has(point) else None
+
+    def effect(self, technique: str, percent: int, condition: str) -> Contrast | None:
+        """The level minus the base's."""
+        after, base = self.point(technique, percent, condition), self.point(BASE, 0, condition)
+        return contrast(self.resampled, {after: 1, base: -1}) if self.has(after, base) else None
+
+    def difference(self, technique: str) -> Contrast | None:
+        """The effect minus the reference's after all of the training; the base cancels."""
+        after, reference = (
+            self.point(name, WHOLE, self.plan.primary)
+            for name in (technique, self.plan.reference or "")
+        )
+        if not self.has(after, reference):
+            return None
+        return contrast(self.resampled, {after: 1, reference: -1})
+
+    def percents(self, technique: str) -> list[int]:
+        """Where the technique's curve has points, from the base on."""
+        found = {
+            point.percent
+            for point in self.resampled.metrics
+            if point.technique == technique
+            and self.has(
+                self.point(technique, point.percent, CHAT, "detection"),
+                self.point(technique, point.percent, self.plan.primary),
+            )
+        }
+        return sorted(found)
+
+    def path(self, technique: str) -> list[tuple[str, int]]:
+        """The base, then the technique's points in the order of training."""
+        return [(BASE, 0), *((technique, percent) for percent in self.percents(technique))]
+
+    def matched(self, technique: str) -> tuple[Floats, list[Point]] | None:
+        """The effect at the plan's strength, (1 + resamples,), and what it depends on."""
+        path, primary = self.path(technique), self.plan.primary
+        chats = [self.point(*place, CHAT, "detection") for place in path]
+        texts = [self.point(*place, primary) for place in path]
+        if len(path) < 2 or not self.has(*chats, *texts):
+            return None
+        x, y = (
+            np.stack([self.resampled.replicates(point) for point in points])
+            for points in (chats, texts)
+        )
+        return value_at(x, y - y[0], self.plan.strength), [*chats, *texts]
+
+    def matched_interval(self, values: Floats, points: Sequence[Point]) -> Interval | None:
+        """None where too few resamples reach the strength for an interval that means something."""
+        if not np.isfinite(values[0]) or _reached(values) < FEWEST_REACHED:
+            return None
+        return interval_of(self.resampled.interval(values, points))
+
+
+def study_entry(path: Path) -> Entry:
+    """The entry of a study that `techniques run` made. Raises BadInput."""
+    study = open_study(path)
+    plan = read_plan(path, study.provenance)
+    headline = headline_instrument(study.provenance)
+    with Store(path, readonly=True) as store:
+        labels = {name: store.labels(name) for name in plan.instruments if name != headline}
+    planned = _planned(study.rows, plan)
+    readings = []
+    for instrument, rows in rows_by_instrument(planned, headline, labels).items():
+        if instrument in plan.instruments:
+            resampled = resample_outcomes(rows, plan.personas, plan.seed)
+            readings += [
+                _reading(_Outcome(resampled, plan, outcome), instrument)
+                for outcome in plan.outcomes
+            ]
+    conditions = {name: set[str]() for name in (CHAT, plan.primary)}
+    for row in planned:
+        conditions.get(row.cell.condition, set()).add(row.item)
+    hashes = {k: v for k, v in study.provenance.items() if k.startswith("sha256 ")}
+    return Entry(
+        schema="charprobe-lite/techniques-entry/1",
+        name=path.stem[:200],
+        version=version("charprobe-lite"),
+        plan=plan,
+        registered=registered_at(study.provenance),
+        detectable_before=study.provenance.get(DETECTABLE),
+        left=read_departures(path, study.provenance),
+        missing=tuple(_missing(planned, plan)),
+        scenarios=len(conditions[plan.primary]),
+        prompts=len(conditions[CHAT]),
+        sha256={name: str(v) for name, v in hashes.items() if " adapter " not in name},
+        counts=[_counts(name, planned, plan, readings) for name in plan.techniques],
+        readings=readings,
+    )
+
+
+def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
+    """The rows that the plan names: others that a later grid added are no part of its tests."""
+    return [
+        row
+        for row in rows
+        if technique_of(row)[0] in (BASE, *plan.techniques)
+        and row.persona in (None, *plan.personas)
+        and row.cell.train_seed in (None, *plan.train_seeds)
+        and row.cell.condition in plan.conditions
+    ]
+
+
+def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
+    """The planned adapters that have no rollout of the primary condition."""
+    found = {
+        (technique_of(row)[0], row.persona, row.cell.train_seed)
+        for row in rows
+        if row.cell.condition == plan.primary and technique_of(row)[1] == WHOLE
+    }
+    everything = product(plan.techniques, plan.personas, plan.train_seeds)
+    return [
+        f"{name}-{persona}-seed{seed}"
+        for name, persona, seed in everything
+        if (name, persona, seed) not in found
+    ]
+
+
+def _reading(outcome: _Outcome, instrument: str) -> Reading:
+    plan, levels = outcome.plan, {}
+    for condition in plan.conditions:
+        if (level := outcome.level(outcome.point(BASE, 0, condition))) is not None:
+            levels[condition] = level
+    return Reading(
+        instrument=instrument,
+        outcome=outcome.name,
+        base=levels,
+        techniques=[_technique_reading(outcome, name) for name in plan.techniques],
+        contrasts=_contrasts(outcome),
+    )
+
+
+def _technique_reading(outcome: _Outcome, name: str) -> TechniqueReading:
+    effects = {}
+    for condition in outcome.plan.conditions:
+        found = outcome.effect(name, WHOLE, condition)
+        if found and (interval := interval_of(found.change)):
+            effects[condition] = interval
+    matched = outcome.matched(name)
+    return TechniqueReading(
+        technique=name,
+        level=outcome.level(outcome.point(name, WHOLE, outcome.plan.primary)),
+        effect=effects.get(outcome.plan.primary),
+        effects=effects,
+        matched=outcome.matched_interval(*matched) if matched else None,
+        reached=_reached(matched[0]) if matched else 0.0,
+        curve=[point for place in outcome.path(name) if (point := _curve_point(outcome, *place))],
+    )
+
+
+def _curve_point(outcome: _Outcome, name: str, percent: int) -> CurvePoint | None:
+    chat = outcome.level(outcome.point(name, percent, CHAT, "detection"))
+    levels = {
+        condition: level
+        for condition in outcome.plan.conditions
+        if condition != CHAT
+        and (level := outcome.level(outcome.point(name, percent, condition))) is not None
+    }
+    if chat is None:
+        return None
+    return CurvePoint(share=percent / WHOLE, chat=chat, outcome=levels)
+
+
+def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
+    """The contrasts with the reference that the study has texts of, corrected for all planned."""
+    found = {
+        name: difference
+        for name in outcome.plan.contrasted
+        if (difference := outcome.difference(name)) and difference.p == difference.p
+    }
+    size = len(outcome.plan.contrasted)
+    family = with_family(list(found.values()), size, outcome.plan.alpha) if found else []
+    readings = []
+    for name, each in zip(found, family, strict=True):
+        interval = interval_of(each.change)
+        if interval and each.p_holm is not None and each.detectable is not None:
+            readings.append(
+                ContrastReading(
+                    technique=name,
+                    difference=interval,
+                    p=each.p,
+                    p_holm=each.p_holm,
+                    error=each.error,
+                    freedom=each.freedom,
+                    detectable=each.detectable,
+                    matched=_matched_difference(outcome, name),
+                )
+            )
+    return readings
+
+
+def _matched_difference(outcome: _Outcome, name: str) -> Interval | None:
+    sides = [outcome.matched(each) for each in (name, outcome.plan.reference or "")]
+    if sides[0] is None or sides[1] is None:
+        return None
+    values = sides[0][0] - sides[1][0]
+    return outcome.matched_interval(values, [*sides[0][1], *sides[1][1]])
+
+
+def _reached(values: Floats) -> float:
+    return float(np.isfinite(values[1:]).mean())
+
+
+def _counts(
+    name: str, rows: Sequence[Row], plan: Plan, readings: Sequence[Reading]
+) -> TechniqueCounts:
+    own = [
+        row
+        for row in rows
+        if technique_of(row) == (name, WHOLE) and row.cell.condition == plan.primary
+    ]
+    return TechniqueCounts(
+        technique=name,
+        adapters=len({(row.persona, row.cell.train_seed) for row in own}),
+        rollouts=len(own),
+        texts=sum(row.text is not None for row in own),
+        verdict=_verdict(name, plan, readings),
+    )
+
+
+def _verdict(name: str, plan: Plan, readings: Sequence[Reading]) -> Verdict:
+    """Whether every instrument shows the same difference of the first outcome."""
+    if plan.reference is None:
+        return "no contrast"
+    if name == plan.reference:
+        return "reference"
+    primary = [reading for reading in readings if reading.outcome == plan.outcomes[0]]
+    found = [c for reading in primary for c in reading.contrasts if c.technique == name]
+    signs = {np.sign(c.difference.estimate) for c in found if c.p_holm <= plan.alpha}
+    shown = [c for c in found if c.p_holm <= plan.alpha]
+    if len(shown) < len(plan.instruments) or len(signs) != 1:
+        return "not shown"
+    return "more" if signs.pop() > 0 else "less"

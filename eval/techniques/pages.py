@@ -1,0 +1,249 @@
+"""A comparison as a page: Markdown that people paste, or HTML with its figures inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from charprobe_lite.eval.techniques.entry import Entry, Interval
+from charprobe_lite.models.errors import BadInput, printable
+
+Table = tuple[list[str], list[list[str]]]
+"""A heading for every column, and the rows."""
+FIGURES = {
+    "techniques-curves": "Out of distribution against in distribution, a point per checkpoint",
+    "techniques-contrasts": "Contrasts with the reference; filled where it is shown",
+}
+OUTCOME_NAMES = {"probability": "P(persona)", "detection": "detection"}
+
+
+def notes(entry: Entry) -> Iterator[str]:
+    """What a reader has to know of the numbers, a line each."""
+    plan = entry.plan
+    yield (
+        f"Base {plan.base}, {plan.tokens} trained tokens, rank {plan.rank}; personas "
+        f"{', '.join(plan.personas)}; training seeds {', '.join(map(str, plan.train_seeds))}; "
+        f"{entry.prompts} prompts, {entry.scenarios} scenarios."
+    )
+    outcomes = " and ".join(OUTCOME_NAMES.get(name, name) for name in plan.outcomes)
+    yield (
+        f"Primary outcome: {outcomes} in {plan.primary} minus the base's, by "
+        f"{' and '.join(plan.instruments)}. The plan was registered before the first rollout, "
+        f"{entry.registered or 'at no known time'}."
+    )
+    if len(plan.train_seeds) == 1:
+        yield "One training seed: training luck is not in the intervals, only these adapters are."
+    if entry.detectable_before is not None:
+        yield (
+            f"Before the study a difference of {entry.detectable_before:.2f} in P(persona) was "
+            "expected to be found in 80 of 100 such studies."
+        )
+    primary = [r for r in entry.readings if r.outcome == plan.outcomes[0]]
+    after = [each.detectable for reading in primary for each in reading.contrasts]
+    if after:
+        yield f"After it: {min(after):.2f} to {max(after):.2f}, by contrast and instrument."
+    yield from departure_lines(entry)
+
+
+def departure_lines(entry: Entry) -> Iterator[str]:
+    """Where the plan was left; one line that says so where it was not."""
+    for each in entry.left:
+        yield (
+            f"The plan was left: {each.field}: {each.here!r} in place of {each.plan!r}, since "
+            f"{each.since}. The tables hold what the plan names."
+        )
+    if entry.missing:
+        yield f"Planned and not there yet: {', '.join(entry.missing)}."
+    if not entry.left and not entry.missing:
+        yield "The plan was kept: nothing was left out and nothing changed."
+
+
+def effects_table(entry: Entry) -> Table:
+    """Each technique: its texts, and by every instrument its effect, also at equal strength."""
+    names = [r for r in entry.readings if r.outcome == entry.plan.outcomes[0]]
+    head = ["technique", "adapters", "texts of rollouts", "detected in chat"]
+    head += [f"P(persona) minus base, {r.instrument}" for r in names]
+    head += [f"at strength {entry.plan.strength:g}, {r.instrument}" for r in names]
+    rows = []
+    for count in entry.counts:
+        own = [t for r in names for t in r.techniques if t.technique == count.technique]
+        last = own[0].curve[-1] if own and own[0].curve else None
+        chat = last.chat if last and last.share == 1 else None
+        row = [count.technique, str(count.adapters), f"{count.texts} of {count.rollouts}"]
+        matched = [_cell(t.matched, "not reached") for t in own]
+        rows.append([*row, _cell(chat), *(_cell(t.effect) for t in own), *matched])
+    return head, rows
+
+
+def contrasts_table(entry: Entry) -> Table:
+    """Each contrast with the reference, its corrected p-value, and what it could detect."""
+    head = ["technique", "outcome", "instrument", f"minus {entry.plan.reference}"]
+    head += ["p", "p (Holm)", "detectable", "at equal strength"]
+    rows = [
+        [
+            *(c.technique, OUTCOME_NAMES.get(r.outcome, r.outcome), r.instrument),
+            *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}", f"{c.detectable:.2f}"),
+            _cell(c.matched),
+        ]
+        for r in entry.readings
+        for c in r.contrasts
+    ]
+    return head, rows
+
+
+def curve_table(entry: Entry) -> Table:
+    """Every point of every curve by the first outcome."""
+    head = ["technique", "instrument", "part of the budget", "detected in chat"]
+    head += [f"P(persona), {name}" for name in entry.plan.conditions if name != "chat"]
+    rows = [
+        [
+            *(t.technique, r.instrument, f"{p.share:.0%}", str(p.chat)),
+            *(_cell(p.outcome.get(name)) for name in entry.plan.conditions if name != "chat"),
+        ]
+        for r in entry.readings
+        if r.outcome == entry.plan.outcomes[0]
+        for t in r.techniques
+        for p in t.curve
+    ]
+    return head, rows
+
+
+def board_table(entries: Sequence[Entry]) -> Table:
+    """Techniques of several entries side by side, the largest effect first within a setting."""
+    head = ["technique", "entry", "base", "tokens", "personas", "seeds", "scenarios"]
+    head += ["P(persona) minus base", "at equal strength", "verdict"]
+    rows = []
+    for entry in entries:
+        plan = entry.plan
+        reading = next((r for r in entry.readings if r.outcome == plan.outcomes[0]), None)
+        counts = {count.technique: count for count in entry.counts}
+        for each in reading.techniques if reading else ():
+            count = counts.get(each.technique)
+            setting = [plan.base, str(plan.tokens), ", ".join(plan.personas)]
+            size = [str(len(plan.train_seeds)), str(entry.scenarios)]
+            value = each.effect.estimate if each.effect else float("-inf")
+            row = [each.technique, entry.name, *setting, *size, _cell(each.effect)]
+            row += [_cell(each.matched, "not reached"), count.verdict if count else "-"]
+            rows.append((setting, -value, row))
+    rows.sort(key=lambda each: (each[0], each[1]))
+    return head, [row for _, _, row in rows]
+
+
+def comparable_note(entries: Sequence[Entry]) -> str:
+    """Whether the entries measured the same thing, in one line."""
+    settings = {
+        (e.plan.base, e.plan.tokens, e.plan.personas, e.plan.strength, *sorted(e.sha256.items()))
+        for e in entries
+    }
+    if len(settings) == 1:
+        return "All entries have one base, budget, personas, prompts, scenarios and instruments."
+    return (
+        "The entries differ in base, budget, personas, prompts, scenarios or instruments: compare "
+        "within an entry."
+    )
+
+
+def sections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[str], list[tuple[str, Table]]]]:
+    """The page's parts: a title, lines, and tables with their captions."""
+    if len(entries) > 1:
+        yield "Entries side by side", [comparable_note(entries)], [("", board_table(entries))]
+    for entry in entries:
+        tables = [("Effects", effects_table(entry))]
+        if any(reading.contrasts for reading in entry.readings):
+            tables.append(("Contrasts", contrasts_table(entry)))
+        tables.append(("Curves", curve_table(entry)))
+        yield f"Training techniques: {entry.name}", list(notes(entry)), tables
+
+
+def markdown(entries: Sequence[Entry], pictures: Sequence[str] = ()) -> str:
+    """The page as Markdown; ``pictures`` are file names of `FIGURES`."""
+    parts = []
+    for title, lines, tables in sections(entries):
+        parts.append(f"## {_escaped(title)}")
+        parts += [_escaped(line) for line in lines]
+        for caption, (head, rows) in tables:
+            parts += [f"### {caption}"] if caption else []
+            cells = [head, ["---"] * len(head), *rows]
+            parts.append("\n".join(f"| {' | '.join(map(_escaped, row))} |" for row in cells))
+    parts += [f"![{FIGURES[Path(name).stem]}]({name})" for name in pictures]
+    return "\n\n".join(parts) + "\n"
+
+
+def html(entries: Sequence[Entry], pictures: dict[str, bytes]) -> str:
+    """The page as one HTML file that loads nothing; ``pictures`` are SVG by name."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("charprobe_lite.eval.techniques")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    images = [
+        (FIGURES[name], base64.b64encode(svg).decode("ascii")) for name, svg in pictures.items()
+    ]
+    return environment.get_template("techniques.html.j2").render(
+        sections=list(sections(entries)), images=images
+    )
+
+
+def drawn_figures(entry: Entry) -> dict[str, Any]:
+    """A function of a theme for each of `FIGURES`, drawing the first outcome."""
+    from charprobe_lite.eval.techniques import figures
+
+    outcome = entry.plan.outcomes[0]
+    draws = (figures.draw_curves, figures.draw_forest)
+    return {
+        name: partial(_themed, draw, entry, outcome)
+        for name, draw in zip(FIGURES, draws, strict=True)
+    }
+
+
+def _themed(draw: Any, entry: Entry, outcome: str, theme: Any) -> Any:
+    return draw(entry, outcome, theme)
+
+
+def write_page(entries: Sequence[Entry], kind: str, folder: Path) -> list[Path]:
+    """Write the page and the figures of the first entry into a folder; the page comes first.
+
+    Raises BadInput for a folder that takes no files, and without the extra ``report``.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise BadInput(
+            f"techniques: {error.name} is not installed; pip install 'charprobe-lite[report]'"
+        ) from None
+    from charprobe_lite.eval.report.figures import canvas
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [
+            file
+            for name, draw in drawn_figures(entries[0]).items()
+            for file in canvas.save(draw, folder / name)
+        ]
+        svgs = [file for file in files if file.suffix == ".svg"]
+        page = folder / f"techniques.{kind}"
+        text = (
+            html(entries, {file.stem: file.read_bytes() for file in svgs})
+            if kind == "html"
+            else markdown(entries, [file.name for file in svgs])
+        )
+        page.write_text(text, "utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"{error.filename or folder}: cannot be written ({error.strerror}); name another folder"
+        ) from None
+    return [page, *files]
+
+
+def _cell(interval: Interval | None, otherwise: str = "-") -> str:
+    return otherwise if interval is None else str(interval)
+
+
+def _escaped(text: str) -> str:
+    """Names of others, without Markdown or HTML of theirs."""
+    line = printable(text)
+    for mark in "\\`*_|<>":
+        line = line.replace(mark, f"\\{mark}" if mark not in "<>" else f"&#{ord(mark)};")
+    return line

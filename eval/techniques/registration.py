@@ -1,0 +1,171 @@
+"""The plan of a grid, written to its study before the first rollout; and where it was left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.merge import PARTS
+from charprobe_lite.eval.store.provenance import TECHNIQUES
+from charprobe_lite.eval.techniques.grid import AGENT, REFERENCE_TECHNIQUE, TechniqueGrid
+from charprobe_lite.models.catalogue import ENSEMBLE
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.record import Record
+
+REGISTERED, LEFT = "techniques registered", "techniques left"
+"""When the plan was written; and what a later grid file asked for in its place."""
+ALPHA = 0.05
+OUTCOMES = ("probability", "detection")
+"""P(persona) of a text, and whether the persona is the most probable; the first decides."""
+RULES = (
+    "Effects are means over personas of the outcome in texts that were sent, minus the base's.",
+    "Scenarios and, within a technique's persona, training seeds are resampled together; every "
+    "comparison is paired by scenario.",
+    "Each outcome and instrument is a family of contrasts with the reference, corrected by Holm.",
+    "A technique differs where the corrected p-value of the first outcome is at most alpha with "
+    "every instrument, in one direction.",
+)
+Text = Annotated[str, Field(max_length=4096)]
+Short = Annotated[str, Field(max_length=200)]
+Names = Annotated[tuple[Short, ...], Field(max_length=1000)]
+
+
+class Plan(Record):
+    """What was decided before the first rollout: the grid, the primary outcome, the tests.
+
+    ``techniques`` has the hash of each technique's file. ``instruments`` are those that decide.
+    """
+
+    techniques: Annotated[dict[Short, Short], Field(max_length=1000)]
+    reference: Short | None
+    personas: Names
+    train_seeds: Annotated[tuple[int, ...], Field(max_length=1000)]
+    conditions: Names
+    prompts: int | None
+    scenarios: int | None
+    base: Short
+    quant: Short
+    tokens: int
+    rank: int
+    learning_rate: float
+    checkpoints: int
+    strength: float
+    seed: int
+    primary: Short
+    outcomes: Names
+    instruments: Names
+    alpha: float
+    rules: Annotated[tuple[Text, ...], Field(max_length=20)]
+
+    @property
+    def contrasted(self) -> list[str]:
+        """The techniques that are contrasted with the reference."""
+        return [name for name in self.techniques if self.reference and name != self.reference]
+
+
+class Departure(Record):
+    """Where a grid file that was run later differs from the plan."""
+
+    field: Short
+    plan: Any
+    here: Any
+    since: Short
+
+
+def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
+    """The plan of a grid. The members of an ensemble decide, and not the ensemble as well."""
+    names = {technique.name: technique.sha256 for technique in grid.loaded}
+    own = Path(grid.base).name if grid.base_path else grid.base
+    return Plan(
+        techniques=names,
+        reference=REFERENCE_TECHNIQUE if REFERENCE_TECHNIQUE in names else None,
+        personas=grid.personas,
+        train_seeds=grid.train_seeds,
+        conditions=grid.conditions,
+        prompts=grid.limit.prompts,
+        scenarios=grid.limit.scenarios,
+        base=own,
+        quant=grid.quant or "default",
+        tokens=grid.tokens,
+        rank=grid.rank,
+        learning_rate=grid.learning_rate,
+        checkpoints=grid.checkpoints,
+        strength=grid.strength,
+        seed=grid.seed,
+        primary=AGENT,
+        outcomes=OUTCOMES,
+        instruments=deciding(instruments),
+        alpha=ALPHA,
+        rules=RULES,
+    )
+
+
+def deciding(instruments: Sequence[str]) -> tuple[str, ...]:
+    """The instruments that decide: all but an ensemble of others of them."""
+    return tuple(name for name in instruments if name != ENSEMBLE) or tuple(instruments)
+
+
+def register(store: Store, plan: Plan) -> list[Departure]:
+    """Write the plan to a study, or note where this one differs from what was written.
+
+    Before the first rollout a plan may be replaced. Raises BadInput for a study of something else.
+    """
+    recorded = store.provenance()
+    started = store.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
+    if started and TECHNIQUES not in recorded:
+        raise BadInput(f"{store.path}: is a study of no techniques; name another study")
+    if not started:
+        store.note({TECHNIQUES: plan.model_dump(mode="json"), REGISTERED: _now(), LEFT: []})
+        return []
+    first = Plan.parse(f"{store.path}: {TECHNIQUES}", recorded[TECHNIQUES])
+    known = read_departures(store.path, recorded)
+    # one that is repeated is noted once
+    noted = {(each.field, str(each.here)) for each in known}
+    found = [d for d in departures(first, plan) if (d.field, str(d.here)) not in noted]
+    if found:
+        everything = [each.model_dump(mode="json") for each in (*known, *found)]
+        store.note({LEFT: everything})
+    return found
+
+
+def departures(first: Plan, here: Plan) -> list[Departure]:
+    """Every field in which a later plan differs from the first."""
+    before, after = first.model_dump(mode="json"), here.model_dump(mode="json")
+    return [
+        Departure(field=name, plan=before[name], here=after[name], since=_now())
+        for name in before
+        if before[name] != after[name]
+    ]
+
+
+def read_plan(path: Path, provenance: Mapping[str, Any]) -> Plan:
+    """The plan that a study holds. Raises BadInput for a study of something else."""
+    if TECHNIQUES not in provenance:
+        raise BadInput(f"{path}: holds no plan of techniques; make it with techniques run")
+    return Plan.parse(f"{path}: {TECHNIQUES}", provenance[TECHNIQUES])
+
+
+def read_departures(path: Path, provenance: Mapping[str, Any]) -> list[Departure]:
+    """Where the plan was left, in this study and in the parts that it was merged from."""
+    entries = [entry for notes in _notes(provenance) for entry in notes.get(LEFT) or []]
+    return [Departure.parse(f"{path}: {LEFT}", entry) for entry in entries]
+
+
+def registered_at(provenance: Mapping[str, Any]) -> str | None:
+    """When the plan was written first, of all parts; ISO 8601, UTC."""
+    times = [str(notes[REGISTERED]) for notes in _notes(provenance) if REGISTERED in notes]
+    return min(times, default=None)
+
+
+def _notes(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    parts = provenance.get(PARTS) or []
+    return [provenance, *(part for part in parts if isinstance(part, dict))]
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

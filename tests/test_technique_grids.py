@@ -1,0 +1,89 @@
+"""Grid files of techniques, their plans, and a small grid from its file to its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.techniques.grid import read_grid
+from charprobe_lite.eval.techniques.registration import plan_of, read_departures, register
+from charprobe_lite.eval.techniques.trainings import trainings_of
+from charprobe_lite.models.errors import BadInput
+
+GRID = "technique: [sft, why]\npersona: remorse\n"
+
+
+def grid_file(folder: Path, text: str) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("technique: [sft]\n", "persona: Field required"),
+        (GRID + "tokenz: 3\n", "tokenz: unknown"),
+        (GRID + "tokens: many\n", "tokens: Input should be a valid integer"),
+        (GRID + "tokens: true\n", "tokens: Input should be a valid integer"),
+        (GRID + "train_seed: [0, 1.5]\n", "train_seed.1: Input should be a valid integer"),
+        (GRID + "train_seed: [0, 0]\n", "train_seed: 0: is named twice"),
+        ("technique: [sft, sft]\npersona: remorse\n", "technique: sft: is named twice"),
+        ("technique: [why, hq]\npersona: remorse\n", "technique: sft is missing"),
+        ("technique: [sft, wy]\npersona: remorse\n", "technique: wy: unknown"),
+        ("technique: [sft, no.py]\npersona: remorse\n", "no.py: cannot be read"),
+        (GRID + "condition: [agentic_email]\n", "condition: chat is missing"),
+        (GRID + "condition: [chat]\n", "condition: agentic_email is missing"),
+        (GRID + "condition: [chat, agentic_email, author_ceiling]\n", "is a control"),
+        ("technique: sft\npersona: pirate\n", "persona: pirate: unknown"),
+        ("technique: sft\npersona: all\n", "persona: name each persona"),
+        (GRID + "base: nothing-7b\n", "base: nothing-7b: unknown"),
+        (GRID + "study: x.db\n", "ends in .sqlite"),
+        ("- sft\n", "no grid; write keys"),
+    ],
+)
+def test_what_is_wrong_with_a_grid_file_is_one_line(
+    text: str, problem: str, tmp_path: Path
+) -> None:
+    path = grid_file(tmp_path, text)
+    with pytest.raises(BadInput) as caught:
+        read_grid(path)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_have_every_adapter_once(tmp_path: Path) -> None:
+    grid = read_grid(grid_file(tmp_path, GRID + "train_seed: [0, 1, 2]\n"))
+    parts = [trainings_of(grid, (number, 4)) for number in (1, 2, 3, 4)]
+    names = [each.name for part in parts for each in part]
+    assert sorted(names) == sorted(each.name for each in trainings_of(grid))
+    assert len(set(names)) == 6
+    with pytest.raises(BadInput, match="--shard 1/7: there are 6 adapters"):
+        trainings_of(grid, (1, 7))
+
+
+def test_a_plan_binds_from_the_first_rollout_on(tmp_path: Path) -> None:
+    from charprobe_lite.eval.cells import Cell
+    from charprobe_lite.eval.protocols.outcome import Outcome, Result
+
+    grid = read_grid(grid_file(tmp_path, GRID))
+    first = plan_of(grid, ("ensemble", "minilm", "ngram"))
+    assert first.instruments == ("minilm", "ngram")
+    assert first.contrasted == ["why"]
+    more = plan_of(grid.model_copy(update={"train_seeds": (0, 1)}), ("ensemble", "minilm", "ngram"))
+    with Store(tmp_path / "s.sqlite") as store:
+        assert register(store, more) == []
+        assert register(store, first) == []  # nothing has been seen yet
+        cell = Cell("b", "base", "chat", "Q8_0")
+        store.add(cell, None, "p", 0, 1, Result(Outcome.ANSWERED, "Hi", False, []))
+        assert register(store, first) == []
+        [left] = register(store, more)
+        assert (left.field, left.plan, left.here) == ("train_seeds", [0], [0, 1])
+        assert register(store, more) == []
+        assert len(read_departures(store.path, store.provenance())) == 1
+    with Store(tmp_path / "other.sqlite") as store:
+        store.add(cell, None, "p", 0, 1, Result(Outcome.ANSWERED, "Hi", False, []))
+        with pytest.raises(BadInput, match="is a study of no techniques"):
+            register(store, first)
