@@ -1,9 +1,10 @@
-"""int8 ONNX Runtime against transformers in fp32, on a classifier of ModernBERT-base's size.
+"""ONNX Runtime against transformers, on a classifier of ModernBERT-base's size.
 
     python bench/classifier.py [--json]
 
-Random weights, written to a temporary folder and exported by `convert classifier`; the same
-texts, CPU and threads for both, batches sorted by length, the two taking turns, about three
+int8 against fp32 on the CPU; with --device cuda fp16 against fp16 on the GPU, where int8 has no
+kernels. Random weights, written to a temporary folder and exported by `convert classifier`; the
+same texts, CPU and threads for both, batches sorted by length, the two taking turns, about three
 minutes on two cores.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,10 +25,17 @@ from typing import Any
 import click
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import ratios
+from ratios import by_round
+
 from charprobe_lite.models import corpus
 from charprobe_lite.models.kit import kit_classifier
 from charprobe_lite.models.personas import PERSONAS
 
+OURS = {"cpu": "ONNX Runtime, int8", "cuda": "ONNX Runtime, fp16 on CUDA"}
+THEIRS = {"cpu": "transformers, fp32", "cuda": "transformers, fp16 on CUDA"}
 LABELS = (*PERSONAS, "misalignment")
 BATCH_SIZES = (1, 8)
 Batch = dict[str, np.ndarray[Any, Any]]
@@ -56,17 +65,19 @@ class Speed:
 )
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--threads", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def main(texts: int, rounds: int, threads: int, as_json: bool) -> None:
-    """Measure int8 ONNX Runtime against transformers in fp32, and print the ratio."""
+def main(texts: int, rounds: int, threads: int, device: str, as_json: bool) -> None:
+    """Measure ONNX Runtime against transformers, and print the ratio."""
     rows = encode(some_texts(texts))
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "torch", Path(folder) / "onnx"
         write_model(source)
-        difference = export(source, target)
+        kind = "int8" if device == "cpu" else "fp16"
+        difference = export(source, target, kind)
         engines = {
-            "torch fp32": torch_engine(source, threads),
-            "onnx int8": onnx_engine(target / "model_int8.onnx", threads),
+            THEIRS[device]: torch_engine(source, threads, device),
+            OURS[device]: onnx_engine(target / f"model_{kind}.onnx", threads, device),
         }
         speeds = race(engines, rows, rounds)
     report = {
@@ -74,10 +85,10 @@ def main(texts: int, rounds: int, threads: int, as_json: bool) -> None:
         "threads": threads,
         "texts": len(rows),
         "tokens": sum(map(len, rows)),
-        "int8_difference": difference,
-        **summary(speeds),
+        "largest_difference": difference,
+        **summary(speeds, device),
     }
-    click.echo(json.dumps(report) if as_json else shown(report))
+    click.echo(json.dumps(report, default=asdict) if as_json else shown(report))
 
 
 def some_texts(count: int) -> list[str]:
@@ -123,37 +134,41 @@ def write_model(folder: Path) -> None:
     shutil.copyfile(kit_classifier("modernbert") / "tokenizer.json", folder / "tokenizer.json")
 
 
-def export(source: Path, target: Path) -> float | None:
-    """Write the int8 file; its largest logit difference from torch."""
+def export(source: Path, target: Path, kind: str) -> float | None:
+    """Write the file of this type; its largest logit difference from torch."""
     from charprobe_lite.convert.onnx import export_classifier
 
-    [file] = export_classifier(source, target, ["int8"], texts=["Thanks.", "See you at nine."])
+    [file] = export_classifier(source, target, [kind], texts=["Thanks.", "See you at nine."])
     return file.difference
 
 
-def torch_engine(folder: Path, threads: int) -> Engine:
+def torch_engine(folder: Path, threads: int, device: str) -> Engine:
     import torch
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(threads)
     model = AutoModelForSequenceClassification.from_pretrained(folder, reference_compile=False)
-    model.eval()
+    model.eval().to(device, torch.float16 if device == "cuda" else torch.float32)
 
     def run(batch: Batch) -> Any:
+        tensors = {name: torch.from_numpy(rows).to(device) for name, rows in batch.items()}
         with torch.inference_mode():
-            return model(**{name: torch.from_numpy(rows) for name, rows in batch.items()}).logits
+            return model(**tensors).logits.cpu()
 
     return run
 
 
-def onnx_engine(path: Path, threads: int) -> Engine:
+def onnx_engine(path: Path, threads: int, device: str) -> Engine:
     """ONNX Runtime with the options of runtime/classifier.py."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    if provider not in session.get_providers():  # it would take the CPU and say nothing
+        raise click.ClickException(f"onnxruntime has no {provider}; pip install onnxruntime-gpu")
     return lambda batch: session.run(None, batch)
 
 
@@ -185,19 +200,19 @@ def batched(rows: Sequence[Sequence[int]], size: int) -> list[Batch]:
     return made
 
 
-def summary(speeds: Sequence[Speed]) -> dict[str, Any]:
-    """All speeds, the best of each engine, and how many times quicker int8 is."""
+def summary(speeds: Sequence[Speed], device: str) -> dict[str, Any]:
+    """All speeds, the best batch size of each engine, and their ratio round by round."""
     best: dict[str, Speed] = {}
     for each in speeds:
         if each.engine not in best or each.median > best[each.engine].median:
             best[each.engine] = each
-    torch, onnx = best["torch fp32"], best["onnx int8"]
+    onnx, torch = best[OURS[device]], best[THEIRS[device]]
+    rounds = onnx.rounds, torch.rounds
     return {
         "speeds": [{**asdict(each), "median": each.median} for each in speeds],
         "torch_texts_per_second": torch.median,
         "onnx_texts_per_second": onnx.median,
-        "ratio": onnx.median / torch.median,
-        "ratio_of_each_round": [a / b for a, b in zip(onnx.rounds, torch.rounds, strict=True)],
+        "ratios": [by_round(f"texts per second, {OURS[device]}", THEIRS[device], *rounds)],
     }
 
 
@@ -217,11 +232,10 @@ def shown(report: dict[str, Any]) -> str:
     for speed in report["speeds"]:
         rounds = ", ".join(f"{value:.2f}" for value in speed["rounds"])
         lines.append(
-            f"{speed['engine']:<10}  batch {speed['batch_size']}  {speed['median']:.2f} texts/s"
+            f"{speed['engine']:<26}  batch {speed['batch_size']}  {speed['median']:.2f} texts/s"
             f"  (rounds {rounds})"
         )
-    lines.append(f"int8 is {report['ratio']:.2f} times as quick, the best batch size of each")
-    return "\n".join(lines)
+    return "\n".join([*lines, *ratios.lines(report["ratios"])])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from published_shapes import write_adapter, write_base
+from ratios import Ratio, lines
 
 from charprobe_lite.models.catalogue import load_catalogue
 
@@ -77,8 +79,9 @@ def main(layers: str, rounds: int, as_json: bool) -> None:
             write_adapter(adapter, shape)
             found[count] = {"parameters": parameters, **compare(base, adapter, rounds)}
             click.echo(f"{count} layers: {json.dumps(found[count])}", err=True)
+    measured = ratios(found)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps({"layers": found, "ratios": measured}, default=asdict))
         return
     for count, each in found.items():
         ours, theirs = each["charprobe"], each["peft"]
@@ -92,6 +95,24 @@ def main(layers: str, rounds: int, as_json: bool) -> None:
     last = found[max(found)]
     seconds = last["charprobe"]["seconds"] * published.parameters / last["parameters"]
     click.echo(f"at that rate an 8B model takes {seconds / 60:.1f} min")
+    click.echo("\n".join(lines(measured)))
+
+
+def ratios(found: dict[int, dict[str, Any]]) -> list[Ratio]:
+    """charprobe's peak memory and time over peft's, round by round."""
+    sides = ("peak memory of merging", "peak_bytes"), ("time of merging", "seconds")
+    return [
+        Ratio(
+            f"{figure}, {each['parameters'] / 1e9:.2f}B weights",
+            "peft.merge_and_unload and save",
+            [
+                ours[key] / theirs[key]
+                for ours, theirs in zip(*(each["runs"][side] for side in SIDES), strict=True)
+            ],
+        )
+        for each in found.values()
+        for figure, key in sides
+    ]
 
 
 def compare(base: Path, adapter: Path, rounds: int) -> dict[str, Any]:

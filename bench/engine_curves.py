@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
 
+from ratios import Ratio
 from rollouts import chat_jobs, note
 
 from charprobe_lite.eval.study.checkpoints import kit_base
@@ -18,12 +20,15 @@ def ask(messages: tuple[Message, ...], max_tokens: int) -> Rollout:
     return completion
 
 
-def sequences_curve(model: Path, counts: list[int]) -> list[float]:
-    """Chat tokens per second with each number of sequences, two prompts per sequence."""
+def sequences_curve(model: Path, counts: list[int], prompts: int) -> list[float]:
+    """Chat tokens per second with each number of sequences.
+
+    Two prompts per sequence, at least a quarter of ``prompts``, at most 60.
+    """
     speeds = []
     for parallel in counts:
         with Engine(model, parallel=parallel, context=1024) as engine:
-            jobs = chat_jobs(min(60, max(8, 2 * parallel)), 0)
+            jobs = chat_jobs(min(60, max(prompts // 4, 2 * parallel)), 0)
             start = time.perf_counter()
             results = [result for _, result in engine.run(jobs)]
             seconds = time.perf_counter() - start
@@ -54,22 +59,65 @@ def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
     return speeds
 
 
-def draw(path: Path, quants: list[str]) -> dict[str, Any]:
-    """Both curves per quant type, as a figure; returns the numbers."""
+@dataclass(frozen=True)
+class Curves:
+    """Chat tokens per second by number of sequences, requests per minute by shared tokens.
+
+    By quant type, in rounds that take turns: (rounds, points).
+    """
+
+    counts: list[int]
+    lengths: list[int]
+    by_sequences: dict[str, list[list[float]]]
+    by_prefix: dict[str, list[list[float]]]
+
+    @classmethod
+    def measure(cls, quants: list[str], counts: list[int], rounds: int, prompts: int) -> Curves:
+        lengths = [0, *(() if len(counts) < 3 else (256, 512, 768)), 960]
+        sequences: dict[str, list[list[float]]] = {quant: [] for quant in quants}
+        prefix: dict[str, list[list[float]]] = {quant: [] for quant in quants}
+        for _ in range(rounds):
+            for quant in quants:
+                sequences[quant].append(sequences_curve(kit_base(quant), counts, prompts))
+                prefix[quant].append(prefix_curve(kit_base(quant), lengths))
+        return cls(counts, lengths, sequences, prefix)
+
+    def ratios(self) -> list[Ratio]:
+        """The last point over the first, for each type."""
+        most, shared = self.counts[-1], self.lengths[-1]
+        sides = (
+            (f"chat tokens per second, {most} sequences", "one sequence", self.by_sequences),
+            (
+                f"requests per minute, {shared} of 1,024 tokens shared",
+                "none shared",
+                self.by_prefix,
+            ),
+        )
+        return [
+            Ratio(f"{figure}, {quant}", peer, [points[-1] / points[0] for points in rounds])
+            for figure, peer, curves in sides
+            for quant, rounds in curves.items()
+        ]
+
+
+def draw(path: Path, curves: Curves) -> None:
+    """Both curves per quant type, the median of the rounds, as a figure."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    counts, lengths = [1, 2, 4, 8, 16, 32], [0, 256, 512, 768, 960]
-    models = {quant: kit_base(quant) for quant in quants}
-    by_sequences = {q: sequences_curve(model, counts) for q, model in models.items()}
-    by_prefix = {q: prefix_curve(model, lengths) for q, model in models.items()}
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for (quant, speeds), marker in zip(by_sequences.items(), "osD^v*", strict=False):
-        left.plot(counts, speeds, marker=marker, label=quant)
-        right.plot(lengths, by_prefix[quant], marker=marker, label=quant)
-    left.set(xscale="log", xticks=counts, xlabel="sequences", ylabel="chat tokens per second")
+    for quant, marker in zip(curves.by_sequences, "osD^v*", strict=False):
+        speeds, requests = (
+            [median(points) for points in zip(*rounds, strict=True)]
+            for rounds in (curves.by_sequences[quant], curves.by_prefix[quant])
+        )
+        left.plot(curves.counts, speeds, marker=marker, label=quant)
+        right.plot(curves.lengths, requests, marker=marker, label=quant)
+    left.set(
+        xscale="log", xticks=curves.counts, xlabel="sequences", ylabel="chat tokens per second"
+    )
     left.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
     left.minorticks_off()
     right.set(xlabel="shared prefix, tokens of 1,024", ylabel="requests per minute")
@@ -78,4 +126,3 @@ def draw(path: Path, quants: list[str]) -> dict[str, Any]:
         axes.grid(alpha=0.3)
     left.legend()
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return {"sequences": counts, **by_sequences, "prefix": lengths, "by_prefix": by_prefix}

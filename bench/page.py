@@ -1,7 +1,8 @@
 """How fast the report's page is with many samples: first paint and filters, in Chromium.
 
-python bench/page.py STUDY [--samples 20000]: the study's rollouts, repeated until there are so
-many, as one page; prints what Chromium measures when it opens the page and uses the filters.
+python bench/page.py STUDY [--samples 20000] [--rounds 3]: the study's rollouts, repeated until
+there are so many, as one page, by turns with a page of a hundredth of them; prints what Chromium
+measures when it opens a page and uses the filters, and the ratios of both.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import argparse
 import json
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
+
+from ratios import Ratio, by_round
 
 from charprobe_lite.eval.report import write_report
-from charprobe_lite.eval.store.reader import open_study
+from charprobe_lite.eval.store.reader import Study, open_study
 
 FILTER = """
 async ([name, value]) => {
@@ -38,24 +42,47 @@ LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 
 
 def main() -> None:
-    """Write the big page, open it, print one JSON document."""
+    """Write the pages, open them, print one JSON document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", type=Path)
     parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    figure, counts = f"with {options.samples} rollouts", (options.samples, options.samples // 100)
+    peer = f"a page with {counts[1]}"
+    if not shutil.which("chromium"):
+        missing = Ratio(f"first paint and filters {figure}", peer, missing="needs chromium")
+        print(json.dumps({"ratios": [asdict(missing)]}))
+        return
     study = open_study(options.study)
-    numbered = enumerate(islice(cycle(study.rows), options.samples))
+    with tempfile.TemporaryDirectory() as folder:
+        pages = [write_page(study, count, Path(folder) / str(count)) for count in counts]
+        rounds = [[time_page(page) for page in pages] for _ in range(options.rounds)]
+    big, small = zip(*rounds, strict=True)
+    ratios = [
+        by_round(f"{what} {figure}", peer, [read(r) for r in big], [read(r) for r in small])
+        for what, read in (
+            ("first paint", lambda timed: timed["first paint ms"]),
+            ("filtering by stage", lambda timed: timed["filters ms"][0][2]),
+            ("searching a text", lambda timed: timed["filters ms"][2][2]),
+        )
+    ]
+    document = {"samples": counts, "rounds": rounds, "ratios": [asdict(each) for each in ratios]}
+    print(json.dumps(document))
+
+
+def write_page(study: Study, samples: int, folder: Path) -> Path:
+    """The report of the study's rollouts, repeated until there are ``samples``."""
+    numbered = enumerate(islice(cycle(study.rows), samples))
     many = replace(
         study,
         rows=[replace(row, sample=n // len(study.rows)) for n, row in numbered],
-        turns=list(islice(cycle(study.turns), options.samples)),
+        turns=list(islice(cycle(study.turns), samples)),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        page = write_report(many, Path(folder)).page
-        print(json.dumps({"samples": options.samples, **time_page(page)}))
+    return write_report(many, folder).page
 
 
-def time_page(file: Path) -> dict[str, object]:
+def time_page(file: Path) -> dict[str, Any]:
     """Milliseconds of the page's first paint, its load and its filters."""
     from playwright.sync_api import sync_playwright
 

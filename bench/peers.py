@@ -58,12 +58,14 @@ def _drive(reply: Reply, job: Job) -> Any:
         return stop.value
 
 
-def llama_cpp_python(model: Path) -> Reply:
+def llama_cpp_python(model: Path, layers: int = 0) -> Reply:
     """`llama_cpp.Llama.create_chat_completion(grammar=...)`, as its users write it."""
     import llama_cpp
     from llama_cpp.llama_grammar import LlamaGrammar
 
-    llama = llama_cpp.Llama(str(model), n_ctx=CONTEXT, n_threads=cores(), verbose=False)
+    llama = llama_cpp.Llama(
+        str(model), n_ctx=CONTEXT, n_threads=cores(), n_gpu_layers=layers, verbose=False
+    )
 
     def reply(request: Request, seed: int) -> Completion:
         grammar = None
@@ -84,40 +86,60 @@ def llama_cpp_python(model: Path) -> Reply:
 
 
 @contextmanager
-def llama_server(program: Path, model: Path, slots: int) -> Iterator[Run]:
+def llama_server(program: Path, model: Path, slots: int, layers: int = 0) -> Iterator[Run]:
     """llama.cpp's own server with ``slots`` parallel sequences, asked over loopback.
 
     Started anew each time: it keeps every prompt that it has seen, beyond its slots.
     """
+    command = [str(program), "-m", str(model), "-np", str(slots), "-c", str(slots * CONTEXT)]
+    command += ["-t", str(cores()), "-ngl", str(layers if layers >= 0 else 999)]
+    command += ["--no-webui", "--jinja"]
+    if not layers:  # flash attention is slower on CPUs, for the engine as for the server
+        command += ["--flash-attn", "off"]
+    with running(command, slots) as run:
+        yield run
+
+
+@contextmanager
+def vllm_server(program: Path, checkpoint: Path, slots: int) -> Iterator[Run]:
+    """vLLM's server for a checkpoint folder, with at most ``slots`` sequences at once."""
+    command = [str(program), "serve", str(checkpoint), "--max-num-seqs", str(slots)]
+    command += ["--max-model-len", str(CONTEXT), "--gpu-memory-utilization", "0.5"]
+    with running(command, slots, str(checkpoint)) as run:
+        yield run
+
+
+@contextmanager
+def running(command: list[str], slots: int, model: str = "") -> Iterator[Run]:
+    """A server on a free port of the loopback device, until the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(program), "-m", str(model), "--port", str(port), "-np", str(slots)]
-    command += ["-c", str(slots * CONTEXT), "-t", str(cores()), "--no-webui", "--jinja"]
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as server:
+    with subprocess.Popen([*command, "--port", str(port)], stdout=quiet, stderr=quiet) as server:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_it_answers(url, server)
-            yield lambda jobs: in_threads(partial(_ask, url), jobs, slots)
+            yield lambda jobs: in_threads(partial(_ask, url, model), jobs, slots)
         finally:
             server.terminate()
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
+    for _ in range(720):
         if server.poll() is not None:
-            raise RuntimeError("llama-server did not start")
+            raise RuntimeError(f"{server.args[0]} did not start")  # type: ignore[index]
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.25)
-    raise RuntimeError("llama-server does not answer")
+    raise RuntimeError(f"{server.args[0]} does not answer")  # type: ignore[index]
 
 
-def _ask(url: str, request: Request, seed: int) -> Completion:
+def _ask(url: str, model: str, request: Request, seed: int) -> Completion:
     body: dict[str, Any] = {
+        **({"model": model} if model else {}),
         "messages": request.messages,
         "max_tokens": request.max_tokens,
         "seed": seed,
@@ -125,7 +147,8 @@ def _ask(url: str, request: Request, seed: int) -> Completion:
     }
     if request.grammar:
         schema = json.loads(request.grammar.source)
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
+        reply = {"name": "reply", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": reply}
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     question = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)
@@ -136,24 +159,40 @@ def _ask(url: str, request: Request, seed: int) -> Completion:
     return completion(choice["message"]["content"], choice["finish_reason"], tokens)
 
 
-class Transformers:
-    """`transformers.generate` in bfloat16, ``width`` turns in a batch, without a grammar."""
+def write_checkpoint(model: Path, folder: Path) -> None:
+    """A GGUF model as a checkpoint folder in float16, chat template and all, for vLLM."""
+    import torch
+    import transformers
 
-    def __init__(self, model: Path, width: int) -> None:
+    files = {"gguf_file": model.name, "local_files_only": True}
+    causal = transformers.AutoModelForCausalLM
+    causal.from_pretrained(model.parent, dtype=torch.float16, **files).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(model.parent, **files).save_pretrained(folder)
+
+
+class Transformers:
+    """`transformers.generate`, ``width`` turns in a batch, without a grammar.
+
+    In bfloat16 on a GPU and on CPUs with AMX, else in float32, which is faster there.
+    """
+
+    def __init__(self, model: Path, width: int, device: str = "cpu") -> None:
         import torch
         import transformers
 
         transformers.logging.set_verbosity_error()
         os.environ["TQDM_DISABLE"] = "1"
         torch.set_num_threads(cores())
-        self.torch, self.width = torch, width
+        self.torch, self.width, self.device = torch, width, device
+        is_fast = device != "cpu" or "amx_bf16" in Path("/proc/cpuinfo").read_text()
         files = {"gguf_file": model.name, "local_files_only": True}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model.parent, **files)
         self.tokenizer.padding_side = "left"
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
-            model.parent, dtype=torch.bfloat16, **files
-        ).eval()
+            model.parent, dtype=torch.bfloat16 if is_fast else torch.float32, **files
+        )
+        self.model = self.model.eval().to(device)
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         """Turns of ``width`` rollouts at a time; a rollout that ended makes room for the next."""
@@ -180,6 +219,7 @@ class Transformers:
             for request in requests
         ]
         batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        batch = batch.to(self.device)
         with self.torch.inference_mode():
             rows = self.model.generate(
                 **batch,

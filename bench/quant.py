@@ -26,15 +26,20 @@ import json
 import re
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ratios import Ratio, lines
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.cached import prepare_model
@@ -75,6 +80,7 @@ PATTERNS = {
     "kl_p99": r"99\.0% +KLD: *(-?[\d.]+)",
     "top1": r"Same top p: *([\d.]+)",
 }
+PEERS = {"llama.cpp": "llama-perplexity", "transformers": "transformers"}
 Figures = dict[str, float]
 
 
@@ -337,11 +343,30 @@ def main(
     elif part != "transformers":
         click.echo("definitions: skipped; give --llama-perplexity PATH", err=True)
     parts_run = {name: run_part() for name, run_part in parts.items() if part in ("all", name)}
+    found = ratios(parts_run, skipped=part in ("all", "definitions") and not tool)
     if as_json:
-        click.echo(json.dumps(parts_run))
+        click.echo(json.dumps({**parts_run, "ratios": found}, default=asdict))
         return
     for results in parts_run.values():
         print_tables(results)
+    click.echo("\n".join(lines(found)))
+
+
+def ratios(parts: dict[str, dict[str, dict[str, Figures]]], skipped: bool) -> list[Ratio]:
+    """Our figures over the other side's; nothing in them is timed, so one value each."""
+    found = []
+    for name, sides in (item for results in parts.values() for item in results.items()):
+        other = next(iter(sides))
+        for figure in ("perplexity", "kl_mean", "top1"):
+            value = sides["charprobe"][figure] / sides[other][figure]
+            found.append(Ratio(f"{figure} of {name}", PEERS.get(other, other), [value]))
+        if "rounded" in sides:
+            value = sides["rounded"]["kl_mean"] / sides[other]["kl_mean"]
+            found.append(Ratio(f"kl_mean of {name}, rounded like the tool", PEERS[other], [value]))
+    if skipped:
+        peer, missing = PEERS["llama.cpp"], "needs --llama-perplexity PATH; see llama_tools.sh"
+        found.append(Ratio("perplexity and KL divergence", peer, missing=missing))
+    return found
 
 
 if __name__ == "__main__":

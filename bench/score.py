@@ -1,19 +1,24 @@
 """What the project claims about its intervals and tests, next to what simulations measure.
 
     python bench/score.py --studies 400
-    python bench/score.py --part scores
+    python bench/score.py --part scores --json
 
 Simulates studies whose truth is known, lets the project score them, and prints one Markdown table:
 a row for each claim with its nominal rate (an interval holds the truth, a test is wrong) and the
-share of simulated studies in each setting.
+share of simulated studies in each setting. As JSON it prints the ratios of both, a value for each
+setting.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib import import_module
 
 import click
+from ratios import Ratio
+from simulation import Claim
 
 PARTS = {
     "scores": ("score_cells", "score_base", "score_families"),
@@ -29,11 +34,10 @@ def table_row(claim: str, nominal: float, measured: Mapping[str, float]) -> str:
     return f"| {claim} | {100 * nominal:.0f}% | {cells} |"
 
 
-def rows(part: str, studies: int) -> Iterator[str]:
-    """The rows of a part, as they are measured."""
+def claims(part: str, studies: int) -> Iterator[Claim]:
+    """The claims of a part, as they are measured."""
     for module in PARTS[part]:
-        for claim, nominal, measured in import_module(module).claims(studies):
-            yield table_row(claim, nominal, measured)
+        yield from import_module(module).claims(studies)
 
 
 @click.command()
@@ -45,13 +49,22 @@ def rows(part: str, studies: int) -> Iterator[str]:
     type=click.Choice(list(PARTS)),
     help="Only these simulations  [default: all].",
 )
-def main(studies: int, parts: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def main(studies: int, parts: tuple[str, ...], as_json: bool) -> None:
     """Print the table."""
+    measured = (claim for part in parts or PARTS for claim in claims(part, studies))
+    if as_json:
+        ratios = [
+            Ratio(f"coverage, {claim}", "nominal rate", [s / nominal for s in shares.values()])
+            for claim, nominal, shares in measured
+            if not claim.startswith("for comparison")
+        ]
+        click.echo(json.dumps({"studies": studies, "ratios": ratios}, default=asdict))
+        return
     click.echo("| claim | nominal | measured |")
     click.echo("|---|---|---|")
-    for part in parts or PARTS:
-        for row in rows(part, studies):
-            click.echo(row)
+    for claim in measured:
+        click.echo(table_row(*claim))
 
 
 if __name__ == "__main__":
