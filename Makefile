@@ -4,6 +4,7 @@
 # make docs   the documentation as a site in build/site, from nothing
 # make wheel  wheel and sdist in dist/, and the main job from the wheel alone
 # make audit  known vulnerabilities of what make test installed, as PyPI lists them
+# make bench  a short form of every benchmark, next to the last recorded ratios
 # make test-optimum   the classifier's export by optimum-onnx, in an environment of its own
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -11,7 +12,7 @@ ARGS ?= --persona sarcasm
 PACKAGES := convert eval models runtime
 INSTALL := pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: eval test quick wheel audit test-optimum check docs clean
+.PHONY: eval test quick bench wheel audit test-optimum check docs clean
 
 eval: .venv/eval
 	$(BIN)/charprobe-lite eval $(ARGS)
@@ -21,6 +22,13 @@ test: check
 
 quick: .venv/test
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" tests
+
+# with llama.cpp's own programs as peers where `sh bench/llama_tools.sh` has built them
+LLAMA := build/llama.cpp/bin
+bench: .venv/test
+	$(BIN)/python bench/suite.py \
+		$(if $(wildcard $(LLAMA)/llama-server),--llama-server $(LLAMA)/llama-server) \
+		$(if $(wildcard $(LLAMA)/llama-perplexity),--llama-perplexity $(LLAMA)/llama-perplexity)
 
 check: .venv/test
 	$(BIN)/ruff check .
