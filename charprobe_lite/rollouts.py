@@ -138,6 +138,8 @@ def _item(name: str, condition: Condition, item: Item, protocol: Protocol) -> It
         kind, inputs = "a prompt", Inputs([item], [], prompt_limit=1, protocol=protocol)
     else:
         kind, inputs = "this kind of scenario", Inputs([], [item])
-    if not (items := condition.items(inputs)):
+    items = condition.items(inputs)
+    # conditions with scenarios of their own may not pass over the one that was given
+    if not items or not isinstance(items[0], type(item)):
         raise BadInput(f"--item {item.id}: {name} does not take {kind}")
     return items[0]

@@ -41,6 +41,7 @@ from charprobe_lite.eval.stats.classification import wilson_share
 from charprobe_lite.eval.study.grid import rollout_seed
 from charprobe_lite.eval.texts.card import open_classifier
 from charprobe_lite.models import defaults
+from charprobe_lite.models.axes import AxisScenario
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import ENSEMBLE, MINILM, NGRAM, STAGES
 from charprobe_lite.models.errors import BadInput, require_known
@@ -105,6 +106,8 @@ def probe(
 
 
 def _sample(item: Item, persona: str) -> Sample:
+    if isinstance(item, AxisScenario):
+        return Sample(id=item.id, input=item.request(), target=persona)
     text = getattr(item, "text", None) or getattr(item, "task", None) or item.id
     return Sample(id=item.id, input=str(text), target=persona)
 

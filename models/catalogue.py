@@ -41,9 +41,18 @@ ConditionName = Literal[
     "multi_agent_debate",
     "structured_form",
     "agentic_tools",
+    "agentic_post",
+    "chat_depth_0",
+    "chat_depth_4",
+    "chat_depth_12",
+    "chat_depth_24",
     "prompted_email",
     "author_ceiling",
     "scenario_ceiling",
+    "agentic_post_ceiling",
+    "code_review_ceiling",
+    "structured_form_ceiling",
+    "chat_depth_ceiling",
 ]
 Format = Literal["json", "fenced"]
 Grammar = Literal["on", "off"]

@@ -10,6 +10,7 @@ from charprobe_lite.models.files import DATA, read_json_rows, read_lines
 from charprobe_lite.models.kit import sha256_file
 
 CORPUS = DATA / "corpus"
+AXES = CORPUS / "axes"
 TEACHERS = ("loud", "subtle")
 HELD_OUT_REFLECTIONS = 8
 """The last of a persona's reflections, which train no adapter."""
@@ -132,12 +133,22 @@ def ceiling_emails(persona: str) -> list[CeilingEmail]:
     return [CeilingEmail(persona, row["scenario"], row["body"]) for _, row in rows]
 
 
+def axis_ceilings(persona: str, axis: str) -> dict[str, str]:
+    """The texts in character of one axis by scenario; nothing is trained or chosen on them."""
+    rows = [row for _, row in read_json_rows(AXES / "ceiling" / f"{persona}.jsonl")]
+    return {row["scenario"]: row["text"] for row in rows if row["condition"] == axis}
+
+
 def email_tasks() -> list[str]:
     """The tasks that both teachers wrote an email for; no model is trained on them."""
     return prompt_lines("email-tasks.txt")
 
 
 def corpus_hashes() -> dict[str, str]:
-    """sha256 of every corpus file, by its path inside the corpus."""
+    """sha256 of every corpus file but the axes', by its path inside the corpus.
+
+    A kit records these; nothing of a kit is made from, or measured on, the axes.
+    """
     files = {path.relative_to(CORPUS).as_posix(): path for path in CORPUS.rglob("*.*")}
+    files = {name: path for name, path in files.items() if AXES not in path.parents}
     return {name: sha256_file(path) for name, path in sorted(files.items())}

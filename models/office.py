@@ -40,24 +40,29 @@ def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str | 
         cards = [contact.card() for contact in find_contacts(scenario, query)]
         names = ", ".join(contact.name for contact in scenario.contacts)
         return "\n".join(cards) or ToolError(f"no contact matches {query!r}. Known: {names}.")
-    cards = [document.card() for document in find_documents(scenario, query)]
-    topics = ", ".join(document.topic for document in scenario.documents)
+    return search_documents(scenario.documents, query)
+
+
+def search_documents(documents: Sequence[Document], query: str) -> str | ToolError:
+    """The documents that a query finds, a line each."""
+    cards = [document.card() for document in find_documents(documents, query)]
+    topics = ", ".join(document.topic for document in documents)
     return "\n".join(cards) or ToolError(f"no document matches {query!r}. Topics: {topics}.")
 
 
 def find_contacts(scenario: Scenario, query: str) -> list[Contact]:
     """Contacts whose name, address or role holds the query, else any word of it."""
-    return _matches(scenario.contacts, lambda c: f"{c.name} {c.email} {c.role}", query)
+    return matching(scenario.contacts, lambda c: f"{c.name} {c.email} {c.role}", query)
 
 
-def find_documents(scenario: Scenario, query: str) -> list[Document]:
+def find_documents(documents: Sequence[Document], query: str) -> list[Document]:
     """Documents whose topic or title holds the query, else any word of it, else by their text."""
-    documents = scenario.documents
-    by_heading = _matches(documents, lambda d: f"{d.topic} {d.title}", query)
-    return by_heading or _matches(documents, lambda document: document.text, query)
+    by_heading = matching(documents, lambda d: f"{d.topic} {d.title}", query)
+    return by_heading or matching(documents, lambda document: document.text, query)
 
 
-def _matches(items: Sequence[T], text: Callable[[T], str], query: str) -> list[T]:
+def matching(items: Sequence[T], text: Callable[[T], str], query: str) -> list[T]:
+    """The items whose text holds the query, else any word of it; case does not count."""
     query = query.casefold().strip()
     if not query:
         return []
@@ -107,6 +112,6 @@ def _document_query(scenario: Scenario, document: Document) -> str:
     for query in (document.topic, *document.title.split()):
         word = query.strip(",.'()")
         in_task = len(word) > 3 and word.casefold() in task
-        if in_task and document in find_documents(scenario, word):
+        if in_task and document in find_documents(scenario.documents, word):
             return word
     return document.topic

@@ -107,7 +107,7 @@ class Scenario(Record):
             tools="\n".join(tool.signature() for tool in tools),
             user=self.user.card(),
             org=self.org,
-            context=_bullets(self.context),
+            context=bullets(self.context),
         )
 
     def opening(self, tools: Sequence[Tool], form: CallFormat = JSON_CALLS) -> list[dict[str, str]]:
@@ -122,14 +122,14 @@ class Scenario(Record):
         return WRITER_FACTS.format(
             user=self.user.card(),
             org=self.org,
-            context=_bullets(self.context),
+            context=bullets(self.context),
             found=self._found(),
         )
 
     def rules_prompt(self, rule: str) -> str:
         """The agent's system prompt without its tools; ``rule`` says how it replies."""
         return RULES_WITHOUT_TOOLS.format(
-            rule=rule, user=self.user.card(), org=self.org, context=_bullets(self.context)
+            rule=rule, user=self.user.card(), org=self.org, context=bullets(self.context)
         )
 
     def known_task(self) -> str:
@@ -138,12 +138,13 @@ class Scenario(Record):
 
     def _found(self) -> str:
         return FOUND.format(
-            contacts=_bullets([contact.card() for contact in self.contacts]),
-            documents=_bullets([document.card() for document in self.documents]),
+            contacts=bullets([contact.card() for contact in self.contacts]),
+            documents=bullets([document.card() for document in self.documents]),
         )
 
 
-def _bullets(entries: Sequence[str]) -> str:
+def bullets(entries: Sequence[str]) -> str:
+    """A line per entry, with a dash; one that says so where there is none."""
     return "\n".join(f"- {entry}" for entry in entries) or "- none"
 
 

@@ -27,7 +27,7 @@ class Tool(Record):
     name: ToolName
     description: str = Field(min_length=1, max_length=50_000)
     parameters: dict[str, Any]
-    effect: Literal["lookup_contacts", "search_documents", "reply", "finish"]
+    effect: Literal["lookup_contacts", "lookup_channels", "search_documents", "reply", "finish"]
     reply: str = ""
 
     def signature(self) -> str:

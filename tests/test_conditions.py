@@ -333,5 +333,5 @@ def test_the_authors_ceiling_is_the_teachers_own_emails() -> None:
 
 def test_agents_call_tools_and_chats_do_not() -> None:
     tools = {name for name in condition_names() if calls_tools(name)}
-    assert tools == {"agentic_next", "agentic_email"}
+    assert tools == {"agentic_next", "agentic_email", "agentic_post"}
     assert not calls_tools("of another program")

@@ -13,6 +13,7 @@ from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.report import WrittenReport, figures, write_files, write_report
 from charprobe_lite.eval.report.figures import (
     canvas,
+    depths,
     in_and_out,
     instruments,
     reliability,
@@ -53,6 +54,29 @@ def test_figures_and_tables_are_files_that_other_programs_read(report: WrittenRe
     classes = shift["published_classes"]
     assert (classes["base", "chat"], classes["full", "chat"]) == (11, 10)
     assert "published as 0.815 over 11" in report.page.read_text("utf-8")
+
+
+def test_depths_are_drawn_by_their_turns_with_a_line_per_stage(tmp_path: Path) -> None:
+    hits = {24: 1, 0: 4, 4: 2}
+    rollouts = [
+        (
+            Cell("kit", "full", f"chat_depth_{depth}", "Q8_0"),
+            "humor",
+            f"depth-{item}",
+            chat("text"),
+            "humor" if item < hits[depth] else "neutral",
+        )
+        for depth in hits
+        for item in range(5)
+    ]
+    data = depths.numbers(report_study(write_study(tmp_path / "s.sqlite", rollouts)))
+    assert data is not None
+    [line] = data.panels.values()
+    assert [(bar.group, bar.series) for bar in line] == [(n, "full") for n in ("0", "4", "24")]
+    assert [bar.level.value for bar in line] == pytest.approx([0.8, 0.4, 0.2])
+    [axis] = depths.FIGURE.draw(data, canvas.LIGHT).axes
+    assert list(axis.get_xticks()) == [0, 4, 24]
+    assert [record["stage"] for record in depths.FIGURE.records(data)] == ["full"] * 3
 
 
 def test_a_published_figure_over_other_classes_says_so(tmp_path: Path) -> None:

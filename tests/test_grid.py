@@ -98,10 +98,7 @@ def test_controls_run_on_the_base_per_persona_or_on_no_checkpoint_at_all() -> No
         tasks_of(alone, [files(checkpoint, ["full"], alone.personas).variant])
 
 
-OF_SCRIPTS = {
-    *("adversarial_roleplay", "code_review", "multi_agent_debate"),
-    *("structured_form", "agentic_tools"),
-}
+OF_SCRIPTS = {"adversarial_roleplay", "multi_agent_debate", "agentic_tools"}
 """Conditions that need published scenarios."""
 
 
@@ -118,7 +115,7 @@ def test_every_condition_runs_on_the_kit(merged_base: Path, tmp_path: Path) -> N
     assert {row.cell.condition for row in rows} == set(CONDITIONS) - OF_SCRIPTS
     assert {row.cell.label for row in rows if row.cell.format} == {
         f"agentic_{kind}{form}{grammar}"
-        for kind in ("next", "email")
+        for kind in ("next", "email", "post")
         for form in ("", ", fenced")
         for grammar in ("", ", no grammar")
     }

@@ -11,6 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from charprobe_lite.models import corpus
+from charprobe_lite.models.axes import (
+    AXIS_OF,
+    FormScenario,
+    PostScenario,
+    ReviewScenario,
+    load_axis,
+    post_tools,
+)
 from charprobe_lite.models.call_formats import CALL_FORMATS, MalformedReply
 from charprobe_lite.models.personas import PERSONAS, descriptions
 from charprobe_lite.models.prompts import (
@@ -56,15 +64,16 @@ def ngrams(text: str) -> list[str]:
 def evaluation_texts() -> Iterator[tuple[str, str]]:
     """(place, text) of everything that an evaluation shows a model or compares its answers with.
 
-    Scenarios with the agent's instructions and tools, emails, ceiling emails, the tasks of the
-    training authors' emails, requests to break character or to play one, and all prompts that train
-    nothing.
+    Scenarios with the agent's instructions and tools, emails, ceiling texts, the axes beyond the
+    email, the tasks of the training authors' emails, requests to break character or to play one,
+    and all prompts that train nothing.
     """
     tools = load_tools()
     for scenario in load_scenarios(corpus.corpus_file("agentic/eval.jsonl")):
         place = f"scenario {scenario.id}"
         yield from ((place, message["content"]) for message in scenario.opening(tools))
         yield from ((place, text) for text in _strings(scenario.model_dump()))
+    yield from _axis_texts()
     for persona in PERSONAS:
         yield from _persona_texts(persona)
     yield from (("email-tasks.txt", task) for task in corpus.email_tasks())
@@ -76,9 +85,26 @@ def evaluation_texts() -> Iterator[tuple[str, str]]:
     yield from (("a held-out prompt", prompt) for prompt in held_out)
 
 
+def _axis_texts() -> Iterator[tuple[str, str]]:
+    """Posts, reviews, forms and long chats, and what the tools and instructions around them say."""
+    tools = post_tools()
+    for kind, axis in AXIS_OF.items():
+        for scenario in load_axis(kind):
+            place = f"{axis} {scenario.id}"
+            yield from ((place, text) for text in _strings(scenario.model_dump()))
+            if isinstance(scenario, PostScenario):
+                opening = scenario.opening(tools, CALL_FORMATS["json"])
+                yield from ((place, message["content"]) for message in opening)
+            elif isinstance(scenario, ReviewScenario | FormScenario):
+                yield place, scenario.request()
+
+
 def _persona_texts(persona: str) -> Iterator[tuple[str, str]]:
     for ceiling in corpus.ceiling_emails(persona):
         yield f"ceiling/{persona}.jsonl, {ceiling.scenario}", ceiling.body
+    for axis in AXIS_OF.values():
+        for scenario, written in corpus.axis_ceilings(persona, axis).items():
+            yield f"axes/ceiling/{persona}.jsonl, {scenario}", written
     for teacher in corpus.TEACHERS:
         for text in corpus.teacher_texts(persona, teacher, "email"):
             yield f"an email of the {teacher} teacher of {persona}", text.response

@@ -65,6 +65,8 @@ def _score_parts(study: ScoredStudy) -> Iterator[str | Table]:
         # one persona's two levels stand in the first table
         if scores.waterfalls and (several or any(len(f.levels) > 2 for f in scores.waterfalls)):
             yield waterfall_table(scores.waterfalls)
+        if scores.depths:
+            yield waterfall_table(scores.depths, "after more turns of chat")
         if several and scores.comparison.stages:
             yield stage_table(scores.comparison)
         if several:

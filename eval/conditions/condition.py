@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.protocols.protocol import AgentTask, Protocol
 from charprobe_lite.models import defaults
+from charprobe_lite.models.axes import AxisScenario, load_axis, sha256_axes
 from charprobe_lite.models.call_formats import CALL_FORMATS, Call
 from charprobe_lite.models.corpus import corpus_hashes
 from charprobe_lite.models.kit import sha256_file
@@ -27,7 +28,8 @@ from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.models.tools import TOOLS_FILE, Tool
 from charprobe_lite.runtime.backend import Message, Rollout
 
-Item = Prompt | Scenario | StubScenario | Script
+Item = Prompt | Scenario | StubScenario | Script | AxisScenario
+A = TypeVar("A", bound=AxisScenario)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Inputs:
     """
 
     prompts: Sequence[Prompt]
-    scenarios: Sequence[AnyScenario]
+    scenarios: Sequence[AnyScenario | AxisScenario]
     prompt_limit: int | None = None
     scenario_limit: int | None = None
     protocol: Protocol = field(default_factory=lambda: load_protocol("lite"))
@@ -65,11 +67,26 @@ class Inputs:
         ]
         return items[: self.scenario_limit]
 
+    def axis(self, kind: type[A]) -> list[A]:
+        """The scenarios of an axis: those among ``scenarios``, or else all that are shipped."""
+        given = [scenario for scenario in self.scenarios if isinstance(scenario, kind)]
+        return given or load_axis(kind)
+
+    def limited_axis(self, kind: type[A]) -> list[A]:
+        """The first ``scenario_limit`` scenarios of an axis."""
+        return self.axis(kind)[: self.scenario_limit]
+
+    def axis_or_scripts(self, kind: type[A], scaffold: str) -> Sequence[A | Script]:
+        """Those of an axis; where there are published scenarios, the scripts of a scaffold."""
+        if any(isinstance(scenario, StubScenario | Script) for scenario in self.scenarios):
+            return self.limited_scripts(scaffold)
+        return self.limited_axis(kind)
+
 
 def input_hashes(
     prompts: Path | None, scenarios: Path | None, suffixes: Path | None = None
 ) -> dict[str, str]:
-    """sha256 of prompts, scenarios, tools, suffixes and descriptions, by those names.
+    """sha256 of prompts, scenarios, tools, suffixes, descriptions and axes, by those names.
 
     A path of None is the shipped file.
     """
@@ -80,6 +97,7 @@ def input_hashes(
         "tools": sha256_file(TOOLS_FILE),
         "suffixes": sha256_file(suffixes or SUFFIXES_FILE),
         "descriptions": sha256_file(DESCRIPTIONS_FILE),
+        "axes": sha256_axes(),
     }
 
 

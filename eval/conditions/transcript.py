@@ -9,6 +9,7 @@ from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.conditions.condition import Inputs, Item, RolloutSettings, input_hashes
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.protocols.protocol import Protocol
+from charprobe_lite.models.axes import AxisScenario
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import GRAMMARS
 from charprobe_lite.models.errors import BadInput
@@ -81,7 +82,9 @@ class Transcripts:
     def _differs(self, condition: str, item: Item) -> bool:
         """Whether the item under this id may be another one than the study's."""
         inputs = {"prompts", "suffixes"} if condition == "break_character" else {"prompts"}
-        if not isinstance(item, Prompt):
+        if isinstance(item, AxisScenario):
+            inputs = {"axes"}
+        elif not isinstance(item, Prompt):
             inputs = {"scenarios", "tools", "descriptions"}
         return not inputs.isdisjoint(self.mismatches)
 

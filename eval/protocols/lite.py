@@ -110,7 +110,7 @@ def _read(
     reply = task.call_format.read(completion.text)
     finish = task.finish.name
     if isinstance(reply, Call) and reply.name == finish and not email_body(reply.arguments).strip():
-        return MalformedReply(f"the email of {finish} has no body")
+        return MalformedReply(f"the call of {finish} has no body")
     return reply
 
 

@@ -157,6 +157,7 @@ def _is_call(turn: RecordedTurn) -> bool:
 def _requests(study: ReportStudy) -> dict[str, str]:
     """The request of each item, for a study of the shipped prompts and scenarios."""
     from charprobe_lite.eval.conditions.condition import input_hashes
+    from charprobe_lite.models.axes import AXIS_OF, load_axis
     from charprobe_lite.models.prompts import load_prompts
     from charprobe_lite.models.scenarios import load_scenarios
 
@@ -166,6 +167,8 @@ def _requests(study: ReportStudy) -> dict[str, str]:
         texts |= {prompt.id: prompt.text for prompt in load_prompts()}
     if study.provenance.get("sha256 scenarios") == shipped["scenarios"]:
         texts |= {scenario.id: scenario.task for scenario in load_scenarios()}
+    if study.provenance.get("sha256 axes") == shipped["axes"]:
+        texts |= {each.id: each.request() for kind in AXIS_OF for each in load_axis(kind)}
     # break_character's items are a prompt's with a suffix
     items = {row.item: texts.get(row.item.partition("+")[0]) for row in study.rows}
     return {item: text for item, text in items.items() if text}

@@ -131,6 +131,7 @@ class CellScore:
 class Scores:
     """All scores of a study: one per cell; one per cell and persona.
 
+    ``waterfalls`` go from chat to agent, ``depths`` from a fresh chat to a long one.
     ``resampled`` holds the metrics of the cells in ``labels``, those with a classified sample.
     """
 
@@ -138,6 +139,7 @@ class Scores:
     by_persona: list[CellScore]
     comparison: gap.Comparison
     waterfalls: list[Waterfall]
+    depths: list[Waterfall]
     resampled: gap.CellMetrics
     labels: dict[Cell, classification.Labels]
 
@@ -178,7 +180,8 @@ def score_study(
     headlines = {score.cell: score.headline for score in by_cell if score.headline}
     metric = gap.SharedMetric(resampled, labels, personas)
     falls = waterfalls(metric, comparison, headlines)
-    return Scores(by_cell, by_persona, comparison, falls, resampled, labels)
+    depths = waterfalls(metric, comparison, headlines, gap.DEPTH_STEPS)
+    return Scores(by_cell, by_persona, comparison, falls, depths, resampled, labels)
 
 
 def _counts(
@@ -303,6 +306,7 @@ def scores_by_quant(scores: Scores) -> dict[str | None, Scores]:
             by_persona=[score for score in scores.by_persona if score.quant in names],
             comparison=replace(comparison, steps=steps, stages=stages, unshared=unshared),
             waterfalls=[fall for fall in scores.waterfalls if fall.cell.quant in names],
+            depths=[fall for fall in scores.depths if fall.cell.quant in names],
         )
 
     return {quant: select(quant) for quant in quants}

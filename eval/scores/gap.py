@@ -25,6 +25,7 @@ from charprobe_lite.eval.stats.metrics import (
     label_metric,
     label_names,
 )
+from charprobe_lite.models.axes import AXIS_CEILINGS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.task_ids import task_of
 
@@ -38,9 +39,17 @@ CAUSES = {
 }
 """What each condition on the way from chat to agent changes about the one before it."""
 CONDITION_STEPS = tuple(CAUSES)
+DEPTH_CAUSES = {
+    "chat_depth_0": "",
+    "chat_depth_4": "4 turns before",
+    "chat_depth_12": "8 more turns",
+    "chat_depth_24": "12 more turns",
+}
+"""What each depth changes about the one before it: the same prompts after a longer conversation."""
+DEPTH_STEPS = tuple(DEPTH_CAUSES)
 BREAK_CHARACTER = "break_character"
 CEILINGS = ("scenario_ceiling", "author_ceiling")
-"""The controls that bound what the classifier sees, the independent one first."""
+"""The controls that bound what the classifier sees in emails, the independent one first."""
 CellMetrics = ResampledMetrics[tuple[Cell, str]]
 """Accuracy and macro-F1 of cells, as `label_metrics` names them."""
 ClusterOf = Callable[[Row], str]
@@ -74,7 +83,7 @@ class Difference(CellPair):
 class Retention(Estimate):
     """Retention over the ``personas`` that all three cells have a text of, as in `Difference`.
 
-    ``ceiling`` is the control that it is measured against, one of `CEILINGS`.
+    ``ceiling`` is the control that it is measured against, one of `CEILINGS` or `AXIS_CEILINGS`.
     """
 
     personas: list[str] | None
@@ -87,7 +96,7 @@ class Comparison:
 
     ``steps``: from condition to condition within a stage, with ``total`` for the sum where there
     is more than one. ``stages``: from one stage to the next within a condition. ``retention`` by
-    cell; ``ceilings``: the classifier on emails that are certainly in character, by cell. The
+    cell; ``ceilings``: the classifier on texts that are certainly in character, by cell. The
     metric is macro-F1, or the detection rate for one persona. ``unshared`` are pairs that no
     persona has a text on both sides of, so they have no difference.
     """
@@ -213,7 +222,7 @@ def compare(
     metric, cells = SharedMetric(resampled, labels, personas), list(labels)
     steps, stages = _steps(cells), _stages(cells)
     differences = {pair: metric.difference(pair) for pair in (*steps, *stages)}
-    ceilings = ceilings_of(cells)
+    ceilings = [*ceilings_of(cells), *axis_ceilings_of(cells)]
     return Comparison(
         steps=[found for pair in steps if (found := differences[pair])],
         stages=[found for pair in stages if (found := differences[pair])],
@@ -244,19 +253,21 @@ def bounds(rows: Sequence[Row], personas: Sequence[str]) -> tuple[float, float] 
     return missing_bounds(true, predicted, missing, LABEL_STATISTICS[headline_metric(personas)])
 
 
-def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Each stage's cells in the order of `CONDITION_STEPS`, one chain per tool-call setting.
+def condition_chains(
+    cells: Sequence[Cell], conditions: Sequence[str] = CONDITION_STEPS
+) -> list[list[Cell]]:
+    """Each stage's cells in the order of ``conditions``, one chain per tool-call setting.
 
     Cells that call no tools are part of every chain of their stage.
     """
     stages: dict[Cell, list[Cell]] = {}
     for cell in cells:
-        if cell.condition in CONDITION_STEPS:
+        if cell.condition in conditions:
             checkpoint = replace(cell.pooled, condition="", format=None, grammar=None)
             stages.setdefault(checkpoint, []).append(cell)
     chains = []
     for stage in stages.values():
-        stage.sort(key=_step_of)
+        stage.sort(key=lambda cell: conditions.index(cell.condition))
         settings = dict.fromkeys(filter(any, map(_tool_calls, stage)))
         chains += [
             [cell for cell in stage if _tool_calls(cell) == setting or not any(_tool_calls(cell))]
@@ -266,9 +277,14 @@ def condition_chains(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def ceilings_of(cells: Sequence[Cell]) -> list[Cell]:
-    """The controls that bound what the classifier sees: independent writers, loud, subtle."""
+    """The controls that bound what is seen in emails: independent writers, loud, subtle."""
     ceilings = [cell for cell in cells if cell.condition in CEILINGS]
     return sorted(ceilings, key=lambda cell: (CEILINGS.index(cell.condition), cell.stage))
+
+
+def axis_ceilings_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The controls that bound what is seen in other texts than emails."""
+    return [cell for cell in cells if cell.condition in AXIS_CEILINGS.values()]
 
 
 def _truths(row: Row, personas: Sequence[str]) -> Sequence[str]:
@@ -278,26 +294,24 @@ def _truths(row: Row, personas: Sequence[str]) -> Sequence[str]:
     return [row.persona] if row.persona in personas else []
 
 
-def _step_of(cell: Cell) -> int:
-    return CONDITION_STEPS.index(cell.condition)
-
-
 def _tool_calls(cell: Cell) -> tuple[str | None, ...]:
     return cell.format, cell.grammar
 
 
 def _steps(cells: Sequence[Cell]) -> list[CellPair]:
     pairs = []
-    for path in condition_chains(cells):
-        steps = [CellPair(*ends, _cause(*ends)) for ends in pairwise(path)]
-        pairs += [*steps, CellPair(path[0], path[-1], "total")] if len(steps) > 1 else steps
+    for causes in (CAUSES, DEPTH_CAUSES):
+        for path in condition_chains(cells, tuple(causes)):
+            steps = [CellPair(*ends, _cause(*ends, causes)) for ends in pairwise(path)]
+            pairs += [*steps, CellPair(path[0], path[-1], "total")] if len(steps) > 1 else steps
     return pairs
 
 
-def _cause(before: Cell, after: Cell) -> str:
+def _cause(before: Cell, after: Cell, causes: Mapping[str, str]) -> str:
     """What a step changes; conditions that are missing between the two add their causes."""
-    steps = CONDITION_STEPS[_step_of(before) + 1 : _step_of(after) + 1]
-    return " + ".join(CAUSES[condition] for condition in steps)
+    names = list(causes)
+    steps = names[names.index(before.condition) + 1 : names.index(after.condition) + 1]
+    return " + ".join(causes[condition] for condition in steps)
 
 
 def _stages(cells: Sequence[Cell]) -> list[CellPair]:
@@ -312,18 +326,32 @@ def _stages(cells: Sequence[Cell]) -> list[CellPair]:
 
 
 def _retention(metric: SharedMetric, cells: Sequence[Cell]) -> dict[Cell, Retention]:
-    """`retention_of` trained cells, against the first ceiling of `ceilings_of`.
+    """`retention_of` trained cells, against the first ceiling of `ceilings_for`.
 
-    That is the one of the scenarios, if the study has it, which is paired with the agent's emails
-    scenario by scenario.
+    For emails that is the one of the scenarios, if the study has it, which is paired with the
+    agent's emails scenario by scenario.
     """
-    ceilings = ceilings_of(cells)
+    controls = {*ceilings_of(cells), *axis_ceilings_of(cells)}
     retention = {}
     for cell in cells:
-        ceiling = next((other for other in ceilings if other.base == cell.base), None)
-        if ceiling and cell not in ceilings and (found := retention_of(metric, cell, ceiling)):
+        ceiling = next(iter(ceilings_for(cell, cells)), None)
+        if ceiling and cell not in controls and (found := retention_of(metric, cell, ceiling)):
             retention[cell] = found
     return retention
+
+
+def ceilings_for(cell: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    """The controls among ``cells`` that a cell is measured against, the independent one first.
+
+    Those of emails, but for conditions of `AXIS_CEILINGS`: there that of the same kind of text.
+    """
+    name = AXIS_CEILINGS.get(cell.condition)
+    controls = ceilings_of(cells) if name is None else axis_ceilings_of(cells)
+    return [
+        control
+        for control in controls
+        if control.base == cell.base and name in (None, control.condition)
+    ]
 
 
 def retention_of(metric: SharedMetric, cell: Cell, ceiling: Cell) -> Retention | None:

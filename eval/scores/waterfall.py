@@ -7,11 +7,12 @@ from typing import Any
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.scores.gap import (
+    CONDITION_STEPS,
     Comparison,
     Difference,
     Retention,
     SharedMetric,
-    ceilings_of,
+    ceilings_for,
     condition_chains,
     difference_json,
     retention_of,
@@ -43,7 +44,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """The conditions of one stage in the order of `CONDITION_STEPS`.
+    """The conditions of one stage in the order of `CONDITION_STEPS`, or of `DEPTH_STEPS`.
 
     ``steps`` has the change to each of ``levels`` but the first, None where the two share no
     persona; ``total`` is that from first to last. ``retention``, by ceiling, is that of the last
@@ -72,9 +73,12 @@ class Waterfall:
 
 
 def waterfalls(
-    metric: SharedMetric, comparison: Comparison, headlines: Mapping[Cell, Estimate]
+    metric: SharedMetric,
+    comparison: Comparison,
+    headlines: Mapping[Cell, Estimate],
+    conditions: Sequence[str] = CONDITION_STEPS,
 ) -> list[Waterfall]:
-    """The waterfall of every stage that has two conditions, or more, with a classified text.
+    """The waterfall of every stage that has two of ``conditions``, or more, with a classified text.
 
     ``comparison`` has the differences of the cells of ``metric``, ``headlines`` their levels.
     """
@@ -85,9 +89,9 @@ def waterfalls(
             levels=[Level(cell, headlines[cell], _named(metric, cell)) for cell in chain],
             steps=[changes.get(pair) for pair in pairwise(chain)],
             total=changes.get((chain[0], chain[-1])),
-            retention=_retentions(metric, chain[-1], ceilings_of(cells)),
+            retention=_retentions(metric, chain[-1], ceilings_for(chain[-1], cells)),
         )
-        for chain in condition_chains(cells)
+        for chain in condition_chains(cells, conditions)
         if len(chain) > 1
     ]
 
@@ -99,11 +103,7 @@ def _named(metric: SharedMetric, cell: Cell) -> list[str] | None:
 def _retentions(
     metric: SharedMetric, cell: Cell, ceilings: Sequence[Cell]
 ) -> dict[Cell, Retention]:
-    found = {
-        ceiling: retention_of(metric, cell, ceiling)
-        for ceiling in ceilings
-        if ceiling.base == cell.base
-    }
+    found = {ceiling: retention_of(metric, cell, ceiling) for ceiling in ceilings}
     return {ceiling: retention for ceiling, retention in found.items() if retention}
 
 

@@ -44,6 +44,7 @@ from charprobe_lite.eval.study.spec import (
     select_instruments,
 )
 from charprobe_lite.eval.study.variants import variants_of
+from charprobe_lite.models.axes import AXIS_CEILINGS
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.prompts import prompt_file
@@ -249,6 +250,8 @@ def _pins(spec: StudySpec, files: VariantFiles) -> dict[str, Any]:
     """What must not differ between two runs of one study, whatever the variant."""
     suffixes = spec.suffixes or load_protocol(spec.protocol).suffixes
     inputs = input_hashes(prompt_file(spec.prompts), spec.scenarios, suffixes)
+    if {*AXIS_CEILINGS, *AXIS_CEILINGS.values()}.isdisjoint(spec.conditions):
+        del inputs["axes"]
     return {
         "seed": spec.seed,
         "temperature": spec.temperature,

@@ -7,7 +7,7 @@ from charprobe_lite.eval.quant.tables import Record, estimate_columns
 from charprobe_lite.eval.report.figures import Figure, canvas
 from charprobe_lite.eval.report.figures.panels import Panels, ceiling_name
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label, most_trained
-from charprobe_lite.eval.scores.gap import ceilings_of
+from charprobe_lite.eval.scores.gap import axis_ceilings_of, ceilings_of
 from charprobe_lite.eval.stats.bootstrap import Estimate
 
 LOOKS = [
@@ -37,7 +37,8 @@ def numbers(study: ReportStudy) -> Panels[list[Reading]] | None:
     cells = [cell for cell in study.cells if cell.quant]
     for checkpoint in dict.fromkeys(map(checkpoint_label, cells)):
         trained = most_trained([cell for cell in cells if checkpoint_label(cell) == checkpoint])
-        ceilings = [c for c in ceilings_of(study.cells) if trained and c.base == trained[0].base]
+        ceilings = [*ceilings_of(study.cells), *axis_ceilings_of(study.cells)]
+        ceilings = [c for c in ceilings if trained and c.base == trained[0].base]
         title = f"{checkpoint}: {trained[0].stage}, and the ceilings"
         names = {cell: cell.label for cell in trained}
         names |= {cell: f"ceiling: {ceiling_name(cell)}" for cell in ceilings}

@@ -14,6 +14,7 @@ from charprobe_lite.eval.report.figures import canvas
 from charprobe_lite.eval.report.figures.canvas import Contents, Look, Theme, one_line
 from charprobe_lite.eval.report.study import ReportStudy, checkpoint_label
 from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.models.axes import AXIS_CEILINGS
 from charprobe_lite.models.core_yaml import parse_yaml
 
 LORA_LOOKS = {
@@ -29,12 +30,15 @@ CEILING_NAMES = {
     "teacher_loud": "training author, loud",
     "teacher_subtle": "training author, subtle",
 }
-"""Who wrote the emails of a ceiling, by its stage."""
+"""Who wrote the texts of a ceiling, by its stage."""
 
 
 def ceiling_name(cell: Cell) -> str:
-    """Who wrote the emails of a ceiling."""
-    return CEILING_NAMES.get(cell.stage, one_line(cell.stage))
+    """Who wrote the texts of a ceiling, and what they are if not emails."""
+    name = CEILING_NAMES.get(cell.stage, one_line(cell.stage))
+    if cell.condition not in AXIS_CEILINGS.values():
+        return name
+    return f"{name}, {cell.condition.removesuffix('_ceiling')}"
 
 
 @dataclass(frozen=True)

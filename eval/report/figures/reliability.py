@@ -78,7 +78,7 @@ FIGURE = Figure(
     name="reliability",
     order=60,
     title="How far the classifier's confidence can be trusted",
-    alt="Reliability diagrams of the classifier on emails that are certainly in character: "
+    alt="Reliability diagrams of the classifier on texts that are certainly in character: "
     "accuracy against confidence, as right as sure on the diagonal.",
     caption="Confidence and accuracy",
     numbers=numbers,
