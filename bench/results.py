@@ -36,9 +36,10 @@ def number(estimate: Estimate | None, signed: bool = False) -> str:
 
 
 def table(titles: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    click.echo(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for row in rows:
-        click.echo(f"| {' | '.join(row)} |")
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    if lines:
+        head = f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|"
+        click.echo("\n".join(["", head, *lines]))
 
 
 def found(scores: Scores, condition: str, stage: str) -> CellScore | None:
@@ -63,6 +64,8 @@ def controls(study: ReportStudy) -> Iterator[Sequence[str]]:
 
 def changes(scores: Scores) -> Iterator[Sequence[str]]:
     falls = {fall.cell.stage: fall for fall in scores.waterfalls}
+    if not set(TRAINED) <= set(falls):  # a study of one condition
+        return
     first = falls[TRAINED[0]]
     for place, level in enumerate(first.levels[1:]):
         steps = [falls[stage].steps[place] for stage in TRAINED]
