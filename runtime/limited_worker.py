@@ -32,6 +32,7 @@ class LimitedWorker:
         self._module, self._seconds, self._fix = module, seconds, fix
         self._process: subprocess.Popen[str] | None = None
         self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._turn = threading.Lock()
 
     def __enter__(self) -> LimitedWorker:
         return self
@@ -53,10 +54,17 @@ class LimitedWorker:
     def ask(self, subject: str, **request: Any) -> dict[str, Any]:
         """The reply to a request. Raises BadInput, which begins with ``subject`` where the process
         took too long or ended."""
+        with self._turn:  # a thread must not get the reply of another
+            reply = self._reply(subject, json.dumps(request))
+        if "error" in reply:
+            raise BadInput(reply["error"])
+        return reply
+
+    def _reply(self, subject: str, request: str) -> dict[str, Any]:
         try:
             process = self._process or self._start()
             assert process.stdin is not None
-            process.stdin.write(f"{json.dumps(request)}\n")
+            process.stdin.write(f"{request}\n")
             process.stdin.flush()
             reply: dict[str, Any] = json.loads(self._replies.get(timeout=self._seconds))
         except queue.Empty:
@@ -65,8 +73,6 @@ class LimitedWorker:
         except (OSError, ValueError):  # it was killed, or said its last
             self.close()
             raise BadInput(f"{subject}: ended the process that tries it{self._fix}") from None
-        if "error" in reply:
-            raise BadInput(reply["error"])
         return reply
 
     def _start(self) -> subprocess.Popen[str]:

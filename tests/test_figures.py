@@ -77,6 +77,12 @@ def test_depths_are_drawn_by_their_turns_with_a_line_per_stage(tmp_path: Path) -
     [axis] = depths.FIGURE.draw(data, canvas.LIGHT).axes
     assert list(axis.get_xticks()) == [0, 4, 24]
     assert [record["stage"] for record in depths.FIGURE.records(data)] == ["full"] * 3
+    # another cache is another line
+    rollouts += [(replace(cell, kv_type="Q4_0"), *rest) for cell, *rest in rollouts]
+    data = depths.numbers(report_study(write_study(tmp_path / "kv.sqlite", rollouts)))
+    assert data is not None
+    [bars] = data.panels.values()
+    assert [bar.series for bar in bars] == ["full", "full, Q4_0 cache"] * 3
 
 
 def test_a_published_figure_over_other_classes_says_so(tmp_path: Path) -> None:

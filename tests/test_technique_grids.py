@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from charprobe_lite.eval.cells import Cell
+from charprobe_lite.eval.protocols.outcome import Outcome, Result
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.techniques.grid import read_grid
+from charprobe_lite.eval.store.merge import merge_studies
+from charprobe_lite.eval.study.file import planned_studies
+from charprobe_lite.eval.study.run import SILENT, run_rollouts
+from charprobe_lite.eval.study.spec import parse_spec
+from charprobe_lite.eval.techniques.findings import study_entry
+from charprobe_lite.eval.techniques.grid import TechniqueGrid, read_grid
 from charprobe_lite.eval.techniques.registration import plan_of, read_departures, register
 from charprobe_lite.eval.techniques.trainings import trainings_of
 from charprobe_lite.models.errors import BadInput
+from tests.pages import chat, write_study
 
 GRID = "technique: [sft, why]\npersona: remorse\n"
 
@@ -65,9 +74,6 @@ def test_shards_have_every_adapter_once(tmp_path: Path) -> None:
 
 
 def test_a_plan_binds_from_the_first_rollout_on(tmp_path: Path) -> None:
-    from charprobe_lite.eval.cells import Cell
-    from charprobe_lite.eval.protocols.outcome import Outcome, Result
-
     grid = read_grid(grid_file(tmp_path, GRID))
     first = plan_of(grid, ("ensemble", "minilm", "ngram"))
     assert first.instruments == ("minilm", "ngram")
@@ -87,3 +93,68 @@ def test_a_plan_binds_from_the_first_rollout_on(tmp_path: Path) -> None:
         store.add(cell, None, "p", 0, 1, Result(Outcome.ANSWERED, "Hi", False, []))
         with pytest.raises(BadInput, match="is a study of no techniques"):
             register(store, first)
+
+
+def part(path: Path, grid: TechniqueGrid, technique: str, label: str) -> Path:
+    """A part of a grid: a technique's texts, all read as ``label``, and the base's."""
+    base = Cell("kit", "base", "chat", "Q8_0")
+    adapter = Cell("kit", "full", "chat", "Q8_0", lora="runtime", train_seed=0, technique=technique)
+    rollouts = []
+    for condition in ("chat", "agentic_email"):
+        for number in range(4):
+            for cell, persona, seen in ((base, None, "neutral"), (adapter, "remorse", label)):
+                asked = replace(cell, condition=condition)
+                rollouts.append((asked, persona, f"{condition}-{number}", chat("Hi."), seen))
+    # somebody added a cache of another type: no part of the plan
+    rollouts.append((replace(base, kv_type="Q4_0"), None, "chat-9", chat("Hi."), "remorse"))
+    with Store(path) as store:
+        register(store, plan_of(grid, ("minilm",)))
+        store.note({"techniques detectable": 0.4, "instrument": "minilm"})
+    return write_study(path, rollouts)
+
+
+def test_merged_parts_are_one_comparison(tmp_path: Path) -> None:
+    grid = read_grid(grid_file(tmp_path, GRID))
+    parts = [
+        part(tmp_path / "1.sqlite", grid, "sft", "neutral"),
+        part(tmp_path / "2.sqlite", grid, "why", "remorse"),
+    ]
+    merge_studies(parts, tmp_path / "whole.sqlite")
+    entry = study_entry(tmp_path / "whole.sqlite")
+    assert (entry.missing, entry.left, entry.detectable_before) == ((), [], 0.4)
+    assert entry.prompts == 4
+    [probability, _] = entry.readings
+    assert probability.base["chat"].estimate == pytest.approx(0.1)
+    effects = [each.effect and each.effect.estimate for each in probability.techniques]
+    assert effects == pytest.approx([0, 0.7])
+    [contrast] = probability.contrasts
+    assert contrast.difference.estimate == pytest.approx(0.7)
+
+
+def test_a_study_of_techniques_takes_no_rollouts_of_the_kits_own_adapters(tmp_path: Path) -> None:
+    grid = read_grid(grid_file(tmp_path, GRID))
+    path = part(tmp_path / "s.sqlite", grid, "sft", "remorse")
+    with Store(path) as store:
+        store.note({"asked": {"persona": ["remorse"]}})
+        other = plan_of(grid.model_copy(update={"quant": "Q4_0"}), ("minilm",))
+        with pytest.raises(BadInput, match="field quant: the study has default"):
+            register(store, other)
+    with pytest.raises(BadInput, match="is a study of techniques; continue it with"):
+        planned_studies(path)
+    spec = parse_spec({"stage": "base", "persona": "remorse", "limit": 1, "study": path})
+    with pytest.raises(BadInput, match="is a study of techniques; continue it with"):
+        run_rollouts(spec, SILENT)
+
+
+def test_what_is_noted_in_a_study_of_techniques_is_not_trusted(tmp_path: Path) -> None:
+    grid = read_grid(grid_file(tmp_path, GRID))
+    path = part(tmp_path / "s.sqlite", grid, "sft", "remorse")
+    for name, value in (("techniques left", 3), ("techniques detectable", "much")):
+        with Store(path) as store:
+            kept = store.provenance()[name]
+            store.note({name: value})
+        with pytest.raises(BadInput, match=r"s\.sqlite: ") as caught:
+            study_entry(path)
+        assert "\n" not in str(caught.value)
+        with Store(path) as store:
+            store.note({name: kept})

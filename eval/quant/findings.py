@@ -399,7 +399,7 @@ def _losses(metrics: QuantMetrics, kind: str, cell: Cell) -> tuple[list[str], Fl
         other = reference_of(record, metrics.records)
         keys = (record.key(kind, "kl"), record.key(cell, CHARACTER), other.key(cell, CHARACTER))
         if (
-            record.file != (REFERENCE, record.lora, KV_DEFAULT)
+            record.quant != REFERENCE
             and record.kv_type == KV_DEFAULT
             and all(key in resampled for key in keys)
         ):

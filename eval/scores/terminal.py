@@ -153,13 +153,21 @@ def verdict(scores: Scores) -> str | None:
 
 
 def headline_ends(scores: Scores) -> tuple[CellScore, CellScore] | None:
-    """The chat and the agent of the most trained stage that has both."""
+    """The chat and the agent of the most trained stage that has both of one model."""
     for stage in reversed(STAGES):
-        # of variants of a condition the first, which is nearest to the default
-        cells = {s.condition: s for s in reversed(scores.by_cell) if s.stage == stage}
-        if "chat" in cells and "agentic_email" in cells:
-            return cells["chat"], cells["agentic_email"]
+        # of several models the first, which is nearest to the default; so of ways to call tools
+        cells = {
+            (_model(s.cell), s.condition): s for s in reversed(scores.by_cell) if s.stage == stage
+        }
+        for model, condition in reversed(cells):
+            if condition == "chat" and (model, "agentic_email") in cells:
+                return cells[model, "chat"], cells[model, "agentic_email"]
     return None
+
+
+def _model(cell: Cell) -> Cell:
+    """What is asked: a cell without how it is asked."""
+    return replace(cell, condition="", format=None, grammar=None)
 
 
 def _levels(
@@ -181,6 +189,7 @@ def _levels(
 def _sentence(chat: CellScore, agent: CellScore, comparison: Comparison) -> str:
     personas = chat.persona.split(",")
     subject = f"{len(personas)} personas" if len(personas) > 1 else chat.persona
+    subject += f" trained by {chat.technique}" if chat.technique else ""
     if chat.headline is None or agent.headline is None:
         missing = "email was sent as an agent" if chat.headline else "chat was answered"
         return f"{subject}, stage {chat.stage}: no {missing}, so there is nothing to compare."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.store.connection import Connection
@@ -71,6 +72,15 @@ class ProvenanceTable(Connection):
 def headline_instrument(provenance: Mapping[str, Any]) -> str:
     """What made the labels of a study's headline."""
     return str(provenance.get("instrument", ASSUMED["instrument"]))
+
+
+def refuse_techniques(path: Path, provenance: Mapping[str, Any]) -> None:
+    """Raises BadInput for a study of techniques, whose adapters no spec names."""
+    if TECHNIQUES in provenance:
+        raise BadInput(
+            f"{path}: is a study of techniques; continue it with charprobe-lite techniques run and "
+            "its grid file, or name another study"
+        )
 
 
 def is_pinned(name: str) -> bool:

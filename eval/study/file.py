@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import SPEC
+from charprobe_lite.eval.store.provenance import SPEC, refuse_techniques
 from charprobe_lite.eval.study.cost import Forecast, fit_budget
 from charprobe_lite.eval.study.run import forecast_study
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
@@ -65,7 +65,9 @@ def read_specs(path: Path) -> list[StudySpec]:
     if not path.is_file():
         raise BadInput(f"{path}: no such study; name a study ({STUDY}) or a study file (.yaml)")
     with Store(path, readonly=True) as store:
-        recorded = store.provenance().get(SPEC)
+        provenance = store.provenance()
+    refuse_techniques(path, provenance)
+    recorded = provenance.get(SPEC)
     if not isinstance(recorded, dict):
         raise BadInput(
             f"{path}: does not record its spec; give its study file, or the command again"

@@ -18,7 +18,7 @@ from charprobe_lite.eval.scores.cells import Scores, score_study
 from charprobe_lite.eval.scores.families import study_clusters
 from charprobe_lite.eval.scores.instruments import InstrumentScores, score_instruments
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.eval.store.provenance import ASSUMED, SPEC
+from charprobe_lite.eval.store.provenance import ASSUMED, SPEC, refuse_techniques
 from charprobe_lite.eval.study.checkpoints import (
     VariantFiles,
     distinct_files,
@@ -131,6 +131,9 @@ def run_study(spec: StudySpec, display: Display, cluster: str = "item") -> Score
 def run_rollouts(spec: StudySpec, display: Display) -> StudyRun:
     """Run what is missing of a study, and record what its files hold. Raises BadInput."""
     resolved = resolve(spec)
+    if spec.study and spec.study.is_file():
+        with Store(spec.study, readonly=True) as store:
+            refuse_techniques(spec.study, store.provenance())
     catalogue = study_catalogue(resolved)
     remaining = prepare_files(resolved, catalogue, display.note, display.bar)
     first = next(remaining)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.techniques.registration import Departure, Names, Plan, Short
+from charprobe_lite.eval.techniques.grid import MOST_ADAPTERS
+from charprobe_lite.eval.techniques.registration import Departure, Plan, Short
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json
 from charprobe_lite.models.record import Record
@@ -114,7 +115,7 @@ class Entry(Record):
     registered: Short | None
     detectable_before: FiniteFloat | None
     left: Annotated[list[Departure], Field(max_length=1000)]
-    missing: Names
+    missing: Annotated[tuple[Short, ...], Field(max_length=MOST_ADAPTERS)]
     scenarios: Count
     prompts: Count
     sha256: Annotated[dict[Short, Short], Field(max_length=100)]
@@ -129,7 +130,9 @@ class Entry(Record):
 def interval_of(estimate: Estimate) -> Interval | None:
     """The estimate; None where there is no number."""
     low, high = estimate.ends
-    if not all(value == value and abs(value) < float("inf") for value in (estimate.value, low)):
+    if not all(
+        value == value and abs(value) < float("inf") for value in (estimate.value, low, high)
+    ):
         return None
     return Interval(estimate=estimate.value, ci=(low, high))
 

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.stats.bootstrap import Floats
@@ -29,7 +30,6 @@ from charprobe_lite.eval.techniques.entry import (
     Verdict,
     interval_of,
 )
-from charprobe_lite.eval.techniques.forecast import DETECTABLE
 from charprobe_lite.eval.techniques.grid import CHAT
 from charprobe_lite.eval.techniques.outcomes import (
     BASE,
@@ -40,11 +40,14 @@ from charprobe_lite.eval.techniques.outcomes import (
 )
 from charprobe_lite.eval.techniques.registration import (
     Plan,
+    detectable_before,
     read_departures,
     read_plan,
     registered_at,
 )
 from charprobe_lite.eval.techniques.trainings import WHOLE
+from charprobe_lite.models.errors import bad_input
+from charprobe_lite.models.quant_types import KV_DEFAULT
 
 FEWEST_REACHED = 0.95
 """The share of resamples that must reach a strength for an interval of what is there."""
@@ -140,21 +143,23 @@ def study_entry(path: Path) -> Entry:
     for row in planned:
         conditions.get(row.cell.condition, set()).add(row.item)
     hashes = {k: v for k, v in study.provenance.items() if k.startswith("sha256 ")}
-    return Entry(
-        schema="charprobe-lite/techniques-entry/1",
-        name=path.stem[:200],
-        version=version("charprobe-lite"),
-        plan=plan,
-        registered=registered_at(study.provenance),
-        detectable_before=study.provenance.get(DETECTABLE),
-        left=read_departures(path, study.provenance),
-        missing=tuple(_missing(planned, plan)),
-        scenarios=len(conditions[plan.primary]),
-        prompts=len(conditions[CHAT]),
-        sha256={name: str(v) for name, v in hashes.items() if " adapter " not in name},
-        counts=[_counts(name, planned, plan, readings) for name in plan.techniques],
-        readings=readings,
-    )
+    # what is noted in a study, anyone can have written
+    with bad_input(path, ValidationError):
+        return Entry(
+            schema="charprobe-lite/techniques-entry/1",
+            name=path.stem[:200],
+            version=version("charprobe-lite"),
+            plan=plan,
+            registered=registered_at(study.provenance),
+            detectable_before=detectable_before(study.provenance),
+            left=read_departures(path, study.provenance),
+            missing=tuple(_missing(planned, plan)),
+            scenarios=len(conditions[plan.primary]),
+            prompts=len(conditions[CHAT]),
+            sha256={name: str(v) for name, v in hashes.items() if " adapter " not in name},
+            counts=[_counts(name, planned, plan, readings) for name in plan.techniques],
+            readings=readings,
+        )
 
 
 def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
@@ -162,7 +167,8 @@ def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
     return [
         row
         for row in rows
-        if technique_of(row)[0] in (BASE, *plan.techniques)
+        if row.cell.kv_type == KV_DEFAULT
+        and technique_of(row)[0] in (BASE, *plan.techniques)
         and row.persona in (None, *plan.personas)
         and row.cell.train_seed in (None, *plan.train_seeds)
         and row.cell.condition in plan.conditions

@@ -31,8 +31,6 @@ from charprobe_lite.models.files import read_json
 if TYPE_CHECKING:
     from charprobe_lite.convert.train.technique_training import TrainingPlan
 
-DETECTABLE = "techniques detectable"
-"""The value of a study that holds what the plan could detect before the first rollout."""
 SECONDS_PER_TOKEN = 0.0075
 """Core-seconds to train on a token that is read, per 135M weights: docs/techniques.md."""
 READ_PER_TRAINED = 1.9
@@ -81,10 +79,14 @@ class GridForecast:
         if self.detectable is not None:
             spread = "of this study's rollouts" if self.spread_from == "measured" else "typical"
             luck = "" if self.counts_seeds else "; one seed, so only for these very adapters"
-            yield (
+            found = (
                 f"a true difference of {self.detectable:.2f} in P(persona) from sft would be found "
-                f"in 80 of 100 such studies (spread {spread}{luck})"
+                "in 80 of 100 such studies"
+                if self.detectable <= 1
+                else "no difference in P(persona) from sft is large enough to be found in 80 of "
+                "100 such studies"
             )
+            yield f"{found} (spread {spread}{luck})"
 
     @staticmethod
     def _source(source: Source, what: str) -> str:
@@ -169,7 +171,8 @@ def _training_rate(
     seconds = tokens = 0.0
     for each in trainings:
         manifest = adapter_folder(grid, each) / "manifest.json"
-        took = read_json(manifest).get("seconds") if manifest.is_file() else None
+        noted = read_json(manifest) if manifest.is_file() else None
+        took = noted.get("seconds") if isinstance(noted, dict) else None
         if isinstance(took, int | float) and took > 0:
             seconds, tokens = seconds + took, tokens + _read_tokens(each, grid, plans)
     if tokens:

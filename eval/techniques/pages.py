@@ -40,6 +40,9 @@ def notes(entry: Entry) -> Iterator[str]:
         yield (
             f"Before the study a difference of {entry.detectable_before:.2f} in P(persona) was "
             "expected to be found in 80 of 100 such studies."
+            if entry.detectable_before <= 1
+            else "Before the study no difference in P(persona) was expected to be found in 80 of "
+            "100 such studies."
         )
     primary = [r for r in entry.readings if r.outcome == plan.outcomes[0]]
     after = [each.detectable for reading in primary for each in reading.contrasts]
@@ -135,15 +138,17 @@ def board_table(entries: Sequence[Entry]) -> Table:
 def comparable_note(entries: Sequence[Entry]) -> str:
     """Whether the entries measured the same thing, in one line."""
     settings = {
-        (e.plan.base, e.plan.tokens, e.plan.personas, e.plan.strength, *sorted(e.sha256.items()))
+        (
+            *(e.plan.base, e.plan.quant, e.plan.tokens, e.plan.rank, e.plan.learning_rate),
+            *(e.plan.strength, e.plan.seed, tuple(sorted(e.plan.personas)), e.prompts, e.scenarios),
+            *(tuple(sorted(e.plan.instruments)), *sorted(e.sha256.items())),
+        )
         for e in entries
     }
+    what = "base, quant type, training, personas, prompts, scenarios"
     if len(settings) == 1:
-        return "All entries have one base, budget, personas, prompts, scenarios and instruments."
-    return (
-        "The entries differ in base, budget, personas, prompts, scenarios or instruments: compare "
-        "within an entry."
-    )
+        return f"All entries have one {what} and instruments."
+    return f"The entries differ in {what} or instruments: compare within an entry."
 
 
 def sections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[str], list[tuple[str, Table]]]]:

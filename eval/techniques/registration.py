@@ -7,18 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import PARTS
 from charprobe_lite.eval.store.provenance import TECHNIQUES
-from charprobe_lite.eval.techniques.grid import AGENT, REFERENCE_TECHNIQUE, TechniqueGrid
+from charprobe_lite.eval.techniques.grid import (
+    AGENT,
+    MOST_ADAPTERS,
+    REFERENCE_TECHNIQUE,
+    TechniqueGrid,
+)
 from charprobe_lite.models.catalogue import ENSEMBLE
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.record import Record
 
 REGISTERED, LEFT = "techniques registered", "techniques left"
 """When the plan was written; and what a later grid file asked for in its place."""
+DETECTABLE = "techniques detectable"
+"""The value of a study that holds what the plan could detect before the first rollout."""
 ALPHA = 0.05
 OUTCOMES = ("probability", "detection")
 """P(persona) of a text, and whether the persona is the most probable; the first decides."""
@@ -52,14 +59,14 @@ class Plan(Record):
     quant: Short
     tokens: int
     rank: int
-    learning_rate: float
+    learning_rate: FiniteFloat
     checkpoints: int
-    strength: float
+    strength: FiniteFloat
     seed: int
     primary: Short
     outcomes: Names
     instruments: Names
-    alpha: float
+    alpha: FiniteFloat
     rules: Annotated[tuple[Text, ...], Field(max_length=20)]
 
     @property
@@ -122,7 +129,13 @@ def register(store: Store, plan: Plan) -> list[Departure]:
     if not started:
         store.note({TECHNIQUES: plan.model_dump(mode="json"), REGISTERED: _now(), LEFT: []})
         return []
-    first = Plan.parse(f"{store.path}: {TECHNIQUES}", recorded[TECHNIQUES])
+    first = read_plan(store.path, recorded)
+    for name in ("base", "quant"):
+        if getattr(first, name) != getattr(plan, name):
+            raise BadInput(
+                f"{store.path}: field {name}: the study has {getattr(first, name)}, the grid file "
+                f"{getattr(plan, name)}, and texts of both would be pooled; name another study"
+            )
     known = read_departures(store.path, recorded)
     # one that is repeated is noted once
     noted = {(each.field, str(each.here)) for each in known}
@@ -147,13 +160,27 @@ def read_plan(path: Path, provenance: Mapping[str, Any]) -> Plan:
     """The plan that a study holds. Raises BadInput for a study of something else."""
     if TECHNIQUES not in provenance:
         raise BadInput(f"{path}: holds no plan of techniques; make it with techniques run")
-    return Plan.parse(f"{path}: {TECHNIQUES}", provenance[TECHNIQUES])
+    plan = Plan.parse(f"{path}: {TECHNIQUES}", provenance[TECHNIQUES])
+    adapters = len(plan.techniques) * len(plan.personas) * len(plan.train_seeds)
+    if adapters > MOST_ADAPTERS:
+        raise BadInput(f"{path}: {TECHNIQUES}: {adapters} adapters; at most {MOST_ADAPTERS}")
+    return plan
 
 
 def read_departures(path: Path, provenance: Mapping[str, Any]) -> list[Departure]:
     """Where the plan was left, in this study and in the parts that it was merged from."""
-    entries = [entry for notes in _notes(provenance) for entry in notes.get(LEFT) or []]
-    return [Departure.parse(f"{path}: {LEFT}", entry) for entry in entries]
+    lists = [notes[LEFT] for notes in _notes(provenance) if LEFT in notes]
+    if not all(isinstance(entries, list) for entries in lists):
+        raise BadInput(f"{path}: {LEFT}: is no list")
+    found = [Departure.parse(f"{path}: {LEFT}", entry) for entries in lists for entry in entries]
+    # parts that were left in the same way count once
+    return list({(each.field, str(each.here)): each for each in reversed(found)}.values())[::-1]
+
+
+def detectable_before(provenance: Mapping[str, Any]) -> Any:
+    """What `DETECTABLE` holds, in this study or the first of the parts that it was merged from."""
+    values = (notes.get(DETECTABLE) for notes in _notes(provenance))
+    return next((value for value in values if value is not None), None)
 
 
 def registered_at(provenance: Mapping[str, Any]) -> str | None:
@@ -163,7 +190,8 @@ def registered_at(provenance: Mapping[str, Any]) -> str | None:
 
 
 def _notes(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    parts = provenance.get(PARTS) or []
+    parts = provenance.get(PARTS)
+    parts = parts if isinstance(parts, list) else []
     return [provenance, *(part for part in parts if isinstance(part, dict))]
 
 

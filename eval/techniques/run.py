@@ -21,14 +21,15 @@ from charprobe_lite.eval.study.run import Display, run_tasks
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import RUNTIME, CheckpointKey, Variant
 from charprobe_lite.eval.techniques.bases import evaluation_model, technique_base
-from charprobe_lite.eval.techniques.forecast import (
-    DETECTABLE,
-    GridForecast,
-    forecast_grid,
-    read_rows,
-)
+from charprobe_lite.eval.techniques.forecast import GridForecast, forecast_grid, read_rows
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
-from charprobe_lite.eval.techniques.registration import Departure, Plan, plan_of, register
+from charprobe_lite.eval.techniques.registration import (
+    DETECTABLE,
+    Departure,
+    Plan,
+    plan_of,
+    register,
+)
 from charprobe_lite.eval.techniques.trainings import (
     Training,
     TrainingBar,

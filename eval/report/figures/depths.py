@@ -13,7 +13,9 @@ def numbers(study: ReportStudy) -> Panels[list[Bar]] | None:
     found: dict[str, list[Bar]] = {}
     for cell, score in study.cell_scores.items():
         if cell.condition in DEPTH_STEPS and (level := score.headline) is not None:
-            bar = Bar(cell.condition.rpartition("_")[2], cell.stage, level, score.n)
+            # adapters and caches of other kinds have lines of their own
+            series = f"{cell.stage}{cell.label.removeprefix(cell.condition)}"
+            bar = Bar(cell.condition.rpartition("_")[2], series, level, score.n)
             found.setdefault(checkpoint_label(cell), []).append(bar)
     for bars in found.values():
         bars.sort(key=lambda bar: int(bar.group))
