@@ -18,9 +18,10 @@ from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.scores.cells import CellScore, Scores
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.store.reader import open_study as read_study
+from charprobe_lite.eval.study.backend_fields import check_backend
 from charprobe_lite.eval.study.file import read_specs
 from charprobe_lite.eval.study.run import run_rollouts
-from charprobe_lite.eval.study.spec import StudySpec, check_backend, parse_spec
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec
 from charprobe_lite.models.errors import BadInput, require_known, spelled
 from charprobe_lite.notebook import silent_bar, study_display
 

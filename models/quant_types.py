@@ -56,8 +56,6 @@ BITS: dict[str, Bits] = {
 QUANT_TYPES = tuple(BITS)
 """llama.cpp's names, from the largest file to the smallest."""
 KV_DEFAULT = "F16"
-KV_BLOCK = 32
-"""Values of one head that a quantized cache rounds together."""
 KV_BYTES = {"F16": 2.0, "Q8_0": 34 / 32, "Q4_0": 18 / 32}
 """Bytes of a value of the K and V cache, by type: a block of 32 has a scale of 2 bytes."""
 KV_TYPES = tuple(KV_BYTES)

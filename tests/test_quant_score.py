@@ -16,8 +16,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from charprobe_lite.eval.cells import Cell, RecordedTurn, Row
-from charprobe_lite.eval.quant.findings import QuantStudy, compare_classifiers, score_quants
-from charprobe_lite.eval.quant.score import health_metrics
+from charprobe_lite.eval.quant.classifiers import compare_classifiers
+from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
+from charprobe_lite.eval.quant.health import health_metrics
 from charprobe_lite.eval.quant.tables import persona_notes, quant_tables
 from charprobe_lite.eval.report.figures import quant_difference
 from charprobe_lite.eval.report.figures.panels import QuantPanels

@@ -90,9 +90,10 @@ def evaluate(
         --model base=llama --model full/sarcasm=llama-sarcasm
     """
     from charprobe_lite.eval.cli.results import DISPLAY, result_parts
+    from charprobe_lite.eval.study.backend_fields import check_backend
     from charprobe_lite.eval.study.cost import fit_budget, forecast_table
     from charprobe_lite.eval.study.run import forecast_study, run_study
-    from charprobe_lite.eval.study.spec import check_backend, parse_spec
+    from charprobe_lite.eval.study.spec import parse_spec
 
     spec = parse_spec(explicit_values(options))
     check_backend(spec)

@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 
 from charprobe_lite.eval.cells import RolloutKey, Row
+from charprobe_lite.eval.quant.classifiers import ClassifierAgreement, compare_classifiers
 from charprobe_lite.eval.quant.fidelity_score import TextFidelity
 from charprobe_lite.eval.quant.fidelity_texts import HELD_OUT, KINDS
-from charprobe_lite.eval.quant.findings import (
-    ClassifierAgreement,
-    QuantStudy,
-    compare_classifiers,
-    score_quants,
-)
-from charprobe_lite.eval.quant.score import QuantRecord, Turns
+from charprobe_lite.eval.quant.findings import QuantStudy, score_quants
+from charprobe_lite.eval.quant.health import Turns
+from charprobe_lite.eval.quant.score import QuantRecord
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.stats.classification import Labels
 from charprobe_lite.eval.store.database import Store

@@ -4,36 +4,30 @@ All types read the same prompts, scenarios, texts and seeds, and all numbers com
 those, so that what they have in common cancels in a difference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from charprobe_lite.eval.cells import Cell, RecordedTurn, RolloutKey, Row
+from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.conditions import calls_tools
-from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.quant.fidelity_score import (
     FidelityScore,
     TextFidelity,
     fidelity_metrics,
     score_fidelity,
 )
+from charprobe_lite.eval.quant.health import HEALTH, SHARES, Turns, health_metrics
 from charprobe_lite.eval.scores.cells import CellScore
-from charprobe_lite.eval.scores.gap import CONDITION_STEPS, cluster_of, headline_metric, labels_of
+from charprobe_lite.eval.scores.gap import CONDITION_STEPS, headline_metric, labels_of
 from charprobe_lite.eval.stats.bootstrap import CLUSTER_RESAMPLES, Estimate
 from charprobe_lite.eval.stats.classification import Labels, accuracies, shared_classes
-from charprobe_lite.eval.stats.holm import holm
 from charprobe_lite.eval.stats.metrics import (
     LABEL_STATISTICS,
-    MarginTests,
     Metric,
     PairedDifference,
     ResampledMetrics,
     label_metric,
     label_names,
-    ratio,
 )
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MARGIN, REFERENCE
@@ -41,20 +35,6 @@ from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES
 
 FIDELITY = ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1")
-Turns = Mapping[RolloutKey, Sequence[RecordedTurn]]
-"""As `Store.turns` returns them."""
-COUNTS = ("well_formed", "replies", "malformed", "sent", "forced", "unforced", "rollouts")
-"""What is counted in each rollout."""
-HEALTH = {
-    "well_formed": ("well_formed", "replies"),
-    "malformed": ("malformed", "rollouts"),
-    "yield": ("sent", "rollouts"),
-    "forced": ("forced", "rollouts"),
-    "unforced": ("unforced", "rollouts"),
-    "steps": ("replies", "rollouts"),
-}
-"""The metrics as ratios of counts."""
-SHARES = ("well_formed", "yield", "forced", "unforced")
 CHARACTER, RECOGNISED = "character", "recognised"
 
 
@@ -351,61 +331,6 @@ def score_quant(
     return QuantScore(record, fidelity, cells)
 
 
-def with_holm(quants: Sequence[QuantScore]) -> list[QuantScore]:
-    """The types with Holm's correction of their differences, over all types and conditions.
-
-    Character is one family, and each share of the tool calls is one. So are the two verdicts: "the
-    same" and "not the same" cannot both be wrong about one difference.
-    """
-    families: dict[str, list[PairedDifference]] = {}
-    for name, difference in chain.from_iterable(map(_tested, quants)):
-        families.setdefault(name, []).append(difference)
-    adjusted = {name: iter(_adjusted(family)) for name, family in families.items()}
-
-    def adjust(name: str, difference: PairedDifference | None) -> PairedDifference | None:
-        return next(adjusted[name]) if difference and difference.p else difference
-
-    return [
-        replace(
-            quant,
-            cells=[
-                replace(
-                    cell,
-                    difference=adjust(CHARACTER, cell.difference),
-                    health={
-                        name: replace(entry, difference=adjust(name, entry.difference))
-                        for name, entry in cell.health.items()
-                    },
-                )
-                for cell in quant.cells
-            ],
-        )
-        for quant in quants
-    ]
-
-
-def alone(difference: PairedDifference) -> PairedDifference:
-    """A difference that is a family by itself."""
-    return replace(difference, p_holm=difference.p)
-
-
-def _tested(quant: QuantScore) -> Iterator[tuple[str, PairedDifference]]:
-    """The differences that have a verdict, with their families."""
-    for cell in quant.cells:
-        named = {CHARACTER: cell.difference}
-        named |= {name: entry.difference for name, entry in cell.health.items()}
-        yield from ((name, each) for name, each in named.items() if each and each.p)
-
-
-def _adjusted(family: Sequence[PairedDifference]) -> list[PairedDifference]:
-    tests = [difference.p for difference in family if difference.p]
-    columns = holm([test.equivalent for test in tests]), holm([test.different for test in tests])
-    return [
-        replace(difference, p_holm=MarginTests(*pair))
-        for difference, pair in zip(family, zip(*columns, strict=True), strict=True)
-    ]
-
-
 def without_quant(cell: Cell) -> Cell:
     """A cell without its quant type and its type of cache: what all have in common."""
     return replace(cell, quant=None, lora=None, kv_type=KV_DEFAULT)
@@ -444,35 +369,6 @@ def _cell_metrics(
             by_name[RECOGNISED] = label_metric(own, names, accuracies, texts)
         metrics |= {record.key(subject, name): metric for name, metric in by_name.items()}
     return metrics
-
-
-def health_metrics(rows: Sequence[Row], turns: Turns) -> dict[str, Metric]:
-    """The metrics `HEALTH` of one agentic cell's rollouts.
-
-    ``well_formed``: share of replies that hold a tool call or the block that ends the job, the
-    parse rate; without a grammar the model alone decides it. ``malformed``: the other replies, per
-    rollout. ``yield``: share of rollouts that sent an email. ``forced``: share of rollouts whose
-    email the grammar demanded, ``unforced``: share that sent one without that. ``steps``: replies
-    per rollout.
-    """
-    cluster = [cluster_of(row) for row in rows]
-    counts = [_counts(row, turns.get(row.key, ())) for row in rows]
-    values = np.array(counts, dtype=np.float64).reshape(-1, len(COUNTS))
-    metrics = {}
-    for name, counted in HEALTH.items():
-        of, per = map(COUNTS.index, counted)
-        observations = max(int(values[:, per].sum()), 1) if name in SHARES else None
-        metrics[name] = ratio(cluster, values, of, per, observations)
-    return metrics
-
-
-def _counts(row: Row, turns: Sequence[RecordedTurn]) -> list[int]:
-    """`COUNTS` of one rollout."""
-    # the block that ends the job is a reply without a tool call and yet well formed
-    malformed = sum(turn.tool is None for turn in turns) - (row.outcome == Outcome.NO_EMAIL)
-    sent = row.outcome == Outcome.SENT
-    replies = [len(turns) - malformed, len(turns), malformed]
-    return [*replies, sent, row.forced, sent and not row.forced, 1]
 
 
 def _step(cell: Cell) -> int:

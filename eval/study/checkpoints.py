@@ -15,7 +15,8 @@ from charprobe_lite.convert.cached import (
 )
 from charprobe_lite.eval.store.records import ModelFile
 from charprobe_lite.eval.study.cost import forecast
-from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, own_classifier, served_names
+from charprobe_lite.eval.study.served import ANY_CHECKPOINT, served_names
+from charprobe_lite.eval.study.spec import StudySpec, own_classifier
 from charprobe_lite.eval.study.variants import (
     MERGED,
     CheckpointKey,

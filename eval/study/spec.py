@@ -1,7 +1,6 @@
 """What a study is to do: one record for options, study files, Python and the study itself."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from charprobe_lite.eval.conditions import condition_names, load_condition
 from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.study.served import ANY_CHECKPOINT, served_names
 from charprobe_lite.models import defaults
 from charprobe_lite.models.catalogue import (
     EMBEDDED,
@@ -40,16 +40,6 @@ from charprobe_lite.models.record import FilePath, Record
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
 from charprobe_lite.runtime.instruments import is_modernbert
-
-ANY_CHECKPOINT = ("", "")
-"""The key of the one model on a server that serves whatever checkpoint the study names."""
-
-
-ENGINE_FIELDS = (
-    *("quants", "lora_modes", "kv_types", "gguf", "adapter", "verify"),
-    *("gpu_layers", "threads", "context"),
-)
-SERVER_FIELDS = ("base_url", "models", "timeout")
 
 
 def _name_list(value: Any) -> Any:
@@ -293,70 +283,10 @@ def check_train_seeds(spec: StudySpec) -> None:
         )
 
 
-def check_backend(spec: StudySpec) -> None:
-    """Raises BadInput for a field that was set and does not apply to the spec's backend or to a
-    user's own model, and for a server without its URL, its models or the package that talks to it.
-    """
-    fields = type(spec).model_fields
-    for name in ENGINE_FIELDS if spec.is_served else SERVER_FIELDS:
-        if name in spec.model_fields_set:
-            option = f"--{(fields[name].alias or name).replace('_', '-')}"
-            if spec.is_served:
-                raise BadInput(f"{option}: does not apply to --backend openai; leave it out")
-            raise BadInput(f"{option}: is for a server; add --backend openai")
-    if not spec.is_served:
-        _refuse_other_quant(spec)
-        return
-    if not (spec.base_url and spec.models):
-        raise BadInput("--backend openai: needs --base-url URL and --model NAME")
-    if not (find_spec("openai") and find_spec("anyio")):
-        raise BadInput(
-            "--backend openai: openai is not installed; pip install 'charprobe-lite[server]'"
-        )
-
-
-def _refuse_other_quant(spec: StudySpec) -> None:
-    """Raises BadInput where a weight type was asked for that a user's own file does not have."""
-    from charprobe_lite.models.gguf_header import weight_summary
-
-    if spec.gguf is None or spec.makes_models or "quants" not in spec.model_fields_set:
-        return
-    asked, held = select_names(spec.quants, QUANT_TYPES, "--quant"), weight_summary(spec.gguf).name
-    for quant in asked:
-        if quant != held:
-            raise BadInput(
-                f"--quant {quant}: {spec.gguf} is {held}; make a file of that type first: "
-                f"charprobe-lite convert quantize --model {spec.gguf} --quant {quant}"
-            )
-
-
 def runs_a_model(name: str) -> bool:
     """Whether a condition has a training stage; a control may have none."""
     stages = load_condition(name).stages
     return not stages or any(stage in STAGES for stage in stages)
-
-
-def served_names(models: Sequence[str]) -> dict[tuple[str, str], str]:
-    """The names on a server that ``--model`` gives, by (stage, persona); the base's persona is "".
-
-    Each is base=NAME or STAGE/PERSONA=NAME; a NAME alone serves whatever checkpoint is asked for.
-    Raises BadInput for other forms.
-    """
-    names: dict[tuple[str, str], str] = {}
-    for text in models:
-        role, equals, name = text.partition("=")
-        if not equals:
-            role, name = "", text
-        stage, _, persona = role.partition("/")
-        is_role = role == "base" or not equals or (stage in STAGES[1:] and persona)
-        if not name or not is_role or (stage, persona) in names:
-            raise BadInput(f"--model {text}: give base=NAME, STAGE/PERSONA=NAME, or one NAME alone")
-        names[stage, persona] = name
-    if ANY_CHECKPOINT in names and len(names) > 1:
-        raise BadInput(
-            f"--model {names[ANY_CHECKPOINT]}: write base= or STAGE/PERSONA= before each name"
-        )
-    return names
 
 
 def _conditions(spec: StudySpec) -> tuple[str, ...]:

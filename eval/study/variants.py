@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from charprobe_lite.eval.study.own_models import own_name
-from charprobe_lite.eval.study.spec import ANY_CHECKPOINT, StudySpec, served_names
+from charprobe_lite.eval.study.served import ANY_CHECKPOINT, served_names
+from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models import kit
 from charprobe_lite.models.catalogue import EMBEDDED, STAGES, Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base
