@@ -17,6 +17,7 @@ from charprobe_lite.eval.study.spec import parse_spec
 from charprobe_lite.eval.techniques.findings import study_entry
 from charprobe_lite.eval.techniques.grid import TechniqueGrid, read_grid
 from charprobe_lite.eval.techniques.registration import plan_of, read_departures, register
+from charprobe_lite.eval.techniques.run import plan_grid
 from charprobe_lite.eval.techniques.trainings import trainings_of
 from charprobe_lite.models.errors import BadInput
 from tests.pages import chat, write_study
@@ -158,3 +159,12 @@ def test_what_is_noted_in_a_study_of_techniques_is_not_trusted(tmp_path: Path) -
         assert "\n" not in str(caught.value)
         with Store(path) as store:
             store.note({name: kept})
+
+
+def test_a_checkpoint_folder_is_planned_before_it_is_converted(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    grid = read_grid(grid_file(tmp_path, GRID + "base: mine\nquant: Q8_0\n"))
+    planned = plan_grid(grid)
+    assert not planned.is_checked
+    assert planned.plan.base == "mine"
+    assert planned.forecast.trainings == 2

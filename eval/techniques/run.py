@@ -78,7 +78,7 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
     """What a grid does and costs. Nothing is fetched or trained. Raises BadInput."""
     path = grid.base_path
     is_local = grid.base == EMBEDDED or bool(path and path.is_file())
-    spec = resolve(grid.study_spec(path if path and path.is_file() else None))
+    spec = resolve(grid.study_spec(path))  # of a folder the file that run makes is not needed yet
     plans = None
     if is_local:
         base = technique_base(grid.base)
