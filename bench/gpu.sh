@@ -9,7 +9,7 @@
 # LLAMA_SERVER  llama-server as a peer: CMAKE_ARGS=-DGGML_CUDA=on sh bench/llama_tools.sh builds it
 # VLLM          vLLM's program as a peer; VLLM=install puts it into build/gpu/vllm
 # EVAL          options of the main job [--persona all --parallel 16]
-# LIMIT         seconds for everything [570]
+# LIMIT         seconds for everything [570; a rehearsal has four times that, as each step has]
 # PIP_FIND_LINKS, PIP_NO_INDEX: as pip has them; with the latter builds use PYTHON's own setuptools,
 # scikit-build-core and ninja.
 #
@@ -17,6 +17,8 @@
 # fails. summary.md and summary.json have the card, and each step's seconds, status and figures.
 # Ends with 0 if every step did, 1 if one failed, 2 without a GPU. A second run uses what the first
 # has built. Reads from the GPU's driver and changes nothing there.
+#
+# shellcheck disable=SC2329  # steps are called by their names
 set -euo pipefail
 
 refuse() { echo "$1" >&2; exit 2; }
@@ -86,7 +88,7 @@ llama_cpp() { # before the package, which would build it for the CPU
     if ! ls "$wheels/llama_cpp_python-$llama_version"-*.whl; then
         export CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-$(nproc)}
         CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=$architecture $rpath ${CMAKE_ARGS:-}" \
-            "$python" -m pip wheel --verbose --no-deps --no-cache-dir ${isolation:-} \
+            "$python" -m pip wheel --verbose --no-deps --no-cache-dir ${isolation:+"$isolation"} \
             --no-binary llama-cpp-python --wheel-dir "$wheels" "llama-cpp-python==$llama_version"
     fi
     "$python" -m pip install --force-reinstall --no-deps \
@@ -102,7 +104,7 @@ packages() {
     if "$python" -c 'import torch; exit(not torch.cuda.is_available())'; then
         sed -i '/^torch==/d' "$out/constraints.txt"
     fi
-    "$python" -m pip install ${isolation:-} -c "$out/constraints.txt" -e '.[train]'
+    "$python" -m pip install ${isolation:+"$isolation"} -c "$out/constraints.txt" -e '.[train]'
 }
 
 onnxruntime() {
@@ -164,7 +166,7 @@ stop() {
 trap stop INT TERM
 
 step() { # NAME SECONDS
-    local name=$1 limit=$2 left=$((end - SECONDS)) begun=$SECONDS status=0
+    local name=$1 limit=$(($2 * slower)) left=$((end - SECONDS)) begun=$SECONDS status=0
     [ -z "$stopped" ] || return 0
     [ "$limit" -le "$left" ] || limit=$left
     if [ "$limit" -lt 5 ]; then
@@ -183,7 +185,9 @@ step() { # NAME SECONDS
 
 export -f environment llama_cpp packages onnxruntime vllm_install doctor main_job training \
     classifier engine engine_vllm
-end=$((SECONDS + ${LIMIT:-570}))
+slower=1
+[ $device = cuda ] || slower=4
+end=$((SECONDS + ${LIMIT:-$((570 * slower))}))
 if [ $device = cpu ]; then
     export CUDA_VISIBLE_DEVICES='' rounds=1 texts=2 tokens=600 races="--part chat --prompts 1"
     export EVAL="${EVAL:---persona sarcasm --stage full --condition chat --limit 1 --max-tokens 32}"

@@ -82,11 +82,17 @@ def figures_of(name: str, folder: Path, seconds: int) -> dict[str, Any]:
     return readers[name](printed) if name in readers else {}
 
 
+def log_lines(log: Path) -> list[str]:
+    """The lines of a log, of a progress bar only its last state."""
+    text = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return [line for line in lines if line.strip()]
+
+
 def steps(folder: Path) -> Iterator[dict[str, Any]]:
     for row in (folder / "steps.tsv").read_text("utf-8").splitlines():
         name, seconds, status, limit = row.split("\t")
-        log = folder / f"{name}.log"
-        lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+        lines = log_lines(folder / f"{name}.log")
         result = f"failed, status {status}" if status.isdigit() else status
         yield {
             "step": name,
