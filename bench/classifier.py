@@ -147,7 +147,7 @@ def torch_engine(folder: Path, threads: int, device: str) -> Engine:
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, reference_compile=False)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
     model.eval().to(device, torch.float16 if device == "cuda" else torch.float32)
 
     def run(batch: Batch) -> Any:
