@@ -13,6 +13,7 @@ from charprobe_lite.models.catalogue_schema import (
 )
 from charprobe_lite.models.quant_types import BITS, KV_BYTES, KV_DEFAULT
 
+MICROBATCH = 512  # tokens that llama.cpp computes at once
 SUPER_BLOCK = 256  # rows that are no multiple of it cannot hold K-types
 # the bits of the type that the quantizer writes instead, by the bits of the requested type
 FALLBACK = {6.5625: 8.5, 5.5: 6.0, 4.5: 5.5, 4.25: 4.5, 3.4375: 4.5, 2.625: 4.5}
@@ -43,6 +44,15 @@ def kv_bytes(shape: Shape, context: int, parallel: int, kv_type: str = KV_DEFAUL
     """
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * KV_BYTES[kv_type]
     return round(per_token * context * parallel)
+
+
+def compute_bytes(shape: Shape, context: int) -> int:
+    """Bytes of llama.cpp's compute buffer for 512 tokens at once and sequences of ``context``.
+
+    Its allocator lets the logits take the place of the attention's scores (F32, all heads).
+    """
+    logits, scores = shape.vocab + shape.hidden, shape.heads * context + 6 * shape.hidden
+    return 4 * MICROBATCH * max(logits, scores)
 
 
 def memory_bytes(base: Base, quant: str, context: int, parallel: int) -> int | None:

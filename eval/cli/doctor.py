@@ -76,11 +76,19 @@ def _kit() -> dict[str, Any]:
     return {"kit": f"recipe {load_kit().recipe}, base {embedded_base()}"}
 
 
+def _parallel() -> dict[str, Any]:
+    from charprobe_lite.eval.study.cost import embedded_parallel
+
+    parallel = embedded_parallel()
+    return {"rollouts at once": str(parallel) if parallel else "auto: not calibrated yet"}
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "llama.cpp": _llama,
     "ONNX Runtime": _onnx,
     "cache": _cache,
     "hub cache": _hub,
     "kit": _kit,
+    "rollouts at once": _parallel,
 }
 """What may fail, under the name that its failure gets."""

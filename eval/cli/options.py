@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from charprobe_lite.eval.cli.types import FILE, Budget, Limit, Name, NameList, Shard
+from charprobe_lite.eval.cli.types import FILE, Budget, Limit, Name, NameList, Parallel, Shard
 from charprobe_lite.models import defaults
 from charprobe_lite.models.catalogue import (
     BASES,
@@ -149,7 +149,13 @@ run_options = option_group(
         help="Prompts and scenarios per cell: N for both, PROMPTS,SCENARIOS, or all; all in "
         "break_character is every prompt with every suffix.",
     ),
-    parallel_option("Rollouts at once; with 1 a text depends on its seed bit for bit."),
+    click.option(
+        "--parallel",
+        default="auto",
+        type=Parallel(),
+        help="Rollouts at once; auto times a few on this machine before the first. With 1 a text "
+        "depends on its seed bit for bit.",
+    ),
     click.option(
         "--device",
         default="auto",

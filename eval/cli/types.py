@@ -48,6 +48,20 @@ class Shard(click.ParamType[tuple[int, int]]):
         return int(number), int(of)
 
 
+class Parallel(click.ParamType[int | str]):
+    """Rollouts at once: a number from 1 to 64, or ``auto``."""
+
+    name = "n|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if value == "auto":
+            return "auto"
+        is_number = str(value).isdecimal() and len(str(value)) < 4
+        if not is_number or not 1 <= int(value) <= 64:
+            self.fail(f"{value!r}: give a number from 1 to 64, or auto", param, ctx)
+        return int(value)
+
+
 class Budget(click.ParamType[int | str]):
     """Memory for a study: a size such as ``8GB`` or ``500MB``, or ``machine``."""
 

@@ -38,14 +38,17 @@ class ProvenanceTable(Connection):
         rows = self.select("SELECT name, value FROM provenance")
         return {name: json.loads(value) for name, value in rows}
 
+    def has_rollouts(self) -> bool:
+        """Whether the study has begun."""
+        return bool(self.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0])
+
     def pin(self, values: Mapping[str, Any]) -> None:
         """Record what must not change within a study, or check it against what was recorded.
 
         A study without a rollout yet is bound to nothing. Raises BadInput naming the first value
         that differs.
         """
-        bound = self.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
-        pinned = {**ASSUMED, **self.provenance()} if bound else {}
+        pinned = {**ASSUMED, **self.provenance()} if self.has_rollouts() else {}
         for name, value in values.items():
             if name in pinned and pinned[name] != value:
                 raise BadInput(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from charprobe_lite.convert.cached import adapter_file, classifier_folder, model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
 from charprobe_lite.eval.study.grid import tasks_of
+from charprobe_lite.eval.study.memory import installed_memory, size_text, study_memory
 from charprobe_lite.eval.study.own_models import study_catalogue
+from charprobe_lite.eval.study.parallel import Parallel, planned_parallel, unlimited_parallel
 from charprobe_lite.eval.study.progress import duration
-from charprobe_lite.eval.study.spec import StudySpec, resolve
+from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.eval.study.variants import (
     CheckpointKey,
     CheckpointNeed,
@@ -28,14 +30,13 @@ from charprobe_lite.eval.study.variants import (
 from charprobe_lite.models.cache import cache_folder, existing_folder
 from charprobe_lite.models.catalogue import Catalogue
 from charprobe_lite.models.catalogue_schema import AdapterEntry, Base, ClassifierEntry, Source
+from charprobe_lite.models.defaults import PARALLEL
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import stored_parts
 from charprobe_lite.models.hub import cache_root, local_path
 from charprobe_lite.models.inventory import bytes_to_fetch
 from charprobe_lite.models.size_estimates import (
     adapter_parameters,
     file_bytes,
-    kv_bytes,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ SECONDS_PER_ROLLOUT = 1.6 * 2
 """Core-seconds of a rollout per 135M weights: the study of docs/results.md."""
 UNFILLED = 4
 """Rollouts' worth of time that is lost while the batch is not full: `python bench/real_size.py`."""
-BUFFERS = 500e6  # bytes: llama.cpp's compute buffers, the classifier, Python
+TOKENS_PER_ROLLOUT = 218
+"""Decodes that take as long as a rollout, its prompts with it: SECONDS_PER_ROLLOUT on one core,
+which decodes 68 tokens/s of the kit with 8 rollouts at once (`runtime/calibration.py`)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Everything that is needed. Bytes, seconds; ``memory`` None where the shape is unknown."""
+    """Everything that is needed. Bytes, seconds; ``memory`` None where the shape is unknown.
+
+    ``parallel`` is the number of rollouts at once, or the most that auto may choose, with its
+    reason in words; ``tokens_per_second`` their speed, None where it has not been calibrated.
+    """
 
     needed: list[Line]
     temporary: int
@@ -84,6 +91,9 @@ class Forecast:
     rollouts: int
     running_seconds: float
     checks_memory: bool
+    parallel: int
+    parallel_reason: str
+    tokens_per_second: float | None
 
     @property
     def preparing_seconds(self) -> float:
@@ -98,12 +108,15 @@ class Forecast:
     def lines(self) -> Iterator[str]:
         """The totals, in words."""
         fetched = sum(line.download for line in self.needed)
-        yield f"to fetch: {_size(fetched)}; to write: {_size(self.disk)} in {cache_folder()}"
-        memory = "unknown" if self.memory is None else _size(self.memory)
+        written = f"{size_text(self.disk)} in {cache_folder()}"
+        yield f"to fetch: {size_text(fetched)}; to write: {written}"
+        memory = "unknown" if self.memory is None else size_text(self.memory)
+        yield f"rollouts at once: {self.parallel_reason}"
         yield f"memory while running: about {memory}"
+        speed = " at the calibrated speed" if self.tokens_per_second else "'s CPU"
         yield (
             f"time: about {duration(self.preparing_seconds)} to convert (downloads not counted), "
-            f"{duration(self.running_seconds)} for {self.rollouts} rollouts on this machine's CPU"
+            f"{duration(self.running_seconds)} for {self.rollouts} rollouts on this machine{speed}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -136,8 +149,8 @@ class Forecast:
         installed = installed_memory()
         if self.checks_memory and self.memory and installed and self.memory > installed:
             raise BadInput(
-                f"about {_size(self.memory)} of memory are needed, this machine has "
-                f"{_size(installed)}; choose a smaller --quant, --parallel or --context"
+                f"about {size_text(self.memory)} of memory are needed, this machine has "
+                f"{size_text(installed)}; choose a smaller --quant, --parallel or --context"
             )
 
 
@@ -163,19 +176,44 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
         line.disk and model.quant not in ROW_TYPES and model.name not in exact
         for line, model in zip(lines, models.values(), strict=True)
     ]
-    rollouts = sum(
-        task.cell.quant is not None for tasks in tasks_of(spec, variants) for task in tasks
-    )
-    counted = rollouts + UNFILLED if rollouts else 0
-    memory = max(_memory(base, variant, spec).total for variant in variants)
+    tasks = tasks_of(spec, variants)
+    rollouts = sum(task.cell.quant is not None for part in tasks for task in part)
+    first = _made_file(needs[0].model, spec.verify) if made else spec.gguf
+    parallel = planned_parallel(spec, variants, tasks, catalogue, first)
+    number = parallel.number
+    memory = max(study_memory(base, variant, spec, number).total for variant in variants)
     return Forecast(
         needed=[*_source_lines(spec, base, needs, catalogue), *lines],
         temporary=file_bytes(base, "F16") if any(merges) else 0,
         memory=memory if base.shape else None,
         rollouts=rollouts,
-        running_seconds=_seconds(counted * SECONDS_PER_ROLLOUT * base.parameters / 135e6),
+        running_seconds=_running_seconds(rollouts, parallel, base),
         checks_memory=spec.gpu_layers == 0,
+        parallel=number,
+        parallel_reason=str(parallel),
+        tokens_per_second=parallel.tokens_per_second,
     )
+
+
+def _running_seconds(rollouts: int, parallel: Parallel, base: Base) -> float:
+    counted = rollouts + UNFILLED if rollouts else 0
+    if speed := parallel.tokens_per_second:
+        return counted * TOKENS_PER_ROLLOUT / speed
+    return _seconds(counted * SECONDS_PER_ROLLOUT * base.parameters / 135e6)
+
+
+def embedded_parallel() -> Parallel | None:
+    """What auto is for large studies of the embedded base as it is run by default.
+
+    None where it has not been calibrated. Raises BadInput where llama.cpp does not work.
+    """
+    spec = resolve(parse_spec({"stage": "base"}))
+    catalogue = study_catalogue(spec)
+    variants = variants_of(spec, catalogue)
+    need = next(checkpoint_needs(spec, variants[0], catalogue))
+    model = _made_file(need.model, spec.verify)
+    parallel = unlimited_parallel(spec, variants, catalogue, model)
+    return None if parallel.reason == "open" else parallel
 
 
 def within_budget(
@@ -196,7 +234,8 @@ def within_budget(
         variants = variants_of(candidate, catalogue)
         base = base_of(spec, variants[0], catalogue)
         of_quant = [variant for variant in variants if variant.quant == quant]
-        needed = max((_memory(base, each, spec) for each in of_quant), key=lambda each: each.total)
+        memories = [study_memory(base, each, spec) for each in of_quant]
+        needed = max(memories, key=lambda each: each.total)
         if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
         elif limit is not None and needed.total > limit:
@@ -213,10 +252,12 @@ def within_budget(
 def fit_budget(spec: StudySpec, budget: int | str | None, note: Callable[[str], None]) -> StudySpec:
     """The spec with the quant types that fit ``budget``: bytes of memory, or "machine".
 
-    What is left out is noted, with the reason. Raises BadInput when nothing fits.
+    What is left out is noted, with the reason. With a budget ``parallel`` is a number: its memory
+    must be known beforehand. Raises BadInput when nothing fits.
     """
     if budget is None:
         return spec
+    spec = spec.with_values(parallel=spec.parallel or PARALLEL)
     if not spec.makes_models:
         raise BadInput("--budget: chooses quant types of a base of the catalogue")
     memory = budget if isinstance(budget, int) else None
@@ -306,47 +347,23 @@ def _model_line(label: str, model: ModelNeed, verify: bool, exact: Collection[st
 
 def _is_made(model: ModelNeed, quant: str, verify: bool) -> bool:
     """Whether the cache has the model as a quant type."""
+    return _made_file(replace(model, quant=quant), verify) is not None
+
+
+def _made_file(model: ModelNeed, verify: bool) -> Path | None:
+    """The model's file in the cache; None where it is to be made."""
     source = local_path(model.base)
     adapters = [each if isinstance(each, Path) else local_path(each) for each in model.adapters]
     if source is None or None in adapters:
-        return False
+        return None
     paths = [path for path in adapters if path]
-    return model_file(model.name, source, paths, quant, verify).is_file()
+    file = model_file(model.name, source, paths, model.quant, verify)
+    return file if file.is_file() else None
 
 
 def _seconds(core_seconds: float) -> float:
     """Seconds of work that all cores share."""
     return core_seconds / (os.cpu_count() or 1)
-
-
-class _Memory(dict[str, float]):
-    """Bytes of memory by what needs them."""
-
-    @property
-    def total(self) -> int:
-        return round(sum(self.values()))
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {_size(size)}" for name, size in self.items())
-
-
-def _memory(base: Base, variant: Variant, spec: StudySpec) -> _Memory:
-    """Memory when most is needed; without a shape the KV cache is unknown."""
-    buffers = {"classifier and buffers": BUFFERS}
-    if spec.gguf and not spec.makes_models:
-        weights = sum(part.stat().st_size for part in stored_parts(spec.gguf))
-    else:
-        weights = file_bytes(base, variant.quant)
-    cache = kv_bytes(base.shape, spec.context, spec.parallel, variant.kv_type) if base.shape else 0
-    return _Memory({"weights": weights, "KV cache": cache, **buffers})
-
-
-def installed_memory() -> int | None:
-    """Bytes of this machine's memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def forecast_table(estimate: Forecast) -> Table:
@@ -355,7 +372,7 @@ def forecast_table(estimate: Forecast) -> Table:
 
     table = Table("needed", "what is done", "to fetch", "on disk", "time", box=None)
     for line in estimate.needed:
-        sizes = (_size(size) if size else "-" for size in (line.download, line.disk))
+        sizes = (size_text(size) if size else "-" for size in (line.download, line.disk))
         time = duration(line.seconds) if line.seconds else "-"
         table.add_row(line.what, line.action, *sizes, time)
     return table
@@ -365,8 +382,4 @@ def _full(folder: Path, needed: int) -> str | None:
     free = shutil.disk_usage(existing_folder(folder)).free
     if needed <= free:
         return None
-    return f"{folder}: {_size(needed)} are to be written, {_size(free)} are free"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return f"{folder}: {size_text(needed)} are to be written, {size_text(free)} are free"

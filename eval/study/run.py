@@ -34,6 +34,17 @@ from charprobe_lite.eval.study.instruments import (
 )
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.own_models import study_catalogue
+from charprobe_lite.eval.study.parallel import (
+    NUMBER,
+    SOURCE,
+    Parallel,
+    memory_room,
+    model_options,
+    most_rollouts,
+    planned_parallel,
+    recorded_parallel,
+    select_parallel,
+)
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.runner import SYSTEM_PROMPTS, run
 from charprobe_lite.eval.study.spec import (
@@ -49,6 +60,7 @@ from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.prompts import prompt_file
 from charprobe_lite.models.published_scenarios import StubScenario
+from charprobe_lite.runtime.calibration import calibrate
 from charprobe_lite.runtime.tool_schemas import left_out
 
 PACKAGES = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
@@ -167,7 +179,9 @@ def run_tasks(
         display.note(line)
     with Store(path) as store:
         store.pin({**_pins(resolved, first), **_file_pins(first)})
-        store.note(_facts(spec, resolved))
+        parallel = _parallel(store, resolved, tasks_by_variant, first, display.note)
+        resolved = resolved.with_values(parallel=parallel.number)
+        store.note({**_facts(spec, resolved), SOURCE: parallel.reason})
         variants = [first]
         _record_file(store, variants)
         open_named = partial(open_instrument, spec=resolved, files=first)
@@ -183,6 +197,32 @@ def run_tasks(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
             )
     return StudyRun(path, resolved, variants, tasks)
+
+
+def _parallel(
+    store: Store,
+    spec: StudySpec,
+    tasks: Sequence[Sequence[Task]],
+    first: VariantFiles,
+    note: Notify,
+) -> Parallel:
+    """The number of rollouts at once: the spec's, else the study's, else one calibrated now."""
+    if spec.parallel:
+        return Parallel(spec.parallel, "given")
+    rollouts, begun = most_rollouts(tasks), store.has_rollouts()
+    if begun and (recorded := recorded_parallel(store.provenance(), rollouts)):
+        return recorded
+    catalogue = study_catalogue(spec)
+    variants = variants_of(spec, catalogue)
+    model = first.models[0] if first.models else None
+    parallel = planned_parallel(spec, variants, tasks, catalogue, model)
+    if parallel.reason != "open" or model is None:
+        return parallel
+    room = memory_room(spec, variants, catalogue)
+    speeds = calibrate(model, model_options(spec, variants[0]), room)
+    parallel = select_parallel(speeds, rollouts, room)
+    note(f"rollouts at once: {parallel}")
+    return parallel
 
 
 def _in_turn(
@@ -283,7 +323,7 @@ def _facts(spec: StudySpec, resolved: StudySpec) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "arguments": sys.argv[1:],
-        "parallel": resolved.parallel,
+        NUMBER: resolved.parallel,
         "gpu_layers": resolved.gpu_layers,
         "overrides": overrides(spec),
         SPEC: spec.recorded(),

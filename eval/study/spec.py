@@ -75,6 +75,12 @@ Count = Annotated[
 ]
 
 
+Parallel = Annotated[
+    Annotated[int, Field(ge=1, le=64)] | None,
+    BeforeValidator(lambda value: None if value == "auto" else value),
+]
+
+
 class Limits(Record):
     """Prompts and scenarios per cell; None (or "all") is all of them."""
 
@@ -87,7 +93,8 @@ class StudySpec(Record):
 
     Each field is an option of ``eval``, a key of a study file and an argument of ``run_study``.
     Fields that are not given have the values of the ``protocol``. ``base`` None is the embedded
-    base, or the model that ``gguf`` or ``models`` names. With ``train_seeds`` every persona has an
+    base, or the model that ``gguf`` or ``models`` names. ``parallel`` None is "auto": a study
+    chooses it when it starts. With ``train_seeds`` every persona has an
     adapter of each of these seeds, which the catalogue tells apart; without, one. With
     ``texts`` (of each kind and persona, for every model file to read) it is a quantization study,
     whose differences from F16 count as none up to ``margin``. ``study`` is the file to write; a
@@ -111,7 +118,7 @@ class StudySpec(Record):
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
     shard: tuple[Part, Part] | None = None
-    parallel: int = Field(defaults.PARALLEL, ge=1, le=64)
+    parallel: Parallel = None
     steps: int = Field(defaults.MAX_STEPS, ge=1, le=1000)
     max_tokens: int = Field(defaults.MAX_TOKENS, ge=1, le=10**6)
     context: int = Field(defaults.CONTEXT, ge=128, le=10**7)
@@ -171,7 +178,7 @@ class StudySpec(Record):
     def backend_options(self) -> BackendOptions:
         """How the backend of a resolved spec runs rollouts."""
         return BackendOptions(
-            parallel=self.parallel,
+            parallel=self.parallel or defaults.PARALLEL,
             context=self.context,
             threads=self.threads,
             gpu_layers=self.gpu_layers or 0,

@@ -113,7 +113,7 @@ def forecast_grid(
     rate, training_from = _training_rate(trainings, grid, parameters, plans)
     total = _rollouts(grid, spec, trainings, plans)
     left = max(0, total - len(rows))
-    pace, rollouts_from = _rollout_pace(rows, spec.parallel, parameters)
+    pace, rollouts_from = _rollout_pace(rows, grid.parallel, parameters)
     spread, spread_from = _spread(rows, plan)
     return GridForecast(
         trainings=len(missing),

@@ -105,6 +105,7 @@ class TechniqueGrid(Record):
             *("max_tokens", "context", "temperature", "top_p", "device", "threads", "study"),
         )
         values = {name: getattr(self, name) for name in fields if name in self.model_fields_set}
+        values["parallel"] = self.parallel  # the same for every part, not each machine's own
         base: dict[str, Any] = {"gguf": gguf} if gguf else {"base": self.base}
         if self.quant and not gguf:
             base["quant"] = self.quant

@@ -16,6 +16,7 @@ from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import regular_file
 from charprobe_lite.models.gguf_header import MORE_END_TOKENS
 from charprobe_lite.models.quant_types import KV_DEFAULT
+from charprobe_lite.models.size_estimates import MICROBATCH
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
@@ -23,7 +24,6 @@ from charprobe_lite.runtime.native_trial import try_model
 from charprobe_lite.runtime.template_worker import TemplateWorker
 
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
-MICROBATCH = 512  # most tokens that llama.cpp computes at once
 FileVersion = tuple[Path, int, int]
 """A path with the time of modification and the size of the file that it names."""
 

@@ -1,0 +1,198 @@
+"""How many rollouts at once decode fastest: timed once for a model on a machine, and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charprobe_lite.models.atomic import FOREVER, new_file
+from charprobe_lite.models.cache import cache_folder
+from charprobe_lite.models.corpus import id_prompts
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.gguf_header import stored_parts
+from charprobe_lite.runtime.backend import BackendOptions
+
+if TYPE_CHECKING:
+    from charprobe_lite.runtime.llama import Context, Model
+
+STEPS = (1, 4, 8, 16, 32)
+"""The numbers of sequences that are timed."""
+TOLERANCE = 0.05
+"""A gain below this is none: more sequences take memory and make each rollout slower."""
+DEPTH = 512  # tokens in each sequence while decodes are timed; an agent's rollout is as deep
+PROBE, SHALLOWEST = 32, 64  # tokens
+PROMPT_SECONDS = 2.0
+FEWEST, MOST, ENOUGH_SECONDS = 3, 24, 0.4  # decodes of each number of sequences
+ROOM = 1 + (1 + MOST) * len(STEPS)  # tokens that all decodes append to the first sequence
+
+SPEEDS = "tokens_per_second"
+Speeds = Mapping[int, float]
+"""Tokens per second of all sequences together, by the number of sequences."""
+
+
+def best_number(speeds: Speeds, most: int) -> int:
+    """The smallest number up to ``most`` whose speed is within `TOLERANCE` of the best's."""
+    timed = {number: speed for number, speed in speeds.items() if number <= most}
+    best = max(timed.values())
+    return min(number for number, speed in timed.items() if speed >= (1 - TOLERANCE) * best)
+
+
+def next_step(speeds: Speeds, most: int) -> int | None:
+    """The number of sequences to time next; None where more would not be faster.
+
+    That is so after two steps without a gain: one may be another program's doing.
+    """
+    gains, best = [True], 0.0
+    for number in sorted(speeds):
+        gains.append(speeds[number] > (1 + TOLERANCE) * best)
+        best = max(best, speeds[number])
+    steps = [step for step in STEPS if step <= most and step not in speeds]
+    return steps[0] if steps and any(gains[-2:]) else None
+
+
+def calibrate(model: Path, options: BackendOptions, most: int) -> dict[int, float]:
+    """Speeds with up to ``most`` sequences, from the cache or timed now and cached.
+
+    ``options`` are those that the model is to run with; ``parallel`` does not matter. Raises
+    BadInput when llama.cpp cannot run the model.
+    """
+    if cached := cached_speeds(model, options, most):
+        return cached
+    speeds = _time_decodes(model, options, most)
+    try:
+        with new_file(_cache_file(model, options), FOREVER) as part:
+            part.write_text(json.dumps({SPEEDS: speeds}), "utf-8")
+    except BadInput:
+        pass  # without a cache it is timed again
+    return speeds
+
+
+def cached_speeds(model: Path, options: BackendOptions, most: int) -> dict[int, float] | None:
+    """What ``calibrate`` has in the cache; None where it would have to time more, or where the
+    file is damaged."""
+    try:
+        record = json.loads(_cache_file(model, options).read_text("utf-8"))
+        speeds = {int(number): float(speed) for number, speed in record[SPEEDS].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    is_sound = 1 in speeds and all(n in STEPS and 0 < s < 1e9 for n, s in speeds.items())
+    return speeds if is_sound and next_step(speeds, most) is None else None
+
+
+def _cache_file(model: Path, options: BackendOptions) -> Path:
+    """Its name is a key of everything that the speeds depend on."""
+    from charprobe_lite.runtime.llama import devices, physical_cores
+
+    files = [part.stat() for part in stored_parts(model)]
+    facts = {
+        "files": [(file.st_size, file.st_mtime_ns, file.st_ino) for file in files],
+        "processor": _processor(),
+        "cores": _cores(),
+        "threads": options.threads or physical_cores(),
+        "gpu_layers": options.gpu_layers,
+        "devices": [str(device) for device in devices() if device.is_gpu],
+        "context": options.context,
+        "kv_type": options.kv_type,
+        "llama-cpp-python": version("llama-cpp-python"),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_folder() / "parallel" / f"{key}.json"
+
+
+def _processor() -> str:
+    """The name of the CPU; where the system does not say, of its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores that this process may use, with hyper-threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _time_decodes(path: Path, options: BackendOptions, most: int) -> dict[int, float]:
+    from charprobe_lite.runtime.llama import Model
+
+    model = Model(path, options.gpu_layers)
+    try:
+        context, most = _largest_context(model, options, most)
+        try:
+            return _speeds(context, _text(model), options.context, most)
+        finally:
+            context.close()
+    finally:
+        model.close()
+
+
+def _largest_context(model: Model, options: BackendOptions, most: int) -> tuple[Context, int]:
+    """A context of as many sequences as there is room for, and their number."""
+    from charprobe_lite.runtime.llama import Context
+
+    for number in reversed([step for step in STEPS if step <= most]):
+        try:
+            context = Context(
+                model,
+                length=DEPTH + ROOM,
+                sequences=number,
+                threads=options.threads,
+                kv_type=options.kv_type,
+            )
+        except BadInput:
+            if number == 1:
+                raise
+            continue
+        return context, number
+    raise ValueError("at least one sequence is timed")
+
+
+def _text(model: Model) -> list[int]:
+    """`DEPTH` tokens of prompts."""
+    tokens = model.tokenize("\n".join(id_prompts()))
+    return (tokens * DEPTH)[:DEPTH]
+
+
+def _speeds(context: Context, text: Sequence[int], length: int, most: int) -> dict[int, float]:
+    """Speeds of decodes that begin at one depth: that of the first sequence, copied to the rest."""
+    from charprobe_lite.runtime.llama import Segment
+
+    start = time.perf_counter()
+    context.decode([Segment(0, 0, text[:PROBE], [False] * PROBE)])
+    rate = PROBE / (time.perf_counter() - start)
+    affordable = max(SHALLOWEST, round(rate * PROMPT_SECONDS))
+    depth = max(SHALLOWEST, min(DEPTH, length - ROOM, affordable))
+    context.decode([Segment(0, PROBE, text[PROBE:depth], [False] * (depth - PROBE))])
+    for sequence in range(1, most):
+        context.copy(0, sequence)
+    ends, speeds = [depth] * most, dict[int, float]()
+    while number := next_step(speeds, most):
+        _decode(context, text[0], ends, number)  # the first of a size prepares buffers
+        seconds: list[float] = []
+        while len(seconds) < FEWEST or (sum(seconds) < ENOUGH_SECONDS and len(seconds) < MOST):
+            seconds.append(_decode(context, text[0], ends, number))
+        speeds[number] = number / min(seconds)  # other programs only make it slower
+    return speeds
+
+
+def _decode(context: Context, token: int, ends: list[int], number: int) -> float:
+    """Seconds to decode a token in each of the first ``number`` sequences."""
+    from charprobe_lite.runtime.llama import Segment
+
+    segments = [Segment(each, ends[each], [token], [True]) for each in range(number)]
+    start = time.perf_counter()
+    context.decode(segments)
+    seconds = time.perf_counter() - start
+    ends[:number] = [end + 1 for end in ends[:number]]
+    return seconds
