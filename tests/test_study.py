@@ -281,12 +281,12 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_why(
     monkeypatch.setenv("CHARPROBE_CACHE", str(tmp_path))  # nothing is made yet
     spec = parse_spec({"stage": "base", "persona": "humor", "quant": "F16,Q8_0,Q4_0,IQ1_S"})
     resolved, catalogue = resolve(spec), load_catalogue()
-    kept, left_out = within_budget(resolved, catalogue, 1_200_000_000)
+    kept, left_out = within_budget(resolved, catalogue, 1_050_000_000)
     assert kept == ["Q8_0", "Q4_0"]
-    assert left_out["F16"].endswith("classifier and buffers 500 MB), the budget is 1.20 GB")
+    assert left_out["F16"].endswith("classifier and buffers 352 MB), the budget is 1.05 GB")
     assert left_out["IQ1_S"] == "it needs an importance matrix"
     notes: list[str] = []
-    fitted = fit_budget(spec, 1_200_000_000, notes.append)
+    fitted = fit_budget(spec, 1_050_000_000, notes.append)
     assert fitted.quants == ("Q8_0", "Q4_0")
     assert [line.split(":")[0] for line in notes] == ["F16", "IQ1_S"]
     with pytest.raises(BadInput, match="--budget: none of the quant types fits"):

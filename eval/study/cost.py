@@ -112,7 +112,7 @@ class Forecast:
         yield f"to fetch: {size_text(fetched)}; to write: {written}"
         memory = "unknown" if self.memory is None else size_text(self.memory)
         yield f"rollouts at once: {self.parallel_reason}"
-        yield f"memory while running: about {memory}"
+        yield f"memory while running: about {memory} with {self.parallel} rollouts at once"
         speed = " at the calibrated speed" if self.tokens_per_second else "'s CPU"
         yield (
             f"time: about {duration(self.preparing_seconds)} to convert (downloads not counted), "
@@ -207,7 +207,7 @@ def embedded_parallel() -> Parallel | None:
 
     None where it has not been calibrated. Raises BadInput where llama.cpp does not work.
     """
-    spec = resolve(parse_spec({"stage": "base"}))
+    spec = resolve(parse_spec({"stage": "base", "persona": "all"}))
     catalogue = study_catalogue(spec)
     variants = variants_of(spec, catalogue)
     need = next(checkpoint_needs(spec, variants[0], catalogue))
