@@ -104,6 +104,7 @@ def test_a_study_keeps_its_number_unless_it_had_too_few_rollouts(
 ) -> None:
     command = ["eval", "--persona", "sarcasm", "--stage", "full", "--condition", "chat"]
     command += ["--max-tokens", "8", "--instrument", "ngram", "--threads", "1"]
+    command += ["--parallel", "auto"]
 
     def number(study: str, *arguments: str) -> tuple[int, str, str]:
         done = charprobe(*command, "--study", study, *arguments)

@@ -151,10 +151,11 @@ run_options = option_group(
     ),
     click.option(
         "--parallel",
-        default="auto",
+        default=str(defaults.PARALLEL),
+        show_default=True,
         type=Parallel(),
-        help="Rollouts at once; auto times a few on this machine before the first. With 1 a text "
-        "depends on its seed bit for bit.",
+        help="Rollouts at once; auto times a few decodes on this machine before the first. With 1 "
+        "a text depends on its seed bit for bit.",
     ),
     click.option(
         "--device",

@@ -118,7 +118,7 @@ class StudySpec(Record):
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
     shard: tuple[Part, Part] | None = None
-    parallel: Parallel = None
+    parallel: Parallel = defaults.PARALLEL
     steps: int = Field(defaults.MAX_STEPS, ge=1, le=1000)
     max_tokens: int = Field(defaults.MAX_TOKENS, ge=1, le=10**6)
     context: int = Field(defaults.CONTEXT, ge=128, le=10**7)
