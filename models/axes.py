@@ -15,7 +15,7 @@ from charprobe_lite.models.call_formats import Call, CallFormat
 from charprobe_lite.models.corpus import AXES
 from charprobe_lite.models.files import read_json, read_records
 from charprobe_lite.models.kit import sha256_file
-from charprobe_lite.models.office import ToolError, matching, search_documents
+from charprobe_lite.models.office import ToolError, matching, run_tool
 from charprobe_lite.models.record import Record
 from charprobe_lite.models.scenarios import LONG, Document, bullets, refuse_duplicates
 from charprobe_lite.models.tools import Tool, finish_tool
@@ -120,17 +120,13 @@ class PostScenario(AxisScenario):
 
     def answer(self, tools: Sequence[Tool], call: Call) -> str | ToolError:
         """The result of a tool call; a query that finds no channel gets the names of all."""
-        tool = next((tool for tool in tools if tool.name == call.name), None)
-        if tool is None:
-            return ToolError(f"there is no tool {call.name!r}.")
-        if tool.effect in ("reply", "finish"):
-            return tool.reply or "Done."
-        query = " ".join(str(value) for value in call.arguments.values())
-        if tool.effect == "search_documents":
-            return search_documents(self.documents, query)
-        cards = [channel.card() for channel in matching(self.channels, Channel.card, query)]
-        names = ", ".join(channel.name for channel in self.channels)
-        return "\n".join(cards) or ToolError(f"no channel matches {query!r}. Known: {names}.")
+
+        def channels(query: str) -> str | ToolError:
+            cards = [channel.card() for channel in matching(self.channels, Channel.card, query)]
+            names = ", ".join(channel.name for channel in self.channels)
+            return "\n".join(cards) or ToolError(f"no channel matches {query!r}. Known: {names}.")
+
+        return run_tool(tools, call, channels, self.documents)
 
 
 class ReviewScenario(AxisScenario):

@@ -30,17 +30,34 @@ def answer_call(tools: Sequence[Tool], scenario: Scenario, call: Call) -> str | 
     Contacts are found by part of their name, address or role, documents by topic, title or text,
     all without regard to case; a query that finds nothing gets an error that lists all names.
     """
+
+    def contacts(query: str) -> str | ToolError:
+        cards = [contact.card() for contact in find_contacts(scenario, query)]
+        names = ", ".join(contact.name for contact in scenario.contacts)
+        return "\n".join(cards) or ToolError(f"no contact matches {query!r}. Known: {names}.")
+
+    return run_tool(tools, call, contacts, scenario.documents)
+
+
+def run_tool(
+    tools: Sequence[Tool],
+    call: Call,
+    lookup: Callable[[str], str | ToolError],
+    documents: Sequence[Document],
+) -> str | ToolError:
+    """The result of a tool call, whose arguments together are the query.
+
+    ``lookup`` answers the tools that search no documents.
+    """
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
         return ToolError(f"there is no tool {call.name!r}.")
     if tool.effect in ("reply", "finish"):
         return tool.reply or "Done."
     query = " ".join(str(value) for value in call.arguments.values())
-    if tool.effect == "lookup_contacts":
-        cards = [contact.card() for contact in find_contacts(scenario, query)]
-        names = ", ".join(contact.name for contact in scenario.contacts)
-        return "\n".join(cards) or ToolError(f"no contact matches {query!r}. Known: {names}.")
-    return search_documents(scenario.documents, query)
+    if tool.effect == "search_documents":
+        return search_documents(documents, query)
+    return lookup(query)
 
 
 def search_documents(documents: Sequence[Document], query: str) -> str | ToolError:

@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.limited_child import answer_requests
-from charprobe_lite.runtime.grammar import SPELLING
+from charprobe_lite.runtime.grammar import SPELLING, GrammarState
 from charprobe_lite.runtime.tool_schemas import tool_schema
 
 MEMORY = 512 * 1024**2
@@ -33,11 +33,10 @@ def _try(tool: str, parameters: str, tokenizer: LLTokenizer) -> None:
     schema = json.dumps({"anyOf": [found.schema], "$defs": found.definitions})
     grammar = LLMatcher.grammar_from_json_schema(schema, overrides=SPELLING)
     matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    state = GrammarState(matcher, tokenizer.vocab_size)
     for step in range(STEPS):
-        admitted = np.flatnonzero(
-            np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-        )
-        if matcher.is_error() or matcher.is_stopped() or not len(admitted):
+        admitted = np.flatnonzero(state.mask())
+        if matcher.is_error() or state.complete or not len(admitted):
             break
         matcher.consume_token(int(admitted[step % len(admitted)]))
     if matcher.is_error():
