@@ -306,7 +306,7 @@ def test_the_report_of_such_a_study_has_the_section(
     [
         (["--quant", "F16"], "--quant F16: add types to compare with it"),
         (
-            ["--quant", "Q4_0", "--budget", "1.2GB"],
+            ["--quant", "Q4_0", "--budget", "1.05GB"],
             "--quant: needs F16, which all others are compared with; name it, or a larger --budget",
         ),
         (["--quant", "Q4_O"], "--quant Q4_O: unknown; did you mean Q4_"),
