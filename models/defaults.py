@@ -3,7 +3,7 @@
 CONDITIONS = ("chat", "agentic_email")
 QUANT = "Q8_0"
 PROMPTS, SCENARIOS = 24, 10  # per cell
-PARALLEL = 8  # rollouts that run at once
+PARALLEL = 8  # rollouts that run at once, where nothing else decides
 MAX_TOKENS = 384  # per reply
 MAX_STEPS = 8  # replies per agent rollout, as published
 CONTEXT = 2560  # tokens that one rollout may fill

@@ -114,7 +114,7 @@ class BackendOptions:
 
     ``parallel`` rollouts at once of ``context`` tokens each, prompt and replies together, on
     ``threads`` cores (None: all physical ones) with ``gpu_layers`` layers on the GPU (-1: all)
-    and a K and V cache of ``kv_type``,
+    and a K and V cache of ``kv_type``, on a CPU with ``flash_attention`` or without,
     drawn as `sampling.Sampling` says; ``bos`` "double" lets the tokenizer add its own token of
     the beginning to a prompt whose template has written one; ``timeout`` is the longest wait for
     a server's reply, in seconds.
@@ -125,6 +125,7 @@ class BackendOptions:
     threads: int | None = None
     gpu_layers: int = 0
     kv_type: str = KV_DEFAULT
+    flash_attention: bool = False
     temperature: float = defaults.TEMPERATURE
     top_p: float = defaults.TOP_P
     top_k: int = 0

@@ -1,4 +1,5 @@
-"""How many rollouts at once decode fastest: timed once for a model on a machine, and cached."""
+"""How a model runs fastest on a machine: how many rollouts at once, and with flash attention or
+without. Both are timed once, and cached."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.models.atomic import FOREVER, new_file
 from charprobe_lite.models.cache import cache_folder
 from charprobe_lite.models.corpus import id_prompts
+from charprobe_lite.models.defaults import PARALLEL
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import stored_parts
 from charprobe_lite.runtime.backend import BackendOptions
@@ -26,21 +29,49 @@ STEPS = (1, 4, 8, 16, 32)
 """The numbers of sequences that are timed."""
 TOLERANCE = 0.05
 """A gain below this is none: more sequences take memory and make each rollout slower."""
+PREFERENCE = 0.15
+"""The usual number stays unless another is faster by more: its timings vary less than that, and
+texts of a batch depend on its size in their last bits."""
 DEPTH = 512  # tokens in each sequence while decodes are timed; an agent's rollout is as deep
-PROBE, SHALLOWEST = 32, 64  # tokens
+PROBE, SHALLOWEST = 32, 128  # tokens
 PROMPT_SECONDS = 2.0
 FEWEST, MOST, ENOUGH_SECONDS = 3, 24, 0.4  # decodes of each number of sequences
+FLASH_GAIN = 0.1
+"""Flash attention is taken on a CPU where it saves more of the time: a text depends on it."""
+FLASH_DEPTH, FLASH_SEQUENCES, FLASH_DECODES = 1024, 8, 16
 ROOM = 1 + (1 + MOST) * len(STEPS)  # tokens that all decodes append to the first sequence
 
-SPEEDS = "tokens_per_second"
+SPEEDS, SECONDS, ATTENTION = "tokens_per_second", "seconds", "attention-"
 Speeds = Mapping[int, float]
 """Tokens per second of all sequences together, by the number of sequences."""
 
 
+def flash_is_faster(model: Path, options: BackendOptions) -> bool:
+    """Whether the model is faster on the CPU with flash attention, from the cache or timed now.
+
+    It is where a prompt and some decodes take under nine tenths of the time; not without the memory
+    to time it.
+    """
+    if _cached_attention(model, options) is None:
+        with suppress(BadInput):
+            seconds = _time_attention(model, options)
+            _keep(_cache_file(model, options, ATTENTION), {SECONDS: seconds})
+    return flash_was_faster(model, options)
+
+
+def flash_was_faster(model: Path, options: BackendOptions) -> bool:
+    """The same as far as it has been timed; False where it has not."""
+    seconds = _cached_attention(model, options)
+    return seconds is not None and seconds["on"] < (1 - FLASH_GAIN) * seconds["off"]
+
+
 def best_number(speeds: Speeds, most: int) -> int:
-    """The smallest number up to ``most`` whose speed is within `TOLERANCE` of the best's."""
+    """The usual number if its speed is within `PREFERENCE` of the best's up to ``most``, else the
+    smallest that is within `TOLERANCE`."""
     timed = {number: speed for number, speed in speeds.items() if number <= most}
     best = max(timed.values())
+    if timed.get(PARALLEL, 0) >= (1 - PREFERENCE) * best:
+        return PARALLEL
     return min(number for number, speed in timed.items() if speed >= (1 - TOLERANCE) * best)
 
 
@@ -66,11 +97,7 @@ def calibrate(model: Path, options: BackendOptions, most: int) -> dict[int, floa
     if cached := cached_speeds(model, options, most):
         return cached
     speeds = _time_decodes(model, options, most)
-    try:
-        with new_file(_cache_file(model, options), FOREVER) as part:
-            part.write_text(json.dumps({SPEEDS: speeds}), "utf-8")
-    except BadInput:
-        pass  # without a cache it is timed again
+    _keep(_cache_file(model, options), {SPEEDS: speeds})
     return speeds
 
 
@@ -86,8 +113,25 @@ def cached_speeds(model: Path, options: BackendOptions, most: int) -> dict[int, 
     return speeds if is_sound and next_step(speeds, most) is None else None
 
 
-def _cache_file(model: Path, options: BackendOptions) -> Path:
-    """Its name is a key of everything that the speeds depend on."""
+def _cached_attention(model: Path, options: BackendOptions) -> dict[str, float] | None:
+    try:
+        record = json.loads(_cache_file(model, options, ATTENTION).read_text("utf-8"))
+        seconds = {name: float(record[SECONDS][name]) for name in ("off", "on")}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return seconds if all(0 < value < 1e9 for value in seconds.values()) else None
+
+
+def _keep(file: Path, record: Mapping[str, Any]) -> None:
+    try:
+        with new_file(file, FOREVER) as part:
+            part.write_text(json.dumps(record), "utf-8")
+    except BadInput:
+        pass  # without a cache it is timed again
+
+
+def _cache_file(model: Path, options: BackendOptions, kind: str = "") -> Path:
+    """Its name is a key of everything that the timings depend on."""
     from charprobe_lite.runtime.llama import devices, physical_cores
 
     files = [part.stat() for part in stored_parts(model)]
@@ -100,10 +144,11 @@ def _cache_file(model: Path, options: BackendOptions) -> Path:
         "devices": [str(device) for device in devices() if device.is_gpu],
         "context": options.context,
         "kv_type": options.kv_type,
+        **({} if kind else {"flash_attention": options.flash_attention}),
         "llama-cpp-python": version("llama-cpp-python"),
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_folder() / "parallel" / f"{key}.json"
+    return cache_folder() / "parallel" / f"{kind}{key}.json"
 
 
 def _processor() -> str:
@@ -121,6 +166,43 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _time_attention(path: Path, options: BackendOptions) -> dict[str, float]:
+    """Seconds for a prompt and `FLASH_DECODES` decodes, with flash attention off and on."""
+    from charprobe_lite.runtime.llama import Context, Model
+
+    model = Model(path, 0)
+    try:
+        seconds = {}
+        for name in ("off", "on"):
+            context = Context(
+                model,
+                length=FLASH_DEPTH + ROOM,
+                sequences=FLASH_SEQUENCES,
+                threads=options.threads,
+                flash_attention=name == "on",
+            )
+            try:
+                prompt, decode = _prompt_and_decode(context, _text(model, FLASH_DEPTH), options)
+            finally:
+                context.close()
+            seconds[name] = prompt + FLASH_DECODES * decode
+    finally:
+        model.close()
+    return seconds
+
+
+def _prompt_and_decode(
+    context: Context, text: Sequence[int], options: BackendOptions
+) -> tuple[float, float]:
+    """Seconds to read a prompt, and to decode a token in each sequence behind it."""
+    depth, seconds = _read_prompt(context, text, options.context)
+    for sequence in range(1, FLASH_SEQUENCES):
+        context.copy(0, sequence)
+    ends = [depth] * FLASH_SEQUENCES
+    decodes = [_decode(context, text[0], ends, FLASH_SEQUENCES) for _ in range(1 + FEWEST)]
+    return seconds, min(decodes)
 
 
 def _time_decodes(path: Path, options: BackendOptions, most: int) -> dict[int, float]:
@@ -149,6 +231,7 @@ def _largest_context(model: Model, options: BackendOptions, most: int) -> tuple[
                 sequences=number,
                 threads=options.threads,
                 kv_type=options.kv_type,
+                flash_attention=options.flash_attention,
             )
         except BadInput:
             if number == 1:
@@ -158,22 +241,15 @@ def _largest_context(model: Model, options: BackendOptions, most: int) -> tuple[
     raise ValueError("at least one sequence is timed")
 
 
-def _text(model: Model) -> list[int]:
-    """`DEPTH` tokens of prompts."""
+def _text(model: Model, length: int = DEPTH) -> list[int]:
+    """So many tokens of prompts."""
     tokens = model.tokenize("\n".join(id_prompts()))
-    return (tokens * DEPTH)[:DEPTH]
+    return (tokens * length)[:length]
 
 
 def _speeds(context: Context, text: Sequence[int], length: int, most: int) -> dict[int, float]:
     """Speeds of decodes that begin at one depth: that of the first sequence, copied to the rest."""
-    from charprobe_lite.runtime.llama import Segment
-
-    start = time.perf_counter()
-    context.decode([Segment(0, 0, text[:PROBE], [False] * PROBE)])
-    rate = PROBE / (time.perf_counter() - start)
-    affordable = max(SHALLOWEST, round(rate * PROMPT_SECONDS))
-    depth = max(SHALLOWEST, min(DEPTH, length - ROOM, affordable))
-    context.decode([Segment(0, PROBE, text[PROBE:depth], [False] * (depth - PROBE))])
+    depth, _ = _read_prompt(context, text, length)
     for sequence in range(1, most):
         context.copy(0, sequence)
     ends, speeds = [depth] * most, dict[int, float]()
@@ -184,6 +260,24 @@ def _speeds(context: Context, text: Sequence[int], length: int, most: int) -> di
             seconds.append(_decode(context, text[0], ends, number))
         speeds[number] = number / min(seconds)  # other programs only make it slower
     return speeds
+
+
+def _read_prompt(context: Context, text: Sequence[int], length: int) -> tuple[int, float]:
+    """How many tokens of a text the first sequence has read, and the seconds of all but the first.
+
+    Fewer than the whole where ``length``, the context of a rollout, is shorter, or the model slow.
+    """
+    from charprobe_lite.runtime.llama import Segment
+
+    def read(first: int, last: int) -> float:
+        start = time.perf_counter()
+        context.decode([Segment(0, first, text[first:last], [False] * (last - first))])
+        return time.perf_counter() - start
+
+    read(0, PROBE)  # prepares buffers
+    affordable = max(SHALLOWEST, round(PROBE / read(PROBE, 2 * PROBE) * PROMPT_SECONDS))
+    depth = max(SHALLOWEST, min(len(text), length - ROOM, affordable))
+    return depth, read(2 * PROBE, depth) if depth > 2 * PROBE else 0.0
 
 
 def _decode(context: Context, token: int, ends: list[int], number: int) -> float:

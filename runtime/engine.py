@@ -84,6 +84,7 @@ class Engine(AbstractContextManager["Engine"]):
         threads: int | None = None,
         gpu_layers: int = 0,
         kv_type: str = KV_DEFAULT,
+        flash_attention: bool = False,
         temperature: float = defaults.TEMPERATURE,
         top_p: float = defaults.TOP_P,
         top_k: int = 0,
@@ -96,7 +97,12 @@ class Engine(AbstractContextManager["Engine"]):
         self.context_length = context
         self.model = Model(Path(path), gpu_layers)
         self.context = Context(
-            self.model, length=context, sequences=parallel, threads=threads, kv_type=kv_type
+            self.model,
+            length=context,
+            sequences=parallel,
+            threads=threads,
+            kv_type=kv_type,
+            flash_attention=flash_attention,
         )
         self._slots = [_Slot(sequence) for sequence in range(parallel)]
         self._grammars = Grammars(self.model.vocab, self.model.end_tokens)

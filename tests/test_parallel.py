@@ -16,7 +16,14 @@ from charprobe_lite.eval.study.variants import Variant, base_of, variants_of
 from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.catalogue_schema import Base
 from charprobe_lite.runtime.backend import BackendOptions
-from charprobe_lite.runtime.calibration import best_number, cached_speeds, calibrate, next_step
+from charprobe_lite.runtime.calibration import (
+    best_number,
+    cached_speeds,
+    calibrate,
+    flash_is_faster,
+    flash_was_faster,
+    next_step,
+)
 from tests.conftest import Command
 
 ONE_CORE = {1: 47.0, 4: 63.0, 8: 68.0, 16: 69.0, 32: 69.5}
@@ -29,9 +36,16 @@ def planned(base: str, quant: str) -> tuple[StudySpec, Base, Variant]:
     return spec, base_of(spec, variant, catalogue), variant
 
 
-def test_the_smallest_number_within_5_percent_of_the_best() -> None:
-    # 95% of 69.5 is 66.0: 63 is below, 68 is not
+def test_8_unless_another_is_more_than_15_percent_faster() -> None:
+    # 85% of 69.5 is 59.1
     assert best_number(ONE_CORE, 32) == 8
+    assert best_number({1: 47.0, 4: 63.0, 8: 68.0, 16: 79.0}, 32) == 8
+    assert best_number({1: 66.0, 4: 67.0, 8: 68.0}, 32) == 8
+    # 85% of 81 is 68.9; 95% of 84 is 79.8
+    assert best_number({1: 47.0, 4: 63.0, 8: 68.0, 16: 81.0, 32: 84.0}, 32) == 16
+
+
+def test_else_the_smallest_number_within_5_percent_of_the_best() -> None:
     # of 63, where no more than 4 are allowed, it is 59.9
     assert best_number(ONE_CORE, 7) == 4
     # a slow first batch, as another program makes it, does not hide the best
@@ -50,6 +64,9 @@ def test_rollouts_and_memory_bound_the_number() -> None:
     assert select_parallel(ONE_CORE, 100, 32) == Parallel(8, "calibrated", ONE_CORE)
     assert select_parallel(ONE_CORE, 6, 32) == Parallel(6, "rollouts", ONE_CORE)
     assert select_parallel(ONE_CORE, 100, 5) == Parallel(4, "calibrated", ONE_CORE)
+    # a short study takes the usual number, if it can
+    assert select_parallel(ONE_CORE, 100, 32, is_short=True) == Parallel(8, "short")
+    assert select_parallel(None, 100, 5, is_short=True) == Parallel(5, "memory")
     # up to 4 need no calibration
     assert select_parallel(None, 3, 32) == Parallel(3, "rollouts")
     assert select_parallel(None, 100, 2) == Parallel(2, "memory")
@@ -103,8 +120,8 @@ def test_a_study_keeps_its_number_unless_it_had_too_few_rollouts(
     charprobe: Command, tmp_path: Path
 ) -> None:
     command = ["eval", "--persona", "sarcasm", "--stage", "full", "--condition", "chat"]
-    command += ["--max-tokens", "8", "--instrument", "ngram", "--threads", "1"]
-    command += ["--parallel", "auto"]
+    command += ["--max-tokens", "1", "--instrument", "ngram", "--threads", "1"]
+    long = ["--limit", "60", "--repeats", "4"]  # 240 rollouts; up to 199 of this base are short
 
     def number(study: str, *arguments: str) -> tuple[int, str, str]:
         done = charprobe(*command, "--study", study, *arguments)
@@ -118,12 +135,50 @@ def test_a_study_keeps_its_number_unless_it_had_too_few_rollouts(
     assert resumed[:2] == (3, "given")
     assert "calibrated" not in resumed[2]
     assert number("b.sqlite", "--limit", "1")[:2] == (1, "rollouts")
-    grown, reason, notes = number("b.sqlite", "--limit", "6")
+    assert number("b.sqlite", "--limit", "10")[:2] == (8, "short")
+    grown, reason, notes = number("b.sqlite", *long)
     [line] = [line for line in notes.splitlines() if line.startswith("rollouts at once: ")]
     assert line.startswith(f"rollouts at once: {grown}, ")
-    assert reason in ("calibrated", "rollouts")
-    plan = json.loads(charprobe(*command, "--limit", "6", "--dry-run", "--json").stdout)
+    assert reason == "calibrated"
+    plan = json.loads(charprobe(*command, *long, "--dry-run", "--json").stdout)
     assert (plan["parallel"], plan["tokens_per_second"] > 0) == (grown, True)
+
+
+def test_flash_attention_is_taken_where_it_saves_more_than_a_tenth(
+    merged_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARPROBE_CACHE", str(tmp_path))
+    options = BackendOptions(threads=1)
+    assert not flash_was_faster(merged_base, options)
+    timed = flash_is_faster(merged_base, options)
+    [file] = (tmp_path / "parallel").iterdir()
+    seconds = json.loads(file.read_text())["seconds"]
+    assert timed == (seconds["on"] < 0.9 * seconds["off"])
+    for on, expected in ((0.89, True), (0.91, False)):
+        file.write_text(json.dumps({"seconds": {"off": 1.0, "on": on}}))
+        assert flash_is_faster(merged_base, options) is expected
+        assert flash_was_faster(merged_base, options) is expected
+    file.write_text('{"seconds": {"off": 1.0}}')
+    assert flash_is_faster(merged_base, options) == flash_was_faster(merged_base, options)
+    assert json.loads(file.read_text())["seconds"]["on"] > 0  # timed again
+
+
+def test_a_study_keeps_its_attention(charprobe: Command, tmp_path: Path) -> None:
+    command = ["eval", "--persona", "sarcasm", "--stage", "full", "--condition", "chat"]
+    command += ["--max-tokens", "1", "--instrument", "ngram", "--threads", "1"]
+
+    def attention(study: str, *arguments: str) -> str:
+        done = charprobe(*command, "--study", study, *arguments)
+        assert done.returncode == 0, done.stderr
+        with Store(tmp_path / study, readonly=True) as store:
+            return str(store.provenance()["flash_attention"])
+
+    assert attention("few.sqlite", "--limit", "1") == "off"
+    assert attention("on.sqlite", "--limit", "1", "--flash-attention", "on") == "on"
+    assert attention("on.sqlite", "--limit", "6") == "on"
+    # a short study had no reason to time it
+    assert attention("few.sqlite", "--limit", "60", "--repeats", "4") in ("on", "off")
+    assert attention("few.sqlite", "--limit", "1", "--flash-attention", "off") == "off"
 
 
 @pytest.mark.parametrize("value", ["0", "65", "many", "1.5"])

@@ -151,8 +151,7 @@ run_options = option_group(
     ),
     click.option(
         "--parallel",
-        default=str(defaults.PARALLEL),
-        show_default=True,
+        default="auto",
         type=Parallel(),
         help="Rollouts at once; auto times a few decodes on this machine before the first. With 1 "
         "a text depends on its seed bit for bit.",
@@ -170,9 +169,15 @@ run_options = option_group(
     ),
     threads_option("physical cores"),
     click.option(
+        "--flash-attention",
+        default="auto",
+        type=click.Choice(["auto", "on", "off"]),
+        help="llama.cpp's flash attention on the CPU; auto times both on this machine.",
+    ),
+    click.option(
         "--max-tokens", default=defaults.MAX_TOKENS, type=click.IntRange(1), help="Tokens per turn."
     ),
-    context_option("Tokens that one rollout may fill."),
+    context_option("Tokens that one rollout may fill; chats take no more than they need."),
 )
 """The size, the seed and the machine of a run: options of `eval` and `quant-study`."""
 
@@ -296,7 +301,7 @@ SECTIONS = {
         *("gguf", "adapter", "prompts", "scenarios", "suffixes", "instrument", "classifier"),
     ),
     "A server": ("backend", "base_url", "model", "timeout"),
-    "The machine": ("parallel", "device", "gpu_layers", "threads"),
+    "The machine": ("parallel", "device", "gpu_layers", "threads", "flash_attention"),
     "Decoding": (
         *("max_tokens", "context", "steps", "temperature", "top_p", "top_k", "min_p"),
         *("repetition_penalty", "bos", "seeds", "tool_role"),

@@ -9,7 +9,7 @@ from charprobe_lite.models.quant_types import QUANT_TYPES
 
 ENGINE_FIELDS = (
     *("quants", "lora_modes", "kv_types", "gguf", "adapter", "verify"),
-    *("gpu_layers", "threads", "context"),
+    *("gpu_layers", "threads", "flash_attention", "context"),
 )
 SERVER_FIELDS = ("base_url", "models", "timeout")
 

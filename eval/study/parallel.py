@@ -1,4 +1,4 @@
-"""How many rollouts run at once: one number for a study, chosen before its first rollout."""
+"""How many rollouts run at once and with which attention, chosen before a study's first rollout."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from charprobe_lite.eval.study.memory import installed_memory, study_memory
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.study.variants import Variant, base_of
 from charprobe_lite.models.catalogue import Catalogue
+from charprobe_lite.models.catalogue_schema import Base
 from charprobe_lite.models.defaults import PARALLEL
 from charprobe_lite.runtime.backend import BackendOptions
 from charprobe_lite.runtime.calibration import (
@@ -18,17 +19,27 @@ from charprobe_lite.runtime.calibration import (
     Speeds,
     best_number,
     cached_speeds,
+    flash_is_faster,
+    flash_was_faster,
     next_step,
 )
 
 UNTIMED = 4
 """Up to so many rollouts at once are never worth a calibration."""
+SHORT = 200 * 135e6
+"""Rollouts times weights below which a study is not worth one: five minutes on two cores. It takes
+the usual values, so that others repeat its texts."""
 SHARE = 0.75
 """Of the machine's memory that auto may fill; the rest is for other programs."""
+AUTO, ATTENTION, ATTENTION_SOURCE = "auto", "flash_attention", "flash_attention_from"
+"""What leaves flash attention to a study, and the values of a study that hold the choice and where
+it comes from."""
 NUMBER, SOURCE = "parallel", "parallel_from"
 """The values of a study that hold its number, and where it comes from."""
 LARGEST = 64
-Reason = Literal["given", "server", "rollouts", "memory", "calibrated", "open"]
+Reason = Literal["given", "server", "rollouts", "short", "memory", "calibrated", "open"]
+GROWING = ("rollouts", "short")
+"""Reasons that may hold no longer when a study goes on with more rollouts."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Parallel:
             "given": f"{self.number}",
             "server": f"{self.number} on a server",
             "rollouts": f"{self.number}, as no checkpoint has more rollouts",
+            "short": f"{self.number}, not timed for so short a study",
             "memory": f"{self.number}, as more may not fit the memory",
             "calibrated": f"{self.number}, calibrated: {rates} tokens/s with {counts} at once",
             "open": f"auto: {self.number} at most, calibrated at the start",
@@ -62,13 +74,18 @@ class Parallel:
         return reasons[self.reason]
 
 
-def select_parallel(speeds: Speeds | None, rollouts: int, room: int) -> Parallel:
+def select_parallel(
+    speeds: Speeds | None, rollouts: int, room: int, *, is_short: bool = False
+) -> Parallel:
     """The number for a study, from the ``speeds`` of a calibration or None.
 
-    ``rollouts`` is the most of any checkpoint, ``room`` how many at once fit the memory.
+    ``rollouts`` is the most of any checkpoint, ``room`` how many at once fit the memory; a study
+    that ``is_short`` takes the usual number if it can.
     """
     most = max(1, min(rollouts, room, STEPS[-1]))
-    if most <= UNTIMED:
+    if is_short and most > PARALLEL:
+        return Parallel(PARALLEL, "short")
+    if is_short or most <= UNTIMED:
         return Parallel(most, "rollouts" if rollouts <= room else "memory")
     if not speeds or next_step(speeds, room) is not None:
         return Parallel(most, "open")
@@ -94,7 +111,16 @@ def planned_parallel(
         return Parallel(spec.parallel, "given")
     if spec.is_served:
         return Parallel(PARALLEL, "server")
-    return _select_cached(spec, variants, most_rollouts(tasks), catalogue, model)
+    base = base_of(spec, variants[0], catalogue)
+    return _select_cached(
+        *(spec, variants, most_rollouts(tasks), catalogue, model), is_short=is_short(tasks, base)
+    )
+
+
+def is_short(tasks: Sequence[Sequence[Task]], base: Base) -> bool:
+    """Whether a study of this base is not worth a calibration."""
+    rollouts = sum(task.cell.quant is not None for part in tasks for task in part)
+    return rollouts * base.parameters < SHORT
 
 
 def unlimited_parallel(
@@ -110,22 +136,25 @@ def _select_cached(
     rollouts: int,
     catalogue: Catalogue,
     model: Path | None,
+    *,
+    is_short: bool = False,
 ) -> Parallel:
     room, speeds = memory_room(spec, variants, catalogue), None
-    if model and min(rollouts, room) > UNTIMED:
-        speeds = cached_speeds(model, model_options(spec, variants[0]), room)
-    return select_parallel(speeds, rollouts, room)
+    if model and min(rollouts, room) > UNTIMED and not is_short:
+        speeds = cached_speeds(model, model_options(spec, variants[0], model), room)
+    return select_parallel(speeds, rollouts, room, is_short=is_short)
 
 
 def recorded_parallel(provenance: Mapping[str, Any], rollouts: int) -> Parallel | None:
     """The number of a study that has begun; None where it has none, or has grown since.
 
-    A number is too small now where the study had no more ``rollouts`` of a checkpoint then.
+    A number is too small now where the study had no more ``rollouts`` of a checkpoint then, or was
+    short.
     """
     number, reason = provenance.get(NUMBER), provenance.get(SOURCE, "given")
     if type(number) is not int or not 1 <= number <= LARGEST:
         return None
-    if reason == "rollouts" and rollouts > number:
+    if reason in GROWING and rollouts > number:
         return None
     return Parallel(number, reason)
 
@@ -153,6 +182,33 @@ def memory_room(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalog
     return int(max(1, min(STEPS[-1], *rooms)))
 
 
-def model_options(spec: StudySpec, variant: Variant) -> BackendOptions:
-    """How the models of a variant run."""
-    return replace(spec.backend_options, kv_type=variant.kv_type)
+def model_options(spec: StudySpec, variant: Variant, model: Path) -> BackendOptions:
+    """How a variant's model runs; with "auto" flash attention where it is known to be faster."""
+    options = replace(spec.backend_options, kv_type=variant.kv_type)
+    if spec.flash_attention != AUTO or spec.gpu_layers != 0:
+        return options
+    return replace(options, flash_attention=flash_was_faster(model, options))
+
+
+def select_attention(
+    spec: StudySpec,
+    tasks: Sequence[Sequence[Task]],
+    provenance: Mapping[str, Any],
+    is_begun: bool,
+    model: Path | None,
+    base: Base | None,
+) -> tuple[str, str]:
+    """Flash attention of a study on the CPU, "on" or "off", and why: the spec's ("given"), else the
+    one that it began with, else the faster one on this machine ("timed"), or off in a study that
+    is "short".
+
+    A GPU and a server decide for themselves, which counts as off; a server has no ``base``.
+    """
+    if spec.flash_attention != AUTO:
+        return spec.flash_attention, "given"
+    source = provenance.get(ATTENTION_SOURCE, "given")  # older studies had it off
+    if is_begun and source != "short":
+        return "on" if provenance.get(ATTENTION) == "on" else "off", str(source)
+    if model is None or base is None or spec.gpu_layers != 0 or is_short(tasks, base):
+        return "off", "short"
+    return "on" if flash_is_faster(model, spec.backend_options) else "off", "timed"

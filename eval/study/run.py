@@ -35,6 +35,8 @@ from charprobe_lite.eval.study.instruments import (
 from charprobe_lite.eval.study.labelling import TEXTS_CUT
 from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.parallel import (
+    ATTENTION,
+    ATTENTION_SOURCE,
     NUMBER,
     SOURCE,
     Parallel,
@@ -43,6 +45,7 @@ from charprobe_lite.eval.study.parallel import (
     most_rollouts,
     planned_parallel,
     recorded_parallel,
+    select_attention,
     select_parallel,
 )
 from charprobe_lite.eval.study.progress import Progress
@@ -54,7 +57,7 @@ from charprobe_lite.eval.study.spec import (
     resolve,
     select_instruments,
 )
-from charprobe_lite.eval.study.variants import variants_of
+from charprobe_lite.eval.study.variants import base_of, variants_of
 from charprobe_lite.models.axes import AXIS_CEILINGS
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
@@ -179,9 +182,12 @@ def run_tasks(
         display.note(line)
     with Store(path) as store:
         store.pin({**_pins(resolved, first), **_file_pins(first)})
+        attention, source = _attention(store, resolved, tasks_by_variant, first)
+        resolved = resolved.with_values(flash_attention=attention)
         parallel = _parallel(store, resolved, tasks_by_variant, first, display.note)
         resolved = resolved.with_values(parallel=parallel.number)
-        store.note({**_facts(spec, resolved), SOURCE: parallel.reason})
+        reasons = {SOURCE: parallel.reason, ATTENTION_SOURCE: source}
+        store.note({**_facts(spec, resolved), **reasons})
         variants = [first]
         _record_file(store, variants)
         open_named = partial(open_instrument, spec=resolved, files=first)
@@ -197,6 +203,18 @@ def run_tasks(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
             )
     return StudyRun(path, resolved, variants, tasks)
+
+
+def _attention(
+    store: Store, spec: StudySpec, tasks: Sequence[Sequence[Task]], first: VariantFiles
+) -> tuple[str, str]:
+    """Flash attention of a study, "on" or "off", and why."""
+    if spec.is_served or not first.models:
+        return select_attention(spec, tasks, store.provenance(), True, None, None)
+    catalogue = study_catalogue(spec)
+    base = base_of(spec, variants_of(spec, catalogue)[0], catalogue)
+    begun = store.has_rollouts()
+    return select_attention(spec, tasks, store.provenance(), begun, first.models[0], base)
 
 
 def _parallel(
@@ -219,7 +237,7 @@ def _parallel(
     if parallel.reason != "open" or model is None:
         return parallel
     room = memory_room(spec, variants, catalogue)
-    speeds = calibrate(model, model_options(spec, variants[0]), room)
+    speeds = calibrate(model, model_options(spec, variants[0], model), room)
     parallel = select_parallel(speeds, rollouts, room)
     note(f"rollouts at once: {parallel}")
     return parallel
@@ -324,6 +342,7 @@ def _facts(spec: StudySpec, resolved: StudySpec) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "arguments": sys.argv[1:],
         NUMBER: resolved.parallel,
+        ATTENTION: resolved.flash_attention,
         "gpu_layers": resolved.gpu_layers,
         "overrides": overrides(spec),
         SPEC: spec.recorded(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions import load_condition
+from charprobe_lite.eval.conditions import calls_tools, load_condition
 from charprobe_lite.eval.conditions.condition import RolloutSettings
 from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.protocols.outcome import Result
@@ -19,10 +19,13 @@ from charprobe_lite.eval.study.grid import Task
 from charprobe_lite.eval.study.labelling import Labelling
 from charprobe_lite.eval.study.progress import Progress
 from charprobe_lite.eval.study.spec import StudySpec
+from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.files import well_formed
 from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import (
     Backend,
+    BackendOptions,
+    Completion,
     Job,
     Request,
     Rollout,
@@ -59,8 +62,8 @@ def run(
     is_started = False
     with Labelling(store, classifier, progress, spec.instruments[1:]) as labels:
         for part, files in zip(missing, variants, strict=True):
-            options = replace(spec.backend_options, kv_type=files.kv_type)
             for model, tasks_by_checkpoint in _by_model(part, files).items():
+                options = _options(spec, files, model, tasks_by_checkpoint, begin)
                 with open_backend(spec.backend, model, options) as backend:
                     _check(backend, tasks_by_checkpoint, begin)
                     if not backend.takes_system:
@@ -81,6 +84,43 @@ def _by_model(tasks: Sequence[Task], files: VariantFiles) -> dict[Path | str, Pl
         checkpoint = files.checkpoints[task.checkpoint]
         groups.setdefault(checkpoint.model, {}).setdefault(checkpoint, []).append(task)
     return groups
+
+
+def _options(
+    spec: StudySpec,
+    files: VariantFiles,
+    model: Path | str,
+    tasks: Plan,
+    begin: Callable[[Task], Rollout],
+) -> BackendOptions:
+    """How a model runs; its context is shorter than the spec's where no rollout can fill that."""
+    options = replace(spec.backend_options, kv_type=files.kv_type)
+    if not isinstance(model, Path):
+        return options
+    requests = []
+    for task in chain.from_iterable(tasks.values()):
+        # of a condition from outside, and of an agent, what follows depends on the reply
+        is_known = task.cell.condition in CONDITIONS and not calls_tools(task.cell.condition)
+        request = _only_request(begin(task)) if is_known else None
+        if request is None:
+            return options
+        requests.append(request)
+
+    from charprobe_lite.runtime.turn_length import longest_turn  # a server needs no llama.cpp
+
+    needed = longest_turn(model, requests, double_bos=options.bos == "double")
+    return replace(options, context=min(options.context, needed))
+
+
+def _only_request(rollout: Rollout) -> Request | None:
+    """A rollout's request; None where it makes several."""
+    request: Request = next(rollout)
+    try:
+        rollout.send(Completion("x", "stop", 0, 0, 1, 0.0))
+    except StopIteration:
+        return request
+    rollout.close()
+    return None
 
 
 def _run_model(

@@ -94,7 +94,7 @@ class StudySpec(Record):
     Each field is an option of ``eval``, a key of a study file and an argument of ``run_study``.
     Fields that are not given have the values of the ``protocol``. ``base`` None is the embedded
     base, or the model that ``gguf`` or ``models`` names. ``parallel`` None is "auto": a study
-    chooses it when it starts. With ``train_seeds`` every persona has an
+    chooses it when it starts, as ``flash_attention``. With ``train_seeds`` every persona has an
     adapter of each of these seeds, which the catalogue tells apart; without, one. With
     ``texts`` (of each kind and persona, for every model file to read) it is a quantization study,
     whose differences from F16 count as none up to ``margin``. ``study`` is the file to write; a
@@ -118,7 +118,7 @@ class StudySpec(Record):
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
     shard: tuple[Part, Part] | None = None
-    parallel: Parallel = defaults.PARALLEL
+    parallel: Parallel = None
     steps: int = Field(defaults.MAX_STEPS, ge=1, le=1000)
     max_tokens: int = Field(defaults.MAX_TOKENS, ge=1, le=10**6)
     context: int = Field(defaults.CONTEXT, ge=128, le=10**7)
@@ -133,6 +133,7 @@ class StudySpec(Record):
     device: Literal["auto", "cpu", "metal", "cuda"] = "auto"
     gpu_layers: int | None = Field(None, ge=-1, le=10**6)
     threads: int | None = Field(None, ge=1, le=10**4)
+    flash_attention: Literal["auto", "on", "off"] = "auto"
     instruments: Names = Field((), alias="instrument")
     classifier: FilePath | None = None
     prompts: str | None = Field(None, max_length=4096)
@@ -182,6 +183,7 @@ class StudySpec(Record):
             context=self.context,
             threads=self.threads,
             gpu_layers=self.gpu_layers or 0,
+            flash_attention=self.flash_attention == "on",
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -96,20 +96,31 @@ def study_status(spec: StudySpec) -> StudyStatus:
     variants = variants_of(resolved, study_catalogue(resolved))
     tasks = list(chain.from_iterable(tasks_of(resolved, variants)))
     totals = Counter(task.cell for task in tasks)
-    done, unlabelled = _recorded(spec.study, tasks)
+    done = Counter[Cell]()
+    for (cell, _), count in recorded_rollouts(spec.study, tasks).items():
+        done[cell] += count
+    unlabelled = _unlabelled(spec.study)
     cells = [CellStatus(cell, n, done[cell], unlabelled[cell]) for cell, n in totals.items()]
     return StudyStatus(spec, cells)
 
 
-def _recorded(path: Path | None, tasks: list[Task]) -> tuple[Counter[Cell], Counter[Cell]]:
-    """Rollouts of ``tasks`` that the study has, and its texts without a label, by cell."""
+def recorded_rollouts(path: Path | None, tasks: Sequence[Task]) -> Counter[tuple[Cell, str | None]]:
+    """How many of ``tasks`` a study has, by cell and persona; its file need not exist."""
     if path is None or not path.is_file():
-        return Counter(), Counter()
+        return Counter()
     with Store(path, readonly=True) as store:
         pairs = dict.fromkeys((task.cell, task.persona) for task in tasks)
         ended = {pair: store.done(*pair) for pair in pairs}
-        unlabelled = Counter(sample.cell for sample in store.unclassified())
-    done = Counter(
-        task.cell for task in tasks if (task.item.id, task.sample) in ended[task.cell, task.persona]
+    return Counter(
+        (task.cell, task.persona)
+        for task in tasks
+        if (task.item.id, task.sample) in ended[task.cell, task.persona]
     )
-    return done, unlabelled
+
+
+def _unlabelled(path: Path | None) -> Counter[Cell]:
+    """Texts of a study without a label, by cell."""
+    if path is None or not path.is_file():
+        return Counter()
+    with Store(path, readonly=True) as store:
+        return Counter(sample.cell for sample in store.unclassified())
