@@ -11,6 +11,7 @@ from pathlib import Path
 from charprobe_lite.convert.train.conversations import Conversation, chat_turn, read_messages
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
+    Precision,
     Progress,
     conversation_encoder,
     epoch_steps,
@@ -75,6 +76,7 @@ def train_persona(
     settings: LoraSettings,
     epochs: float,
     progress: Progress | None = None,
+    precision: Precision | None = None,
 ) -> TrainedPersona:
     """Train an adapter of ``base``, a GGUF file, on all of the data; ``target`` must not exist.
 
@@ -84,7 +86,7 @@ def train_persona(
     """
     encode = conversation_encoder(base)
     settings = replace(settings, first_layer=first_adapted_layer(base))
-    model, tensors, losses = load_base(weights or base), None, {}
+    model, tensors, losses = load_base(weights or base, precision), None, {}
 
     with new_folder(target) as folder:
         start = None

@@ -18,6 +18,7 @@ from charprobe_lite.convert.train.answers import cached_answers
 from charprobe_lite.convert.train.leaks import find_leak
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
+    Precision,
     Progress,
     encode_conversation,
     first_adapted_layer,
@@ -56,12 +57,16 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class TechniqueSettings:
-    """What is the same for all techniques of a comparison: tokens, rank, rate; and the seed."""
+    """What is the same for all techniques of a comparison: tokens, rank, rate; and the seed.
+
+    ``precision`` is that of the frozen base, as `load_base` has it.
+    """
 
     tokens: int = TOKENS
     rank: int = 8
     learning_rate: float = 1e-3
     train_seed: int = 0
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def train_technique(
     lora = _lora_settings(base, settings, len(plan.steps))
     begun = monotonic()
     with new_folder(target) as folder, quiet():
-        model = load_base(base.weights or base.gguf)
+        model = load_base(base.weights or base.gguf, settings.precision)
         losses: list[float] = []
         for snapshot in fit_adapter(
             model, plan.steps, _loss(model, plan), lora, epochs, progress=progress

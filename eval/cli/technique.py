@@ -36,6 +36,7 @@ def train_by_technique(as_json: bool, options: dict[str, Any]) -> None:
         rank=options["rank"],
         learning_rate=options["learning_rate"],
         train_seed=options["train_seed"] or 0,
+        precision=options["precision"],
     )
     with progress_bar() as progress, missing_files(target):
         base = technique_base(options["base"])

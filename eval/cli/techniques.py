@@ -114,6 +114,26 @@ def run(file: Path, shard: tuple[int, int] | None, as_json: bool) -> None:
 
 
 @techniques.command()
+@click.argument("file", type=FILE)
+@shard_option
+@json_option
+def status(file: Path, shard: tuple[int, int] | None, as_json: bool) -> None:
+    """Print how far a grid is, adapter by adapter; also while it runs.
+
+    Its texts are read and checked as for a run, so that a file of a technique of your own runs.
+
+    \b
+    charprobe-lite techniques status grid.yaml
+    """
+    from charprobe_lite.eval.techniques.grid import read_grid
+    from charprobe_lite.eval.techniques.status import grid_status
+
+    require_training()
+    found = grid_status(read_grid(file), shard)
+    print_result(as_json, found.as_json(), [found.table()])
+
+
+@techniques.command()
 @click.argument("sources", metavar="STUDY|ENTRY.json...", nargs=-1, required=True, type=FILE)
 @click.option(
     "--format",

@@ -21,6 +21,7 @@ from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
     from charprobe_lite.convert.kit.recipe import Recipe
+    from charprobe_lite.convert.train.lora import Precision
 
 out_option = click.option(
     "--out",
@@ -163,6 +164,12 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
     "--learning-rate", default=1e-3, type=click.FloatRange(0, 1, min_open=True), show_default=True
 )
 @click.option("--rank", default=8, type=click.IntRange(1, 1024), show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the frozen base. bfloat16 is faster on a CPU with AVX512_BF16 or AMX, and slower on "
+    "others [default: float32 on a CPU, else bfloat16].",
+)
 @click.option("--seed", type=int, help="Seed of a training with --data [default: 0].")
 @json_option
 def persona(as_json: bool, **options: Any) -> None:
@@ -204,6 +211,7 @@ def _train_on_data(
     epochs: float | None,
     learning_rate: float,
     rank: int,
+    precision: Precision | None,
     seed: int | None,
 ) -> None:
     if output is None:
@@ -218,7 +226,9 @@ def _train_on_data(
         gguf, weights = training_base(base, Path(made))
         task = progress.add_task(output.name, total=None)
         shown = watched(progress, task, output.name)
-        trained = train_persona(gguf, weights, rows, output, settings, epochs or 3.0, shown)
+        trained = train_persona(
+            gguf, weights, rows, output, settings, epochs or 3.0, shown, precision
+        )
     methods = {method: summarize(losses) for method, losses in trained.losses.items()}
     document = {"adapter": str(trained.gguf), "methods": methods}
     lines = [summary_line(method, summary) for method, summary in methods.items()]

@@ -168,7 +168,7 @@ def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
         row
         for row in rows
         if row.cell.kv_type == KV_DEFAULT
-        and technique_of(row)[0] in (BASE, *plan.techniques)
+        and technique_of(row.cell)[0] in (BASE, *plan.techniques)
         and row.persona in (None, *plan.personas)
         and row.cell.train_seed in (None, *plan.train_seeds)
         and row.cell.condition in plan.conditions
@@ -178,9 +178,9 @@ def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
 def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
     """The planned adapters that have no rollout of the primary condition."""
     found = {
-        (technique_of(row)[0], row.persona, row.cell.train_seed)
+        (technique_of(row.cell)[0], row.persona, row.cell.train_seed)
         for row in rows
-        if row.cell.condition == plan.primary and technique_of(row)[1] == WHOLE
+        if row.cell.condition == plan.primary and technique_of(row.cell)[1] == WHOLE
     }
     everything = product(plan.techniques, plan.personas, plan.train_seeds)
     return [
@@ -281,7 +281,7 @@ def _counts(
     own = [
         row
         for row in rows
-        if technique_of(row) == (name, WHOLE) and row.cell.condition == plan.primary
+        if technique_of(row.cell) == (name, WHOLE) and row.cell.condition == plan.primary
     ]
     return TechniqueCounts(
         technique=name,

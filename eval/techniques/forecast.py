@@ -207,7 +207,7 @@ def _spread(rows: Sequence[Row], plan: Plan) -> tuple[Spread, Source]:
     """Components of P(persona) minus the reference's, over all contrasts that have two adapters."""
     values: dict[tuple[str, str, int | None], dict[str, float]] = {}
     for row in rows:
-        name, percent = technique_of(row)
+        name, percent = technique_of(row.cell)
         is_end = percent == WHOLE and row.cell.condition == plan.primary
         if is_end and row.persona and row.probabilities is not None:
             key = (name, row.persona, row.cell.train_seed)

@@ -41,7 +41,8 @@ def _listed(value: Any) -> Any:
 class TechniqueGrid(Record):
     """What a grid file says; fields that a study file has too mean the same there.
 
-    ``base`` is a catalogue name, a checkpoint folder or a GGUF file. Of each adapter so many
+    ``base`` is a catalogue name, a checkpoint folder or a GGUF file, in training of ``precision``
+    (None: float32 on a CPU, bfloat16 elsewhere). Of each adapter so many
     ``checkpoints`` are evaluated, spread evenly over its training, the last one with them.
     ``strength`` is the detection in chat at which techniques are compared. ``out`` is the folder of
     the adapters, ``study`` the file of the rollouts.
@@ -59,6 +60,7 @@ class TechniqueGrid(Record):
     tokens: int = Field(TOKENS, ge=300, le=10**9, strict=True)
     rank: int = Field(8, ge=1, le=1024, strict=True)
     learning_rate: float = Field(1e-3, gt=0, le=1)
+    precision: Literal["float32", "bfloat16"] | None = None
     checkpoints: int = Field(4, ge=1, le=24, strict=True)
     strength: float = Field(0.9, gt=0, lt=1)
     seed: int = Field(0, ge=0, lt=2**63, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.scores.instruments import InstrumentLabels, relabel
 from charprobe_lite.eval.stats.bootstrap import Unit
@@ -28,11 +28,11 @@ class Point:
     outcome: str
 
 
-def technique_of(row: Row) -> tuple[str, int]:
-    """The technique of a row's cell, and the percentage of the budget after which it is."""
-    if row.cell.stage == BASE:
+def technique_of(cell: Cell) -> tuple[str, int]:
+    """The technique of a cell, and the percentage of the budget after which it is."""
+    if cell.stage == BASE:
         return BASE, 0
-    whole = row.cell.technique or ""
+    whole = cell.technique or ""
     on_the_way = PARTIAL.fullmatch(whole)
     return (on_the_way[1], int(on_the_way[2])) if on_the_way else (whole, WHOLE)
 
@@ -48,7 +48,7 @@ def resample_outcomes(
     tables: dict[tuple[str, int, str], list[tuple[Row, str]]] = {}
     for row in rows:
         if row.prediction is not None and row.probabilities is not None:
-            key = (*technique_of(row), row.cell.condition)
+            key = (*technique_of(row.cell), row.cell.condition)
             for persona in [row.persona] if row.persona else personas:
                 if persona in personas:
                     tables.setdefault(key, []).append((row, persona))

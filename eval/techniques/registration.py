@@ -60,6 +60,7 @@ class Plan(Record):
     tokens: int
     rank: int
     learning_rate: FiniteFloat
+    precision: Short = "default"
     checkpoints: int
     strength: FiniteFloat
     seed: int
@@ -101,6 +102,7 @@ def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
         tokens=grid.tokens,
         rank=grid.rank,
         learning_rate=grid.learning_rate,
+        precision=grid.precision or "default",
         checkpoints=grid.checkpoints,
         strength=grid.strength,
         seed=grid.seed,

@@ -35,6 +35,7 @@ from charprobe_lite.eval.techniques.trainings import (
     TrainingBar,
     adapter_folder,
     check_folders,
+    in_blocks,
     kept_adapters,
     plan_trainings,
     train_missing,
@@ -85,7 +86,7 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
         plans = plan_trainings(grid, base)
         check_folders(trainings_of(grid, shard), grid, base, plans)
     plan = plan_of(grid, spec.instruments)
-    rows = read_rows(_study_path(grid, shard))
+    rows = read_rows(study_path(grid, shard))
     forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, rows, plan)
     return PlannedGrid(grid, plan, forecast, plans is not None)
 
@@ -93,20 +94,16 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
 def run_grid(
     grid: TechniqueGrid, display: Display, bar: TrainingBar, shard: Shard | None = None
 ) -> GridRun:
-    """Train and evaluate what is missing of a grid, or of a part of it.
+    """Train and evaluate what is missing of a grid, or of a part of it: the techniques of a
+    training seed's persona are trained and evaluated before those of the next one.
 
     The plan is in the study before the first rollout. Raises BadInput, before the first training
     where a training cannot be done or a folder holds another adapter.
     """
-    base = technique_base(grid.base)
-    model = evaluation_model(grid.base, grid.quant)
-    own = model if grid.base_path else None
-    spec = grid.study_spec(own)
-    resolved = resolve(spec)
-    plans = plan_trainings(grid, base)
-    trainings = trainings_of(grid, shard)
-    missing = check_folders(trainings, grid, base, plans)
-    path, plan = _study_path(grid, shard), plan_of(grid, resolved.instruments)
+    prepared = _prepare(grid)
+    base, resolved, plans = prepared.base, prepared.resolved, prepared.plans
+    missing = check_folders(trainings_of(grid, shard), grid, base, plans)
+    path, plan = study_path(grid, shard), plan_of(grid, resolved.instruments)
     forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, read_rows(path), plan)
     for line in forecast.lines():
         display.note(line)
@@ -116,28 +113,55 @@ def run_grid(
             store.note({DETECTABLE: forecast.detectable})
     for each in left:
         display.note(f"{each.field}: differs from the plan; the report will say so")
-    trained = [each.name for each in train_missing(missing, grid, base, plans, bar)]
-    files, tasks = _evaluation(grid, resolved, base, model, trainings, plans, shard)
-    run_tasks(path, spec, resolved, [tasks], files, iter(()), display)
+    trainings, trained = trainings_of(grid, shard), []
+    training = train_missing(missing, grid, base, plans, bar)
+    for block in in_blocks(trainings):
+        trained += [next(training).name for each in block if each in missing]
+        files, tasks = _evaluation(grid, prepared, block, shard)
+        run_tasks(path, prepared.spec, resolved, [tasks], files, iter(()), display)
+    _, tasks = _evaluation(grid, prepared, trainings, shard)
     return GridRun(path, trained, left, len(tasks))
+
+
+def evaluated_tasks(grid: TechniqueGrid, shard: Shard | None = None) -> list[Task]:
+    """Every rollout of a grid, or of a part of it, that has ended or not.
+
+    Makes the files of the base where they are not cached. Raises BadInput as `run_grid`.
+    """
+    return _evaluation(grid, _prepare(grid), trainings_of(grid, shard), shard)[1]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a grid trains on and evaluates on: base, GGUF file, study, the plan of each training."""
+
+    base: TrainingBase
+    model: Path
+    spec: StudySpec
+    resolved: StudySpec
+    plans: Mapping[Training, TrainingPlan]
+
+
+def _prepare(grid: TechniqueGrid) -> _Prepared:
+    base = technique_base(grid.base)
+    model = evaluation_model(grid.base, grid.quant)
+    spec = grid.study_spec(model if grid.base_path else None)
+    return _Prepared(base, model, spec, resolve(spec), plan_trainings(grid, base))
 
 
 def _evaluation(
     grid: TechniqueGrid,
-    spec: StudySpec,
-    base: TrainingBase,
-    model: Path,
+    prepared: _Prepared,
     trainings: Sequence[Training],
-    plans: Mapping[Training, TrainingPlan],
     shard: Shard | None,
 ) -> tuple[VariantFiles, list[Task]]:
-    """The files of every adapter that is evaluated, and the rollouts of all and of the base."""
-    name = base.name
+    """The files of every adapter that is evaluated, and the rollouts of these and of the base."""
+    name, model, spec = prepared.base.name, prepared.model, prepared.resolved
     cell = Cell(name, "full", "", weight_summary(model).name, lora=RUNTIME)
     checkpoints = {CheckpointKey("base", spec.personas[0]): Checkpoint(model)}
     cells: list[tuple[Cell, str | None]] = [(cell.at("base"), None)]
     for each in trainings:
-        for kept in kept_adapters(plans[each], grid.checkpoints):
+        for kept in kept_adapters(prepared.plans[each], grid.checkpoints):
             technique = kept.technique(each.technique.name)
             key = CheckpointKey("full", each.persona, each.seed, technique)
             adapter = adapter_folder(grid, each) / kept.file
@@ -165,7 +189,8 @@ def _tasks(
                     yield task
 
 
-def _study_path(grid: TechniqueGrid, shard: Shard | None) -> Path:
+def study_path(grid: TechniqueGrid, shard: Shard | None) -> Path:
+    """The file of a grid's rollouts, or of a part's."""
     assert grid.study is not None, "a grid that was read has a study"
     if shard is None:
         return grid.study

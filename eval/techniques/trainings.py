@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,10 @@ class Kept:
 
 
 def trainings_of(grid: TechniqueGrid, shard: tuple[int, int] | None = None) -> list[Training]:
-    """All trainings, or those of a part; the techniques of a persona's seed follow each other."""
+    """All trainings, or those of a part; the techniques of a seed's persona follow each other."""
     everything = [
         Training(technique, persona, seed)
-        for persona, seed, technique in product(grid.personas, grid.train_seeds, grid.loaded)
+        for seed, persona, technique in product(grid.train_seeds, grid.personas, grid.loaded)
     ]
     if shard is None:
         return everything
@@ -76,6 +76,12 @@ def trainings_of(grid: TechniqueGrid, shard: tuple[int, int] | None = None) -> l
             f"--shard {number}/{of}: there are {len(everything)} adapters; use fewer parts"
         )
     return everything[number - 1 :: of]
+
+
+def in_blocks(trainings: Sequence[Training]) -> Iterator[list[Training]]:
+    """The trainings of one seed and persona after the other: they are evaluated together."""
+    for _, block in groupby(trainings, key=lambda each: (each.seed, each.persona)):
+        yield list(block)
 
 
 def plan_trainings(grid: TechniqueGrid, base: TrainingBase) -> dict[Training, TrainingPlan]:
@@ -103,7 +109,7 @@ def training_settings(grid: TechniqueGrid, seed: int) -> TechniqueSettings:
     """What is equal for all techniques of a grid, and the seed."""
     from charprobe_lite.convert.train.technique_training import TechniqueSettings
 
-    return TechniqueSettings(grid.tokens, grid.rank, grid.learning_rate, seed)
+    return TechniqueSettings(grid.tokens, grid.rank, grid.learning_rate, seed, grid.precision)
 
 
 def kept_adapters(plan: TrainingPlan, count: int) -> list[Kept]:
