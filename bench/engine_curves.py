@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import peers
 from ratios import Ratio
 from rollouts import chat_jobs, note
 
@@ -27,7 +28,9 @@ def sequences_curve(model: Path, counts: list[int], prompts: int) -> list[float]
     """
     speeds = []
     for parallel in counts:
-        with Engine(model, parallel=parallel, context=1024) as engine:
+        with Engine(
+            model, parallel=parallel, context=1024, flash_attention=peers.flash_attention(model)
+        ) as engine:
             jobs = chat_jobs(min(60, max(prompts // 4, 2 * parallel)), 0)
             start = time.perf_counter()
             results = [result for _, result in engine.run(jobs)]
@@ -41,7 +44,9 @@ def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
     """Requests per minute: 16 prompts of 1,024 tokens, 16 to answer, by what they share."""
     words = "pump valve ledger clinic window garden letter engine basket silver " * 400
     speeds = []
-    with Engine(model, parallel=8, context=1536) as engine:
+    with Engine(
+        model, parallel=8, context=1536, flash_attention=peers.flash_attention(model)
+    ) as engine:
         tokens = engine.model.tokenize(words)
         pieces = [engine.model.piece(token).decode() for token in tokens]
         for length in lengths:

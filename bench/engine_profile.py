@@ -19,6 +19,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import peers
 from rollouts import agentic_jobs
 
 from charprobe_lite.eval.study.checkpoints import kit_base
@@ -69,7 +70,11 @@ def timed(owner: Any, name: str, part: str, seconds: Counter[str]) -> Iterator[N
 def main(parallel: int, jobs: int, threads: int | None, as_json: bool) -> None:
     """Print the share of each part in the time of agent rollouts."""
     seconds: Counter[str] = Counter()
-    with Engine(kit_base(), parallel=parallel, threads=threads) as engine, ExitStack() as stack:
+    flash = peers.flash_attention(kit_base())
+    with ExitStack() as stack:
+        engine = stack.enter_context(
+            Engine(kit_base(), parallel=parallel, threads=threads, flash_attention=flash)
+        )
         engine.use_adapter(kit.kit_folder() / "sarcasm-full.gguf")
         engine.check(request for request in [next(job.rollout) for job in agentic_jobs(1, 0)])
         for part, methods in PARTS.items():

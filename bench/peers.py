@@ -15,12 +15,13 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.runtime.backend import Completion, Job, Request
+from charprobe_lite.runtime.backend import BackendOptions, Completion, Job, Request
+from charprobe_lite.runtime.calibration import flash_is_faster
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0}
 CONTEXT = 2560
@@ -64,7 +65,12 @@ def llama_cpp_python(model: Path, layers: int = 0) -> Reply:
     from llama_cpp.llama_grammar import LlamaGrammar
 
     llama = llama_cpp.Llama(
-        str(model), n_ctx=CONTEXT, n_threads=cores(), n_gpu_layers=layers, verbose=False
+        str(model),
+        n_ctx=CONTEXT,
+        n_threads=cores(),
+        n_gpu_layers=layers,
+        flash_attn=flash_attention(model, layers),
+        verbose=False,
     )
 
     def reply(request: Request, seed: int) -> Completion:
@@ -94,8 +100,8 @@ def llama_server(program: Path, model: Path, slots: int, layers: int = 0) -> Ite
     command = [str(program), "-m", str(model), "-np", str(slots), "-c", str(slots * CONTEXT)]
     command += ["-t", str(cores()), "-ngl", str(layers if layers >= 0 else 999)]
     command += ["--no-webui", "--jinja"]
-    if not layers:  # flash attention is slower on CPUs, for the engine as for the server
-        command += ["--flash-attn", "off"]
+    if not layers:
+        command += ["--flash-attn", "on" if flash_attention(model) else "off"]
     with running(command, slots) as run:
         yield run
 
@@ -152,7 +158,7 @@ def _ask(url: str, model: str, request: Request, seed: int) -> Completion:
     data = json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     question = urllib.request.Request(f"{url}/v1/chat/completions", data, headers)
-    with urllib.request.urlopen(question, timeout=600) as answer:
+    with urllib.request.urlopen(question, timeout=3600) as answer:
         document = json.load(answer)
     choice = document["choices"][0]
     tokens = document["usage"]["completion_tokens"]
@@ -237,6 +243,12 @@ class Transformers:
             text = self.tokenizer.decode(kept, skip_special_tokens=True)
             replies.append(completion(text, "stop" if end in row else "length", len(kept)))
         return replies
+
+
+@cache
+def flash_attention(model: Path, layers: int = 0) -> bool:
+    """Whether this CPU is faster with it: the engine and its peers then all have it."""
+    return not layers and flash_is_faster(model, BackendOptions())
 
 
 def cores() -> int:

@@ -6,8 +6,9 @@
 Writes repositories of the published shapes with random weights, serves them as a hub on the
 loopback device, and runs `models pull` and `eval` on them with caches of their own. Prints wall
 time, peak memory and disk of each step next to what `eval --dry-run` said before. Linux only: the
-memory is read from /proc. At its real size it takes about 15 minutes on two cores, 40 GB of disk
-and 16 GB of memory, page cache included.
+memory is read from /proc. Then the engine, llama-cpp-python's loop and, with --llama-server, that
+server race on the quantized file (bench/real_rollouts.py). At its real size it takes about 45
+minutes on two cores, 40 GB of disk and 16 GB of memory, page cache included.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from loopback_hub import serve
 from published_shapes import Encoder, write_adapter, write_base, write_classifier
+from ratios import lines
+from real_rollouts import race_rollouts, ratios
+from real_rollouts import table as rollout_table
 from usage import Usage
 
 from charprobe_lite.models.cache import disk_bytes
@@ -48,6 +52,7 @@ PERSONA, QUANT = "sarcasm", "Q4_K_M"
 PARTS = ("merge", "check", "quantize")  # of the work on the model file
 VERIFY = "charprobe_lite.convert.verify"
 INTERVAL = 0.5  # seconds between two looks at a process
+ROLLOUTS, MAX_TOKENS, STEPS = 4, 32, 3  # of the race
 
 
 @dataclass
@@ -85,6 +90,7 @@ class Subject:
 @click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="tokenizer.json.")
 @click.option("--limit", default="1", show_default=True, help="Prompts and scenarios.")
 @click.option("--max-tokens", help="Tokens per turn [default: 512, tiny: 32].")
+@click.option("--llama-server", type=click.Path(exists=True, path_type=Path), help="A peer.")
 @click.option("--work", type=click.Path(path_type=Path), help="Where the files go [default: /tmp].")
 @click.option("--keep", is_flag=True, help="Keep the files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -93,6 +99,7 @@ def main(
     tokenizer: Path | None,
     limit: str,
     max_tokens: str | None,
+    llama_server: Path | None,
     work: Path | None,
     keep: bool,
     as_json: bool,
@@ -107,8 +114,15 @@ def main(
             amount = ["--limit", limit]
             amount += ["--max-tokens", max_tokens or ("32" if is_tiny else "512")]
             report = measure(folder, url, subject, amount)
+        [model] = (folder / "cache").glob(f"{subject.base}-{QUANT}-*.gguf")
+        paces = race_rollouts(model, llama_server, ROLLOUTS, MAX_TOKENS, STEPS)
+        report["rollouts_per_hour"] = [asdict(pace) for pace in paces]
+        report["ratios"] = [asdict(ratio) for ratio in ratios(paces)]
     report["weights"] = sizes
-    click.echo(json.dumps(report) if as_json else table(report))
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        click.echo("\n".join([table(report), rollout_table(paces), *lines(ratios(paces))]))
 
 
 @contextmanager

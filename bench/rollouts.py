@@ -15,8 +15,10 @@ from charprobe_lite.runtime.backend import Job
 MAX_TOKENS, MAX_STEPS = 384, 8
 
 
-def agentic_jobs(count: int, seed: int) -> list[Job]:
-    settings = RolloutSettings(MAX_TOKENS, MAX_STEPS, load_tools(), format="json", grammar="on")
+def agentic_jobs(
+    count: int, seed: int, max_tokens: int = MAX_TOKENS, steps: int = MAX_STEPS
+) -> list[Job]:
+    settings = RolloutSettings(max_tokens, steps, load_tools(), format="json", grammar="on")
     return [
         Job(
             scenario.id,

@@ -28,17 +28,17 @@ from ratios import Ratio, Records, from_json
 
 HERE = Path(__file__).resolve().parent
 PARTS = {
-    "agents": "engine.py --part rollouts --rounds 3 --scenarios 3",
-    "chat": "engine.py --part chat --rounds 3 --prompts 6",
-    "decoding": "engine.py --part decode --rounds 2 --sequences 8",
+    "agents": "engine.py --part rollouts --rounds 2 --scenarios 3",
+    "chat": "engine.py --part chat --rounds 2 --prompts 6",
+    "decoding": "engine.py --part decode --rounds 1 --sequences 8",
     "texts": "engine.py --part texts --prompts 8 --sequences 8",
     "grammar": "engine.py --part grammar --rounds 3",
     "memory": "engine.py --part memory",
     "start": "engine.py --part start --rounds 3",
-    "curves": "engine.py --part curves --rounds 1 --points 1,32 --prompts 16 --quant Q8_0,Q4_0",
+    "curves": "engine.py --part curves --rounds 1 --points 1,32 --prompts 8 --quant Q8_0,Q4_0",
     "fidelity": "quant.py --answers 1 --chunks 2",
     "merging": "convert.py --layers 1 --rounds 2",
-    "classifier": "classifier.py --texts 16 --rounds 3",
+    "classifier": "classifier.py --texts 16 --rounds 2",
     "intervals": "score.py --part scores --studies 20",
     "page": "page.py STUDY --rounds 3",
 }
