@@ -11,8 +11,8 @@ from charprobe_lite.eval.study.memory import installed_memory, study_memory
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.study.variants import Variant, base_of
 from charprobe_lite.models.catalogue import Catalogue
-from charprobe_lite.models.catalogue_schema import Base
 from charprobe_lite.models.defaults import PARALLEL
+from charprobe_lite.models.gguf_header import weight_summary
 from charprobe_lite.runtime.backend import BackendOptions
 from charprobe_lite.runtime.calibration import (
     STEPS,
@@ -113,14 +113,15 @@ def planned_parallel(
         return Parallel(PARALLEL, "server")
     base = base_of(spec, variants[0], catalogue)
     return _select_cached(
-        *(spec, variants, most_rollouts(tasks), catalogue, model), is_short=is_short(tasks, base)
+        *(spec, variants, most_rollouts(tasks), catalogue, model),
+        is_short=is_short(tasks, base.parameters),
     )
 
 
-def is_short(tasks: Sequence[Sequence[Task]], base: Base) -> bool:
-    """Whether a study of this base is not worth a calibration."""
+def is_short(tasks: Sequence[Sequence[Task]], weights: int) -> bool:
+    """Whether a study of models with so many weights is not worth a calibration."""
     rollouts = sum(task.cell.quant is not None for part in tasks for task in part)
-    return rollouts * base.parameters < SHORT
+    return rollouts * weights < SHORT
 
 
 def unlimited_parallel(
@@ -196,19 +197,20 @@ def select_attention(
     provenance: Mapping[str, Any],
     is_begun: bool,
     model: Path | None,
-    base: Base | None,
 ) -> tuple[str, str]:
     """Flash attention of a study on the CPU, "on" or "off", and why: the spec's ("given"), else the
     one that it began with, else the faster one on this machine ("timed"), or off in a study that
     is "short".
 
-    A GPU and a server decide for themselves, which counts as off; a server has no ``base``.
+    A GPU and a server decide for themselves, which counts as off; a server has no ``model``.
     """
     if spec.flash_attention != AUTO:
         return spec.flash_attention, "given"
     source = provenance.get(ATTENTION_SOURCE, "given")  # older studies had it off
     if is_begun and source != "short":
         return "on" if provenance.get(ATTENTION) == "on" else "off", str(source)
-    if model is None or base is None or spec.gpu_layers != 0 or is_short(tasks, base):
+    if model is None or spec.gpu_layers != 0:
+        return "off", "short"
+    if is_short(tasks, sum(weight_summary(model).tensor_types.values())):
         return "off", "short"
     return "on" if flash_is_faster(model, spec.backend_options) else "off", "timed"

@@ -57,7 +57,7 @@ from charprobe_lite.eval.study.spec import (
     resolve,
     select_instruments,
 )
-from charprobe_lite.eval.study.variants import base_of, variants_of
+from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.axes import AXIS_CEILINGS
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
@@ -182,7 +182,10 @@ def run_tasks(
         display.note(line)
     with Store(path) as store:
         store.pin({**_pins(resolved, first), **_file_pins(first)})
-        attention, source = _attention(store, resolved, tasks_by_variant, first)
+        attention, source = select_attention(
+            *(resolved, tasks_by_variant, store.provenance(), store.has_rollouts()),
+            first.models[0] if first.models else None,
+        )
         resolved = resolved.with_values(flash_attention=attention)
         parallel = _parallel(store, resolved, tasks_by_variant, first, display.note)
         resolved = resolved.with_values(parallel=parallel.number)
@@ -203,18 +206,6 @@ def run_tasks(
                 f"the classifier read {cut['limit']} tokens of {cut['texts']} longer texts"
             )
     return StudyRun(path, resolved, variants, tasks)
-
-
-def _attention(
-    store: Store, spec: StudySpec, tasks: Sequence[Sequence[Task]], first: VariantFiles
-) -> tuple[str, str]:
-    """Flash attention of a study, "on" or "off", and why."""
-    if spec.is_served or not first.models:
-        return select_attention(spec, tasks, store.provenance(), True, None, None)
-    catalogue = study_catalogue(spec)
-    base = base_of(spec, variants_of(spec, catalogue)[0], catalogue)
-    begun = store.has_rollouts()
-    return select_attention(spec, tasks, store.provenance(), begun, first.models[0], base)
 
 
 def _parallel(
