@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+POINTER = 134  # bytes of the text that git keeps for a large file
 LARGE = 10_000_000  # bytes; git keeps what is smaller, safetensors excepted
 
 
@@ -87,17 +88,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
         kind = parts[0] if parts[0] in ("api", "large") else ""
-        if kind == "api":
-            parts.pop(1)  # models
-        owner, name, *rest = parts[bool(kind) :]
-        files = self.repositories.get(f"{owner}/{name}")
+        skipped = {"api": 2, "large": 1, "": 0}[kind]  # of api also "models"
+        repository, rest = "/".join(parts[skipped : skipped + 2]), parts[skipped + 2 :]
+        files = self.repositories.get(repository)
         if files is None:
             self.answer(404, {"X-Error-Code": "RepoNotFound"})
         elif kind == "api" and rest[:1] == ["tree"]:
             self.answer_json([_tree_entry(name, file) for name, file in files.items()])
         elif kind == "api":
             siblings = [{"rfilename": name} for name in files]
-            self.answer_json({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings})
+            self.answer_json({"id": repository, "sha": COMMIT, "siblings": siblings})
         elif (file := files.get("/".join(rest[2:]))) is None:
             self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         elif file.is_large and kind != "large":
@@ -146,5 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _tree_entry(name: str, file: File) -> dict[str, Any]:
-    lfs = {"lfs": {"oid": file.digest, "size": file.size}} if file.is_large else {}
-    return {"type": "file", "path": name, "size": file.size, "oid": file.digest, **lfs}
+    entry = {"type": "file", "path": name, "size": file.size, "oid": file.digest}
+    if file.is_large:
+        entry["lfs"] = {"oid": file.digest, "size": file.size, "pointerSize": POINTER}
+    return entry

@@ -52,7 +52,7 @@ PERSONA, QUANT = "sarcasm", "Q4_K_M"
 PARTS = ("merge", "check", "quantize")  # of the work on the model file
 VERIFY = "charprobe_lite.convert.verify"
 INTERVAL = 0.5  # seconds between two looks at a process
-ROLLOUTS, MAX_TOKENS, STEPS = 4, 32, 3  # of the race
+ROLLOUTS, MAX_TOKENS, STEPS = 3, 32, 3  # of the race
 
 
 @dataclass
