@@ -316,7 +316,8 @@ def add_forecasts(steps: dict[str, Step], plan: dict[str, Any]) -> None:
     """The plan's figures of each step."""
     lines = {line["what"].split(" ")[0]: line for line in plan["needed"]}
     for name in ("adapter", "classifier"):
-        steps[name].forecast = {"seconds": lines[name]["seconds"], "written": lines[name]["disk"]}
+        line, step = lines[name], steps.setdefault(name, Step(name))  # a tiny one may be missed
+        step.forecast = {"seconds": line["seconds"], "written": line["disk"]}
     steps["pull"].forecast = {"written": sum(line["download"] for line in plan["needed"])}
     parts = [step for name, step in steps.items() if name.split(" ")[0] in PARTS]
     model = Step(
@@ -374,9 +375,10 @@ def table(report: dict[str, Any]) -> str:
         "adapter": "adapter",
         "classifier": "classifier",
     }.items():
-        seconds = next(step["seconds"] for step in report["steps"] if step["name"] == kind)
-        rate = report["weights"][steps] / seconds / report["cores"]
-        lines.append(f"{kind}: {rate / 1e6:.1f} million weights per core and second")
+        seconds = sum(step["seconds"] for step in report["steps"] if step["name"] == kind)
+        if seconds:
+            rate = report["weights"][steps] / seconds / report["cores"]
+            lines.append(f"{kind}: {rate / 1e6:.1f} million weights per core and second")
     return "\n".join(lines)
 
 
