@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +52,24 @@ def flash_is_faster(model: Path, options: BackendOptions) -> bool:
     It is where a prompt and some decodes take under 95% of the time; not without the memory
     to time it.
     """
-    if _cached_attention(model, options) is None:
-        with suppress(BadInput):
+    seconds = _cached_attention(model, options)
+    if seconds is None:
+        try:
             seconds = _time_attention(model, options)
-            _keep(_cache_file(model, options, ATTENTION), {SECONDS: seconds})
-    return flash_was_faster(model, options)
+        except BadInput:
+            return False
+        _keep(_cache_file(model, options, ATTENTION), {SECONDS: seconds})
+    return _saves_time(seconds)
 
 
 def flash_was_faster(model: Path, options: BackendOptions) -> bool:
     """The same as far as it has been timed; False where it has not."""
     seconds = _cached_attention(model, options)
-    return seconds is not None and seconds["on"] < (1 - FLASH_GAIN) * seconds["off"]
+    return seconds is not None and _saves_time(seconds)
+
+
+def _saves_time(seconds: Mapping[str, float]) -> bool:
+    return seconds["on"] < (1 - FLASH_GAIN) * seconds["off"]
 
 
 def best_number(speeds: Speeds, most: int) -> int:

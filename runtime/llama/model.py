@@ -226,8 +226,8 @@ class Context:
         # cells, masked, which cost a quarter of the rollouts per minute with 8 sequences
         params.kv_unified = False
         params.n_threads = params.n_threads_batch = threads or physical_cores()
-        needs_flash = kv_type != KV_DEFAULT
-        if needs_flash or (flash_attention and not exact):
+        takes_flash = flash_attention and not (exact or model.on_gpu)
+        if kv_type != KV_DEFAULT or takes_flash:
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         elif exact or not model.on_gpu:
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
