@@ -167,18 +167,22 @@ def test_a_study_keeps_its_attention(charprobe: Command, tmp_path: Path) -> None
     command = ["eval", "--persona", "sarcasm", "--stage", "full", "--condition", "chat"]
     command += ["--max-tokens", "1", "--instrument", "ngram", "--threads", "1"]
 
-    def attention(study: str, *arguments: str) -> str:
+    def attention(study: str, *arguments: str) -> tuple[str, str]:
         done = charprobe(*command, "--study", study, *arguments)
         assert done.returncode == 0, done.stderr
         with Store(tmp_path / study, readonly=True) as store:
-            return str(store.provenance()["flash_attention"])
+            values = store.provenance()
+        return values["flash_attention"], values["flash_attention_from"]
 
-    assert attention("few.sqlite", "--limit", "1") == "off"
-    assert attention("on.sqlite", "--limit", "1", "--flash-attention", "on") == "on"
-    assert attention("on.sqlite", "--limit", "6") == "on"
+    assert attention("few.sqlite", "--limit", "1") == ("off", "short")
+    assert attention("on.sqlite", "--limit", "1", "--flash-attention", "on") == ("on", "given")
+    assert attention("on.sqlite", "--limit", "6") == ("on", "given")
     # a short study had no reason to time it
-    assert attention("few.sqlite", "--limit", "60", "--repeats", "4") in ("on", "off")
-    assert attention("few.sqlite", "--limit", "1", "--flash-attention", "off") == "off"
+    value, source = attention("few.sqlite", "--limit", "60", "--repeats", "4")
+    assert value in ("on", "off")
+    assert source == "timed"
+    assert attention("few.sqlite", "--limit", "60") == (value, "timed")
+    assert attention("few.sqlite", "--limit", "1", "--flash-attention", "off")[0] == "off"
 
 
 @pytest.mark.parametrize("value", ["0", "65", "many", "1.5"])
