@@ -95,7 +95,7 @@ def against_llama_decode(model: Path, parallel: int, rounds: int) -> dict[str, l
     ``JSON grammar``: the same of tool calls; ``whole rollouts``: every batch of those.
     """
     shares: dict[str, list[float]] = {"free text": [], "JSON grammar": [], "whole rollouts": []}
-    with Engine(model, parallel=parallel, flash_attention=peers.flash_attention(model)) as engine:
+    with peers.fast_engine(model, parallel) as engine:
         for number in range(rounds):
             for task, jobs in (("free text", chat_jobs), ("JSON grammar", agentic_jobs)):
                 engine.clear()

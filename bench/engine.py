@@ -99,9 +99,7 @@ def load_contestants(
     with ExitStack() as stack:
         loaded: dict[str, Contestant] = {}
         for parallel, name in ((8, OURS), (16, MORE)):
-            flash = peers.flash_attention(model, layers)
-            engine = Engine(model, parallel=parallel, gpu_layers=layers, flash_attention=flash)
-            stack.enter_context(engine)
+            engine = stack.enter_context(peers.fast_engine(model, parallel, layers))
             loaded[name] = partial(empty_engine, engine)
         loaded[LOOP] = lambda: nullcontext(lambda jobs: peers.one_by_one(loop, jobs))
         if server:
@@ -123,8 +121,7 @@ def same_texts(model: Path, count: int, sequences: list[int]) -> dict[str, float
     """Share of chat answers that are the same with several sequences as with one, same seeds."""
     texts = {}
     for parallel in (1, *sequences):
-        flash = peers.flash_attention(model)
-        with Engine(model, parallel=parallel, flash_attention=flash) as engine:
+        with peers.fast_engine(model, parallel) as engine:
             texts[parallel] = {
                 job.key: result.text for job, result in engine.run(chat_jobs(count, 0))
             }
@@ -154,8 +151,7 @@ list(peers.one_by_one(loop, rollouts.chat_jobs(8, 0)))"""
 
 
 def run_personas(personas: list[str]) -> None:
-    flash = peers.flash_attention(kit_base())
-    with Engine(kit_base(), parallel=8, flash_attention=flash) as engine:
+    with peers.fast_engine(kit_base(), 8) as engine:
         for persona in personas:
             engine.use_adapter(kit_folder() / f"{persona}-full.gguf")
             list(engine.run(chat_jobs(8, 0)))

@@ -13,7 +13,6 @@ from rollouts import chat_jobs, note
 
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.runtime.backend import Job, Message, Request, Rollout
-from charprobe_lite.runtime.engine import Engine
 
 
 def ask(messages: tuple[Message, ...], max_tokens: int) -> Rollout:
@@ -28,9 +27,7 @@ def sequences_curve(model: Path, counts: list[int], prompts: int) -> list[float]
     """
     speeds = []
     for parallel in counts:
-        with Engine(
-            model, parallel=parallel, context=1024, flash_attention=peers.flash_attention(model)
-        ) as engine:
+        with peers.fast_engine(model, parallel, context=1024) as engine:
             jobs = chat_jobs(min(60, max(prompts // 4, 2 * parallel)), 0)
             start = time.perf_counter()
             results = [result for _, result in engine.run(jobs)]
@@ -44,9 +41,7 @@ def prefix_curve(model: Path, lengths: list[int]) -> list[float]:
     """Requests per minute: 16 prompts of 1,024 tokens, 16 to answer, by what they share."""
     words = "pump valve ledger clinic window garden letter engine basket silver " * 400
     speeds = []
-    with Engine(
-        model, parallel=8, context=1536, flash_attention=peers.flash_attention(model)
-    ) as engine:
+    with peers.fast_engine(model, 8, context=1536) as engine:
         tokens = engine.model.tokenize(words)
         pieces = [engine.model.piece(token).decode() for token in tokens]
         for length in lengths:

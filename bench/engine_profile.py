@@ -24,7 +24,6 @@ from rollouts import agentic_jobs
 
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
-from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.grammar import Grammars, GrammarState
 from charprobe_lite.runtime.llama import Context, Model
 from charprobe_lite.runtime.sampling import Sampler
@@ -70,11 +69,10 @@ def timed(owner: Any, name: str, part: str, seconds: Counter[str]) -> Iterator[N
 def main(parallel: int, jobs: int, threads: int | None, as_json: bool) -> None:
     """Print the share of each part in the time of agent rollouts."""
     seconds: Counter[str] = Counter()
-    flash = peers.flash_attention(kit_base())
-    with ExitStack() as stack:
-        engine = stack.enter_context(
-            Engine(kit_base(), parallel=parallel, threads=threads, flash_attention=flash)
-        )
+    with (
+        peers.fast_engine(kit_base(), parallel, threads=threads) as engine,
+        ExitStack() as stack,
+    ):
         engine.use_adapter(kit.kit_folder() / "sarcasm-full.gguf")
         engine.check(request for request in [next(job.rollout) for job in agentic_jobs(1, 0)])
         for part, methods in PARTS.items():

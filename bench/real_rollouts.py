@@ -23,8 +23,6 @@ from engine import LOOP, NO_SERVER, Contestant, Pace, Run, race
 from ratios import Ratio, by_round, lines
 from rollouts import agentic_jobs
 
-from charprobe_lite.runtime.engine import Engine
-
 OURS, SERVER = "engine", "llama-server"
 FIGURE = "agentic_email per hour, engine"
 
@@ -45,8 +43,7 @@ def race_rollouts(
 
 @contextmanager
 def _engine(model: Path, parallel: int) -> Iterator[Run]:
-    flash = peers.flash_attention(model)
-    with Engine(model, parallel=parallel, flash_attention=flash) as engine:
+    with peers.fast_engine(model, parallel) as engine:
         yield engine.run
 
 

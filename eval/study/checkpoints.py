@@ -188,9 +188,7 @@ def model_file(files: VariantFiles) -> ModelFile:
 def with_speed(file: ModelFile, files: VariantFiles, spec: StudySpec) -> ModelFile:
     """The same with speed and peak memory, measured in a new process. Raises BadInput."""
     model, adapter = files.example.files
-    measurement = measure_speed(
-        model, adapter, replace(spec.backend_options, kv_type=files.kv_type)
-    )
+    measurement = measure_speed(model, adapter, spec.backend_options(files.kv_type))
     return replace(
         file,
         tokens_per_second=measurement.tokens_per_second,

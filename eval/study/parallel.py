@@ -185,7 +185,7 @@ def memory_room(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalog
 
 def model_options(spec: StudySpec, variant: Variant, model: Path) -> BackendOptions:
     """How a variant's model runs; with "auto" flash attention where it is known to be faster."""
-    options = replace(spec.backend_options, kv_type=variant.kv_type)
+    options = spec.backend_options(variant.kv_type)
     if spec.flash_attention != AUTO or spec.gpu_layers != 0:
         return options
     return replace(options, flash_attention=flash_was_faster(model, options))
@@ -213,4 +213,4 @@ def select_attention(
         return "off", "short"
     if is_short(tasks, sum(weight_summary(model).tensor_types.values())):
         return "off", "short"
-    return "on" if flash_is_faster(model, spec.backend_options) else "off", "timed"
+    return "on" if flash_is_faster(model, spec.backend_options()) else "off", "timed"

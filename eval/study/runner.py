@@ -94,7 +94,7 @@ def _options(
     begin: Callable[[Task], Rollout],
 ) -> BackendOptions:
     """How a model runs; its context is shorter than the spec's where no rollout can fill that."""
-    options = replace(spec.backend_options, kv_type=files.kv_type)
+    options = spec.backend_options(files.kv_type)
     if not isinstance(model, Path):
         return options
     requests = []

@@ -175,14 +175,14 @@ class StudySpec(Record):
         """Whether every quant type is compared with F16."""
         return self.texts is not None
 
-    @property
-    def backend_options(self) -> BackendOptions:
-        """How the backend of a resolved spec runs rollouts."""
+    def backend_options(self, kv_type: str = KV_DEFAULT) -> BackendOptions:
+        """How the backend of a resolved spec runs rollouts, with this type of the K and V cache."""
         return BackendOptions(
             parallel=self.parallel or defaults.PARALLEL,
             context=self.context,
             threads=self.threads,
             gpu_layers=self.gpu_layers or 0,
+            kv_type=kv_type,
             flash_attention=self.flash_attention == "on",
             temperature=self.temperature,
             top_p=self.top_p,

@@ -102,7 +102,8 @@ def run_grid(
     """
     prepared = _prepare(grid)
     base, resolved, plans = prepared.base, prepared.resolved, prepared.plans
-    missing = check_folders(trainings_of(grid, shard), grid, base, plans)
+    trainings, trained = trainings_of(grid, shard), []
+    missing = check_folders(trainings, grid, base, plans)
     path, plan = study_path(grid, shard), plan_of(grid, resolved.instruments)
     forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, read_rows(path), plan)
     for line in forecast.lines():
@@ -113,7 +114,6 @@ def run_grid(
             store.note({DETECTABLE: forecast.detectable})
     for each in left:
         display.note(f"{each.field}: differs from the plan; the report will say so")
-    trainings, trained = trainings_of(grid, shard), []
     training = train_missing(missing, grid, base, plans, bar)
     for block in in_blocks(trainings):
         trained += [next(training).name for each in block if each in missing]

@@ -81,7 +81,7 @@ class GridStatus:
 def grid_status(grid: TechniqueGrid, shard: Shard | None = None) -> GridStatus:
     """The status of a grid, or of a part of it; also while it runs.
 
-    Raises BadInput where a training cannot be done, and for a base that has not been made yet.
+    Makes the files of the base where they are not cached. Raises BadInput as `run_grid`.
     """
     path, tasks = study_path(grid, shard), evaluated_tasks(grid, shard)
     total = Counter(_place(task.cell, task.persona) for task in tasks)
