@@ -30,16 +30,17 @@ def measure_speed(
     adapter: Path | None = None,
     options: BackendOptions | None = None,
     *,
-    tokens: int = 64,
+    tokens: int = 512,
     repeats: int = 3,
 ) -> Speed:
-    """Decode ``tokens`` tokens of free text in each of ``parallel`` sequences, in a new process.
+    """Decode ``tokens`` tokens of free text in ``parallel`` sequences, in a new process.
 
     Prompts are evaluated before the time begins, and a sequence whose answer ends begins another,
     so that all decode all the time. Raises BadInput when the model or adapter cannot be used.
     """
-    files = [str(model), str(adapter) if adapter else None]
-    arguments = [*files, asdict(options or BackendOptions()), tokens, repeats]
+    files, options = [str(model), str(adapter) if adapter else None], options or BackendOptions()
+    share = max(1, tokens // options.parallel)
+    arguments = [*files, asdict(options), share, repeats]
     output = run_main("runtime.speed", json.dumps(arguments))
     return Speed(**json.loads(output.splitlines()[-1]))
 

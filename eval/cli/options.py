@@ -177,7 +177,10 @@ run_options = option_group(
     click.option(
         "--max-tokens", default=defaults.MAX_TOKENS, type=click.IntRange(1), help="Tokens per turn."
     ),
-    context_option("Tokens that one rollout may fill; chats take no more than they need."),
+    context_option(
+        "Tokens that one rollout may fill; by default more where a scenario needs it. Chats take "
+        "what they need."
+    ),
 )
 """The size, the seed and the machine of a run: options of `eval` and `quant-study`."""
 

@@ -25,6 +25,7 @@ from charprobe_lite.eval.study.checkpoints import (
     model_file,
     prepare_files,
 )
+from charprobe_lite.eval.study.context import select_context
 from charprobe_lite.eval.study.cost import Forecast, forecast
 from charprobe_lite.eval.study.grid import Task, tasks_of
 from charprobe_lite.eval.study.instruments import (
@@ -180,11 +181,14 @@ def run_tasks(
         display.note(f"left out, nothing to ask with these options: {', '.join(skipped)}")
     for line in unenforced_keywords(resolved, tasks):
         display.note(line)
+    model = first.models[0] if first.models else None
     with Store(path) as store:
+        begun = store.provenance()
+        context = select_context(resolved, tasks_by_variant, begun, model, display.note)
+        spec, resolved = (each.with_values(context=context) for each in (spec, resolved))
         store.pin({**_pins(resolved, first), **_file_pins(first)})
         attention, source = select_attention(
-            *(resolved, tasks_by_variant, store.provenance(), store.has_rollouts()),
-            first.models[0] if first.models else None,
+            resolved, tasks_by_variant, begun, store.has_rollouts(), model
         )
         resolved = resolved.with_values(flash_attention=attention)
         parallel = _parallel(store, resolved, tasks_by_variant, first, display.note)

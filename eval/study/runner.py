@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.cells import Cell
-from charprobe_lite.eval.conditions import calls_tools, load_condition
-from charprobe_lite.eval.conditions.condition import RolloutSettings
-from charprobe_lite.eval.protocols import load_protocol
+from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.records import Unlabelled
@@ -18,10 +16,10 @@ from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.grid import Task
 from charprobe_lite.eval.study.labelling import Labelling
 from charprobe_lite.eval.study.progress import Progress
+from charprobe_lite.eval.study.rollouts import beginner
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.models.catalogue import CONDITIONS
 from charprobe_lite.models.files import well_formed
-from charprobe_lite.models.tools import load_tools
 from charprobe_lite.runtime.backend import (
     Backend,
     BackendOptions,
@@ -53,7 +51,7 @@ def run(
     of its rollouts is missing, and once; every adapter of it is loaded before its first rollout, so
     that a bad one costs nothing. Raises BadInput for files that cannot be used.
     """
-    progress, begin = progress or Progress(), _beginner(spec)
+    progress, begin = progress or Progress(), beginner(spec)
     missing = [_missing(part, store) for part in tasks]
     for task in filter(_is_without_model, chain.from_iterable(missing)):
         _record(store, task, _result_without_model(begin(task)))
@@ -158,36 +156,6 @@ def _probes(tasks: Iterable[Task], begin: Callable[[Task], Rollout]) -> Iterator
         if task.cell.format:
             more = ({"role": "assistant", "content": "x"}, {"role": "user", "content": "x"})
             yield replace(request, messages=request.messages + more)
-
-
-def _beginner(spec: StudySpec) -> Callable[[Task], Rollout]:
-    """How a task becomes a rollout."""
-    settings = RolloutSettings(
-        spec.max_tokens,
-        spec.steps,
-        load_tools(),
-        protocol=load_protocol(spec.protocol),
-        tool_role=spec.tool_role,
-    )
-
-    def begin(task: Task) -> Rollout:
-        rules = load_condition(task.cell.condition)
-        rollout = rules.rollout(task.item, settings.for_cell(task.cell, task.persona))
-        return _seeded(rollout, task.seed) if spec.seeds == "request" else rollout
-
-    return begin
-
-
-def _seeded(rollout: Rollout, seed: int) -> Rollout:
-    """The rollout with every request drawn from this seed, as vLLM does with a seed."""
-    try:
-        request = next(rollout)
-        while True:
-            request = rollout.send((yield replace(request, seed=seed)))
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        rollout.close()
 
 
 def _is_without_model(task: Task) -> bool:
