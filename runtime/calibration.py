@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 STEPS = (1, 4, 8, 16, 32)
 """The numbers of sequences that are timed."""
 TOLERANCE = 0.05
-"""A gain below this is none: more sequences take memory and make each rollout slower."""
+"""A gain below this is none: timing ends after two."""
+NEAR = 0.10
+"""A number within this of the best is as good: more sequences take memory, make each rollout slower,
+and leave a smaller batch while the last ones of an adapter end."""
 PREFERENCE = 0.15
 """The usual number stays unless another is faster by more: its timings vary less than that, and
 texts of a batch depend on its size in their last bits."""
@@ -74,12 +77,12 @@ def _saves_time(seconds: Mapping[str, float]) -> bool:
 
 def best_number(speeds: Speeds, most: int) -> int:
     """The usual number if its speed is within `PREFERENCE` of the best's up to ``most``, else the
-    smallest that is within `TOLERANCE`."""
+    smallest that is within `NEAR`."""
     timed = {number: speed for number, speed in speeds.items() if number <= most}
     best = max(timed.values())
     if timed.get(PARALLEL, 0) >= (1 - PREFERENCE) * best:
         return PARALLEL
-    return min(number for number, speed in timed.items() if speed >= (1 - TOLERANCE) * best)
+    return min(number for number, speed in timed.items() if speed >= (1 - NEAR) * best)
 
 
 def next_step(speeds: Speeds, most: int) -> int | None:
