@@ -30,8 +30,8 @@ STEPS = (1, 4, 8, 16, 32)
 TOLERANCE = 0.05
 """A gain below this is none: timing ends after two."""
 NEAR = 0.10
-"""A number within this of the best is as good: more sequences take memory, make each rollout slower,
-and leave a smaller batch while the last ones of an adapter end."""
+"""A number within this of the best is as good: more sequences take memory, make each rollout
+slower, and leave a smaller batch while the last ones of an adapter end."""
 PREFERENCE = 0.15
 """The usual number stays unless another is faster by more: its timings vary less than that, and
 texts of a batch depend on its size in their last bits."""

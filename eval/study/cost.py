@@ -237,19 +237,22 @@ def within_budget(
     kept: list[str] = []
     left_out = {}
     for quant in spec.quants:
-        candidate = spec.with_values(quants=(*kept, quant))
-        variants = variants_of(candidate, catalogue)
-        base = base_of(spec, variants[0], catalogue)
-        of_quant = [variant for variant in variants if variant.quant == quant]
-        memories = [study_memory(base, each, spec) for each in of_quant]
-        needed = max(memories, key=lambda each: each.total)
         if quant in IMATRIX_TYPES:
             left_out[quant] = "it needs an importance matrix"
-        elif limit is not None and needed.total > limit:
+            continue
+        candidate = spec.with_values(quants=(*kept, quant))
+        variants = variants_of(candidate, catalogue)
+        estimate = forecast(candidate, variants, catalogue)
+        grown = candidate.with_values(context=estimate.context)
+        base = base_of(spec, variants[0], catalogue)
+        of_quant = [variant for variant in variants if variant.quant == quant]
+        memories = [study_memory(base, each, grown) for each in of_quant]
+        needed = max(memories, key=lambda each: each.total)
+        if limit is not None and needed.total > limit:
             left_out[quant] = (  # two digits: the two may be close
                 f"{needed.total / 1e9:.2f} GB of memory ({needed}), {owner} {limit / 1e9:.2f} GB"
             )
-        elif full := forecast(candidate, variants, catalogue).over_disk():
+        elif full := estimate.over_disk():
             left_out[quant] = full
         else:
             kept.append(quant)
