@@ -63,17 +63,24 @@ def controls(study: ReportStudy) -> Iterator[Sequence[str]]:
 
 
 def changes(scores: Scores) -> Iterator[Sequence[str]]:
-    falls = {fall.cell.stage: fall for fall in scores.waterfalls}
-    if not set(TRAINED) <= set(falls):  # a study of one condition
+    """Each step of either stage: where they have other conditions, their steps differ."""
+    falls = {fall.cell.stage: fall for fall in scores.waterfalls if fall.cell.stage in TRAINED}
+    steps = {
+        stage: {
+            (step.cause, level.cell.condition): number(step.change, signed=True)
+            for level, step in zip(fall.levels[1:], fall.steps, strict=True)
+            if step
+        }
+        for stage, fall in falls.items()
+    }
+    places = dict.fromkeys(place for values in steps.values() for place in values)
+    if not places:  # a study of one condition
         return
-    first = falls[TRAINED[0]]
-    for place, level in enumerate(first.levels[1:]):
-        steps = [falls[stage].steps[place] for stage in TRAINED]
-        cause = next((step.cause for step in steps if step), "")
-        values = (number(step and step.change, signed=True) for step in steps)
-        yield str(cause), f"`{level.cell.condition}`", *values
-    totals = (falls[stage].total for stage in TRAINED)
-    yield "all", "", *(number(total and total.change, signed=True) for total in totals)
+    for cause, condition in sorted(places, key=lambda place: CONDITIONS.index(place[1])):
+        values = (steps.get(stage, {}).get((cause, condition), "") for stage in TRAINED)
+        yield str(cause), f"`{condition}`", *values
+    totals = (stage in falls and falls[stage].total for stage in TRAINED)
+    yield "all", "", *(number(total.change, signed=True) if total else "" for total in totals)
 
 
 def stages(study: ReportStudy) -> Iterator[Sequence[str]]:
