@@ -63,15 +63,27 @@ def select_context(
     return context
 
 
+def planned_context(spec: StudySpec, tasks: Sequence[Sequence[Task]], model: Path | None) -> int:
+    """The same for a study that has not begun; ``model`` None also where it is not made yet."""
+    if model is None or "context" in spec.model_fields_set:
+        return spec.context
+    return _grown(spec, longest_rollout(spec, chain.from_iterable(tasks), model), model)
+
+
 def _chosen(spec: StudySpec, provenance: Mapping[str, Any], longest: Longest, model: Path) -> int:
     if "context" in spec.model_fields_set:
         return spec.context
     recorded = provenance.get("context")
     if type(recorded) is int and recorded >= spec.context:
         return recorded
+    return _grown(spec, longest, model)
+
+
+def _grown(spec: StudySpec, longest: Longest, model: Path) -> int:
+    """What the longest rollout needs, within what the model was trained with."""
     from charprobe_lite.runtime.turn_length import rounded
 
-    most = max(spec.context, trained_context(model) or spec.context)
+    most = trained_context(model) or spec.context
     return max(spec.context, min(most, rounded(longest.total)))
 
 

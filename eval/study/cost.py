@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from charprobe_lite.convert.cached import adapter_file, classifier_folder, model_file
 from charprobe_lite.convert.quantize import IMATRIX_TYPES, ROW_TYPES
-from charprobe_lite.eval.study.context import select_context
+from charprobe_lite.eval.study.context import planned_context
 from charprobe_lite.eval.study.grid import tasks_of
 from charprobe_lite.eval.study.memory import installed_memory, size_text, study_memory
 from charprobe_lite.eval.study.own_models import study_catalogue
@@ -115,8 +115,8 @@ class Forecast:
         yield f"to fetch: {size_text(fetched)}; to write: {written}"
         memory = "unknown" if self.memory is None else size_text(self.memory)
         yield f"rollouts at once: {self.parallel_reason}"
-        each = f"{self.parallel} rollouts of up to {self.context} tokens at once"
-        yield f"memory while running: about {memory} with {each}"
+        rollouts = f"{self.parallel} rollouts of up to {self.context} tokens at once"
+        yield f"memory while running: about {memory} with {rollouts}"
         speed = " at the calibrated speed" if self.tokens_per_second else "'s CPU"
         yield (
             f"time: about {duration(self.preparing_seconds)} to convert (downloads not counted), "
@@ -183,8 +183,7 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
     tasks = tasks_of(spec, variants)
     rollouts = sum(task.cell.quant is not None for part in tasks for task in part)
     first = _made_file(needs[0].model, spec.verify) if made else spec.gguf
-    context = select_context(spec, tasks, {}, first, note=lambda _: None)
-    spec = spec.with_values(context=context)
+    spec = spec.with_values(context=planned_context(spec, tasks, first))
     parallel = planned_parallel(spec, variants, tasks, catalogue, first)
     number = parallel.number
     memory = max(study_memory(base, variant, spec, number).total for variant in variants)
@@ -195,7 +194,7 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
         rollouts=rollouts,
         running_seconds=_running_seconds(rollouts, parallel, base),
         checks_memory=spec.gpu_layers == 0,
-        context=context,
+        context=spec.context,
         parallel=number,
         parallel_reason=str(parallel),
         tokens_per_second=parallel.tokens_per_second,
