@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from charprobe_lite.eval.study.own_models import study_catalogue
 from charprobe_lite.eval.study.parallel import Parallel, planned_parallel, unlimited_parallel
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
+from charprobe_lite.eval.study.tool_schemas import unenforced_keywords
 from charprobe_lite.eval.study.variants import (
     CheckpointKey,
     CheckpointNeed,
@@ -159,7 +161,10 @@ class Forecast:
 
 
 def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue) -> Forecast:
-    """What a resolved spec needs, on this machine. Raises BadInput for an empty grid."""
+    """What a resolved spec needs, on this machine.
+
+    Raises BadInput for an empty grid and a tool whose schema has no grammar.
+    """
     for variant in variants:
         if variant.quant in IMATRIX_TYPES:
             raise BadInput(
@@ -181,6 +186,7 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
         for line, model in zip(lines, models.values(), strict=True)
     ]
     tasks = tasks_of(spec, variants)
+    unenforced_keywords(spec, list(chain.from_iterable(tasks)))  # refuses what has no grammar
     rollouts = sum(task.cell.quant is not None for part in tasks for task in part)
     first = _made_file(needs[0].model, spec.verify) if made else spec.gguf
     spec = spec.with_values(context=planned_context(spec, tasks, first))

@@ -58,14 +58,12 @@ from charprobe_lite.eval.study.spec import (
     resolve,
     select_instruments,
 )
+from charprobe_lite.eval.study.tool_schemas import unenforced_keywords
 from charprobe_lite.eval.study.variants import variants_of
 from charprobe_lite.models.axes import AXIS_CEILINGS
-from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.gguf_header import WeightSummary, weight_summary
 from charprobe_lite.models.prompts import prompt_file
-from charprobe_lite.models.published_scenarios import StubScenario
 from charprobe_lite.runtime.calibration import calibrate
-from charprobe_lite.runtime.tool_schemas import left_out
 
 PACKAGES = ("charprobe-lite", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers")
 
@@ -283,23 +281,6 @@ def skipped_conditions(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
     """The conditions that do not fit the stages, personas and inputs of the spec."""
     names = {task.cell.condition for task in tasks}
     return [name for name in spec.conditions if name not in names]
-
-
-def unenforced_keywords(spec: StudySpec, tasks: Sequence[Task]) -> list[str]:
-    """A line for every tool of a scenario whose schema says more than its grammar enforces.
-
-    Raises BadInput naming file, scenario and tool for a schema without a grammar.
-    """
-    items = {task.item.id: task.item for task in tasks if task.cell.grammar == "on"}
-    lines = []
-    for item in items.values():
-        place = f"{spec.scenarios}: scenario {item.id}"
-        for tool in item.tools() if isinstance(item, StubScenario) else ():
-            with bad_input(place, BadInput):
-                words = ", ".join(left_out(tool))
-            if words:
-                lines.append(f"{place}: tool {tool.name}: the grammar does not enforce {words}")
-    return lines
 
 
 def _pins(spec: StudySpec, files: VariantFiles) -> dict[str, Any]:
