@@ -5,12 +5,15 @@
 
 Prints Markdown: macro-F1 of every condition and stage; the controls by every instrument; what each
 change from chat to agent does; the difference of the stages by every instrument; F1 of each
-persona; what is kept of the ceilings; how often the instruments agree; rollouts without an email.
+persona; what is kept of the ceilings; how often the instruments agree; rollouts without an email;
+the tokens of a mean rollout.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -137,6 +140,18 @@ def missing(study: ReportStudy) -> Iterator[Sequence[str]]:
             yield place, str(score.started), sent, str(score.forced), bounds
 
 
+def tokens(path: Path) -> Iterator[Sequence[str]]:
+    """Of the trained stages, for the forecasts of eval/study/pace.py."""
+    query = (
+        "SELECT condition, count(*), round(avg(evaluated_tokens)), round(avg(tokens)) "
+        "FROM rollouts JOIN cells ON cells.id = cell_id "
+        "WHERE stage IN (?, ?) AND tokens > 0 GROUP BY condition"
+    )
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as study:
+        for condition, *values in study.execute(query, TRAINED):
+            yield f"`{condition}`", *(f"{value:.0f}" for value in values)
+
+
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 def main(path: Path) -> None:
@@ -155,6 +170,7 @@ def main(path: Path) -> None:
     table(("instrument", "stage and ceiling", "kept"), kept(study))
     table(("instrument", "same label", "kappa", "agent emails, full"), agreement(study))
     table(("cell", "rollouts", "emails", "forced", "macro-F1 if missing"), missing(study))
+    table(("condition", "rollouts", "prompt tokens evaluated", "reply tokens"), tokens(path))
     for note in study.instrument_notes:
         click.echo(f"\n{note}")
     click.echo(f"\n{study.conclusion}")

@@ -201,6 +201,19 @@ def test_a_plan_merges_and_checks_once_for_all_quant_types_that_come_from_f16(
     assert (alone["Q4_0"]["temporary"] > 0, together["temporary"]) == (True, 0)
 
 
+def test_an_agents_forecast_is_longer_than_a_chats_and_short_replies_shorten_both(
+    charprobe: Command,
+) -> None:
+    def seconds(condition: str, *options: str) -> float:
+        command = ["eval", "--persona", "all", "--limit", "24,24", "--condition", condition]
+        plan = json.loads(charprobe(*command, *options, "--dry-run", "--json").stdout)
+        return float(plan["running_seconds"])
+
+    # recorded on one machine, alone: 87 to 96 chats a minute, 24 to 29 agents
+    assert 3.0 <= seconds("agentic_email") / seconds("chat") <= 4.0
+    assert seconds("chat", "--max-tokens", "16") < seconds("chat") / 2
+
+
 def test_a_dry_run_of_ones_own_files_makes_nothing_and_knows_their_size(
     own_catalogue: Path, charprobe: Command, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from charprobe_lite.eval.study.context import planned_context
 from charprobe_lite.eval.study.grid import tasks_of
 from charprobe_lite.eval.study.memory import installed_memory, size_text, study_memory
 from charprobe_lite.eval.study.own_models import study_catalogue
+from charprobe_lite.eval.study.pace import running_seconds
 from charprobe_lite.eval.study.parallel import Parallel, planned_parallel, unlimited_parallel
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
@@ -59,13 +60,6 @@ QUANTIZED = {
     for name in names.split()
 }
 """Weights that llama.cpp's quantizer does per core and second: `python bench/quantizers.py`."""
-SECONDS_PER_ROLLOUT = 1.6 * 2
-"""Core-seconds of a rollout per 135M weights: the study of docs/results.md."""
-UNFILLED = 4
-"""Rollouts' worth of time that is lost while the batch is not full: `python bench/real_size.py`."""
-TOKENS_PER_ROLLOUT = 218
-"""Decodes that take as long as a rollout, its prompts with it: SECONDS_PER_ROLLOUT on one core,
-which decodes 68 tokens/s of the kit with 8 rollouts at once (`runtime/calibration.py`)."""
 
 
 @dataclass(frozen=True)
@@ -198,20 +192,16 @@ def forecast(spec: StudySpec, variants: Sequence[Variant], catalogue: Catalogue)
         temporary=file_bytes(base, "F16") if any(merges) else 0,
         memory=memory if base.shape else None,
         rollouts=rollouts,
-        running_seconds=_running_seconds(rollouts, parallel, base),
+        running_seconds=running_seconds(
+            *(chain.from_iterable(tasks), spec.max_tokens),
+            *(parallel.tokens_per_second, base.parameters),
+        ),
         checks_memory=spec.gpu_layers == 0,
         context=spec.context,
         parallel=number,
         parallel_reason=str(parallel),
         tokens_per_second=parallel.tokens_per_second,
     )
-
-
-def _running_seconds(rollouts: int, parallel: Parallel, base: Base) -> float:
-    counted = rollouts + UNFILLED if rollouts else 0
-    if speed := parallel.tokens_per_second:
-        return counted * TOKENS_PER_ROLLOUT / speed
-    return _seconds(counted * SECONDS_PER_ROLLOUT * base.parameters / 135e6)
 
 
 def embedded_parallel() -> Parallel | None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.stats.detectable import Spread, minimum_detectable, spread_of
-from charprobe_lite.eval.study.cost import SECONDS_PER_ROLLOUT
 from charprobe_lite.eval.study.grid import items_of
+from charprobe_lite.eval.study.pace import core_speed, rollout_tokens
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
@@ -113,7 +113,7 @@ def forecast_grid(
     rate, training_from = _training_rate(trainings, grid, parameters, plans)
     total = _rollouts(grid, spec, trainings, plans)
     left = max(0, total - len(rows))
-    pace, rollouts_from = _rollout_pace(rows, grid.parallel, parameters)
+    pace, rollouts_from = _rollout_pace(rows, grid, spec, parameters)
     spread, spread_from = _spread(rows, plan)
     return GridForecast(
         trainings=len(missing),
@@ -180,12 +180,19 @@ def _training_rate(
     return SECONDS_PER_TOKEN * parameters / 135e6 / (os.cpu_count() or 1), "typical"
 
 
-def _rollout_pace(rows: Sequence[Row], parallel: int, parameters: int) -> tuple[float, Source]:
+def _rollout_pace(
+    rows: Sequence[Row], grid: TechniqueGrid, spec: StudySpec, parameters: int
+) -> tuple[float, Source]:
     """Seconds per rollout: of those that have ended, else typical."""
     seconds = [row.seconds for row in rows if row.seconds]
-    if len(seconds) >= parallel:
-        return sum(seconds) / len(seconds) / parallel, "measured"
-    return SECONDS_PER_ROLLOUT * parameters / 135e6 / (os.cpu_count() or 1), "typical"
+    if len(seconds) >= grid.parallel:
+        return sum(seconds) / len(seconds) / grid.parallel, "measured"
+    tokens = [
+        rollout_tokens(condition, spec.max_tokens)
+        for condition, items in items_of(spec).items()
+        for _ in items
+    ]
+    return sum(tokens) / len(tokens) / core_speed(parameters), "typical"
 
 
 def _rollouts(
