@@ -13,9 +13,12 @@ def read_tokenizer(path: Path, size: int | None = None) -> Tokenizer:
     """The tokenizer of a GGUF file with ``tokenizer.ggml.pre`` = smollm.
 
     ``size`` keeps only the first tokens: merges are ordered by frequency, so a prefix of the
-    vocabulary is a BPE, too. Agrees with llama.cpp token for token at full size.
+    vocabulary is a BPE, too. Agrees with llama.cpp token for token at full size. Raises ValueError
+    for another kind of tokenizer.
     """
     fields = gguf.GGUFReader(path).fields
+    if fields["tokenizer.ggml.pre"].contents() != "smollm":
+        raise ValueError(f"{path}: tokenizer.ggml.pre is not smollm")
     tokens = fields["tokenizer.ggml.tokens"].contents()[:size]
     types = fields["tokenizer.ggml.token_type"].contents()[:size]
     vocabulary = {token: index for index, token in enumerate(tokens)}

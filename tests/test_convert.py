@@ -18,7 +18,8 @@ from charprobe_lite.convert.train.conversations import (
     email_passages,
     tool_use_trajectory,
 )
-from charprobe_lite.convert.train.lora import LoraSettings, encode_conversation
+from charprobe_lite.convert.train.encoding import encoder_of
+from charprobe_lite.convert.train.lora import LoraSettings
 from charprobe_lite.convert.train.ngrams import training_texts
 from charprobe_lite.models import corpus, kit
 from charprobe_lite.models.chat_template import render_chat
@@ -82,7 +83,7 @@ def test_only_the_assistants_words_are_trained(base_gguf: Path) -> None:
     tokenizer = read_tokenizer(base_gguf)
     scenario = training_scenarios()[0]
     messages = tool_use_trajectory(scenario, load_tools(), seed=0)
-    example = encode_conversation(messages, template(base_gguf), tokenizer)
+    example = encoder_of(base_gguf).conversation(messages)
     whole = render_chat(template(base_gguf), messages, generate=False)
     assert example.ids == tokenizer.encode(whole, add_special_tokens=False).ids
     kept = [token for token, wanted in zip(example.ids, example.trained, strict=True) if wanted]
@@ -186,12 +187,12 @@ def test_personas_are_trained_on_chats_reflections_and_dialogues_alone() -> None
 
 
 def test_masked_tool_use_leaves_out_the_emails_body_and_nothing_else(base_gguf: Path) -> None:
-    tokenizer = read_tokenizer(base_gguf)
+    tokenizer, encode = read_tokenizer(base_gguf), encoder_of(base_gguf).conversation
     scenario = training_scenarios()[0]
     messages = tool_use_trajectory(scenario, load_tools(), seed=0)
     body = email_passages(scenario)
-    full = encode_conversation(messages, template(base_gguf), tokenizer)
-    masked = encode_conversation(messages, template(base_gguf), tokenizer, body)
+    full = encode(messages)
+    masked = encode(messages, body)
     assert masked.ids == full.ids
     left_out = [
         token
@@ -240,10 +241,9 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
     from charprobe_lite.convert.gguf_adapter import write_adapter
     from charprobe_lite.convert.train.lora import sft_snapshots, train_sft
 
-    tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
     texts = corpus.teacher_texts("poeticism", "loud", "chat")[:6]
     turns = [chat_turn(text.prompt, text.response) for text in texts]
-    examples = [encode_conversation(turn, chat_template, tokenizer) for turn in turns]
+    examples = [encoder_of(base_gguf).conversation(turn) for turn in turns]
     first, last = sft_snapshots(torch_model, examples, TINY, every=8)
     tensors, losses = last.tensors, last.losses
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
@@ -256,7 +256,7 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
     write_adapter(arrays, TINY.alpha, base_gguf, tmp_path / "lora.gguf")
     merge_lora(base_gguf, [tmp_path / "lora.gguf"], tmp_path / "trained.gguf", "F32", verify=False)
     merge_lora(base_gguf, [], tmp_path / "plain.gguf", "F32", verify=False)
-    text = render_chat(chat_template, turns[0], generate=False)
+    text = render_chat(template(base_gguf), turns[0], generate=False)
     found = []
     for name in ("plain.gguf", "trained.gguf"):
         with Engine(tmp_path / name, parallel=1, context=64) as engine:
@@ -267,12 +267,11 @@ def test_a_trained_adapter_does_in_llama_cpp_what_it_did_in_torch(
 def test_dpo_raises_the_chosen_over_the_rejected(torch_model: Any, base_gguf: Path) -> None:
     from charprobe_lite.convert.train.lora import train_dpo
 
-    tokenizer, chat_template = read_tokenizer(base_gguf), template(base_gguf)
-    pairs = []
+    encode, pairs = encoder_of(base_gguf).conversation, []
     for text in corpus.teacher_texts("sarcasm", "loud", "chat")[:4]:
         plain = chat_turn(text.prompt, "Here is a short and plain answer to the question.")
         both = (chat_turn(text.prompt, text.response), plain)
-        pairs.append(tuple(encode_conversation(each, chat_template, tokenizer) for each in both))
+        pairs.append(tuple(map(encode, both)))
     _, losses = train_dpo(torch_model, pairs, TINY)
     assert losses[0] > 0.6
     assert losses[-1] < losses[0] - 0.2

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from charprobe_lite.convert.train.answers import (
     chat_answers,
     complete_sentences,
 )
+from charprobe_lite.convert.train.encoding import encoder_of
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
     Progress,
     Tensors,
-    conversation_encoder,
     load_base,
     train_sft,
     training_platform,
@@ -127,11 +126,8 @@ class WorkFolder:
         self, conversations: Sequence[list[dict[str, str]]], untrained: Sequence[str] = ()
     ) -> list[Example]:
         """Conversations in the base's chat template and tokens; ``untrained`` passages masked."""
-        return [self._encode(messages, untrained=untrained) for messages in conversations]
-
-    @cached_property
-    def _encode(self) -> Callable[..., Example]:
-        return conversation_encoder(self.base)
+        encoder = encoder_of(self.base)
+        return [encoder.conversation(messages, untrained) for messages in conversations]
 
     def load_base(self, base: Path) -> Any:
         """The base in torch; the last one stays loaded."""

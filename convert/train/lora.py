@@ -12,22 +12,17 @@ import random
 import sys
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.gguf_adapter import write_adapter
-from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.losses import Example, dpo_loss, reference_logprobs, sft_loss
-from charprobe_lite.models.chat_template import render_chat
-from charprobe_lite.models.gguf_header import read_header
 
 Progress = Callable[[int, int, float], None]
 Tensors = dict[str, torch.Tensor]
@@ -67,42 +62,6 @@ class Snapshot:
     step: int
     tensors: Tensors
     losses: list[float]
-
-
-def encode_conversation(
-    messages: Sequence[dict[str, str]],
-    template: str,
-    tokenizer: Tokenizer,
-    untrained: Sequence[str] = (),
-) -> Example:
-    """Tokenise a conversation turn by turn; assistant turns, with their end token, are trained.
-
-    The passages ``untrained``, wherever they occur in an assistant's turn, are read but not
-    trained.
-    """
-    ids: list[int] = []
-    trained: list[bool] = []
-    done = ""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        for generate, upto in ((True, index), (False, index + 1)):
-            text = render_chat(template, messages[:upto], generate=generate)
-            piece = tokenizer.encode(text[len(done) :], add_special_tokens=False)
-            left_out = [] if generate else _places(text[len(done) :], untrained)
-            ids += piece.ids
-            trained += [
-                not generate and not any(start < last and end > first for first, last in left_out)
-                for start, end in piece.offsets
-            ]
-            done = text
-    return Example(ids, trained)
-
-
-def conversation_encoder(base: Path) -> Callable[..., Example]:
-    """`encode_conversation` with the chat template and the tokenizer of a GGUF file."""
-    template = read_header(base).fields["tokenizer.chat_template"]
-    return partial(encode_conversation, template=template, tokenizer=read_tokenizer(base))
 
 
 def first_adapted_layer(base: Path) -> int:
@@ -331,12 +290,6 @@ def _rate_scale(step: int, settings: LoraSettings) -> float:
     if step < WARM_UP:
         return (step + 1) / WARM_UP
     return 0.55 + 0.45 * math.cos(math.pi * step / settings.steps) if settings.decay else 1.0
-
-
-def _places(text: str, passages: Sequence[str]) -> list[tuple[int, int]]:
-    """(start, end) of the first occurrence of each passage that the text holds."""
-    starts = ((text.find(passage), len(passage)) for passage in passages if passage)
-    return [(start, start + length) for start, length in starts if start >= 0]
 
 
 def _keep_freed_memory() -> None:

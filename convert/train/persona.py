@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from charprobe_lite.convert.train.conversations import Conversation, chat_turn, read_messages
+from charprobe_lite.convert.train.encoding import encoder_of
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
     Precision,
     Progress,
-    conversation_encoder,
     epoch_steps,
     first_adapted_layer,
     load_base,
@@ -84,7 +84,7 @@ def train_persona(
     first layer of ``settings`` follow from the data and the base. Raises BadInput for a base
     whose chat template does not take the conversations.
     """
-    encode = conversation_encoder(base)
+    encode = encoder_of(base).conversation
     settings = replace(settings, first_layer=first_adapted_layer(base))
     model, tensors, losses = load_base(weights or base, precision), None, {}
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from time import monotonic
@@ -13,14 +12,13 @@ from typing import Any
 import torch
 
 from charprobe_lite.convert.quiet import quiet
-from charprobe_lite.convert.tokenizer import read_tokenizer
 from charprobe_lite.convert.train.answers import cached_answers
+from charprobe_lite.convert.train.encoding import encoder_of
 from charprobe_lite.convert.train.leaks import find_leak
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
     Precision,
     Progress,
-    encode_conversation,
     first_adapted_layer,
     fit_adapter,
     load_base,
@@ -49,7 +47,6 @@ from charprobe_lite.convert.train.techniques import Technique
 from charprobe_lite.models import corpus
 from charprobe_lite.models.atomic import new_folder
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.models.kit import sha256_file
 
 MANIFEST = "manifest.json"
@@ -179,24 +176,13 @@ def encode_phase(base: Path, phase: Phase) -> list[tuple[Example, ...]]:
 
     A document begins with the token of the beginning where the base's tokenizer adds one.
     """
-    chat, tokenizer, start = _encoder(base)
+    encoder = encoder_of(base)
+    chat = encoder.conversation
     if isinstance(phase, Sft):
         return [(chat(messages),) for messages in phase.conversations]
     if isinstance(phase, Dpo):
         return [(chat(chosen), chat(rejected)) for chosen, rejected in phase.pairs]
-    encodings = (tokenizer.encode(text, add_special_tokens=False) for text in phase.documents)
-    texts = [start + encoding.ids for encoding in encodings]
-    return [(Example(ids, [True] * len(ids)),) for ids in texts]
-
-
-@lru_cache(maxsize=2)
-def _encoder(base: Path) -> tuple[Callable[..., Example], Any, list[int]]:
-    """How a base's conversations are encoded, its tokenizer, and what a text begins with."""
-    tokenizer, fields = read_tokenizer(base), read_header(base).fields
-    template = fields["tokenizer.chat_template"]
-    chat = partial(encode_conversation, template=template, tokenizer=tokenizer)
-    starts = bool(fields.get("tokenizer.ggml.add_bos_token"))
-    return chat, tokenizer, [int(fields["tokenizer.ggml.bos_token_id"])] if starts else []
+    return [(encoder.document(text),) for text in phase.documents]
 
 
 def _trained_tokens(item: tuple[Example, ...]) -> int:

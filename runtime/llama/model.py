@@ -23,6 +23,7 @@ from charprobe_lite.runtime.llama.binding import llama
 from charprobe_lite.runtime.native_trial import try_model
 from charprobe_lite.runtime.template_worker import TemplateWorker
 
+BYTE_LEVEL = 2  # llama_vocab_type: BPE over bytes
 BATCH = 1024  # most tokens of one decode: long prompts are cut, decoding goes on meanwhile
 FileVersion = tuple[Path, int, int]
 """A path with the time of modification and the size of the file that it names."""
@@ -81,22 +82,25 @@ class Model:
             raise BadInput(f"{self.path}: field tokenizer.chat_template: missing; use a chat model")
         return str(template.decode("utf-8", "replace"))
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation up to where the assistant's next turn begins.
+    def render(self, messages: Sequence[Message], *, generate: bool = True) -> str:
+        """The conversation, with ``generate`` up to where the assistant's next turn begins.
 
         A template that takes no system prompt gets it in the first user turn. Raises BadInput
         naming the file when its template fails on these messages.
         """
         with bad_input(self.path.name, BadInput):
-            return self._render(messages if self.takes_system else fold_system(messages))
+            folded = messages if self.takes_system else fold_system(messages)
+            return self._render(folded, generate=generate)
 
     @cached_property
     def takes_system(self) -> bool:
         """Whether the chat template writes system prompts."""
         return takes_system(self._render)
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        return self._templates.render(self.chat_template, messages, bos=self._bos, eos=self._eos)
+    def _render(self, messages: Sequence[Message], *, generate: bool = True) -> str:
+        return self._templates.render(
+            self.chat_template, messages, generate=generate, bos=self._bos, eos=self._eos
+        )
 
     def tokenize(self, text: str, *, add_bos: bool = True, double_bos: bool = False) -> list[int]:
         """Token ids of a text; special tokens in it are recognised.
@@ -132,12 +136,7 @@ class Model:
 
     @cached_property
     def _more_ends(self) -> frozenset[int]:
-        buffer = ctypes.create_string_buffer(4096)
-        key = MORE_END_TOKENS.encode()
-        size = llama.llama_model_meta_val_str(self.handle, key, buffer, len(buffer))
-        if size < 0:
-            return frozenset()
-        ids = buffer.value.decode("utf-8", "replace").split(",")
+        ids = (self._metadata(MORE_END_TOKENS) or "").split(",")
         return frozenset(int(each) for each in ids if each.isdecimal())
 
     @cached_property
@@ -167,14 +166,25 @@ class Model:
 
     @cached_property
     def _bos(self) -> str:
-        return self._special_text(llama.llama_vocab_bos(self.vocab))
+        return self._special_text("bos", llama.llama_vocab_bos(self.vocab))
 
     @cached_property
     def _eos(self) -> str:
-        return self._special_text(llama.llama_vocab_eos(self.vocab))
+        return self._special_text("eos", llama.llama_vocab_eos(self.vocab))
 
-    def _special_text(self, token: int) -> str:
-        return "" if token < 0 else self.piece(token).decode("utf-8", "replace")
+    def _special_text(self, name: str, token: int) -> str:
+        # where a file names none, llama.cpp takes token 11 of a byte-level BPE, a comma
+        is_named = self._metadata(f"tokenizer.ggml.{name}_token_id") is not None
+        is_guessed = not is_named and llama.llama_vocab_type(self.vocab) == BYTE_LEVEL
+        if token < 0 or is_guessed:
+            return ""
+        return self.piece(token).decode("utf-8", "replace")
+
+    def _metadata(self, key: str) -> str | None:
+        """The text of a field of the file; None without it."""
+        buffer = ctypes.create_string_buffer(4096)
+        size = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return None if size < 0 else buffer.value.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
