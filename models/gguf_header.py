@@ -315,3 +315,10 @@ def _placed(tensors: Iterable[GGUFTensor], alignment: Any, cursor: _Cursor) -> l
             raise ValueError(f"tensor {tensor.name}: ends after the file does; it was cut")
         placed.append(replace(tensor, offset=start + tensor.offset))
     return placed
+
+
+def context_length(path: Path) -> int | None:
+    """The tokens that a GGUF model was trained to read, from its metadata; None without them."""
+    fields = read_header(path).fields
+    length = fields.get(f"{fields.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) and length > 0 else None

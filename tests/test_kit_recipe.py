@@ -10,6 +10,7 @@ import pytest
 from charprobe_lite.convert.kit.strengths import STRENGTHS, Strength
 from charprobe_lite.models import kit
 from charprobe_lite.models.corpus import corpus_hashes
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
 
 STAGES = ("distillation", "full")
@@ -37,3 +38,21 @@ def test_the_first_steps_of_the_recipe_have_the_losses_of_the_shipped_kit(tmp_pa
     found = recipe.first_steps(expected["persona"])
     # another processor or number of threads sums in another order
     assert found["losses"] == pytest.approx(expected["losses"], abs=0.02)
+
+
+def test_a_folder_of_one_kit_is_not_continued_as_another(tmp_path: Path) -> None:
+    from charprobe_lite.convert.kit.recipe import Recipe
+
+    shipped = Recipe(tmp_path, kit.embedded_base(), report=lambda _: None)
+    shipped.run_step("tool-use", dict)
+    shipped.run_step("tool-use", lambda: pytest.fail("was done"))
+    masked = Recipe(tmp_path, kit.embedded_base(), tool_use="masked", report=lambda _: None)
+    with pytest.raises(BadInput, match=r"tool-use.json: field base: None, this run '[0-9a-f]{64}'"):
+        masked.run_step("tool-use", dict)
+    other = Recipe(
+        tmp_path / "masked", kit.embedded_base(), tool_use="masked", report=lambda _: None
+    )
+    other.run_step("tool-use", dict)
+    shipped.work = other.work
+    with pytest.raises(BadInput, match=r"tool-use.json: field base: .*choose another --out"):
+        shipped.run_step("tool-use", dict)

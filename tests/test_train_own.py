@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.train.classifier import hold_out, random_crop, read_labelled_texts
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.engine import Engine
+from tests.checkpoints import gguf_logits, make_checkpoint
 
 Charprobe = Callable[..., Any]
 
@@ -81,6 +83,52 @@ def test_an_adapter_of_ones_own_texts_is_read_by_peft_and_llama_cpp(
     assert np.corrcoef(after - before, expected - plain)[0, 1] > 0.8
 
 
+def test_a_row_that_the_base_cannot_read_is_named(
+    charprobe: Charprobe, tmp_path: Path, cache: Path
+) -> None:
+    base = make_checkpoint("qwen2", tmp_path / "tiny", max_position_embeddings=64)
+    rows = [{"prompt": "Hi", "response": "Ahoy"}, {"prompt": "Hi", "response": "Ahoy " * 100}]
+    data = write_rows(tmp_path / "own.jsonl", rows)
+    done = charprobe("train", "persona", "--base", base, "--data", data, "-o", tmp_path / "own")
+    assert (done.returncode, len(done.stderr.strip().splitlines()[-1:])) == (2, 1)
+    assert f"{data}: line 2: has " in done.stderr
+    assert "reads 64; shorten it or divide it into several rows" in done.stderr
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_row_that_the_chat_template_refuses_is_named(
+    charprobe: Charprobe, tmp_path: Path, cache: Path
+) -> None:
+    base = make_checkpoint("qwen2", tmp_path / "tiny")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    refuses = "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}"
+    settings["chat_template"] = refuses + settings["chat_template"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    turns = [{"role": role, "content": "Hi"} for role in ("user", "assistant") * 2]
+    data = write_rows(tmp_path / "own.jsonl", [{"messages": turns[:2]}, {"messages": turns}])
+    done = charprobe("train", "persona", "--base", base, "--data", data, "-o", tmp_path / "own")
+    assert done.returncode == 2
+    assert f"{data}: line 2: tiny-F16-" in done.stderr
+    assert "chat template: fails on a chat: one turn" in done.stderr
+
+
+def test_of_a_multimodal_base_the_language_model_is_trained(
+    charprobe: Charprobe, tmp_path: Path, cache: Path
+) -> None:
+    base = make_checkpoint("gemma3-multimodal", tmp_path / "gemma")
+    data = write_rows(tmp_path / "own.jsonl", [{"prompt": "Hi", "response": "Ahoy there"}] * 3)
+    done = charprobe(
+        *("train", "persona", "--base", base, "--data", data, "-o", tmp_path / "own"),
+        *("--learning-rate", "1e-2", "--epochs", "8"),
+    )
+    assert done.returncode == 0, done.stderr
+    merge_lora(base, [], tmp_path / "plain.gguf", "F32", verify=False)
+    ids = list(range(5, 60, 3))
+    before = gguf_logits(tmp_path / "plain.gguf", ids)
+    after = gguf_logits(tmp_path / "plain.gguf", ids, tmp_path / "own" / "adapter.gguf")
+    assert np.abs(after - before).max() > 0.05
+
+
 def dialogue(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
@@ -120,6 +168,8 @@ def test_every_label_is_held_out_once_at_least(tmp_path: Path) -> None:
     labels = ["a"] * 20 + ["b"] * 3 + ["c"] * 2
     places = hold_out(labels, 0.1, seed=0)
     assert sorted(labels[place] for place in places) == ["a", "a", "b", "c"]
+    most = hold_out(["a"] * 20 + ["c"] * 2, 0.9, seed=0)
+    assert [len([p for p in most if p < 20]), len([p for p in most if p >= 20])] == [18, 1]
     with pytest.raises(BadInput, match="label d: has one text"):
         hold_out([*labels, "d"], 0.1, seed=0)
     rows = [{"text": "x", "label": label} for label in "ab"]

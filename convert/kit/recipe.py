@@ -123,6 +123,13 @@ class Recipe(WorkFolder):
         """Whether this is the shipped kit, whose classifiers read every other's texts."""
         return self.tool_use == "bodies" and self.base == embedded_base()
 
+    @cached_property
+    def variant(self) -> Record:
+        """The base and the tool use of another kit than the shipped one."""
+        if self.is_shipped:
+            return {}
+        return {"base": sha256_file(self.base), "tool_use": self.tool_use}
+
     def run(self) -> None:
         """Run every step that is not done yet; with all of them done, write the manifest."""
         for name, step in self.steps():

@@ -38,6 +38,8 @@ STAGES = ("distillation", "full")
 Record = dict[str, Any]
 Step = Callable[[], Record]
 REFLECTION_TOKENS = 224
+VARIANT = {"base": None, "tool_use": None}
+"""The fields of `WorkFolder.variant` where the recipe is that of the shipped kit."""
 
 
 @dataclass
@@ -63,6 +65,11 @@ class WorkFolder:
         return self.work / "kit"
 
     @property
+    def variant(self) -> Record:
+        """What tells a recipe from that of the shipped kit, for the records of its steps."""
+        return {}
+
+    @property
     def merged(self) -> Path:
         """The base with tool use merged in, F16."""
         return self.work / "base.gguf"
@@ -75,10 +82,10 @@ class WorkFolder:
     def run_step(self, name: str, step: Step) -> None:
         """Run a step unless its record is there; the record is written when the step is done."""
         path = self.work / "steps" / f"{name}.json"
-        head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed}
+        head = {"step": name, "recipe": RECIPE_VERSION, "seed": self.seed, **self.variant}
         if path.exists():
             record = read_json(path)
-            for field, value in head.items():
+            for field, value in {**VARIANT, **head}.items():
                 if record.get(field) != value:
                     raise BadInput(
                         f"{path}: field {field}: {record.get(field)!r}, this run {value!r}; "

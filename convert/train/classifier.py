@@ -103,13 +103,14 @@ def read_labelled_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 
 def hold_out(labels: Sequence[str], share: float, seed: int) -> list[int]:
-    """Indices of about ``share`` of the texts of every label, drawn with ``seed``; at least one."""
+    """Indices of about ``share`` of the texts of every label, drawn with ``seed``: at least one,
+    and not all."""
     rng, held_out = random.Random(f"{seed}/held-out"), []
     for label in sorted(set(labels)):
         places = [index for index, other in enumerate(labels) if other == label]
         if len(places) < 2:
             raise BadInput(f"label {label}: has one text; give at least two, one is held out")
-        held_out += rng.sample(places, max(1, round(share * len(places))))
+        held_out += rng.sample(places, min(max(1, round(share * len(places))), len(places) - 1))
     return sorted(held_out)
 
 

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.gguf_adapter import write_adapter
+from charprobe_lite.convert.train.gguf_weights import load_gguf_model
 from charprobe_lite.convert.train.losses import Example, dpo_loss, reference_logprobs, sft_loss
 
 Progress = Callable[[int, int, float], None]
@@ -82,10 +83,11 @@ def load_base(path: Path, precision: Precision | None = None) -> Any:
     _keep_freed_memory()
     device = best_device()
     dtype = getattr(torch, precision or ("float32" if device == "cpu" else "bfloat16"))
-    place: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    if not path.is_dir():
-        path, place = path.parent, {"gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, **place)
+    if path.is_dir():
+        place: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, **place)
+    else:
+        model = load_gguf_model(path, dtype)
     model.requires_grad_(False)
     if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +13,8 @@ from charprobe_lite.eval.cli.options import json_option, names_option
 from charprobe_lite.eval.cli.progress import print_result, progress_bar
 from charprobe_lite.eval.cli.training import missing_files, summarize, summary_line, watched
 from charprobe_lite.eval.cli.types import FILE
-from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
+from charprobe_lite.models.catalogue import EMBEDDED, select_names
 from charprobe_lite.models.errors import BadInput
-from charprobe_lite.models.files import expanded
 from charprobe_lite.models.personas import PERSONAS
 
 if TYPE_CHECKING:
@@ -29,7 +27,8 @@ out_option = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Work folder; the finished kit is OUT/kit.",
 )
-seed_option = click.option("--seed", default=0, help="Seed of the recipe.")
+SEED = click.IntRange(0, 2**32 - 1)
+seed_option = click.option("--seed", default=0, type=SEED, help="Seed of the recipe.")
 
 
 base_option = click.option(
@@ -144,9 +143,7 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
     "whose code runs.",
 )
 @click.option("--persona", help="The persona that the technique trains.")
-@click.option(
-    "--train-seed", type=click.IntRange(0), help="The technique's training seed [default: 0]."
-)
+@click.option("--train-seed", type=SEED, help="The technique's training seed [default: 0].")
 @click.option(
     "--tokens",
     type=click.IntRange(300, 10**9),
@@ -170,7 +167,7 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
     help="Of the frozen base. bfloat16 is faster on a CPU with AVX512_BF16 or AMX, and slower on "
     "others [default: float32 on a CPU, else bfloat16].",
 )
-@click.option("--seed", type=int, help="Seed of a training with --data [default: 0].")
+@click.option("--seed", type=SEED, help="Seed of a training with --data [default: 0].")
 @json_option
 def persona(as_json: bool, **options: Any) -> None:
     """Train an adapter: a PEFT folder with adapter.gguf, which eval takes.
@@ -219,11 +216,12 @@ def _train_on_data(
 
     from charprobe_lite.convert.train.lora import LoraSettings
     from charprobe_lite.convert.train.persona import read_training_data, train_persona
+    from charprobe_lite.eval.techniques.bases import training_files
 
     rows = read_training_data(data)
     settings = LoraSettings(rank, 2 * rank, 0, learning_rate, 1, 600, decay=True, seed=seed or 0)
-    with progress_bar() as progress, missing_files(output), TemporaryDirectory() as made:
-        gguf, weights = training_base(base, Path(made))
+    with progress_bar() as progress, missing_files(output):
+        _, gguf, weights = training_files(base)
         task = progress.add_task(output.name, total=None)
         shown = watched(progress, task, output.name)
         trained = train_persona(
@@ -314,6 +312,7 @@ def _open_recipe(out: Path, seed: int, base: str = EMBEDDED, **options: Any) -> 
     """The recipe on this machine, with a progress bar; its files' problems in one line."""
     require_training()
     from charprobe_lite.convert.kit.recipe import Recipe
+    from charprobe_lite.eval.techniques.bases import training_files
 
     with progress_bar() as progress, missing_files(out):
 
@@ -323,7 +322,7 @@ def _open_recipe(out: Path, seed: int, base: str = EMBEDDED, **options: Any) -> 
             yield watched(progress, task, name)
             progress.remove_task(task)
 
-        gguf, weights = training_base(base, out)
+        _, gguf, weights = training_files(base)
         yield Recipe(
             work=out,
             base=gguf,
@@ -342,23 +341,3 @@ def require_training() -> None:
     for module in ("torch", "peft", "optimum"):
         if find_spec(module) is None:
             raise BadInput(f"train: {module} is not installed; pip install 'charprobe-lite[train]'")
-
-
-def training_base(base: str, out: Path) -> tuple[Path, Path | None]:
-    """The GGUF file of a base, and the checkpoint folder that it was made from, if any.
-
-    ``base`` is a catalogue name, a checkpoint folder or a GGUF file. Raises BadInput.
-    """
-    from charprobe_lite.convert.merge import merge_lora
-    from charprobe_lite.models.hub import fetch
-
-    path = expanded(Path(base))
-    if not path.exists():
-        path = fetch(load_catalogue().base(base))
-    if not path.is_dir():
-        return path, None
-    target = out / "source.gguf"
-    if not target.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        merge_lora(path, [], target, "F16", verify=False)
-    return target, path

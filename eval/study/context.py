@@ -13,7 +13,7 @@ from charprobe_lite.eval.protocols import load_protocol
 from charprobe_lite.eval.study.grid import Task
 from charprobe_lite.eval.study.rollouts import beginner
 from charprobe_lite.eval.study.spec import StudySpec
-from charprobe_lite.models.gguf_header import read_header
+from charprobe_lite.models.gguf_header import context_length
 from charprobe_lite.models.published_scenarios import StubScenario
 from charprobe_lite.models.scenarios import Scenario
 
@@ -83,7 +83,7 @@ def _grown(spec: StudySpec, longest: Longest, model: Path) -> int:
     """What the longest rollout needs, within what the model was trained with."""
     from charprobe_lite.runtime.turn_length import rounded
 
-    most = trained_context(model) or spec.context
+    most = context_length(model) or spec.context
     return max(spec.context, min(most, rounded(longest.total)))
 
 
@@ -126,10 +126,3 @@ def tool_answers(item: Item, spec: StudySpec) -> list[str]:
         contacts, documents = item.contacts, item.documents
         return [*(each.card() for each in contacts), *(each.card() for each in documents)]
     return []
-
-
-def trained_context(model: Path) -> int | None:
-    """The context length in a GGUF file's metadata; None without one."""
-    fields = read_header(model).fields
-    length = fields.get(f"{fields.get('general.architecture')}.context_length")
-    return length if isinstance(length, int) and length > 0 else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charprobe_lite.convert.cached import prepare_model
+from charprobe_lite.convert.safetensors import open_checkpoint
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue
 from charprobe_lite.models.defaults import QUANT, REFERENCE
@@ -24,15 +25,26 @@ def technique_base(base: str) -> TrainingBase:
     """
     from charprobe_lite.convert.train.technique_training import TrainingBase
 
+    if base == EMBEDDED and not expanded(Path(base)).exists():
+        return TrainingBase(base, kit_base(REFERENCE), is_kit=True)
+    return TrainingBase(*training_files(base))
+
+
+def training_files(base: str) -> tuple[str, Path, Path | None]:
+    """The name of a base, its GGUF file, and the checkpoint folder to train on, if there is one.
+
+    A folder's GGUF file is made once and cached. Of a multimodal one only the language model is
+    trained, which the GGUF file has alone. Raises BadInput.
+    """
     path = expanded(Path(base))
     if not path.exists():
-        if base == EMBEDDED:
-            return TrainingBase(base, kit_base(REFERENCE), is_kit=True)
         path = fetch(load_catalogue().base(base))
     if not path.is_dir():
-        return TrainingBase(base, path)
+        return base, path, None
     name = re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-._") or "base"
-    return TrainingBase(name, prepare_model(name, path, [], REFERENCE, verify=False), path)
+    gguf = prepare_model(name, path, [], REFERENCE, verify=False)
+    is_multimodal = "text_config" in open_checkpoint(path).config
+    return name, gguf, None if is_multimodal else path
 
 
 def evaluation_model(base: str, quant: str | None) -> Path:
