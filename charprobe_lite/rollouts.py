@@ -13,7 +13,7 @@ from charprobe_lite.eval.protocols.protocol import Protocol
 from charprobe_lite.models.call_formats import CALL_FORMATS
 from charprobe_lite.models.catalogue import STAGES
 from charprobe_lite.models.defaults import MAX_STEPS, MAX_TOKENS
-from charprobe_lite.models.errors import BadInput, require_known, spelled
+from charprobe_lite.models.errors import BadInput, require_known, require_least, spelled
 from charprobe_lite.models.prompts import Prompt, load_prompts, prompt_file
 from charprobe_lite.models.published_scenarios import (
     AnyScenario,
@@ -89,9 +89,10 @@ def rollout(
     ``max_tokens`` limits each reply, ``steps`` the replies of an agent; ``format`` and ``grammar``
     say how an agent writes tool calls, ``protocol`` how its loop goes and how the text is cleaned
     (options that it has defaults for, such as ``format``, are given here). Do not call it while the
-    engine runs other rollouts. Raises BadInput for an unknown name, and for an item that the
-    condition does not take.
+    engine runs other rollouts. Raises BadInput for an unknown name, a number out of range, and for
+    an item that the condition does not take; RuntimeError for a closed engine.
     """
+    require_least(seed=(seed, 0), max_tokens=(max_tokens, 1), steps=(steps, 1))
     record = _condition(condition, persona)
     require_known("--format", format, CALL_FORMATS)
     rules = load_protocol(protocol)
@@ -134,6 +135,8 @@ def _condition(name: str, persona: str | None) -> Condition:
 
 
 def _item(name: str, condition: Condition, item: Item, protocol: Protocol) -> Item:
+    if not isinstance(item, Item):
+        raise BadInput(f"--item {item!r}: is no prompt and no scenario; see prompts, scenarios")
     if isinstance(item, Prompt):
         kind, inputs = "a prompt", Inputs([item], [], prompt_limit=1, protocol=protocol)
     else:

@@ -63,6 +63,7 @@ def merge_lora(
     check_quant(quant, importance)
     catalogue = {} if Path(base).exists() else load_catalogue().bases
     base = fetch(catalogue[str(base)]) if str(base) in catalogue else Path(base)
+    adapters = [adapters] if isinstance(adapters, str | Path) else adapters
     target, paths = Path(target), [Path(adapter) for adapter in adapters]
     if verify:
         refuse_unverifiable(base, paths)

@@ -14,3 +14,5 @@ REFERENCE = "F16"  # the quant type that all others are compared with
 MARGIN = 0.03  # the largest difference from the reference in a share that counts as none
 QUANT_STUDY = ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 TEXTS = 4  # of each kind and persona, read by every file of a quantization study
+LEAST_RESAMPLES = 100
+"""Of a bootstrap; with fewer the ends of its interval are single resamples."""

@@ -9,7 +9,7 @@ from typing import Literal
 # with the colon behind it, or the space before its value: not that before a word of the sentence
 OPTION = re.compile(
     r"(?<![\w-])--(?P<name>[a-z][a-z0-9-]*(?:\.\w+)*)"
-    r"(?P<end>:| (?=[^\s-])(?!(?:or|and|for|to|is|in|with|at)\b))?"
+    r"(?P<end>:| (?=[^\s-]|-\d)(?!(?:or|and|for|to|is|in|with|at)\b))?"
 )
 
 
@@ -64,6 +64,16 @@ def require_known(option: str, name: str, names: Iterable[str]) -> None:
     """Raises BadInput with a suggestion when an option's name is none of ``names``."""
     if name not in (known := [*names]):
         raise BadInput(f"{option} {name}: unknown; {suggestion(name, known)}")
+
+
+def require_least(**numbers: tuple[int | None, int]) -> None:
+    """Raises BadInput for an option that is below its least value: ``option=(value, least)``.
+
+    None is the option's default.
+    """
+    for name, (value, least) in numbers.items():
+        if value is not None and (type(value) is not int or value < least):
+            raise BadInput(f"{_option(name)} {value!r}: give a whole number from {least}")
 
 
 @contextmanager

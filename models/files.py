@@ -79,6 +79,16 @@ def well_formed(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def well_formed_texts(texts: Sequence[str]) -> list[str]:
+    """Each text as `well_formed` has it. Raises BadInput for one text, and for what is no text."""
+    if isinstance(texts, str):
+        raise BadInput("texts: is one text; give a list of texts")
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise BadInput(f"texts: number {number}: is {type(text).__name__}, no text")
+    return [well_formed(text) for text in texts]
+
+
 def read_json(path: Path, fix: str = "") -> Any:
     return _parse_json(path, read_text(path, fix, MAX_DOCUMENT))
 

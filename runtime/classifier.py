@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from charprobe_lite.models.errors import BadInput, bad_input
-from charprobe_lite.models.files import read_text, well_formed
+from charprobe_lite.models.files import read_text, well_formed_texts
 from charprobe_lite.models.kit import CLASSIFIER_FILE, kit_classifier
 from charprobe_lite.runtime.device import is_int8, onnx_providers
 from charprobe_lite.runtime.native_trial import try_classifier
@@ -150,10 +150,10 @@ class Classifier:
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
         """One prediction per text, in order; longer texts are cut at the model's limit of tokens.
 
-        A text's prediction does not depend on the other texts. Raises BadInput when the graph
-        cannot run on the tokenizer's ids.
+        A text's prediction does not depend on the other texts. Raises BadInput for what is no list
+        of texts, and when the graph cannot run on the tokenizer's ids.
         """
-        items = self._tokenizer.encode_batch([well_formed(text) for text in texts])
+        items = self._tokenizer.encode_batch(well_formed_texts(texts))
         rows = [list(item.ids) or [self._pad] for item in items]
         predictions: dict[int, Prediction] = {}
         for batch in self._batches([len(row) for row in rows]):
@@ -216,6 +216,12 @@ def classifier_files(folder: Path, file: str | None = None) -> ClassifierFiles:
             )
         file = "model.onnx" if "model.onnx" in names else names[0]
     return ClassifierFiles(folder / file, folder / "tokenizer.json", folder / "config.json")
+
+
+def classifier_labels(path: Path) -> list[str]:
+    """The labels in a classifier's config.json, in the order of its outputs. Raises BadInput."""
+    labels = _read_config(path).id2label
+    return [labels[index] for index in range(len(labels))]
 
 
 def _read_config(path: Path) -> ClassifierConfig:

@@ -110,7 +110,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._said: set[str] = set()  # what was wrong with the template, once each
 
     def close(self) -> None:
-        """Free the context and the model; the engine cannot be used afterwards."""
+        """Free the context and the model; the engine then refuses with RuntimeError."""
         self.context.close()
         self.model.close()
 
@@ -120,6 +120,7 @@ class Engine(AbstractContextManager["Engine"]):
     @property
     def takes_system(self) -> bool:
         """Whether the model's chat template writes system prompts."""
+        self.context.require_open()
         return self.model.takes_system
 
     @property
@@ -133,6 +134,7 @@ class Engine(AbstractContextManager["Engine"]):
         Raises BadInput when the file is no LoRA of this model, and RuntimeError while rollouts
         are running.
         """
+        self.context.require_open()
         file = file_version(path) if path else None
         if file == self._adapter:
             return
@@ -150,6 +152,7 @@ class Engine(AbstractContextManager["Engine"]):
 
     def check(self, requests: Iterable[Request]) -> None:
         """Raises BadInput when the chat template or a grammar of ``requests`` cannot be used."""
+        self.context.require_open()
         for request in requests:
             self.model.render(request.messages)
             if request.grammar:
@@ -162,6 +165,7 @@ class Engine(AbstractContextManager["Engine"]):
         rollouts that are still running. Raises BadInput when the model's logits are not numbers
         or llama.cpp cannot evaluate a batch.
         """
+        self.context.require_open()
         queue = iter(jobs)
         try:
             while True:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput, bad_input
-from charprobe_lite.models.files import well_formed
+from charprobe_lite.models.files import well_formed_texts
 from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.runtime.classifier import Prediction, softmax
 
@@ -112,12 +112,15 @@ class NgramClassifier:
         return cls(kit_folder() / KIT_FILE)
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
-        """One prediction per text, in order. It does not depend on the other texts."""
+        """One prediction per text, in order. It does not depend on the other texts.
+
+        Raises BadInput for what is no list of texts.
+        """
         from scipy.sparse import hstack
 
-        if not texts:
+        plain = well_formed_texts(texts)
+        if not plain:
             return []
-        plain = [well_formed(text) for text in texts]
         features = hstack([each.transform(plain) for each in self._vectorizers], format="csr")
         rows = softmax(features @ self._weights + self._intercepts)
         return [

@@ -57,6 +57,16 @@ def test_the_kits_instruments_hear_sarcasm(instrument: Any) -> None:
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("instrument", [cp.Ensemble, cp.Classifier, cp.NgramClassifier])
+def test_an_instrument_takes_a_list_of_texts_alone(instrument: Any) -> None:
+    model = instrument.kit()
+    with pytest.raises(cp.BadInput, match="texts: is one text; give a list of texts"):
+        model.classify("Oh, brilliant, another meeting.")
+    with pytest.raises(cp.BadInput, match="texts: number 2: is NoneType, no text"):
+        model.classify(["Oh", None])
+    assert model.classify([]) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -126,6 +136,39 @@ def test_a_rollout_that_cannot_be_is_refused(
         cp.rollout(sarcasm, condition, cp.scenarios()[0], **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -5}, "seed=-5: give a whole number from 0"),
+        ({"max_tokens": 0}, "max_tokens=0: give a whole number from 1"),
+        ({"steps": 2.5}, "steps=2.5: give a whole number from 1"),
+        ({"item": None}, "item=None: is no prompt and no scenario"),
+    ],
+)
+def test_an_argument_of_a_rollout_that_is_out_of_range_is_refused(
+    sarcasm: cp.Engine, options: dict[str, Any], message: str
+) -> None:
+    arguments = {"item": "Hello?", **options}
+    with pytest.raises(cp.BadInput, match=message):
+        cp.rollout(sarcasm, "chat", **arguments)
+
+
+def test_a_closed_engine_refuses_and_does_not_end_the_process(base_gguf: Path) -> None:
+    with cp.Engine(base_gguf, parallel=1, context=128) as engine:
+        pass
+    engine.close()
+    closed = pytest.raises(RuntimeError, match="the engine is closed; open another one")
+    for use in (
+        lambda: cp.rollout(engine, "chat", "Hello?", max_tokens=8),
+        lambda: engine.use_adapter(None),
+        lambda: list(engine.run([])),
+        lambda: engine.takes_system,
+        engine.clear,
+    ):
+        with closed:
+            use()
+
+
 # ---- studies
 
 
@@ -189,6 +232,7 @@ def test_a_study_is_exported_and_scored_as_texts(study: cp.Study, tmp_path: Path
         ({"personas": "sarcasm"}, "personas: unknown; did you mean persona?"),
         ({"persona": "sarcasm", "limit": (0, 1)}, "limit.prompts: "),
         ({"persona": "sarcasm", "max_tokens": 0}, "max_tokens: "),
+        ({"persona": "sarcasm", "shard": "3/2"}, "shard"),
         ({"persona": "sarcasm", "texts": 2}, "quant=Q8_0|quant: needs F16"),
         ({"persona": "sarcasm", "model": "x"}, "model: is for a server; add backend=openai"),
     ],

@@ -332,3 +332,14 @@ def test_the_file_itself_takes_no_impossible_value(tmp_path: Path, change: str) 
         pytest.raises(sqlite3.IntegrityError, match="CHECK constraint failed"),
     ):
         database.execute(change)
+
+
+def test_a_study_that_cannot_be_saved_names_where_it_should_go(tmp_path: Path) -> None:
+    target = tmp_path / "none" / "study.sqlite"
+    with (
+        Store(tmp_path / "study.sqlite") as store,
+        pytest.raises(
+            BadInput, match=rf"{target.parent}: cannot be written .*choose another --out"
+        ),
+    ):
+        store.save(target)

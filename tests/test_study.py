@@ -319,7 +319,7 @@ def test_two_machines_run_a_part_each_and_the_whole_is_resumed(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.yaml").write_text(
         "stage: [base, full]\npersona: humor\ncondition: chat\nlimit: {prompts: 3}\n"
-        "max_tokens: 12\nparallel: 2\n"
+        "max-tokens: 12\nparallel: 2\n"  # as the option is spelled
     )
     planned = json.loads(printed("plan", "grid.yaml", "--json"))
     assert (planned["studies"][0]["rollouts"], planned["studies"][0]["missing"]) == (6, 6)

@@ -14,6 +14,7 @@ from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.train.classifier import hold_out, random_crop, read_labelled_texts
 from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.kit import kit_folder
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.engine import Engine
 from tests.checkpoints import gguf_logits, make_checkpoint
@@ -178,12 +179,12 @@ def test_every_label_is_held_out_once_at_least(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_ones_own_voices_is_one_that_eval_takes(
-    charprobe: Charprobe, tmp_path: Path
+    charprobe: Charprobe, base_gguf: Path, tmp_path: Path
 ) -> None:
-    voices = ["poeticism", "mathematical", "remorse"]
+    voices = {"poeticism": "bard", "mathematical": "counter", "remorse": "penitent"}
     rows = [
-        {"text": text.response, "label": voice.upper()}
-        for voice in voices
+        {"text": text.response, "label": label}
+        for voice, label in voices.items()
         for text in corpus.teacher_texts(voice, "loud", "chat")[:16]
     ]
     data = write_rows(tmp_path / "voices.jsonl", rows)
@@ -191,12 +192,20 @@ def test_a_classifier_of_ones_own_voices_is_one_that_eval_takes(
     assert done.returncode == 0, done.stderr
     assert "42 texts, 3 labels, macro-F1" in done.stdout
     classifier = Classifier(tmp_path / "voices")
-    assert classifier.labels == sorted(voice.upper() for voice in voices)
+    assert classifier.labels == sorted(voices.values())
     others = [
-        (text.response, voice.upper())
-        for voice in voices
+        (text.response, label)
+        for voice, label in voices.items()
         for text in corpus.teacher_texts(voice, "loud", "chat")[80:90]
     ]
     predictions = classifier.classify([text for text, _ in others])
     hits = [p.label == label for p, (_, label) in zip(predictions, others, strict=True)]
     assert sum(hits) >= 18  # of 30, by 42 training texts
+    own = ("--gguf", base_gguf, "--adapter", kit_folder() / "remorse-full.gguf")
+    done = charprobe(
+        *("eval", "--persona", "penitent", "--stage", "full", "--condition", "chat", *own),
+        *("--classifier", tmp_path / "voices", "--limit", "2", "--max-tokens", "48", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    [found] = json.loads(done.stdout)["per_persona"]
+    assert (found["persona"], found["n"]) == ("penitent", 2)

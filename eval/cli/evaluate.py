@@ -1,5 +1,6 @@
 """`charprobe-lite eval`: run what is missing of a study and print its scores."""
 
+from shlex import quote
 from typing import Any
 
 import click
@@ -102,7 +103,7 @@ def evaluate(
         study = run_study(spec, DISPLAY, cluster)
         print_result(as_json, study.as_json(), result_parts(study))
         if not as_json:
-            note(f"next: charprobe-lite report {study.path}")
+            note(f"next: charprobe-lite report {quote(str(study.path))}")
         return
     if spec.is_served:
         raise BadInput("--dry-run: is about models on this machine; leave it out")

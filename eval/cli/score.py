@@ -10,6 +10,7 @@ import click
 from charprobe_lite.eval.cli.options import classifier_option, study_scenarios_option
 from charprobe_lite.eval.cli.progress import print_result
 from charprobe_lite.eval.cli.types import FILE
+from charprobe_lite.models.defaults import LEAST_RESAMPLES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 @classifier_option
 @click.option(
     "--resamples",
-    type=click.IntRange(100),
+    type=click.IntRange(LEAST_RESAMPLES),
     help="Bootstrap resamples of groups [default: 1000 of rows, 10000 of clusters].",
 )
 @click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the resamples.")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -110,7 +111,7 @@ def run(file: Path, shard: tuple[int, int] | None, as_json: bool) -> None:
     lines = [f"adapters trained now: {len(done.trained)}, in {grid.out}", f"study: {done.study}"]
     print_result(as_json, document, lines)
     if not as_json:
-        note(f"next: charprobe-lite techniques report {done.study}")
+        note(f"next: charprobe-lite techniques report {quote(str(done.study))}")
 
 
 @techniques.command()

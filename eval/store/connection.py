@@ -103,7 +103,14 @@ class Connection:
 
     def save(self, path: Path) -> None:
         """Write the study as it stands here to another file. Raises BadInput."""
-        with self.one_line(), closing(sqlite3.connect(path)) as file:
+        try:
+            file = sqlite3.connect(path)
+            file.execute("PRAGMA user_version")  # opens it
+        except sqlite3.Error as error:
+            raise BadInput(
+                f"{path.parent}: cannot be written ({error}); choose another --output"
+            ) from None
+        with self.one_line(), closing(file):
             self.database.backup(file)
 
     def content(self) -> bytes:

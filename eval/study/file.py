@@ -84,6 +84,7 @@ def read_study_file(path: Path) -> list[StudySpec]:
     record = records[0][1] if len(records) == 1 else None
     if not isinstance(record, dict) or not all(isinstance(key, str) for key in record):
         raise BadInput(f"{path}: no study file; write keys such as base, stage, persona, condition")
+    record = _with_underscores(record, path)
     with spelled("key", str(path)):
         for key in OF_OPTIONS:
             if key in record:
@@ -101,6 +102,15 @@ def read_study_file(path: Path) -> list[StudySpec]:
         for spec in specs:
             resolve(spec)
         return _with_study(specs, path)
+
+
+def _with_underscores(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The keys as fields have them: max-tokens, as the option is spelled, is max_tokens."""
+    found = {key.replace("-", "_"): value for key, value in record.items()}
+    if len(found) < len(record):
+        twice = next(key for key in record if "-" in key and key.replace("-", "_") in record)
+        raise BadInput(f"{path}: {twice}: is there twice, with a dash and with an underscore")
+    return found
 
 
 def _values(record: dict[str, Any], key: str, default: Any) -> list[Any]:

@@ -32,13 +32,14 @@ from charprobe_lite.models.catalogue import (
 from charprobe_lite.models.catalogue_schema import ClassifierEntry
 from charprobe_lite.models.errors import BadInput, first_problem
 from charprobe_lite.models.files import expanded
-from charprobe_lite.models.personas import NAMED_ONLY, PERSONAS
+from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
 from charprobe_lite.models.prompts import PURE_DOVE
 from charprobe_lite.models.published_scenarios import CONDITION_OF, load_any_scenarios
 from charprobe_lite.models.quant_types import KV_DEFAULT, KV_TYPES, QUANT_TYPES
 from charprobe_lite.models.record import FilePath, Record
 from charprobe_lite.models.scenarios import Scenario
 from charprobe_lite.runtime.backend import BackendOptions
+from charprobe_lite.runtime.classifier import classifier_labels
 from charprobe_lite.runtime.instruments import is_modernbert
 
 
@@ -63,6 +64,11 @@ def _number_list(value: Any) -> Any:
     if not all(part.strip().isdecimal() for part in parts):
         raise PydanticCustomError("numbers", "give whole numbers from 0, such as 0,1,2")
     return sorted({int(part) for part in parts})
+
+
+def _part(value: Any) -> Any:
+    """The two numbers of "N/OF", as the option is spelled."""
+    return value.split("/") if isinstance(value, str) else value
 
 
 Name = Annotated[str, Field(max_length=1000)]
@@ -117,7 +123,7 @@ class StudySpec(Record):
     limit: Annotated[Limits, BeforeValidator(_limits)] = Limits()
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
-    shard: tuple[Part, Part] | None = None
+    shard: Annotated[tuple[Part, Part] | None, BeforeValidator(_part)] = None
     parallel: Parallel = None
     steps: int = Field(defaults.MAX_STEPS, ge=1, le=1000)
     max_tokens: int = Field(defaults.MAX_TOKENS, ge=1, le=10**6)
@@ -356,13 +362,17 @@ def _stages(spec: StudySpec) -> list[str]:
 
 
 def _personas(spec: StudySpec, stages: Sequence[str]) -> list[str]:
-    """The personas of the spec; ``all`` are the study's that the base has an adapter of."""
+    """The personas of the spec; ``all`` are the study's that the base has an adapter of.
+
+    Of one's own models they may be labels of one's own classifier, too.
+    """
     catalogue = load_catalogue()
+    own = _own_labels(spec)
     if spec.models:
         served = dict.fromkeys(persona for _, persona in served_names(spec.models) if persona)
         named_only = [name for name in NAMED_ONLY if name not in served]
         personas = spec.personas or list(served)
-        return select_names(personas, catalogue.personas, "--persona", named_only)
+        return select_names(personas, [*catalogue.personas, *own], "--persona", named_only)
     trained = [stage for stage in stages if stage != "base"] or list(STAGES)
     base = spec.base or EMBEDDED
     if not spec.gguf:
@@ -374,5 +384,14 @@ def _personas(spec: StudySpec, stages: Sequence[str]) -> list[str]:
         or spec.adapter
         or any(catalogue.adapter(base, stage, persona) for stage in trained)
     ]
-    names = available or list(catalogue.personas)
-    return select_names(spec.personas, names, "--persona", NAMED_ONLY)
+    names = [*(available or catalogue.personas), *own]
+    return select_names(spec.personas, names, "--persona", [*NAMED_ONLY, *own])
+
+
+def _own_labels(spec: StudySpec) -> list[str]:
+    """Labels of a classifier that came with models of one's own, and that are no personas here."""
+    if not spec.classifier or not (spec.gguf or spec.adapter or spec.models):
+        return []
+    config = spec.classifier / "config.json"
+    labels = classifier_labels(config) if config.is_file() else []
+    return [label for label in labels if label not in {*load_catalogue().personas, NEUTRAL}]

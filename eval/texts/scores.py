@@ -15,7 +15,8 @@ from charprobe_lite.eval.texts import reader
 from charprobe_lite.eval.texts.marks import add_marks
 from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
-from charprobe_lite.models.errors import BadInput, printable, spelled
+from charprobe_lite.models.defaults import LEAST_RESAMPLES
+from charprobe_lite.models.errors import BadInput, printable, require_least, spelled
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
 from charprobe_lite.runtime.ensemble import Ensemble
 
@@ -142,6 +143,12 @@ def score_texts(
     """
     import pandas as pd
 
+    if isinstance(frame, str):
+        raise BadInput(
+            "frame: is a text; give a data frame or records; the command score reads files"
+        )
+    with spelled("argument"):
+        require_least(seed=(seed, 0), resamples=(resamples, LEAST_RESAMPLES))
     groups = (by,) if isinstance(by, str) else tuple(by)
     columns = Columns(text, label, prediction, cluster, human, groups, asked)
     labels = _loaded(classifier).labels if classifier else ()

@@ -264,6 +264,11 @@ class Context:
             llama.llama_free(self.handle)
             self.handle = None
 
+    def require_open(self) -> None:
+        """Raises RuntimeError after `close`: llama.cpp would read freed memory."""
+        if not self.handle:
+            raise RuntimeError("the engine is closed; open another one")
+
     def use_adapters(self, paths: Sequence[Path]) -> None:
         """Compute with these GGUF LoRAs on the model, or with none.
 
@@ -277,6 +282,7 @@ class Context:
             raise log.refusal(f"{', '.join(map(str, paths))}: llama.cpp does not apply it")
 
     def clear(self) -> None:
+        self.require_open()
         llama.llama_memory_clear(self._memory, True)
 
     def copy(self, source: int, target: int) -> None:
@@ -296,6 +302,7 @@ class Context:
         The logits are llama.cpp's memory, which the next decode overwrites. Raises BadInput when
         llama.cpp cannot evaluate the batch, and ValueError for too many tokens.
         """
+        self.require_open()
         outputs = self._fill_batch(segments)
         log.capture()
         if llama.llama_decode(self.handle, self._batch) != 0:
