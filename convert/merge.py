@@ -1,9 +1,16 @@
 """A base and its LoRA adapters as one GGUF file, checked against the original."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from charprobe_lite.convert.gguf_model import Progress, open_model, with_adapters, write_model
+from charprobe_lite.convert.gguf_model import (
+    Progress,
+    SourceModel,
+    open_model,
+    with_adapters,
+    write_model,
+)
 from charprobe_lite.convert.imatrix import read_imatrix, refuse_other_model
 from charprobe_lite.convert.llama_cpp_converter import (
     convert_by_script,
@@ -18,8 +25,10 @@ from charprobe_lite.convert.quantize import (
     written_file,
 )
 from charprobe_lite.convert.verify import refuse_unverifiable, verify_file, verify_in_child
+from charprobe_lite.convert.vocabulary import read_template_file
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
 from charprobe_lite.models.catalogue import load_catalogue
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.models.hub import fetch
 
@@ -38,6 +47,7 @@ def merge_lora(
     threads: int | None = None,
     shared: bool = False,
     converter: str | Path | None = None,
+    chat_template: str | Path | None = None,
 ) -> GGUFFile:
     """Write a base with LoRA adapters added to its weights as the GGUF file ``target``.
 
@@ -47,6 +57,9 @@ def merge_lora(
     ``progress`` is called with (bytes done, bytes in all) of the float32 weights; ``threads``
     defaults to all cores. With ``verify``, token ids and logits are compared with transformers
     and peft, or, where the base is a GGUF file, with llama.cpp and the adapters at run time.
+
+    ``chat_template`` is a jinja file whose template takes the place of the model's own, or gives
+    one to a model without.
 
     A checkpoint of an architecture that is not built in goes through ``converter``, llama.cpp's
     convert_hf_to_gguf.py (default: the one on the PATH); merged, as F16, in a temporary folder.
@@ -69,6 +82,8 @@ def merge_lora(
         refuse_unverifiable(base, paths)
     script = find_converter(Path(converter) if converter else None)
     model = None if needs_converter(base) else with_adapters(open_model(base), paths)
+    if chat_template:
+        model = _with_template(model, Path(chat_template))
     if importance and model:
         widths = {name: tensor.shape[-1] for name, tensor in model.tensors.items()}
         refuse_other_model(importance, widths, base)
@@ -98,3 +113,9 @@ def merge_lora(
             if not direct:
                 exact.unlink(missing_ok=True)
     return written_file(target, agreement)
+
+
+def _with_template(model: SourceModel | None, path: Path) -> SourceModel:
+    if model is None:
+        raise BadInput("--chat-template: llama.cpp's converter takes the checkpoint's own")
+    return replace(model, template=read_template_file(path))

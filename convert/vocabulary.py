@@ -251,6 +251,14 @@ def read_template(folder: Path) -> str | None:
     return template
 
 
+def read_template_file(path: Path) -> str:
+    """The chat template in a jinja file. Raises BadInput for one that fails on a question."""
+    template = read_text(path, "name a file with a jinja chat template")
+    with bad_input(path, BadInput):
+        _try_template(template)
+    return template
+
+
 @lru_cache(maxsize=64)
 def _try_template(template: str) -> None:
     """Render a question; the adapters of a base share their template, and one trial of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from charprobe_lite.runtime.engine import Engine
 from charprobe_lite.runtime.llama import Model
 from charprobe_lite.runtime.template_worker import TemplateWorker
 from tests.checkpoints import copy_fields, make_checkpoint
+from tests.conftest import Command
 
 CHAT = [
     {"role": "system", "content": 'Say "<b>", é and \u2019.'},
@@ -99,6 +101,32 @@ def test_a_model_whose_template_refuses_system_prompts_gets_them_in_the_first_tu
     with closing(converted(llama3, tmp_path / "model.gguf", REFUSES)) as model:
         assert not model.takes_system
         assert model.render(CHAT) == render_chat(REFUSES, fold_system(CHAT))
+
+
+def test_a_model_without_a_template_gets_one_from_a_file(
+    llama3: Path, tmp_path: Path, cache: Path, charprobe: Command
+) -> None:
+    base = tmp_path / "pretrained"
+    shutil.copytree(llama3, base)
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "mine.jinja").write_text(LOOP, "utf-8")
+    (tmp_path / "bad.jinja").write_text("{{ raise_exception('never') }}", "utf-8")
+    merge = ("convert", "merge", "--base", base, "--no-verify", "-o")
+    assert charprobe(*merge, "plain.gguf").returncode == 0
+    assert charprobe(*merge, "chat.gguf", "--chat-template", "mine.jinja").returncode == 0
+    with (
+        closing(Model(tmp_path / "plain.gguf")) as plain,
+        pytest.raises(BadInput, match=r"chat_template: missing.*convert merge --chat-template"),
+    ):
+        plain.render(CHAT)
+    with closing(Model(tmp_path / "chat.gguf")) as model:
+        assert model.render(CHAT) == render_chat(LOOP, CHAT)
+    refused = charprobe(*merge, "bad.gguf", "--chat-template", "bad.jinja")
+    assert refused.returncode == 2
+    assert "bad.jinja: chat template: fails on a chat: never" in refused.stderr
 
 
 @pytest.mark.parametrize("begins", ["{{ bos_token }}", "\n{{ bos_token }}", ""])

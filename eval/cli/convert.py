@@ -68,6 +68,12 @@ def convert() -> None:
     help="llama.cpp's convert_hf_to_gguf.py, for architectures that are not built in  "
     "[default: the one on the PATH].",
 )
+@click.option(
+    "--chat-template",
+    type=FILE,
+    help="A jinja file whose chat template the GGUF file gets: in place of its own, or for a model "
+    "without one.",
+)
 @cores_option
 @output_option
 @json_option
@@ -78,6 +84,7 @@ def merge(
     imatrix: Path | None,
     verify: bool,
     converter: Path | None,
+    chat_template: Path | None,
     threads: int | None,
     output: Path,
     as_json: bool,
@@ -103,6 +110,7 @@ def merge(
             progress=progress,
             threads=threads,
             converter=converter,
+            chat_template=chat_template,
         )
     _print_files([file], as_json)
 

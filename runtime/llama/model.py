@@ -79,7 +79,10 @@ class Model:
         """The template in the GGUF file. Raises BadInput when it has none."""
         template = llama.llama_model_chat_template(self.handle, None)
         if not template:
-            raise BadInput(f"{self.path}: field tokenizer.chat_template: missing; use a chat model")
+            raise BadInput(
+                f"{self.path}: field tokenizer.chat_template: missing; use a chat model, or "
+                "give it one with convert merge --chat-template"
+            )
         return str(template.decode("utf-8", "replace"))
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> str:
