@@ -255,7 +255,7 @@ def test_a_missing_study_is_named(tmp_path: Path) -> None:
 
 def test_a_persona_is_merged_and_quantized_from_python(base_gguf: Path, tmp_path: Path) -> None:
     adapter = kit_folder() / "sarcasm-full.gguf"
-    merged = cp.merge_lora(base_gguf, [adapter], tmp_path / "sarcasm.gguf")
+    merged = cp.merge_lora(base_gguf, str(adapter), tmp_path / "sarcasm.gguf")
     assert merged.path == tmp_path / "sarcasm.gguf"
     assert merged.agreement is not None
     assert merged.agreement.top1 > 0.9
