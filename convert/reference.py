@@ -179,6 +179,8 @@ def _read_on_demand(
             plain = f"{name}.{key}".removeprefix(PREFIX)
             if ".lora_" in plain or ".modules_to_save." in plain:
                 stored = plain.replace(".default", "").replace(".modules_to_save", "")
+                # PEFT's ensure_weight_tying: the output's copy is the embedding's
+                stored = EMBEDDING if stored == HEAD and HEAD not in adapter else stored
                 _fill(module, key, _read(adapter[stored]))
             elif parameter.device.type == "meta" and ".original_module." not in plain:
                 weights[key] = base[plain.replace(".base_layer.", ".")]

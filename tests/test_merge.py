@@ -65,6 +65,20 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
         assert compare_logits(logits_of(base, None, ids), gguf_logits(whole, ids)).kl_mean > 1e-3
 
 
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("kind", ["smollm2", "gemma3", "llama3"])
+def test_the_output_follows_an_embedding_that_peft_trained_tied(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str, module: str
+) -> None:
+    """ensure_weight_tying, on bases with a tied output and on one without."""
+    saved = {"modules_to_save": [module], "ensure_weight_tying": True}
+    adapter = make_adapter(tmp_path / "adapter", bases[kind], **saved)
+    merge_lora(bases[kind], [adapter], tmp_path / "merged.gguf", "F32", verify=True)
+    ids = ids_of(tmp_path / "merged.gguf")
+    reference = logits_of(bases[kind], adapter, ids)
+    assert compare_logits(reference, gguf_logits(tmp_path / "merged.gguf", ids)).kl_mean < 1e-6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_as_transformers_4_wrote_it_means_the_same(
     bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str
