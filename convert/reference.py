@@ -89,7 +89,8 @@ def _logits_in_memory(
     for adapter in adapters:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        # not merged: that would change a tied output with the embedding
+        model = PeftModel.from_pretrained(model, str(adapter))
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([list(ids)])).logits[0]
     return np.asarray(logits.float().numpy())
