@@ -25,6 +25,8 @@ Array = NDArray[np.float32]
 Rows = Callable[[int, int], Array]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+PEFT_TIES = ("embed_tokens", "lm_head")
+"""The modules that PEFT's ``ensure_weight_tying`` is about, by the ends of their names."""
 ORIGINAL = ".original_module."
 """What PEFT names the base's module next to a trained copy of it."""
 SIDE = re.compile(r"\.lora_(?:([AB])\.weight|embedding_([AB]))\Z")
@@ -137,7 +139,8 @@ class Adapter:
     """An adapter's changes by GGUF tensor name.
 
     ``base`` has tensors of the base that the adapter was trained with, which PEFT keeps beside it:
-    trained biases, and embeddings whose vocabulary was changed. A tied output follows them.
+    trained biases, embeddings whose vocabulary was changed, and embeddings that were trained
+    together with the output. A tied output follows them.
     """
 
     path: Path
@@ -181,8 +184,9 @@ def _read_peft(folder: Path, architecture: Architecture) -> Adapter:
         _refuse_not_finite(tensor, name, weights)
         if side is None:
             rows = ordered(tensor, target, architecture).rows
-            is_saved = ORIGINAL not in name and is_module_to_save(module, config)
-            (changes if is_saved else base)[target] = Replacement(tensor.shape, rows)
+            is_copy = ORIGINAL not in name and is_module_to_save(module, config)
+            is_copy = is_copy and not is_tied_by_peft(module, config)
+            (changes if is_copy else base)[target] = Replacement(tensor.shape, rows)
         else:
             modules.setdefault((target, module), {})[side] = tensor
     for (target, module), sides in modules.items():
@@ -196,6 +200,12 @@ def is_module_to_save(module: str, config: Mapping[str, Any]) -> bool:
     """Whether PEFT trained a copy of the module, which a tied output does not follow."""
     saved = config.get("modules_to_save") or []
     return any(module.rsplit(".", 1)[0].endswith(str(name)) for name in saved)
+
+
+def is_tied_by_peft(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT lets a tied output follow this saved module (``ensure_weight_tying``)."""
+    is_tied = module.rsplit(".", 1)[0].endswith(PEFT_TIES)
+    return is_tied and bool(config.get("ensure_weight_tying"))
 
 
 def _refuse_not_finite(source: Source, name: str, file: Path) -> None:

@@ -4,6 +4,7 @@ The quantization is ONNX Runtime's. Every file is held against torch on texts of
 the folder gets its final name.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -44,6 +45,10 @@ ARCHITECTURES = {
 """The class of transformers for each model_type that is converted."""
 HEADS = ("classifier.weight", "classifier.out_proj.weight")
 """The tensor with a row for each label, in BERT's classes and in RoBERTa's."""
+UNUSED = re.compile(
+    r"(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|decoder|vocab_\w+)\."
+)
+"""Tensors that a classifier does not need: numbered positions, and the pretraining's heads."""
 ONNX_FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx", "fp16": "model_fp16.onnx"}
 SHARED = ("config.json", "tokenizer.json")
 LIMIT = 1e-3  # logits of the fp32 file, absolute, or relative to the largest where that is over 1
@@ -81,8 +86,9 @@ def export_classifier(
     ``source`` holds config.json, safetensors and tokenizer.json; ``target`` gets the tokenizer, a
     config with the same ``id2label``, and one file of ONNX_FILES per type. With ``verify``, logits
     are compared on ``texts`` (else ``check_texts``), one by one and in a padded batch. Raises
-    BadInput for a folder that is no such classifier, and when a logit of the fp32 file differs by
-    more than LIMIT or one of another is not finite; nothing then stays under ``target``.
+    BadInput for a folder that is no such classifier, whose labels do not exclude one another, or
+    that has a tensor which transformers does not read, and when a logit of the fp32 file differs
+    by more than LIMIT or one of another is not finite; nothing then stays under ``target``.
     """
     checkpoint = open_checkpoint(source)
     check_config(checkpoint)
@@ -94,7 +100,7 @@ def export_classifier(
         expected = _logits(_torch_run(model), batches)
         try:
             write_graph(model, folder / ONNX_FILES["fp32"])
-            model.config.save_pretrained(folder)
+            _write_config(model.config, folder)
             for kind, write in WRITERS.items():
                 if kind in types:
                     write(folder / ONNX_FILES["fp32"], folder / ONNX_FILES[kind])
@@ -237,7 +243,20 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
         )
     if missing := sorted(report["missing_keys"]):
         raise BadInput(f"{checkpoint.folder}: has no tensor {missing[0]}; download it again")
+    if unread := [name for name in sorted(report["unexpected_keys"]) if not UNUSED.search(name)]:
+        raise BadInput(
+            f"{checkpoint.folder}: tensor {unread[0]}: no part of {ARCHITECTURES[kind]} in "
+            f"transformers {transformers.__version__}, which would compute without it"
+        )
     return model.eval()
+
+
+def _write_config(config: Any, folder: Path) -> None:
+    """config.json with its labels, two of which transformers leaves out: LABEL_0 and LABEL_1."""
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    fields = {**json.loads(path.read_text("utf-8")), "id2label": config.id2label}
+    path.write_text(json.dumps(fields, indent=2), "utf-8")
 
 
 def _write_int8(source: Path, target: Path) -> None:

@@ -89,7 +89,8 @@ def _logits_in_memory(
     for adapter in adapters:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        # not merged: that would change a tied output with the embedding
+        model = PeftModel.from_pretrained(model, str(adapter))
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([list(ids)])).logits[0]
     return np.asarray(logits.float().numpy())
@@ -179,6 +180,8 @@ def _read_on_demand(
             plain = f"{name}.{key}".removeprefix(PREFIX)
             if ".lora_" in plain or ".modules_to_save." in plain:
                 stored = plain.replace(".default", "").replace(".modules_to_save", "")
+                # PEFT's ensure_weight_tying: the output's copy is the embedding's
+                stored = EMBEDDING if stored == HEAD and HEAD not in adapter else stored
                 _fill(module, key, _read(adapter[stored]))
             elif parameter.device.type == "meta" and ".original_module." not in plain:
                 weights[key] = base[plain.replace(".base_layer.", ".")]

@@ -9,7 +9,8 @@ from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from charprobe_lite.models.errors import BadInput, bad_input
 from charprobe_lite.models.files import read_text, well_formed_texts
@@ -21,6 +22,8 @@ MAX_TOKENS = 8192  # ModernBERT's limit; smaller ones come from the classifier's
 # they number a text's positions from the padding id + 1, so that the first ones are never used
 ROBERTA_LIKE = {"camembert", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
 ROBERTA_PADDING = 1
+ONE_OF_THEM = "single_label_classification"
+"""transformers' problem type of a text that has one of the labels: its scores take a softmax."""
 BATCH_TOKENS = 4096  # of one run, padding included
 
 
@@ -63,9 +66,28 @@ class ClassifierConfig(BaseModel):
     """The part of a classifier's config.json that it needs to run."""
 
     id2label: dict[int, str]
+    problem_type: str | None = None
     model_type: str | None = None
     max_position_embeddings: Annotated[int, Field(ge=1)] | None = None
     pad_token_id: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+
+    @field_validator("id2label")
+    @classmethod
+    def _check_labels(cls, labels: dict[int, str]) -> dict[int, str]:
+        if len(labels) == 1:  # transformers means a regression
+            raise PydanticCustomError("labels", "one label is a score; two are needed")
+        return labels
+
+    @field_validator("problem_type")
+    @classmethod
+    def _check_problem(cls, problem: str | None) -> str | None:
+        if problem not in (None, ONE_OF_THEM):
+            raise PydanticCustomError(
+                "problem",
+                "{problem} has no probabilities that sum to 1; {kind} is needed",
+                {"problem": problem[:80], "kind": ONE_OF_THEM},
+            )
+        return problem
 
     @property
     def padding(self) -> int:
@@ -85,7 +107,8 @@ class ClassifierConfig(BaseModel):
 class Classifier:
     """An ONNX text classifier with its tokenizer.
 
-    ``folder`` has an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``;
+    ``folder`` has an .onnx file, ``tokenizer.json`` and ``config.json`` with ``id2label``, of which
+    a text has one: others (``problem_type``) are refused;
     ``file`` names the .onnx file where there are several; ``threads`` defaults to ONNX Runtime's
     choice; ``device`` is auto, cpu, metal or cuda. ``labels`` are in the order of the model's
     outputs, ``limit`` is the most tokens that it reads. A graph that asks for ``token_type_ids``,

@@ -138,7 +138,7 @@ def test_a_checkpoint_that_keeps_its_position_ids_is_converted(
 def test_published_shapes_read_as_many_tokens_as_they_have_positions(
     fields: dict[str, Any], limit: int, padding: int
 ) -> None:
-    config = ClassifierConfig(id2label={0: "a"}, **fields)
+    config = ClassifierConfig(id2label={0: "a", 1: "b"}, **fields)
     assert (config.limit, config.padding) == (limit, padding)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,29 @@ def test_a_sharded_bfloat16_checkpoint_with_cls_pooling(cache: Path, tmp_path: P
     exact = torch_logits(source, TEXTS[0])
     found = onnx_logits(tmp_path / "out" / "model.onnx", TEXTS[0])
     assert found == pytest.approx(exact, abs=1e-4)
+
+
+def test_labels_that_transformers_takes_for_granted_are_written(
+    ears: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Two labels, LABEL_0 and LABEL_1, are the default, which transformers does not save."""
+    from safetensors.torch import load_file, save_file
+
+    source, names = tmp_path / "hf", ["LABEL_0", "LABEL_1"]
+    shutil.copytree(ears, source)
+    tensors = load_file(source / "model.safetensors")
+    for side in ("weight", "bias"):
+        tensors[f"classifier.{side}"] = tensors[f"classifier.{side}"][:2].clone()
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (source / "config.json").write_text(json.dumps(config))
+    export.export_classifier(source, tmp_path / "out", ["fp32"], texts=TEXTS[:1])
+    found = Classifier(tmp_path / "out").classify(TEXTS[:1])[0].probabilities
+    logits = torch_logits(source, TEXTS[0])
+    assert list(found) == names
+    assert found["LABEL_1"] == pytest.approx(1 / (1 + np.exp(logits[0] - logits[1])), abs=1e-4)
 
 
 def test_a_file_that_differs_from_torch_is_not_left(

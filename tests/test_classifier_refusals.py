@@ -18,8 +18,16 @@ import pytest
 from click.testing import Result
 
 from charprobe_lite.convert import onnx as export
+from charprobe_lite.models.errors import BadInput
 from charprobe_lite.runtime.classifier import Classifier
-from tests.classifiers import LABELS, TEXTS, convert, merged_weights, write_classifier
+from tests.classifiers import (
+    LABELS,
+    TEXTS,
+    convert,
+    merged_weights,
+    write_classifier,
+    write_graph,
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,17 @@ def without(tensor: str) -> Damage:
     return change
 
 
+def extra(tensor: str) -> Damage:
+    def change(folder: Path) -> None:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        tensors = {**load_file(folder / "model.safetensors"), tensor: torch.ones(8)}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return change
+
+
 def missing_shard(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {"classifier.weight": "model-00001-of-00001.safetensors"}}
@@ -81,6 +100,9 @@ BAD: list[tuple[Damage, str]] = [
     (missing_shard, r"model-00001-of-00001.safetensors: shard is missing"),
     (without("classifier.weight"), r"hf: has no tensor classifier.weight"),
     (without("head.dense.weight"), r"hf: has no tensor head.dense.weight"),
+    (extra("layers.0.attn.distance_embedding.weight"), r"tensor layers.0.attn.dist.*: no part of"),
+    (config(problem_type="multi_label_classification"), r"field problem_type: multi_label_cla"),
+    (config(problem_type="regression"), r"config.json: field problem_type: regression has no"),
     (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer.json: missing; save the tokenizer"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer.json: "),
     (lambda f: (f / "config.json").write_text("{"), r"config.json: not JSON"),
@@ -110,6 +132,33 @@ def test_what_cannot_be_converted_is_one_line(
     damage(source)
     refused(convert(source, tmp_path / "out"), message)
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("tensor", ["model.embeddings.position_ids", "decoder.bias"])
+def test_what_the_pretraining_left_in_a_checkpoint_is_passed_over(
+    ears: Path, cache: Path, tmp_path: Path, tensor: str
+) -> None:
+    shutil.copytree(ears, tmp_path / "hf")
+    extra(tensor)(tmp_path / "hf")
+    done = convert(tmp_path / "hf", tmp_path / "out", "--type", "fp32")
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "message"),
+    [
+        (["a", "b"], "multi_label_classification", r"field problem_type: multi_label_classific.*"),
+        (["a", "b"], "regression", r"field problem_type: regression has no probabilities.*"),
+        (["score"], None, r"field id2label: one label is a score; two are needed"),
+    ],
+)
+def test_scores_that_a_softmax_would_turn_into_others_are_not_read(
+    tmp_path: Path, labels: list[str], problem: str | None, message: str
+) -> None:
+    folder = write_graph(tmp_path / "onnx", labels)
+    config(problem_type=problem)(folder)
+    with pytest.raises(BadInput, match=rf"config.json: {message}"):
+        Classifier(folder)
 
 
 def refused(done: Result, message: str) -> None:

@@ -65,6 +65,53 @@ def test_a_merged_file_computes_what_transformers_and_peft_compute(
         assert compare_logits(logits_of(base, None, ids), gguf_logits(whole, ids)).kl_mean > 1e-3
 
 
+def test_a_llama_with_biases_and_an_adapter_that_trained_them(tmp_path: Path, cache: Path) -> None:
+    """The rows of q and k change places, and so do their biases."""
+    biases = {"attention_bias": True, "mlp_bias": True}
+    base = make_checkpoint("llama3", tmp_path / "base", **biases)
+    adapter = make_adapter(tmp_path / "adapter", base, bias="all")
+    saved = load_file(adapter / "adapter_model.safetensors")
+    for name, values in saved.items():
+        if name.endswith(".bias"):
+            saved[name] = values + np.linspace(-1, 1, len(values), dtype=np.float32)
+    save_file(saved, adapter / "adapter_model.safetensors")
+    merged = tmp_path / "merged.gguf"
+    for adapters in ([], [adapter]):
+        merge_lora(base, adapters, merged, "F32", verify=True)
+        ids = ids_of(merged)
+        reference = logits_of(base, adapters[0] if adapters else None, ids)
+        assert compare_logits(reference, gguf_logits(merged, ids)).kl_mean < 1e-6
+    assert compare_logits(logits_of(base, None, ids), reference).kl_mean > 1e-2
+
+
+def test_gemmas_27b_scales_q_by_its_width_and_heads(tmp_path: Path, cache: Path) -> None:
+    """llama.cpp knows it by its 62 layers: 64 / 4 is not the width of a head."""
+    sizes = {"num_hidden_layers": 62, "head_dim": 32, "query_pre_attn_scalar": 16}
+    base = make_checkpoint("gemma3", tmp_path / "base", **sizes)
+    merge_lora(base, [], tmp_path / "m.gguf", "F32", verify=True)
+    ids = ids_of(tmp_path / "m.gguf")
+    reference = logits_of(base, None, ids)
+    assert compare_logits(reference, gguf_logits(tmp_path / "m.gguf", ids)).kl_mean < 1e-6
+    path = base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "query_pre_attn_scalar": 32}))
+    with pytest.raises(BadInput, match=r"query_pre_attn_scalar: 32 is not what .* \(16\)"):
+        merge_lora(base, [], tmp_path / "other.gguf", "F32", verify=False)
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("kind", ["smollm2", "gemma3", "llama3"])
+def test_the_output_follows_an_embedding_that_peft_trained_tied(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str, module: str
+) -> None:
+    """ensure_weight_tying, on bases with a tied output and on one without."""
+    saved = {"modules_to_save": [module], "ensure_weight_tying": True}
+    adapter = make_adapter(tmp_path / "adapter", bases[kind], **saved)
+    merge_lora(bases[kind], [adapter], tmp_path / "merged.gguf", "F32", verify=True)
+    ids = ids_of(tmp_path / "merged.gguf")
+    reference = logits_of(bases[kind], adapter, ids)
+    assert compare_logits(reference, gguf_logits(tmp_path / "merged.gguf", ids)).kl_mean < 1e-6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_as_transformers_4_wrote_it_means_the_same(
     bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str

@@ -155,6 +155,28 @@ def test_gemmas_published_configuration_leaves_out_what_is_the_default(tmp_path:
     assert (found.rope.kind, found.rope.factor, found.sliding_window) == ("linear", 8.0, 1024)
 
 
+def test_gemmas_published_27b_is_taken() -> None:
+    from charprobe_lite.convert.architectures import read_config
+
+    published = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": {
+            "head_dim": 128,
+            "hidden_size": 5376,
+            "intermediate_size": 21504,
+            "model_type": "gemma3_text",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 62,
+            "num_key_value_heads": 16,
+            "query_pre_attn_scalar": 168,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024,
+        },
+    }
+    assert read_config(published, "config.json").head_dim == 128
+
+
 def edit(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 

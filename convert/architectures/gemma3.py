@@ -11,6 +11,7 @@ from charprobe_lite.convert.architectures.config import TextConfig
 from charprobe_lite.models.errors import BadInput
 
 WINDOW_PATTERN = 6  # every sixth layer attends to everything: fixed in llama.cpp
+LAYERS_27B = 62  # llama.cpp knows the 27B by it, whose q is scaled by width / heads
 LOCAL_ROPE_BASE = 10_000.0  # fixed in llama.cpp for the layers with a window
 
 
@@ -46,7 +47,7 @@ class Gemma3(Architecture):
             ],
             "sliding_window_pattern": WINDOW_PATTERN,
             "rope_local_base_freq": LOCAL_ROPE_BASE,
-            "query_pre_attn_scalar": text.get("head_dim"),
+            "query_pre_attn_scalar": _query_scale(text),
             "final_logit_softcapping": None,
             "attn_logit_softcapping": None,
             "use_bidirectional_attention": False,
@@ -66,3 +67,12 @@ class Gemma3(Architecture):
     def shift(self, tensor: str) -> float:
         """1 for the weights of every norm."""
         return 1.0 if tensor.endswith("norm.weight") else 0.0
+
+
+def _query_scale(text: Mapping[str, Any]) -> Any:
+    """What llama.cpp divides the products of q and k by the square root of."""
+    size, heads = text.get("hidden_size"), text.get("num_attention_heads")
+    is_27b = text.get("num_hidden_layers") == LAYERS_27B
+    if is_27b and isinstance(size, int) and isinstance(heads, int) and heads > 0:
+        return size // heads
+    return text.get("head_dim")

@@ -39,8 +39,8 @@ class Llama(Architecture):
 
     @classmethod
     def constants(cls, text: Mapping[str, Any]) -> Mapping[str, Any]:
-        """No bias, and SiLU."""
-        return {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+        """SiLU; biases are computed where there are any."""
+        return {"hidden_act": "silu"}
 
     @classmethod
     def tensors(cls, config: TextConfig) -> Mapping[str, NDArray[np.float32]]:
@@ -61,7 +61,7 @@ class Llama(Architecture):
         return {"rope_freqs.weight": factors.astype(np.float32)}
 
     def row_order(self, tensor: str, rows: int) -> NDArray[np.int64] | None:
-        """Rotary halves to interleaved pairs, in the rows of q and k."""
+        """Rotary halves to interleaved pairs, in the rows of q and k and in their biases."""
         kind = tensor.split(".")[2] if tensor.startswith("blk.") else ""
         heads = {"attn_q": self.heads, "attn_k": self.kv_heads}.get(kind)
         if heads is None:
