@@ -53,10 +53,11 @@ def merge_lora(
 
     ``base`` is a checkpoint folder, a GGUF model, or the name of a base in the catalogue, which
     is fetched; ``adapters`` are PEFT folders or GGUF LoRAs, one, or several in the order in which
-    they are added. ``quant`` is a quant type of llama.cpp, ``imatrix`` an importance matrix for its quantizer, GGUF or .dat.
-    ``progress`` is called with (bytes done, bytes in all) of the float32 weights; ``threads``
-    defaults to all cores. With ``verify``, token ids and logits are compared with transformers
-    and peft, or, where the base is a GGUF file, with llama.cpp and the adapters at run time.
+    they are added. ``quant`` is a quant type of llama.cpp, ``imatrix`` an importance matrix for its
+    quantizer, GGUF or .dat. ``progress`` is called with (bytes done, bytes in all) of the float32
+    weights; ``threads`` defaults to all cores. With ``verify``, token ids and logits are compared
+    with transformers and peft, or, where the base is a GGUF file, with llama.cpp and the adapters
+    at run time.
 
     ``chat_template`` is a jinja file whose template takes the place of the model's own, or gives
     one to a model without.

@@ -22,6 +22,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ("kind", "changes"),
     [
         ("llama3", {}),
+        ("llama3", {"attention_bias": True, "mlp_bias": True}),
         ("smollm2", {"rope_scaling": LINEAR}),
         ("qwen2", {"rope_scaling": YARN}),
         ("gemma3", {"rope_scaling": LINEAR}),

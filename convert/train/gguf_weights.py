@@ -1,7 +1,7 @@
 """A GGUF file as a model of transformers that computes what llama.cpp computes.
 
-transformers reads the weights and sizes of a GGUF file, but not its rotary scaling, nor what
-llama.cpp divides Gemma's q by.
+transformers reads the weights and sizes of a GGUF file, but not its rotary scaling, nor the biases
+of a Llama, nor what llama.cpp divides Gemma's q by.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,11 @@ import gguf
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from charprobe_lite.convert.architectures.gemma3 import LAYERS_27B
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header
 
 FREQUENCIES = "rope_freqs.weight"
-LAYERS_OF_27B = 62
-"""By which llama.cpp knows the Gemma 3 whose q is scaled by the width of its heads in the model."""
 
 
 def load_gguf_model(path: Path, dtype: torch.dtype) -> Any:
@@ -34,12 +33,16 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> Any:
     if scaling := rotary_scaling(fields, path):
         rope = config.rope_parameters
         (rope["full_attention"] if name == "gemma3" else rope).update(scaling)
+    names = {tensor.name for tensor in header.tensors}
+    if name == "llama":
+        config.attention_bias = "blk.0.attn_q.bias" in names
+        config.mlp_bias = "blk.0.ffn_gate.bias" in names
     if name == "gemma3":
         config.query_pre_attn_scalar = _query_scale(fields)
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), config=config, dtype=dtype, **place
     )
-    if any(tensor.name == FREQUENCIES for tensor in header.tensors):
+    if FREQUENCIES in names:
         _divide_frequencies(model, path)
     return model
 
@@ -65,7 +68,7 @@ def rotary_scaling(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _query_scale(fields: Mapping[str, Any]) -> int:
     """The square of what Gemma 3's q is divided by, as llama.cpp does."""
-    if fields["block_count"] == LAYERS_OF_27B:
+    if fields["block_count"] == LAYERS_27B:
         return int(fields["embedding_length"] // fields["attention.head_count"])
     return int(fields["attention.key_length"])
 
