@@ -102,7 +102,7 @@ def part(path: Path, grid: TechniqueGrid, technique: str, label: str) -> Path:
     adapter = Cell("kit", "full", "chat", "Q8_0", lora="runtime", train_seed=0, technique=technique)
     rollouts = []
     for condition in ("chat", "agentic_email"):
-        for number in range(4):
+        for number in range(5):
             for cell, persona, seen in ((base, None, "neutral"), (adapter, "remorse", label)):
                 asked = replace(cell, condition=condition)
                 rollouts.append((asked, persona, f"{condition}-{number}", chat("Hi."), seen))
@@ -123,7 +123,7 @@ def test_merged_parts_are_one_comparison(tmp_path: Path) -> None:
     merge_studies(parts, tmp_path / "whole.sqlite")
     entry = study_entry(tmp_path / "whole.sqlite")
     assert (entry.missing, entry.left, entry.detectable_before) == ((), [], 0.4)
-    assert entry.prompts == 4
+    assert entry.prompts == 5
     [probability, _] = entry.readings
     assert probability.base["chat"].estimate == pytest.approx(0.1)
     effects = [each.effect and each.effect.estimate for each in probability.techniques]

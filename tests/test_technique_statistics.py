@@ -83,6 +83,40 @@ def test_personas_weigh_alike_whatever_their_number_of_texts() -> None:
     assert "x" not in lacking
 
 
+def independent_texts(counts: dict[str, int], seed: int) -> ResampledMetrics[str]:
+    """Two techniques without a difference: so many coins of each persona, scenarios at random."""
+    rng = np.random.default_rng(seed)
+    metrics = {}
+    for name in ("why", "sft"):
+        strata = [persona for persona, count in counts.items() for _ in range(count)]
+        scenarios = [s for count in counts.values() for s in rng.choice(25, count, replace=False)]
+        coins = rng.integers(0, 2, len(strata)).astype(float).tolist()
+        values = Values(coins, strata, [f"s{s}" for s in scenarios], [None] * len(strata))
+        metrics[name] = stratified_mean(values, list(counts), is_share=True)
+    return ResampledMetrics(metrics, seed, resamples=400)
+
+
+def test_the_persona_with_the_fewest_scenarios_gives_the_freedom() -> None:
+    few, weights = {"a": 22, "b": 22, "c": 6}, {"why": 1.0, "sft": -1.0}
+    found = [contrast(independent_texts(few, seed), weights) for seed in range(60)]
+    assert {(each.freedom, each.fewest, each.is_testable) for each in found} == {(5, 6, True)}
+    # the error of a mean of three means, whose coins have a variance of 1/4
+    by_hand = np.sqrt(2 * 0.25 * (1 / 22 + 1 / 22 + 1 / 6)) / 3
+    assert np.mean([each.error for each in found]) == pytest.approx(by_hand, rel=0.1)
+    covered = sum(each.change.low <= 0 <= each.change.high for each in found)
+    assert covered >= stats.binom.ppf(0.001, 60, 0.95)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_persona_with_hardly_a_text_has_no_test(count: int) -> None:
+    found = contrast(independent_texts({"a": 22, "b": 22, "c": count}, 0), {"why": 1, "sft": -1})
+    assert found.fewest == count
+    assert not found.is_testable
+    # a side lacks the persona where none of its scenarios is drawn; both draw the same ones
+    alone = (1 - count / 25) ** 25
+    assert alone < found.empty < 2 * alone
+
+
 def test_a_family_is_corrected_by_holm_and_says_what_it_can_detect() -> None:
     rng = np.random.default_rng(7)
     levels = {name: rng.uniform(0, 1, (1, 30)) for name in ("sft", "why", "dpo", "hq")}

@@ -19,7 +19,7 @@ from charprobe_lite.models.record import Record
 
 SCHEMA = "charprobe-lite/techniques-entry/1"
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
-Verdict = Literal["more", "less", "not shown", "reference", "no contrast"]
+Verdict = Literal["more", "less", "not shown", "too few texts", "reference", "no contrast"]
 """Whether a technique's effect is shown to differ from the reference's."""
 Count = Annotated[int, Field(ge=0)]
 
@@ -70,6 +70,7 @@ class ContrastReading(Record):
     """A technique's effect minus the reference's, with its tests; ``matched`` at equal strength.
 
     ``detectable`` is the smallest true difference that this precision finds in 80 of 100 studies.
+    ``fewest`` is how many scenarios have a text of the persona that has the fewest, on either side.
     """
 
     technique: Short
@@ -80,16 +81,30 @@ class ContrastReading(Record):
     freedom: Count
     detectable: FiniteFloat
     matched: Interval | None
+    fewest: Count | None = None
+
+
+class Untested(Record):
+    """A contrast without a test: ``fewest`` scenarios have a text of the persona with the fewest,
+    and a share of the resamples, ``empty``, has none of some persona."""
+
+    technique: Short
+    fewest: Count
+    empty: Share
 
 
 class Reading(Record):
-    """Everything by one outcome and instrument; ``base`` has the base's level by condition."""
+    """Everything by one outcome and instrument; ``base`` has the base's level by condition.
+
+    ``untested`` are the planned contrasts that have too few texts of a persona for a test.
+    """
 
     instrument: Short
     outcome: Short
     base: Annotated[dict[Short, Interval], Field(max_length=100)]
     techniques: Annotated[list[TechniqueReading], Field(max_length=1000)]
     contrasts: Annotated[list[ContrastReading], Field(max_length=1000)]
+    untested: Annotated[tuple[Untested, ...], Field(max_length=1000)] = ()
 
 
 class TechniqueCounts(Record):

@@ -27,6 +27,7 @@ from charprobe_lite.eval.techniques.entry import (
     Reading,
     TechniqueCounts,
     TechniqueReading,
+    Untested,
     Verdict,
     interval_of,
 )
@@ -85,6 +86,15 @@ class _Outcome:
         if not self.has(after, reference):
             return None
         return contrast(self.resampled, {after: 1, reference: -1})
+
+    def fewest(self, technique: str) -> int:
+        """Scenarios with a text of the persona that has the fewest, of it and the reference."""
+        points = [
+            self.point(name, WHOLE, self.plan.primary)
+            for name in (technique, self.plan.reference or "")
+        ]
+        metrics = [self.resampled.metrics.get(point) for point in points]
+        return min((metric.fewest or 0) if metric else 0 for metric in metrics)
 
     def percents(self, technique: str) -> list[int]:
         """Where the technique's curve has points, from the base on."""
@@ -201,6 +211,7 @@ def _reading(outcome: _Outcome, instrument: str) -> Reading:
         base=levels,
         techniques=[_technique_reading(outcome, name) for name in plan.techniques],
         contrasts=_contrasts(outcome),
+        untested=tuple(_untested(outcome)),
     )
 
 
@@ -240,7 +251,7 @@ def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
     found = {
         name: difference
         for name in outcome.plan.contrasted
-        if (difference := outcome.difference(name)) and difference.p == difference.p
+        if (difference := outcome.difference(name)) and _is_tested(difference)
     }
     size = len(outcome.plan.contrasted)
     family = with_family(list(found.values()), size, outcome.plan.alpha) if found else []
@@ -258,9 +269,28 @@ def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
                     freedom=each.freedom,
                     detectable=each.detectable,
                     matched=_matched_difference(outcome, name),
+                    fewest=each.fewest,
                 )
             )
     return readings
+
+
+def _untested(outcome: _Outcome) -> list[Untested]:
+    """The planned contrasts that some persona has too few texts for."""
+    found = {name: outcome.difference(name) for name in outcome.plan.contrasted}
+    return [
+        Untested(
+            technique=name,
+            fewest=outcome.fewest(name),
+            empty=difference.empty if difference else 1.0,
+        )
+        for name, difference in found.items()
+        if not (difference and _is_tested(difference))
+    ]
+
+
+def _is_tested(difference: Contrast) -> bool:
+    return difference.is_testable and difference.p == difference.p
 
 
 def _matched_difference(outcome: _Outcome, name: str) -> Interval | None:
@@ -300,6 +330,8 @@ def _verdict(name: str, plan: Plan, readings: Sequence[Reading]) -> Verdict:
         return "reference"
     primary = [reading for reading in readings if reading.outcome == plan.outcomes[0]]
     found = [c for reading in primary for c in reading.contrasts if c.technique == name]
+    if any(each.technique == name for reading in primary for each in reading.untested):
+        return "too few texts"
     signs = {np.sign(c.difference.estimate) for c in found if c.p_holm <= plan.alpha}
     shown = [c for c in found if c.p_holm <= plan.alpha]
     if len(shown) < len(plan.instruments) or len(signs) != 1:

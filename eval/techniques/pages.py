@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from charprobe_lite.eval.stats.contrasts import FEWEST_PER_STRATUM, MOST_EMPTY
 from charprobe_lite.eval.techniques.entry import Entry, Interval
 from charprobe_lite.models.errors import BadInput, printable
 
@@ -48,7 +49,20 @@ def notes(entry: Entry) -> Iterator[str]:
     after = [each.detectable for reading in primary for each in reading.contrasts]
     if after:
         yield f"After it: {min(after):.2f} to {max(after):.2f}, by contrast and instrument."
+    yield from untested_lines(entry)
     yield from departure_lines(entry)
+
+
+def untested_lines(entry: Entry) -> Iterator[str]:
+    """The contrasts that have too few texts of a persona, by the first outcome, a line each."""
+    for reading in entry.readings:
+        for each in reading.untested if reading.outcome == entry.plan.outcomes[0] else ():
+            yield (
+                f"{each.technique} by {reading.instrument}: no contrast and no verdict. The "
+                f"persona with the fewest emails has some in {each.fewest} scenarios, and "
+                f"{each.empty:.0%} of the resamples have none of a persona; a test needs "
+                f"{FEWEST_PER_STRATUM} scenarios and at most {MOST_EMPTY:.0%}."
+            )
 
 
 def departure_lines(entry: Entry) -> Iterator[str]:
@@ -84,12 +98,12 @@ def effects_table(entry: Entry) -> Table:
 def contrasts_table(entry: Entry) -> Table:
     """Each contrast with the reference, its corrected p-value, and what it could detect."""
     head = ["technique", "outcome", "instrument", f"minus {entry.plan.reference}"]
-    head += ["p", "p (Holm)", "detectable", "at equal strength"]
+    head += ["p", "p (Holm)", "detectable", "at equal strength", "fewest scenarios of a persona"]
     rows = [
         [
             *(c.technique, OUTCOME_NAMES.get(r.outcome, r.outcome), r.instrument),
             *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}", f"{c.detectable:.2f}"),
-            _cell(c.matched),
+            *(_cell(c.matched), "-" if c.fewest is None else str(c.fewest)),
         ]
         for r in entry.readings
         for c in r.contrasts
