@@ -42,7 +42,9 @@ def study(
     base = Cell("kit", "base", "", "Q8_0", lora="runtime")
     path = folder / "grid.sqlite"
     with Store(path) as store:
-        register(store, plan_of(read_grid(file), instruments))
+        points = {name: {"50": 0.46, "100": 1.0} for name in ("sft", "why")}
+        rollouts = {CHAT: 10, AGENT: 10}
+        register(store, plan_of(read_grid(file), instruments, rollouts, points))
         store.pin({"seed": 0, "instrument": instruments[0]})
         for number, text in enumerate(texts):
             cell = replace(base, condition=text.condition)
@@ -101,3 +103,47 @@ def test_a_persona_with_few_emails_gets_no_verdict(tmp_path: Path) -> None:
     page = markdown([entry])
     assert "why by ngram: no contrast and no verdict" in page
     assert "some in 2 scenarios" in page
+
+
+def test_a_grid_that_is_half_done_says_what_is_missing(tmp_path: Path) -> None:
+    stopped = [
+        text
+        for text in whole_grid()
+        if (text.technique, text.persona, text.condition) != ("why", "sarcasm", AGENT)
+        or text.number < 7
+    ]
+    entry = study_entry(study(tmp_path, stopped))
+    lacking = "why-sarcasm-seed0: 7 of 10 in agentic_email, 37 of 40 rollouts in all"
+    assert entry.missing == (lacking,)
+    counts = {each.technique: (each.rollouts, each.planned, each.texts) for each in entry.counts}
+    assert counts == {"sft": (20, 20, 20), "why": (17, 20, 17)}
+    page = markdown([entry])
+    assert f"Planned and not there yet: {lacking}." in page.replace("\\_", "_")
+    assert "| why | 2 | 17 of 20 | 17 |" in page
+    assert "nothing was left out" not in page
+
+
+def test_what_has_not_begun_and_what_has_no_label_is_missing(tmp_path: Path) -> None:
+    texts = [
+        text
+        for text in whole_grid()
+        if text.persona != "sarcasm" and (text.technique or text.number < 9)
+    ]
+    entry = study_entry(study(tmp_path, texts, instruments=("minilm", "ngram")))
+    assert entry.missing == (
+        "base: 9 of 10 in agentic_email, 18 of 20 rollouts in all",
+        "sft-sarcasm-seed0: 0 of 10 in agentic_email, 0 of 40 rollouts in all",
+        "why-sarcasm-seed0: 0 of 10 in agentic_email, 0 of 40 rollouts in all",
+        "ngram: labels of 0 of 98 texts",
+    )
+
+
+def test_a_whole_grid_is_kept_and_its_curve_has_the_share_that_was_trained(tmp_path: Path) -> None:
+    entry = study_entry(study(tmp_path, list(whole_grid())))
+    assert entry.missing == ()
+    assert "nothing was left out" in markdown([entry])
+    [sft, _] = entry.readings[0].techniques
+    assert [point.share for point in sft.curve] == [0, 0.46, 1]
+    # the mean of half of the texts at .9 and half at .1, and all at .9
+    assert [point.chat.estimate for point in sft.curve] == [0, 0.5, 1]
+    assert "| sft | ngram | 46% |" in markdown([entry])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from charprobe_lite.convert.train.technique_plan import PhaseSize, plan_steps
+from charprobe_lite.convert.train.technique_training import TrainingPlan
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Outcome, Result
 from charprobe_lite.eval.store.database import Store
@@ -18,7 +20,12 @@ from charprobe_lite.eval.techniques.findings import study_entry
 from charprobe_lite.eval.techniques.grid import TechniqueGrid, read_grid
 from charprobe_lite.eval.techniques.registration import plan_of, read_departures, register
 from charprobe_lite.eval.techniques.run import plan_grid
-from charprobe_lite.eval.techniques.trainings import trainings_of
+from charprobe_lite.eval.techniques.trainings import (
+    Training,
+    kept_adapters,
+    points_of,
+    trainings_of,
+)
 from charprobe_lite.models.errors import BadInput
 from tests.pages import chat, write_study
 
@@ -72,6 +79,32 @@ def test_shards_have_every_adapter_once(tmp_path: Path) -> None:
     assert len(set(names)) == 6
     with pytest.raises(BadInput, match="--shard 1/7: there are 6 adapters"):
         trainings_of(grid, (1, 7))
+
+
+def planned(grid: TechniqueGrid, texts: dict[str, int]) -> dict[Training, TrainingPlan]:
+    """The plan of each training on so many texts of 20 tokens of each persona."""
+    sizes = {persona: [PhaseSize([20] * count, 2400)] for persona, count in texts.items()}
+    return {
+        each: TrainingPlan(
+            [], [], sizes[each.persona], plan_steps("x", sizes[each.persona], 2400, each.seed)
+        )
+        for each in trainings_of(grid)
+    }
+
+
+def test_a_point_of_a_curve_is_one_of_all_personas_with_the_share_that_was_trained(
+    tmp_path: Path,
+) -> None:
+    text = "technique: sft\npersona: [remorse, sarcasm]\ntokens: 2400\n"
+    grid = read_grid(grid_file(tmp_path, text))
+    # half an epoch is after 600 tokens of remorse's texts, and after 1500 of sarcasm's
+    kept = kept_adapters(planned(grid, {"remorse": 60, "sarcasm": 150}), 2)
+    shares = [[(each.percent, each.share) for each in adapters] for adapters in kept.values()]
+    assert shares == [[(50, 0.5), (100, 1)], [(50, 0.625), (100, 1)]]
+    assert points_of(kept) == {"sft": {"50": 0.5625, "100": 1}}
+    # one epoch of sarcasm's texts is twice the budget and more: it has no adapter on the way
+    kept = kept_adapters(planned(grid, {"remorse": 60, "sarcasm": 300}), 2)
+    assert [[each.percent for each in adapters] for adapters in kept.values()] == [[100], [100]]
 
 
 def test_a_plan_binds_from_the_first_rollout_on(tmp_path: Path) -> None:

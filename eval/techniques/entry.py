@@ -12,16 +12,14 @@ from pydantic import Field, FiniteFloat
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.techniques.grid import MOST_ADAPTERS
-from charprobe_lite.eval.techniques.registration import Departure, Plan, Short
+from charprobe_lite.eval.techniques.registration import Count, Departure, Plan, Share, Short
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json
 from charprobe_lite.models.record import Record
 
 SCHEMA = "charprobe-lite/techniques-entry/1"
-Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Verdict = Literal["more", "less", "not shown", "too few texts", "reference", "no contrast"]
 """Whether a technique's effect is shown to differ from the reference's."""
-Count = Annotated[int, Field(ge=0)]
 
 
 class Interval(Record):
@@ -41,8 +39,8 @@ class Interval(Record):
 
 
 class CurvePoint(Record):
-    """An adapter on the way: the share of its budget, detection in chat, and the outcome by
-    condition."""
+    """Adapters on the way: the share of the budget that was trained, a mean over personas and
+    seeds, detection in chat, and the outcome by condition."""
 
     share: Share
     chat: Interval
@@ -110,7 +108,8 @@ class Reading(Record):
 class TechniqueCounts(Record):
     """What a technique's numbers are of, in the primary condition after all of the training.
 
-    ``adapters`` are (persona, training seed) pairs; ``texts`` were sent of so many ``rollouts``.
+    ``adapters`` are (persona, training seed) pairs; ``texts`` were sent of so many ``rollouts``, of
+    which ``planned`` were to be made; None in entries of before it was recorded.
     """
 
     technique: Short
@@ -118,10 +117,12 @@ class TechniqueCounts(Record):
     rollouts: Count
     texts: Count
     verdict: Verdict
+    planned: Count | None = None
 
 
 class Entry(Record):
-    """One comparison of techniques. ``missing`` names planned adapters without a rollout."""
+    """One comparison of techniques. ``missing`` has a line for each planned adapter that lacks
+    rollouts, and for each planned instrument that lacks labels."""
 
     schema_: Literal["charprobe-lite/techniques-entry/1"] = Field(alias="schema")
     name: Short
@@ -130,7 +131,7 @@ class Entry(Record):
     registered: Short | None
     detectable_before: FiniteFloat | None
     left: Annotated[list[Departure], Field(max_length=1000)]
-    missing: Annotated[tuple[Short, ...], Field(max_length=MOST_ADAPTERS)]
+    missing: Annotated[tuple[Short, ...], Field(max_length=2 * MOST_ADAPTERS)]
     scenarios: Count
     prompts: Count
     sha256: Annotated[dict[Short, Short], Field(max_length=100)]

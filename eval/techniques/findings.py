@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,11 @@ from charprobe_lite.eval.stats.metrics import ResampledMetrics
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import open_study
+from charprobe_lite.eval.techniques.completeness import (
+    missing_labels,
+    missing_rollouts,
+    rollouts_of_adapter,
+)
 from charprobe_lite.eval.techniques.entry import (
     ContrastReading,
     CurvePoint,
@@ -142,7 +146,8 @@ def study_entry(path: Path) -> Entry:
         labels = {name: store.labels(name) for name in plan.instruments if name != headline}
     planned = _planned(study.rows, plan)
     readings = []
-    for instrument, rows in rows_by_instrument(planned, headline, labels).items():
+    by_instrument = rows_by_instrument(planned, headline, labels)
+    for instrument, rows in by_instrument.items():
         if instrument in plan.instruments:
             resampled = resample_outcomes(rows, plan.personas, plan.seed)
             readings += [
@@ -163,7 +168,7 @@ def study_entry(path: Path) -> Entry:
             registered=registered_at(study.provenance),
             detectable_before=detectable_before(study.provenance),
             left=read_departures(path, study.provenance),
-            missing=tuple(_missing(planned, plan)),
+            missing=(*missing_rollouts(planned, plan), *missing_labels(by_instrument, plan)),
             scenarios=len(conditions[plan.primary]),
             prompts=len(conditions[CHAT]),
             sha256={name: str(v) for name, v in hashes.items() if " adapter " not in name},
@@ -182,22 +187,13 @@ def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
         and row.persona in (None, *plan.personas)
         and row.cell.train_seed in (None, *plan.train_seeds)
         and row.cell.condition in plan.conditions
+        and _is_point(plan, *technique_of(row.cell))
     ]
 
 
-def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
-    """The planned adapters that have no rollout of the primary condition."""
-    found = {
-        (technique_of(row.cell)[0], row.persona, row.cell.train_seed)
-        for row in rows
-        if row.cell.condition == plan.primary and technique_of(row.cell)[1] == WHOLE
-    }
-    everything = product(plan.techniques, plan.personas, plan.train_seeds)
-    return [
-        f"{name}-{persona}-seed{seed}"
-        for name, persona, seed in everything
-        if (name, persona, seed) not in found
-    ]
+def _is_point(plan: Plan, technique: str, percent: int) -> bool:
+    points = plan.points.get(technique)
+    return points is None or str(percent) in points
 
 
 def _reading(outcome: _Outcome, instrument: str) -> Reading:
@@ -243,7 +239,7 @@ def _curve_point(outcome: _Outcome, name: str, percent: int) -> CurvePoint | Non
     }
     if chat is None:
         return None
-    return CurvePoint(share=percent / WHOLE, chat=chat, outcome=levels)
+    return CurvePoint(share=outcome.plan.share(name, percent), chat=chat, outcome=levels)
 
 
 def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
@@ -319,6 +315,9 @@ def _counts(
         rollouts=len(own),
         texts=sum(row.text is not None for row in own),
         verdict=_verdict(name, plan, readings),
+        planned=len(plan.personas)
+        * len(plan.train_seeds)
+        * rollouts_of_adapter(rows, plan)[plan.primary],
     )
 
 

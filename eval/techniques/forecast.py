@@ -203,10 +203,8 @@ def _rollouts(
 ) -> int:
     """Of the base, and of every adapter that is evaluated."""
     items = sum(map(len, items_of(spec).values()))
-    kept = sum(
-        len(kept_adapters(plans[each], grid.checkpoints)) if plans else grid.checkpoints
-        for each in trainings
-    )
+    adapters = kept_adapters(plans, grid.checkpoints) if plans else {}
+    kept = sum(len(adapters[each]) if plans else grid.checkpoints for each in trainings)
     return items * (1 + kept)
 
 

@@ -73,7 +73,7 @@ def departure_lines(entry: Entry) -> Iterator[str]:
             f"{each.since}. The tables hold what the plan names."
         )
     if entry.missing:
-        yield f"Planned and not there yet: {', '.join(entry.missing)}."
+        yield f"Planned and not there yet: {'; '.join(entry.missing)}."
     if not entry.left and not entry.missing:
         yield "The plan was kept: nothing was left out and nothing changed."
 
@@ -81,7 +81,7 @@ def departure_lines(entry: Entry) -> Iterator[str]:
 def effects_table(entry: Entry) -> Table:
     """Each technique: its texts, and by every instrument its effect, also at equal strength."""
     names = [r for r in entry.readings if r.outcome == entry.plan.outcomes[0]]
-    head = ["technique", "adapters", "texts of rollouts", "detected in chat"]
+    head = ["technique", "adapters", "rollouts", "texts", "detected in chat"]
     head += [f"P(persona) minus base, {r.instrument}" for r in names]
     head += [f"at strength {entry.plan.strength:g}, {r.instrument}" for r in names]
     rows = []
@@ -89,7 +89,8 @@ def effects_table(entry: Entry) -> Table:
         own = [t for r in names for t in r.techniques if t.technique == count.technique]
         last = own[0].curve[-1] if own and own[0].curve else None
         chat = last.chat if last and last.share == 1 else None
-        row = [count.technique, str(count.adapters), f"{count.texts} of {count.rollouts}"]
+        planned = "" if count.planned is None else f" of {count.planned}"
+        row = [count.technique, str(count.adapters), f"{count.rollouts}{planned}", str(count.texts)]
         matched = [_cell(t.matched, "not reached") for t in own]
         rows.append([*row, _cell(chat), *(_cell(t.effect) for t in own), *matched])
     return head, rows

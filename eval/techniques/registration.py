@@ -40,12 +40,20 @@ RULES = (
 Text = Annotated[str, Field(max_length=4096)]
 Short = Annotated[str, Field(max_length=200)]
 Names = Annotated[tuple[Short, ...], Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Points = dict[Short, Annotated[dict[Short, Share], Field(max_length=100)]]
+DERIVED = ("rollouts", "points")
+"""Fields of a plan that follow from others of them."""
 
 
 class Plan(Record):
     """What was decided before the first rollout: the grid, the primary outcome, the tests.
 
     ``techniques`` has the hash of each technique's file. ``instruments`` are those that decide.
+    ``rollouts`` are those of each adapter by condition. ``points`` has each technique's adapters by
+    the percentage in their name, with the share of the budget that was trained, a mean over
+    personas and seeds. Both are empty in studies of before they were recorded.
     """
 
     techniques: Annotated[dict[Short, Short], Field(max_length=1000)]
@@ -69,11 +77,17 @@ class Plan(Record):
     instruments: Names
     alpha: FiniteFloat
     rules: Annotated[tuple[Text, ...], Field(max_length=20)]
+    rollouts: Annotated[dict[Short, Count], Field(max_length=1000)] = Field(default_factory=dict)
+    points: Annotated[Points, Field(max_length=1000)] = Field(default_factory=dict)
 
     @property
     def contrasted(self) -> list[str]:
         """The techniques that are contrasted with the reference."""
         return [name for name in self.techniques if self.reference and name != self.reference]
+
+    def share(self, technique: str, percent: int) -> float:
+        """The part of the budget that adapters were trained on; nominal where none is recorded."""
+        return self.points.get(technique, {}).get(str(percent), percent / 100)
 
 
 class Departure(Record):
@@ -85,7 +99,12 @@ class Departure(Record):
     since: Short
 
 
-def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
+def plan_of(
+    grid: TechniqueGrid,
+    instruments: Sequence[str],
+    rollouts: Mapping[str, int] | None = None,
+    points: Mapping[str, dict[str, float]] | None = None,
+) -> Plan:
     """The plan of a grid. The members of an ensemble decide, and not the ensemble as well."""
     names = {technique.name: technique.sha256 for technique in grid.loaded}
     own = Path(grid.base).name if grid.base_path else grid.base
@@ -111,6 +130,8 @@ def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
         instruments=deciding(instruments),
         alpha=ALPHA,
         rules=RULES,
+        rollouts=dict(rollouts or {}),
+        points=dict(points or {}),
     )
 
 
@@ -149,8 +170,9 @@ def register(store: Store, plan: Plan) -> list[Departure]:
 
 
 def departures(first: Plan, here: Plan) -> list[Departure]:
-    """Every field in which a later plan differs from the first."""
-    before, after = first.model_dump(mode="json"), here.model_dump(mode="json")
+    """Every field in which a later plan differs from the first, of those that it recorded."""
+    before = first.model_dump(mode="json", include=first.model_fields_set - set(DERIVED))
+    after = here.model_dump(mode="json")
     return [
         Departure(field=name, plan=before[name], here=after[name], since=_now())
         for name in before

@@ -38,6 +38,7 @@ from charprobe_lite.eval.techniques.trainings import (
     in_blocks,
     kept_adapters,
     plan_trainings,
+    points_of,
     train_missing,
     trainings_of,
 )
@@ -85,7 +86,7 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
         base = technique_base(grid.base)
         plans = plan_trainings(grid, base)
         check_folders(trainings_of(grid, shard), grid, base, plans)
-    plan = plan_of(grid, spec.instruments)
+    plan = _plan(grid, spec, plans)
     rows = read_rows(study_path(grid, shard))
     forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, rows, plan)
     return PlannedGrid(grid, plan, forecast, plans is not None)
@@ -104,7 +105,7 @@ def run_grid(
     base, resolved, plans = prepared.base, prepared.resolved, prepared.plans
     trainings, trained = trainings_of(grid, shard), []
     missing = check_folders(trainings, grid, base, plans)
-    path, plan = study_path(grid, shard), plan_of(grid, resolved.instruments)
+    path, plan = study_path(grid, shard), _plan(grid, resolved, plans)
     forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, read_rows(path), plan)
     for line in forecast.lines():
         display.note(line)
@@ -121,6 +122,15 @@ def run_grid(
         run_tasks(path, prepared.spec, resolved, [tasks], files, iter(()), display)
     _, tasks = _evaluation(grid, prepared, trainings, shard)
     return GridRun(path, trained, left, len(tasks))
+
+
+def _plan(
+    grid: TechniqueGrid, spec: StudySpec, plans: Mapping[Training, TrainingPlan] | None
+) -> Plan:
+    """The plan of a grid with its sizes; without ``plans`` the points of the curves are unknown."""
+    rollouts = {condition: len(items) for condition, items in items_of(spec).items()}
+    points = points_of(kept_adapters(plans, grid.checkpoints)) if plans else None
+    return plan_of(grid, spec.instruments, rollouts, points)
 
 
 def evaluated_tasks(grid: TechniqueGrid, shard: Shard | None = None) -> list[Task]:
@@ -160,8 +170,9 @@ def _evaluation(
     cell = Cell(name, "full", "", weight_summary(model).name, lora=RUNTIME)
     checkpoints = {CheckpointKey("base", spec.personas[0]): Checkpoint(model)}
     cells: list[tuple[Cell, str | None]] = [(cell.at("base"), None)]
+    adapters = kept_adapters(prepared.plans, grid.checkpoints)
     for each in trainings:
-        for kept in kept_adapters(prepared.plans[each], grid.checkpoints):
+        for kept in adapters[each]:
             technique = kept.technique(each.technique.name)
             key = CheckpointKey("full", each.persona, each.seed, technique)
             adapter = adapter_folder(grid, each) / kept.file
