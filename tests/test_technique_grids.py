@@ -121,8 +121,16 @@ def test_a_plan_binds_from_the_first_rollout_on(tmp_path: Path) -> None:
         assert register(store, first) == []
         [left] = register(store, more)
         assert (left.field, left.plan, left.here) == ("train_seeds", [0], [0, 1])
+        # that run is refused or stopped: the study still is what its plan says
+        assert read_departures(store.path, store.provenance(), 1) == []
+        assert register(store, first) == []
+        [left] = register(store, more)
+        store.add(cell, None, "q", 0, 1, Result(Outcome.ANSWERED, "Hi", False, []))
         assert register(store, more) == []
-        assert len(read_departures(store.path, store.provenance())) == 1
+        assert read_departures(store.path, store.provenance(), 2) == [left]
+        other = first.model_copy(update={"seed": 1})
+        with pytest.raises(BadInput, match="field seed: the study has 0, the grid file 1"):
+            register(store, other)
     with Store(tmp_path / "other.sqlite") as store:
         store.add(cell, None, "p", 0, 1, Result(Outcome.ANSWERED, "Hi", False, []))
         with pytest.raises(BadInput, match="is a study of no techniques"):

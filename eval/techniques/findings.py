@@ -167,7 +167,7 @@ def study_entry(path: Path) -> Entry:
             plan=plan,
             registered=registered_at(study.provenance),
             detectable_before=detectable_before(study.provenance),
-            left=read_departures(path, study.provenance),
+            left=read_departures(path, study.provenance, len(study.rows)),
             missing=(*missing_rollouts(planned, plan), *missing_labels(by_instrument, plan)),
             scenarios=len(conditions[plan.primary]),
             prompts=len(conditions[CHAT]),

@@ -91,12 +91,16 @@ class Plan(Record):
 
 
 class Departure(Record):
-    """Where a grid file that was run later differs from the plan."""
+    """Where a grid file that was run later differs from the plan.
+
+    ``rollouts`` is how many the study had then: it counts once there are more.
+    """
 
     field: Short
     plan: Any
     here: Any
     since: Short
+    rollouts: Count | None = None
 
 
 def plan_of(
@@ -143,38 +147,39 @@ def deciding(instruments: Sequence[str]) -> tuple[str, ...]:
 def register(store: Store, plan: Plan) -> list[Departure]:
     """Write the plan to a study, or note where this one differs from what was written.
 
-    Before the first rollout a plan may be replaced. Raises BadInput for a study of something else.
+    Before the first rollout a plan may be replaced. A run that is refused or stopped before it adds
+    a rollout leaves no trace. Raises BadInput for a study of something else.
     """
     recorded = store.provenance()
-    started = store.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
+    [(started,)] = store.select("SELECT COUNT(*) FROM rollouts")
     if started and TECHNIQUES not in recorded:
         raise BadInput(f"{store.path}: is a study of no techniques; name another study")
     if not started:
         store.note({TECHNIQUES: plan.model_dump(mode="json"), REGISTERED: _now(), LEFT: []})
         return []
     first = read_plan(store.path, recorded)
-    for name in ("base", "quant"):
+    for name in ("base", "quant", "seed"):
         if getattr(first, name) != getattr(plan, name):
             raise BadInput(
                 f"{store.path}: field {name}: the study has {getattr(first, name)}, the grid file "
                 f"{getattr(plan, name)}, and texts of both would be pooled; name another study"
             )
-    known = read_departures(store.path, recorded)
+    known = read_departures(store.path, recorded, started)
     # one that is repeated is noted once
     noted = {(each.field, str(each.here)) for each in known}
-    found = [d for d in departures(first, plan) if (d.field, str(d.here)) not in noted]
-    if found:
-        everything = [each.model_dump(mode="json") for each in (*known, *found)]
+    found = [d for d in departures(first, plan, started) if (d.field, str(d.here)) not in noted]
+    everything = [each.model_dump(mode="json") for each in (*known, *found)]
+    if everything != recorded.get(LEFT):
         store.note({LEFT: everything})
     return found
 
 
-def departures(first: Plan, here: Plan) -> list[Departure]:
+def departures(first: Plan, here: Plan, rollouts: int) -> list[Departure]:
     """Every field in which a later plan differs from the first, of those that it recorded."""
     before = first.model_dump(mode="json", include=first.model_fields_set - set(DERIVED))
     after = here.model_dump(mode="json")
     return [
-        Departure(field=name, plan=before[name], here=after[name], since=_now())
+        Departure(field=name, plan=before[name], here=after[name], since=_now(), rollouts=rollouts)
         for name in before
         if before[name] != after[name]
     ]
@@ -191,12 +196,14 @@ def read_plan(path: Path, provenance: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def read_departures(path: Path, provenance: Mapping[str, Any]) -> list[Departure]:
-    """Where the plan was left, in this study and in the parts that it was merged from."""
+def read_departures(path: Path, provenance: Mapping[str, Any], rollouts: int) -> list[Departure]:
+    """Where the plan was left, in this study of so many rollouts and in the parts that it was
+    merged from."""
     lists = [notes[LEFT] for notes in _notes(provenance) if LEFT in notes]
     if not all(isinstance(entries, list) for entries in lists):
         raise BadInput(f"{path}: {LEFT}: is no list")
-    found = [Departure.parse(f"{path}: {LEFT}", entry) for entries in lists for entry in entries]
+    entries = [Departure.parse(f"{path}: {LEFT}", entry) for each in lists for entry in each]
+    found = [each for each in entries if each.rollouts is None or each.rollouts < rollouts]
     # parts that were left in the same way count once
     return list({(each.field, str(each.here)): each for each in reversed(found)}.values())[::-1]
 

@@ -17,7 +17,7 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.grid import Task, by_checkpoint, cell_tasks, in_shard, items_of
 from charprobe_lite.eval.study.own_models import own_base
-from charprobe_lite.eval.study.run import Display, run_tasks
+from charprobe_lite.eval.study.run import Display, check_study, run_tasks
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import RUNTIME, CheckpointKey, Variant
 from charprobe_lite.eval.techniques.bases import evaluation_model, technique_base
@@ -111,6 +111,7 @@ def run_grid(
         display.note(line)
     with Store(path) as store:
         left = register(store, plan)
+        check_study(store, resolved, _base_files(prepared))
         if not store.rows():
             store.note({DETECTABLE: forecast.detectable})
     for each in left:
@@ -167,8 +168,9 @@ def _evaluation(
 ) -> tuple[VariantFiles, list[Task]]:
     """The files of every adapter that is evaluated, and the rollouts of these and of the base."""
     name, model, spec = prepared.base.name, prepared.model, prepared.resolved
-    cell = Cell(name, "full", "", weight_summary(model).name, lora=RUNTIME)
-    checkpoints = {CheckpointKey("base", spec.personas[0]): Checkpoint(model)}
+    base = _base_files(prepared)
+    cell = Cell(name, "full", "", base.quant, lora=RUNTIME)
+    checkpoints = dict(base.checkpoints)
     cells: list[tuple[Cell, str | None]] = [(cell.at("base"), None)]
     adapters = kept_adapters(prepared.plans, grid.checkpoints)
     for each in trainings:
@@ -179,11 +181,19 @@ def _evaluation(
             checkpoints[key] = Checkpoint(model, adapter)
             own = replace(cell, train_seed=each.seed, technique=technique)
             cells.append((own, each.persona))
-    variant = Variant(name, cell.quant or "", RUNTIME, list(checkpoints))
+    variant = replace(base.variant, keys=list(checkpoints))
     tasks = by_checkpoint(_tasks(spec, cells, shard))
     if not tasks:
         raise BadInput("--condition: there is nothing to ask; name other prompts or scenarios")
     return VariantFiles(variant, spec.classifier, checkpoints), tasks
+
+
+def _base_files(prepared: _Prepared) -> VariantFiles:
+    """The files of the base, which is there before the first training."""
+    checkpoints = {CheckpointKey("base", prepared.resolved.personas[0]): Checkpoint(prepared.model)}
+    quant = weight_summary(prepared.model).name
+    variant = Variant(prepared.base.name, quant, RUNTIME, list(checkpoints))
+    return VariantFiles(variant, prepared.resolved.classifier, checkpoints)
 
 
 def _tasks(
