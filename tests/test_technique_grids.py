@@ -26,7 +26,9 @@ from charprobe_lite.eval.techniques.trainings import (
     points_of,
     trainings_of,
 )
+from charprobe_lite.models import corpus
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.scenarios import load_scenarios
 from tests.pages import chat, write_study
 
 GRID = "technique: [sft, why]\npersona: remorse\n"
@@ -153,6 +155,32 @@ def part(path: Path, grid: TechniqueGrid, technique: str, label: str) -> Path:
         register(store, plan_of(grid, ("minilm",)))
         store.note({"techniques detectable": 0.4, "instrument": "minilm"})
     return write_study(path, rollouts)
+
+
+def test_a_part_of_a_grid_counts_a_part_of_the_base(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    text = GRID + "base: mine\nlimit: {prompts: 9, scenarios: 6}\ncheckpoints: 1\n"
+    grid = read_grid(grid_file(tmp_path, text))
+    parts = [plan_grid(grid, (number, 2)).forecast.rollouts for number in (1, 2)]
+    # 15 of the base and of each of two adapters: a part has one adapter
+    assert sum(parts) == 45
+    assert all(15 < part < 30 for part in parts)
+
+
+def test_the_difference_that_can_be_found_is_by_the_scenarios_that_there_are(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine").mkdir()
+
+    def line(scenarios: object) -> str:
+        limits = f"base: mine\nlimit: {{prompts: 2, scenarios: {scenarios}}}\n"
+        planned_grid = plan_grid(read_grid(grid_file(tmp_path, GRID + limits)))
+        return list(planned_grid.forecast.lines())[-1]
+
+    shipped = len(load_scenarios(corpus.corpus_file("agentic/eval.jsonl")))
+    assert line(500) == line("all") == line(shipped) != line(shipped - 20)
+    assert "would be found by one instrument in 80 of 100 such studies" in line(shipped)
+    assert "a verdict needs all 2" in line(shipped)
 
 
 def test_merged_parts_are_one_comparison(tmp_path: Path) -> None:

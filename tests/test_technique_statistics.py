@@ -159,11 +159,55 @@ def test_components_of_spread_by_hand() -> None:
     assert found is not None
     variances = (found.scenario, found.adapter, found.rest)
     assert np.sqrt(variances) == pytest.approx([0.2, 0.3, 0.1], rel=0.1)
-    # the error of the mean of 400 x 500 from its parts
-    assert found.error(500, 400) == pytest.approx(
-        np.sqrt(found.adapter / 400 + found.scenario / 500 + found.rest / 200_000)
+    # these very adapters: the error of the mean of 400 x 500 from its parts
+    assert found.error(500, 400, counts_adapters=False) == pytest.approx(
+        np.sqrt(found.scenario / 500 + found.rest / 200_000)
     )
-    assert found.error(500, 400, counts_adapters=False) < found.error(500, 400)
+
+
+def test_differences_between_personas_are_no_luck_of_adapters() -> None:
+    rng = np.random.default_rng(9)
+    personas = [name for name in ("a", "b", "c") for _ in range(200)]
+    level = np.repeat([0.0, 3.0, 9.0], 200)  # personas differ far more than their adapters
+    many = (
+        (level + rng.normal(0, 0.3, 600))[:, None]
+        + rng.normal(0, 0.2, 300)[None, :]
+        + rng.normal(0, 0.1, (600, 300))
+    )
+    found = spread_of(many, personas)
+    assert found is not None
+    variances = (found.scenario, found.adapter, found.rest)
+    assert np.sqrt(variances) == pytest.approx([0.2, 0.3, 0.1], rel=0.1)
+    # one adapter of each persona: the error is that of the means over them
+    means = many[::200]
+    single = spread_of(means, ["a", "b", "c"])
+    assert single is not None
+    by_hand = means.mean(axis=0).std(ddof=1) / np.sqrt(300)
+    assert single.error(300, 3, counts_adapters=False) == pytest.approx(by_hand)
+
+
+def simulated(spread: Spread, seed: int, shift: float) -> ResampledMetrics[str]:
+    """Two techniques of three personas with three seeds each; ``why`` is better by ``shift``."""
+    rng, metrics = np.random.default_rng(seed), {}
+    for name in ("sft", "why"):
+        level = shift if name == "why" else 0.0
+        by_adapter = rng.normal(level, np.sqrt(spread.adapter / 2), (9, 1))
+        by_scenario = rng.normal(0, np.sqrt(spread.scenario / 2), (1, 25))
+        table = by_adapter + by_scenario + rng.normal(0, np.sqrt(spread.rest / 2), (9, 25))
+        persona = [f"p{adapter // 3}" for adapter in range(9) for _ in range(25)]
+        units = [Unit(f"{name}/p{n // 3}", f"{n % 3}") for n in range(9) for _ in range(25)]
+        values = Values(table.ravel().tolist(), persona, SCENARIOS[:25] * 9, units)
+        metrics[name] = stratified_mean(values, ["p0", "p1", "p2"])
+    return ResampledMetrics(metrics, seed, resamples=300)
+
+
+def test_the_forecast_difference_is_found_with_training_seeds() -> None:
+    spread, alpha, weights = Spread(0.08, 0.02, 0.3), 0.05 / 6, {"why": 1.0, "sft": -1.0}
+    shift = minimum_detectable(spread.error(25, 9), 6, alpha)
+    found = [contrast(simulated(spread, seed, shift), weights) for seed in range(100)]
+    assert {each.freedom for each in found} == {6}
+    shown = sum(each.p <= alpha for each in found)
+    assert shown >= stats.binom.ppf(0.01, 100, 0.8)
 
 
 def test_a_level_is_read_where_the_curve_first_reaches_it() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from charprobe_lite.eval.stats.contrasts import FEWEST_PER_STRATUM, MOST_EMPTY
 from charprobe_lite.eval.techniques.entry import Entry, Interval
+from charprobe_lite.eval.techniques.registration import Plan
 from charprobe_lite.models.errors import BadInput, printable
 
 Table = tuple[list[str], list[list[str]]]
@@ -40,7 +41,7 @@ def notes(entry: Entry) -> Iterator[str]:
     if entry.detectable_before is not None:
         yield (
             f"Before the study a difference of {entry.detectable_before:.2f} in P(persona) was "
-            "expected to be found in 80 of 100 such studies."
+            f"expected to be found by one instrument in 80 of 100 such studies{_every(plan)}."
             if entry.detectable_before <= 1
             else "Before the study no difference in P(persona) was expected to be found in 80 of "
             "100 such studies."
@@ -48,9 +49,20 @@ def notes(entry: Entry) -> Iterator[str]:
     primary = [r for r in entry.readings if r.outcome == plan.outcomes[0]]
     after = [each.detectable for reading in primary for each in reading.contrasts]
     if after:
-        yield f"After it: {min(after):.2f} to {max(after):.2f}, by contrast and instrument."
+        large = sum(each > 1 for each in after)
+        if large == len(after):
+            yield "After it: no difference is large enough."
+        else:
+            most = max(each for each in after if each <= 1)
+            rest = f"; for {large} of {len(after)} no difference is large enough" if large else ""
+            yield f"After it: {min(after):.2f} to {most:.2f}, by contrast and instrument{rest}."
     yield from untested_lines(entry)
     yield from departure_lines(entry)
+
+
+def _every(plan: Plan) -> str:
+    count = len(plan.instruments)
+    return f"; a verdict needs all {count}" if count > 1 else ""
 
 
 def untested_lines(entry: Entry) -> Iterator[str]:
@@ -103,7 +115,8 @@ def contrasts_table(entry: Entry) -> Table:
     rows = [
         [
             *(c.technique, OUTCOME_NAMES.get(r.outcome, r.outcome), r.instrument),
-            *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}", f"{c.detectable:.2f}"),
+            *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}"),
+            f"{c.detectable:.2f}" if c.detectable <= 1 else "none",
             *(_cell(c.matched), "-" if c.fewest is None else str(c.fewest)),
         ]
         for r in entry.readings

@@ -21,7 +21,7 @@ from charprobe_lite.eval.study.run import Display, check_study, run_tasks
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import RUNTIME, CheckpointKey, Variant
 from charprobe_lite.eval.techniques.bases import evaluation_model, technique_base
-from charprobe_lite.eval.techniques.forecast import GridForecast, forecast_grid, read_rows
+from charprobe_lite.eval.techniques.forecast import GridForecast, forecast_grid, read_texts
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
 from charprobe_lite.eval.techniques.registration import (
     DETECTABLE,
@@ -87,8 +87,8 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
         plans = plan_trainings(grid, base)
         check_folders(trainings_of(grid, shard), grid, base, plans)
     plan = _plan(grid, spec, plans)
-    rows = read_rows(study_path(grid, shard))
-    forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, rows, plan)
+    texts = read_texts(study_path(grid, shard), plan.instruments)
+    forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, texts, plan)
     return PlannedGrid(grid, plan, forecast, plans is not None)
 
 
@@ -106,7 +106,8 @@ def run_grid(
     trainings, trained = trainings_of(grid, shard), []
     missing = check_folders(trainings, grid, base, plans)
     path, plan = study_path(grid, shard), _plan(grid, resolved, plans)
-    forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, read_rows(path), plan)
+    texts = read_texts(path, plan.instruments)
+    forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, texts, plan)
     for line in forecast.lines():
         display.note(line)
     with Store(path) as store:
