@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from scipy import stats
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result
@@ -147,3 +149,36 @@ def test_a_whole_grid_is_kept_and_its_curve_has_the_share_that_was_trained(tmp_p
     # the mean of half of the texts at .9 and half at .1, and all at .9
     assert [point.chat.estimate for point in sft.curve] == [0, 0.5, 1]
     assert "| sft | ngram | 46% |" in markdown([entry])
+
+
+def test_why_there_is_no_effect_at_equal_strength_is_said(tmp_path: Path) -> None:
+    def cells(kind: str, change: Callable[[Text], Text]) -> list[str]:
+        (tmp_path / kind).mkdir()
+        texts = [change(text) for text in whole_grid()]
+        page = markdown([study_entry(study(tmp_path / kind, texts))])
+        [row] = [line for line in page.splitlines() if line.startswith("| why | 2 | 20 of 20")]
+        return [cell.strip() for cell in row.split("|")]
+
+    def misses(prompts: int) -> Callable[[Text], Text]:
+        """``why`` is not detected in the first prompts, in either persona."""
+        return lambda text: (
+            text._replace(probability=0.1)
+            if (text.technique, text.condition) == ("why", CHAT) and text.number < prompts
+            else text
+        )
+
+    # 9 of 10 detected are .9 exactly; two draws of the missed one are below it
+    reached = re.fullmatch(r"reached in (\d+)% of resamples", cells("few", misses(1))[-2])
+    assert reached
+    assert int(reached[1]) == pytest.approx(100 * stats.binom.cdf(1, 10, 0.1), abs=2)
+    assert cells("below", misses(3))[-2] == "not reached"
+    silent = cells(
+        "silent",
+        lambda text: (
+            text._replace(probability=None)
+            if (text.technique, text.condition) == (None, AGENT)
+            else text
+        ),
+    )
+    assert silent[-2] == "no text of the base"
+    assert re.match(r"-?\d\.\d\d \[", cells("whole", lambda text: text)[-2])

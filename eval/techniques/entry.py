@@ -18,6 +18,9 @@ from charprobe_lite.models.files import read_json
 from charprobe_lite.models.record import Record
 
 SCHEMA = "charprobe-lite/techniques-entry/1"
+Unmatched = Literal["not reached", "few resamples", "no text of the base", "no text of it"]
+"""Why a technique has no effect at equal strength: its curve stays below, too few resamples reach
+the strength for an interval, or there is no text to draw the curve from."""
 Verdict = Literal["more", "less", "not shown", "too few texts", "reference", "no contrast"]
 """Whether a technique's effect is shown to differ from the reference's."""
 
@@ -52,7 +55,8 @@ class TechniqueReading(Record):
 
     ``level`` and ``effect`` (minus the base's) are of the primary condition after all of the
     training; ``effects`` of every condition. ``matched`` is the effect where detection in chat
-    reaches the plan's strength, ``reached`` the share of resamples that do.
+    reaches the plan's strength, ``reached`` the share of resamples that do, ``unmatched`` why there
+    is none.
     """
 
     technique: Short
@@ -61,6 +65,7 @@ class TechniqueReading(Record):
     effects: Annotated[dict[Short, Interval], Field(max_length=100)]
     matched: Interval | None
     reached: Share
+    unmatched: Unmatched | None = None
     curve: Annotated[list[CurvePoint], Field(max_length=100)]
 
 

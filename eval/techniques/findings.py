@@ -31,6 +31,7 @@ from charprobe_lite.eval.techniques.entry import (
     Reading,
     TechniqueCounts,
     TechniqueReading,
+    Unmatched,
     Untested,
     Verdict,
     interval_of,
@@ -136,6 +137,20 @@ class _Outcome:
             return None
         return interval_of(self.resampled.interval(values, points))
 
+    def unmatched(self, technique: str, values: Floats | None) -> Unmatched | None:
+        """Why a technique has no effect at the plan's strength, None where it has."""
+        chat, base = (
+            self.point(BASE, 0, *which)
+            for which in ((CHAT, "detection"), (self.plan.primary, self.name))
+        )
+        if not self.has(chat, base):
+            return "no text of the base"
+        if values is None:
+            return "no text of it"
+        if not np.isfinite(values[0]):
+            return "not reached"
+        return "few resamples" if _reached(values) < FEWEST_REACHED else None
+
 
 def study_entry(path: Path) -> Entry:
     """The entry of a study that `techniques run` made. Raises BadInput."""
@@ -225,6 +240,7 @@ def _technique_reading(outcome: _Outcome, name: str) -> TechniqueReading:
         effects=effects,
         matched=outcome.matched_interval(*matched) if matched else None,
         reached=_reached(matched[0]) if matched else 0.0,
+        unmatched=outcome.unmatched(name, matched[0] if matched else None),
         curve=[point for place in outcome.path(name) if (point := _curve_point(outcome, *place))],
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charprobe_lite.eval.stats.contrasts import FEWEST_PER_STRATUM, MOST_EMPTY
-from charprobe_lite.eval.techniques.entry import Entry, Interval
+from charprobe_lite.eval.techniques.entry import Entry, Interval, TechniqueReading
 from charprobe_lite.eval.techniques.registration import Plan
 from charprobe_lite.models.errors import BadInput, printable
 
@@ -103,7 +103,7 @@ def effects_table(entry: Entry) -> Table:
         chat = last.chat if last and last.share == 1 else None
         planned = "" if count.planned is None else f" of {count.planned}"
         row = [count.technique, str(count.adapters), f"{count.rollouts}{planned}", str(count.texts)]
-        matched = [_cell(t.matched, "not reached") for t in own]
+        matched = [_matched(t) for t in own]
         rows.append([*row, _cell(chat), *(_cell(t.effect) for t in own), *matched])
     return head, rows
 
@@ -157,7 +157,7 @@ def board_table(entries: Sequence[Entry]) -> Table:
             size = [str(len(plan.train_seeds)), str(entry.scenarios)]
             value = each.effect.estimate if each.effect else float("-inf")
             row = [each.technique, entry.name, *setting, *size, _cell(each.effect)]
-            row += [_cell(each.matched, "not reached"), count.verdict if count else "-"]
+            row += [_matched(each), count.verdict if count else "-"]
             rows.append((setting, -value, row))
     rows.sort(key=lambda each: (each[0], each[1]))
     return head, [row for _, _, row in rows]
@@ -272,6 +272,13 @@ def write_page(entries: Sequence[Entry], kind: str, folder: Path) -> list[Path]:
 
 def _cell(interval: Interval | None, otherwise: str = "-") -> str:
     return otherwise if interval is None else str(interval)
+
+
+def _matched(technique: TechniqueReading) -> str:
+    """The effect at equal strength, or why there is none."""
+    if technique.matched is None and technique.unmatched == "few resamples":
+        return f"reached in {technique.reached:.0%} of resamples"
+    return _cell(technique.matched, technique.unmatched or "not reached")
 
 
 def _escaped(text: str) -> str:
