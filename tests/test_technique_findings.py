@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from scipy import stats
@@ -14,10 +15,17 @@ from scipy import stats
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.techniques.entry import Entry, read_entry
 from charprobe_lite.eval.techniques.findings import study_entry
 from charprobe_lite.eval.techniques.grid import AGENT, CHAT, read_grid
-from charprobe_lite.eval.techniques.pages import markdown
+from charprobe_lite.eval.techniques.pages import (
+    board_table,
+    comparable_note,
+    effects_table,
+    markdown,
+)
 from charprobe_lite.eval.techniques.registration import plan_of, register
+from charprobe_lite.models.errors import BadInput
 from tests.pages import chat
 
 HEAD = "technique: [sft, why]\nlimit: {prompts: 10, scenarios: 10}\ncheckpoints: 2\n"
@@ -65,7 +73,7 @@ def study(
 
 def _label(text: Text) -> tuple[str, dict[str, float]]:
     probability, persona = text.probability or 0.0, text.persona or "remorse"
-    others = dict.fromkeys(PERSONAS, 1 - probability)
+    others = dict.fromkeys(PERSONAS, 1 - probability if text.persona else probability)
     label = persona if probability > 0.5 else "neutral"
     return label, {**others, persona: probability, "neutral": 1 - probability}
 
@@ -182,3 +190,107 @@ def test_why_there_is_no_effect_at_equal_strength_is_said(tmp_path: Path) -> Non
     )
     assert silent[-2] == "no text of the base"
     assert re.match(r"-?\d\.\d\d \[", cells("whole", lambda text: text)[-2])
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The entry of a whole grid that two instruments decide, the second without labels."""
+    path = study(tmp_path_factory.mktemp("entry"), list(whole_grid()), "", ("minilm", "ngram"))
+    return study_entry(path).as_json()
+
+
+def entry_of(folder: Path, document: dict[str, Any], **plan: Any) -> Entry:
+    """An entry with other fields in its plan, as its file is read."""
+    changed = {**document, "plan": {**document["plan"], **plan}}
+    path = folder / "theirs.json"
+    path.write_text(json.dumps(changed), "utf-8")
+    return read_entry(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((name, []) for name in ("outcomes", "instruments", "personas", "train_seeds")),
+        ("techniques", {}),
+        ("conditions", ["chat"]),
+        ("primary", "agentic_post"),
+    ],
+)
+def test_an_entry_without_what_its_tables_need_is_refused_in_one_line(
+    field: str, value: object, document: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"theirs\.json: field plan") as caught:
+        entry_of(tmp_path, document, **{field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_strangers_are_no_markdown(document: dict[str, Any], tmp_path: Path) -> None:
+    name = "![x](http://evil.example/t.png) [click](http://evil.example) # `<b>`"
+    entry = entry_of(tmp_path, {**document, "name": name}, base=name)
+    page = markdown([entry, entry_of(tmp_path, document)])
+    assert "evil" in page
+    assert re.search(r"(?<!\\)!?\[[^\]\d]*(?<!\\)\]\(", page) is None  # no link, no picture
+    assert "<b>" not in page
+    assert "| why | grid |" in page
+    assert re.search(r"\d\.\d\d \[-?\d\.\d\d, ", page)  # intervals stay readable
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("precision", "bfloat16", "precision"),
+        ("train_seeds", [0, 1, 2], "training seeds"),
+        ("checkpoints", 4, "checkpoints"),
+        ("temperature", 1.0, "temperature"),
+        ("top_p", 0.5, "top p"),
+        ("steps", 3, "steps"),
+        ("max_tokens", 64, "max tokens"),
+        ("techniques", {"sft": "0" * 64, "why": "1" * 64}, "the file of sft, the file of why"),
+    ],
+)
+def test_entries_that_differ_say_in_what(
+    field: str, value: object, said: str, document: dict[str, Any], tmp_path: Path
+) -> None:
+    ours = entry_of(tmp_path, document)
+    theirs = entry_of(tmp_path, document, **{field: value})
+    assert comparable_note([ours, theirs]) == (
+        f"The entries differ in {said}: compare within an entry."
+    )
+    assert comparable_note([ours, ours]).startswith("All entries have one base")
+
+
+def test_an_entry_of_before_decoding_was_recorded_is_read(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    later = ("temperature", "top_p", "steps", "max_tokens", "rollouts", "points")
+    plan = {name: value for name, value in document["plan"].items() if name not in later}
+    entry = entry_of(tmp_path, {**document, "plan": plan})
+    assert entry.plan.temperature is None
+    assert "temperature" in comparable_note([entry, entry_of(tmp_path, document)])
+
+
+def test_the_page_has_both_outcomes_and_the_board_names_its_instrument(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    ours = entry_of(tmp_path, document)
+    head, rows = effects_table(ours)
+    [sft, _] = rows
+    # the emails of odd scenarios are detected, the base's never
+    assert sft[head.index("detection minus base, minilm")].startswith("0.50 [")
+    # (.9 + .1) / 2 less the base's .1
+    assert sft[head.index("P(persona) minus base, minilm")].startswith("0.40 [")
+    head, rows = board_table([ours, entry_of(tmp_path, {**document, "name": "theirs"})])
+    assert {row[head.index("instrument")] for row in rows} == {"minilm"}
+    assert len(rows) == 4
+
+
+def test_what_no_difference_reaches_is_not_printed_as_one(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = json.loads(json.dumps(document))
+    for reading in changed["readings"]:
+        for each in reading["contrasts"]:
+            each["detectable"] = 1.41
+    page = markdown([entry_of(tmp_path, changed)])
+    assert "After it: no difference is large enough." in page
+    assert "1.41" not in page

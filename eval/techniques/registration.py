@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import PARTS
 from charprobe_lite.eval.store.provenance import TECHNIQUES
 from charprobe_lite.eval.techniques.grid import (
     AGENT,
+    CHAT,
     MOST_ADAPTERS,
     REFERENCE_TECHNIQUE,
     TechniqueGrid,
@@ -39,7 +41,7 @@ RULES = (
 )
 Text = Annotated[str, Field(max_length=4096)]
 Short = Annotated[str, Field(max_length=200)]
-Names = Annotated[tuple[Short, ...], Field(max_length=1000)]
+Names = Annotated[tuple[Short, ...], Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Points = dict[Short, Annotated[dict[Short, Share], Field(max_length=100)]]
@@ -53,13 +55,14 @@ class Plan(Record):
     ``techniques`` has the hash of each technique's file. ``instruments`` are those that decide.
     ``rollouts`` are those of each adapter by condition. ``points`` has each technique's adapters by
     the percentage in their name, with the share of the budget that was trained, a mean over
-    personas and seeds. Both are empty in studies of before they were recorded.
+    personas and seeds. Both are empty, and ``temperature`` to ``max_tokens`` None, in studies of
+    before they were recorded.
     """
 
-    techniques: Annotated[dict[Short, Short], Field(max_length=1000)]
+    techniques: Annotated[dict[Short, Short], Field(min_length=1, max_length=1000)]
     reference: Short | None
     personas: Names
-    train_seeds: Annotated[tuple[int, ...], Field(max_length=1000)]
+    train_seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=1000)]
     conditions: Names
     prompts: int | None
     scenarios: int | None
@@ -77,8 +80,18 @@ class Plan(Record):
     instruments: Names
     alpha: FiniteFloat
     rules: Annotated[tuple[Text, ...], Field(max_length=20)]
+    temperature: FiniteFloat | None = None
+    top_p: FiniteFloat | None = None
+    steps: int | None = None
+    max_tokens: int | None = None
     rollouts: Annotated[dict[Short, Count], Field(max_length=1000)] = Field(default_factory=dict)
     points: Annotated[Points, Field(max_length=1000)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_its_conditions(self) -> Self:
+        if not {CHAT, self.primary} <= set(self.conditions):
+            raise PydanticCustomError("conditions", "conditions lack chat or the primary one")
+        return self
 
     @property
     def contrasted(self) -> list[str]:
@@ -134,6 +147,10 @@ def plan_of(
         instruments=deciding(instruments),
         alpha=ALPHA,
         rules=RULES,
+        temperature=grid.temperature,
+        top_p=grid.top_p,
+        steps=grid.steps,
+        max_tokens=grid.max_tokens,
         rollouts=dict(rollouts or {}),
         points=dict(points or {}),
     )
