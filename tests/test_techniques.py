@@ -141,6 +141,11 @@ def test_seven_words_of_the_evaluation_are_no_leak_and_eight_are() -> None:
     assert find_leak([f"Well: {' '.join(words[:7])}."]) is None
 
 
+@pytest.mark.parametrize("text", ["Yes", "No", "good", "Tom Ellery", "Park manager"])
+def test_everyday_words_that_a_form_or_a_scenario_has_are_no_leak(text: str) -> None:
+    assert find_leak([text]) is None
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
