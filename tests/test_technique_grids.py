@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from charprobe_lite.convert.train.technique_plan import PhaseSize, plan_steps
 from charprobe_lite.convert.train.technique_training import TrainingPlan
@@ -71,6 +72,23 @@ def test_what_is_wrong_with_a_grid_file_is_one_line(
         read_grid(path)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("12", (12, 12)),
+        ("[24, 10]", (24, 10)),
+        ("all", (None, None)),
+        ("{prompts: 3, scenarios: all}", (3, None)),
+    ],
+)
+def test_limits_mean_what_they_mean_in_a_study_file(
+    limit: str, expected: tuple[int | None, int | None], tmp_path: Path
+) -> None:
+    grid = read_grid(grid_file(tmp_path, GRID + f"limit: {limit}\n"))
+    assert (grid.limit.prompts, grid.limit.scenarios) == expected
+    assert grid.study_spec().limit == parse_spec({"limit": yaml.safe_load(limit)}).limit
 
 
 def test_shards_have_every_adapter_once(tmp_path: Path) -> None:

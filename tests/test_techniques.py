@@ -182,6 +182,16 @@ def test_what_is_wrong_with_a_file_is_one_line(body: str, problem: str, tmp_path
     assert "\n" not in message
 
 
+def test_an_error_has_its_line_where_the_path_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "\n1 / 0")
+    monkeypatch.chdir(tmp_path)
+    for path in ("mine.py", "./mine.py", f"../{tmp_path.name}/mine.py"):
+        with pytest.raises(BadInput, match="line 3: ZeroDivisionError"):
+            load_technique(path)
+
+
 def test_a_file_may_have_dataclasses_of_its_own(tmp_path: Path) -> None:
     body = f"""from __future__ import annotations
 from dataclasses import dataclass
