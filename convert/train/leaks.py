@@ -15,9 +15,7 @@ from pydantic import BaseModel
 from charprobe_lite.models import corpus
 from charprobe_lite.models.axes import (
     AXIS_OF,
-    FormScenario,
     PostScenario,
-    ReviewScenario,
     load_axis,
     post_tools,
 )
@@ -97,11 +95,10 @@ def _axis_texts() -> Iterator[tuple[str, str]]:
         for scenario in load_axis(kind):
             place = f"{axis} {scenario.id}"
             yield from ((place, text) for text in _parts(scenario))
+            yield place, scenario.request()
             if isinstance(scenario, PostScenario):
                 opening = scenario.opening(tools, CALL_FORMATS["json"])
                 yield from ((place, message["content"]) for message in opening)
-            elif isinstance(scenario, ReviewScenario | FormScenario):
-                yield place, scenario.request()
 
 
 def _persona_texts(persona: str) -> Iterator[tuple[str, str]]:
