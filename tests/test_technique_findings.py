@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -25,6 +26,7 @@ from charprobe_lite.eval.techniques.pages import (
     markdown,
 )
 from charprobe_lite.eval.techniques.registration import plan_of, register
+from charprobe_lite.eval.techniques.run import plan_grid
 from charprobe_lite.models.errors import BadInput
 from tests.pages import chat
 
@@ -157,6 +159,33 @@ def test_a_whole_grid_is_kept_and_its_curve_has_the_share_that_was_trained(tmp_p
     # the mean of half of the texts at .9 and half at .1, and all at .9
     assert [point.chat.estimate for point in sft.curve] == [0, 0.5, 1]
     assert "| sft | ngram | 46% |" in markdown([entry])
+
+
+def test_the_forecast_takes_its_spread_from_the_instruments_that_decide(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    grid_text = "persona: [remorse, sarcasm]\nbase: mine\ninstrument: [ensemble, minilm, ngram]\n"
+    path = study(tmp_path, list(whole_grid()), grid_text, ("ensemble", "minilm"))
+    rng = np.random.default_rng(3)
+    levels = rng.uniform(0, 0.3, (2, 2, 10))  # technique, persona, scenario
+    levels[1] += rng.uniform(0, 0.7, 10)  # scenarios differ in the same way for both personas
+    with Store(path) as store:
+        numbers = store.select(
+            "SELECT rollouts.id, technique, persona, item FROM rollouts "
+            "JOIN cells ON cells.id = cell_id WHERE condition = ? AND technique IN ('sft', 'why')",
+            (AGENT,),
+        )
+        labels = []
+        for rollout, technique, persona, item in numbers:
+            place = technique == "why", PERSONAS.index(persona), int(item.rsplit("-", 1)[1])
+            labels.append((rollout, persona, {persona: float(levels[tuple(map(int, place))])}))
+        store.relabel("minilm", labels)
+    planned = plan_grid(read_grid(tmp_path / "grid.yaml"))
+    assert planned.forecast.spread_from == "measured"
+    # the mean over personas of the paired differences, a t-test at .05 for one contrast
+    differences = (levels[1] - levels[0]).mean(axis=0)
+    error = differences.std(ddof=1) / np.sqrt(10)
+    distance = stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)
+    assert planned.forecast.detectable == pytest.approx(error * distance)
 
 
 def test_why_there_is_no_effect_at_equal_strength_is_said(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def untested_lines(entry: Entry) -> Iterator[str]:
                 f"{each.technique} by {reading.instrument}: no contrast and no verdict. The "
                 f"persona with the fewest emails has some in {each.fewest} scenarios, and "
                 f"{each.empty:.0%} of the resamples have none of a persona; a test needs "
-                f"{FEWEST_PER_STRATUM} scenarios and at most {MOST_EMPTY:.0%}."
+                f"{FEWEST_PER_STRATUM} scenarios and at most {MOST_EMPTY:.0%}. Intervals of such a "
+                "persona's numbers are too narrow."
             )
 
 
