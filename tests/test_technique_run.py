@@ -71,6 +71,16 @@ def test_a_grid_is_trained_evaluated_and_continued(
     assert entry["missing"] == []
     assert entry["plan"]["precision"] == "bfloat16"
 
+    # what no run of the study may differ in is refused before the first training
+    for change, field in (("seed: 1", "seed"), ("temperature: 0.5", "temperature")):
+        grid.write_text(GRID + f"train_seed: [0, 2]\n{change}\n", "utf-8")
+        done = charprobe("techniques", "run", grid)
+        assert done.returncode == 2
+        assert f"field {field}: the study has" in done.stderr
+    assert not (grid.parent / "grid-adapters" / "sft-remorse-seed2").exists()
+    done = charprobe("techniques", "report", grid.with_suffix(".sqlite"), "--format", "json")
+    assert json.loads(done.stdout)["left"] == []
+
     grid.write_text(GRID.replace("bfloat16", "float32"), "utf-8")
     done = charprobe("techniques", "run", grid)
     assert done.returncode == 2

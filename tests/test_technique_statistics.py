@@ -83,6 +83,40 @@ def test_personas_weigh_alike_whatever_their_number_of_texts() -> None:
     assert "x" not in lacking
 
 
+def independent_texts(counts: dict[str, int], seed: int) -> ResampledMetrics[str]:
+    """Two techniques without a difference: so many coins of each persona, scenarios at random."""
+    rng = np.random.default_rng(seed)
+    metrics = {}
+    for name in ("why", "sft"):
+        strata = [persona for persona, count in counts.items() for _ in range(count)]
+        scenarios = [s for count in counts.values() for s in rng.choice(25, count, replace=False)]
+        coins = rng.integers(0, 2, len(strata)).astype(float).tolist()
+        values = Values(coins, strata, [f"s{s}" for s in scenarios], [None] * len(strata))
+        metrics[name] = stratified_mean(values, list(counts), is_share=True)
+    return ResampledMetrics(metrics, seed, resamples=400)
+
+
+def test_the_persona_with_the_fewest_scenarios_gives_the_freedom() -> None:
+    few, weights = {"a": 22, "b": 22, "c": 6}, {"why": 1.0, "sft": -1.0}
+    found = [contrast(independent_texts(few, seed), weights) for seed in range(60)]
+    assert {(each.freedom, each.fewest, each.is_testable) for each in found} == {(5, 6, True)}
+    # the error of a mean of three means, whose coins have a variance of 1/4
+    by_hand = np.sqrt(2 * 0.25 * (1 / 22 + 1 / 22 + 1 / 6)) / 3
+    assert np.mean([each.error for each in found]) == pytest.approx(by_hand, rel=0.1)
+    covered = sum(each.change.low <= 0 <= each.change.high for each in found)
+    assert covered >= stats.binom.ppf(0.001, 60, 0.95)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_persona_with_hardly_a_text_has_no_test(count: int) -> None:
+    found = contrast(independent_texts({"a": 22, "b": 22, "c": count}, 0), {"why": 1, "sft": -1})
+    assert found.fewest == count
+    assert not found.is_testable
+    # a side lacks the persona where none of its scenarios is drawn; both draw the same ones
+    alone = (1 - count / 25) ** 25
+    assert alone < found.empty < 2 * alone
+
+
 def test_a_family_is_corrected_by_holm_and_says_what_it_can_detect() -> None:
     rng = np.random.default_rng(7)
     levels = {name: rng.uniform(0, 1, (1, 30)) for name in ("sft", "why", "dpo", "hq")}
@@ -125,11 +159,55 @@ def test_components_of_spread_by_hand() -> None:
     assert found is not None
     variances = (found.scenario, found.adapter, found.rest)
     assert np.sqrt(variances) == pytest.approx([0.2, 0.3, 0.1], rel=0.1)
-    # the error of the mean of 400 x 500 from its parts
-    assert found.error(500, 400) == pytest.approx(
-        np.sqrt(found.adapter / 400 + found.scenario / 500 + found.rest / 200_000)
+    # these very adapters: the error of the mean of 400 x 500 from its parts
+    assert found.error(500, 400, counts_adapters=False) == pytest.approx(
+        np.sqrt(found.scenario / 500 + found.rest / 200_000)
     )
-    assert found.error(500, 400, counts_adapters=False) < found.error(500, 400)
+
+
+def test_differences_between_personas_are_no_luck_of_adapters() -> None:
+    rng = np.random.default_rng(9)
+    personas = [name for name in ("a", "b", "c") for _ in range(200)]
+    level = np.repeat([0.0, 3.0, 9.0], 200)  # personas differ far more than their adapters
+    many = (
+        (level + rng.normal(0, 0.3, 600))[:, None]
+        + rng.normal(0, 0.2, 300)[None, :]
+        + rng.normal(0, 0.1, (600, 300))
+    )
+    found = spread_of(many, personas)
+    assert found is not None
+    variances = (found.scenario, found.adapter, found.rest)
+    assert np.sqrt(variances) == pytest.approx([0.2, 0.3, 0.1], rel=0.1)
+    # one adapter of each persona: the error is that of the means over them
+    means = many[::200]
+    single = spread_of(means, ["a", "b", "c"])
+    assert single is not None
+    by_hand = means.mean(axis=0).std(ddof=1) / np.sqrt(300)
+    assert single.error(300, 3, counts_adapters=False) == pytest.approx(by_hand)
+
+
+def simulated(spread: Spread, seed: int, shift: float) -> ResampledMetrics[str]:
+    """Two techniques of three personas with three seeds each; ``why`` is better by ``shift``."""
+    rng, metrics = np.random.default_rng(seed), {}
+    for name in ("sft", "why"):
+        level = shift if name == "why" else 0.0
+        by_adapter = rng.normal(level, np.sqrt(spread.adapter / 2), (9, 1))
+        by_scenario = rng.normal(0, np.sqrt(spread.scenario / 2), (1, 25))
+        table = by_adapter + by_scenario + rng.normal(0, np.sqrt(spread.rest / 2), (9, 25))
+        persona = [f"p{adapter // 3}" for adapter in range(9) for _ in range(25)]
+        units = [Unit(f"{name}/p{n // 3}", f"{n % 3}") for n in range(9) for _ in range(25)]
+        values = Values(table.ravel().tolist(), persona, SCENARIOS[:25] * 9, units)
+        metrics[name] = stratified_mean(values, ["p0", "p1", "p2"])
+    return ResampledMetrics(metrics, seed, resamples=300)
+
+
+def test_the_forecast_difference_is_found_with_training_seeds() -> None:
+    spread, alpha, weights = Spread(0.08, 0.02, 0.3), 0.05 / 6, {"why": 1.0, "sft": -1.0}
+    shift = minimum_detectable(spread.error(25, 9), 6, alpha)
+    found = [contrast(simulated(spread, seed, shift), weights) for seed in range(100)]
+    assert {each.freedom for each in found} == {6}
+    shown = sum(each.p <= alpha for each in found)
+    assert shown >= stats.binom.ppf(0.01, 100, 0.8)
 
 
 def test_a_level_is_read_where_the_curve_first_reaches_it() -> None:
@@ -140,6 +218,10 @@ def test_a_level_is_read_where_the_curve_first_reaches_it() -> None:
     assert value_at(x, y, 0.3) == pytest.approx(0.1)
     assert np.isnan(value_at(x, y, 0.99)).all()
     assert value_at(x, y, 0.05) == pytest.approx(0.0)
+    # three personas of 40 prompts, 108 of 120 detected: the mean is .9 but for rounding
+    tie = np.mean([39 / 40, 38 / 40, 31 / 40])
+    assert tie < 0.9
+    assert value_at(np.array([[0.1], [tie]]), np.array([[0.0], [0.3]]), 0.9) == pytest.approx(0.3)
     # two curves at once; the second falls back after it has reached the level
     both = value_at(
         np.array([[0.0, 0.0], [0.4, 1.0], [0.8, 0.4]]),

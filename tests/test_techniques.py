@@ -141,6 +141,11 @@ def test_seven_words_of_the_evaluation_are_no_leak_and_eight_are() -> None:
     assert find_leak([f"Well: {' '.join(words[:7])}."]) is None
 
 
+@pytest.mark.parametrize("text", ["Yes", "No", "good", "Tom Ellery", "Park manager"])
+def test_everyday_words_that_a_form_or_a_scenario_has_are_no_leak(text: str) -> None:
+    assert find_leak([text]) is None
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -175,6 +180,16 @@ def test_what_is_wrong_with_a_file_is_one_line(body: str, problem: str, tmp_path
     assert problem in message
     assert "mine" in message
     assert "\n" not in message
+
+
+def test_an_error_has_its_line_where_the_path_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "\n1 / 0")
+    monkeypatch.chdir(tmp_path)
+    for path in ("mine.py", "./mine.py", f"../{tmp_path.name}/mine.py"):
+        with pytest.raises(BadInput, match="line 3: ZeroDivisionError"):
+            load_technique(path)
 
 
 def test_a_file_may_have_dataclasses_of_its_own(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pydantic import BaseModel
+
 from charprobe_lite.models import corpus
 from charprobe_lite.models.axes import (
     AXIS_OF,
-    FormScenario,
     PostScenario,
-    ReviewScenario,
     load_axis,
     post_tools,
 )
@@ -30,6 +30,8 @@ from charprobe_lite.models.scenarios import TOOL_OUTPUT, load_scenarios
 from charprobe_lite.models.tools import load_tools
 
 WORDS = 8
+FEWEST_WORDS = 4
+"""Options, names and topics of fewer words are everyday language: a user says "Yes", too."""
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
@@ -66,13 +68,14 @@ def evaluation_texts() -> Iterator[tuple[str, str]]:
 
     Scenarios with the agent's instructions and tools, emails, ceiling texts, the axes beyond the
     email, the tasks of the training authors' emails, requests to break character or to play one,
-    and all prompts that train nothing.
+    and all prompts that train nothing. A part of a scenario that is shorter than `FEWEST_WORDS`
+    counts only within what is said to the model.
     """
     tools = load_tools()
     for scenario in load_scenarios(corpus.corpus_file("agentic/eval.jsonl")):
         place = f"scenario {scenario.id}"
         yield from ((place, message["content"]) for message in scenario.opening(tools))
-        yield from ((place, text) for text in _strings(scenario.model_dump()))
+        yield from ((place, text) for text in _parts(scenario))
     yield from _axis_texts()
     for persona in PERSONAS:
         yield from _persona_texts(persona)
@@ -91,12 +94,11 @@ def _axis_texts() -> Iterator[tuple[str, str]]:
     for kind, axis in AXIS_OF.items():
         for scenario in load_axis(kind):
             place = f"{axis} {scenario.id}"
-            yield from ((place, text) for text in _strings(scenario.model_dump()))
+            yield from ((place, text) for text in _parts(scenario))
+            yield place, scenario.request()
             if isinstance(scenario, PostScenario):
                 opening = scenario.opening(tools, CALL_FORMATS["json"])
                 yield from ((place, message["content"]) for message in opening)
-            elif isinstance(scenario, ReviewScenario | FormScenario):
-                yield place, scenario.request()
 
 
 def _persona_texts(persona: str) -> Iterator[tuple[str, str]]:
@@ -138,6 +140,11 @@ def _places() -> dict[str, str]:
             places.setdefault(run, place)
     places.pop("", None)
     return places
+
+
+def _parts(scenario: BaseModel) -> Iterator[str]:
+    texts = _strings(scenario.model_dump())
+    return (text for text in texts if len(WORD.findall(text)) >= FEWEST_WORDS)
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -62,12 +62,15 @@ class ClusterBootstrap(Generic[Name]):
         seed: int = 0,
         resamples: int = CLUSTER_RESAMPLES,
         units: Mapping[Name, Sequence[Unit | None]] | None = None,
+        fewest: Mapping[Name, int] | None = None,
     ) -> None:
         """``clusters``: the cluster of every row of every table; a table may be empty.
 
         ``units``: the unit of every row, None for a row without; nothing for a table without any.
+        ``fewest``: how many clusters count for t, where those are not all of the table.
         """
         self._clusters = dict(clusters)
+        self._fewest = dict(fewest or {})
         self._positions, self._weights = {}, {}
         for tables, pool in _pools(clusters):
             weights = _draw(pool, seed, resamples)
@@ -137,7 +140,7 @@ class ClusterBootstrap(Generic[Name]):
         observed, resampled = values[0], values[1:][np.isfinite(values[1:])]
         if not resampled.size:
             return Estimate(float(observed), float("nan"), float("nan"))
-        clusters = max(2, min(len(set(self._clusters[name])) for name in names))
+        clusters = max(2, self.cluster_count(names))
         below = ((resampled < observed).mean() + (resampled <= observed).mean()) / 2
         bias = norm.ppf(np.clip(below, 0.5 / resampled.size, 1 - 0.5 / resampled.size))
         reach = t.ppf((1 + level) / 2, self.freedom(names, strata))
@@ -150,8 +153,9 @@ class ClusterBootstrap(Generic[Name]):
         return Estimate(float(observed), float(low), float(high))
 
     def cluster_count(self, names: Sequence[Name]) -> int:
-        """The fewest prompts, scenarios or texts that one of the tables has."""
-        return min(len(set(self._clusters[name])) for name in names)
+        """The fewest prompts, scenarios or texts that one of the tables has, or its smallest
+        stratum where strata weigh alike."""
+        return min(self._fewest.get(name, len(set(self._clusters[name]))) for name in names)
 
     def freedom(self, names: Sequence[Name], strata: Collection[str] | None = None) -> int:
         """Degrees of freedom of t: the clusters less 1, or the resampled units less their strata

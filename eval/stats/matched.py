@@ -4,6 +4,9 @@ import numpy as np
 
 from charprobe_lite.eval.stats.bootstrap import Floats
 
+ROUNDING = 1e-9
+"""A mean that is the level but for rounding reaches it: (39 + 38 + 31) / 120 is below 0.9."""
+
 
 def value_at(x: Floats, y: Floats, level: float) -> Floats:
     """What ``y`` is where ``x`` first reaches ``level``; both (points, n), giving (n,).
@@ -11,7 +14,7 @@ def value_at(x: Floats, y: Floats, level: float) -> Floats:
     The points are in the order of training. Between two neighbours both measures are taken to move
     on a straight line. NaN where no point reaches the level, or where one that is needed is NaN.
     """
-    reached = x >= level
+    reached = x >= level - ROUNDING
     first = reached.argmax(axis=0)
     columns = np.arange(x.shape[1])
     before = np.maximum(first - 1, 0)

@@ -40,7 +40,8 @@ class Metric:
     prompt, scenario or text. ``observations`` counts what a share from 0 to 1 is a share of, so
     that its interval always has a width, see `ResampledMetrics.interval`, and ``largest`` is what
     that share can be at most. ``unit`` is each row's adapter where a persona has several, see
-    `ClusterBootstrap`; empty without any.
+    `ClusterBootstrap`; empty without any. ``fewest`` is how many prompts, scenarios or texts its
+    smallest class has, where classes weigh alike: the number is no surer than that class's.
     """
 
     cluster: Sequence[str]
@@ -49,6 +50,7 @@ class Metric:
     observations: int | None = None
     unit: Sequence[Unit | None] = ()
     largest: float = 1.0
+    fewest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ class ResampledMetrics(Generic[Name]):
         self.metrics = dict(metrics)
         clusters = {name: metric.cluster for name, metric in metrics.items()}
         units = {name: metric.unit for name, metric in metrics.items()}
-        self.bootstrap = ClusterBootstrap(clusters, seed, resamples, units)
+        fewest = {n: metric.fewest for n, metric in metrics.items() if metric.fewest is not None}
+        self.bootstrap = ClusterBootstrap(clusters, seed, resamples, units, fewest)
         self._replicates: dict[Name, Floats] = {}
 
     def __contains__(self, name: Name) -> bool:

@@ -45,9 +45,13 @@ class ProvenanceTable(Connection):
     def pin(self, values: Mapping[str, Any]) -> None:
         """Record what must not change within a study, or check it against what was recorded.
 
-        A study without a rollout yet is bound to nothing. Raises BadInput naming the first value
-        that differs.
+        A study without a rollout yet is bound to nothing. Raises BadInput as `check_pins`.
         """
+        pinned = self.check_pins(values)
+        self.note({name: value for name, value in values.items() if name not in pinned})
+
+    def check_pins(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the study is bound to. Raises BadInput naming the first value that differs."""
         pinned = {**ASSUMED, **self.provenance()} if self.has_rollouts() else {}
         for name, value in values.items():
             if name in pinned and pinned[name] != value:
@@ -55,7 +59,7 @@ class ProvenanceTable(Connection):
                     f"{self.path}: field {name}: the study has {short(pinned[name])}, this run "
                     f"{short(value)}; choose another --study"
                 )
-        self.note({name: value for name, value in values.items() if name not in pinned})
+        return pinned
 
     def forget(self, name: str) -> None:
         """Drop a value that no longer holds."""

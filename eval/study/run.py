@@ -210,6 +210,15 @@ def run_tasks(
     return StudyRun(path, resolved, variants, tasks)
 
 
+def check_study(store: Store, resolved: StudySpec, files: VariantFiles) -> None:
+    """Raises BadInput where a study that has begun was made with something else, before anything is
+    made for it. A context that was not given is chosen later."""
+    pins = {**_pins(resolved, files), **_file_pins(files)}
+    if "context" not in resolved.model_fields_set:
+        pins.pop("context", None)
+    store.check_pins(pins)
+
+
 def _parallel(
     store: Store,
     spec: StudySpec,

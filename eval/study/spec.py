@@ -94,6 +94,10 @@ class Limits(Record):
     scenarios: Count = defaults.SCENARIOS
 
 
+LimitPair = Annotated[Limits, BeforeValidator(_limits)]
+"""Limits as files write them: 12, [24, 10], all, or by name."""
+
+
 class StudySpec(Record):
     """What one study is to do, on one base with one seed.
 
@@ -120,7 +124,7 @@ class StudySpec(Record):
     train_seeds: Annotated[
         tuple[Seed, ...], BeforeValidator(_number_list), Field(max_length=1000)
     ] = Field((), alias="train_seed")
-    limit: Annotated[Limits, BeforeValidator(_limits)] = Limits()
+    limit: LimitPair = Limits()
     seed: int = Field(0, ge=0, lt=2**63)
     repeats: int = Field(1, ge=1, le=1000)
     shard: Annotated[tuple[Part, Part] | None, BeforeValidator(_part)] = None

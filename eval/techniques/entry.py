@@ -12,16 +12,17 @@ from pydantic import Field, FiniteFloat
 
 from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.techniques.grid import MOST_ADAPTERS
-from charprobe_lite.eval.techniques.registration import Departure, Plan, Short
+from charprobe_lite.eval.techniques.registration import Count, Departure, Plan, Share, Short
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json
 from charprobe_lite.models.record import Record
 
 SCHEMA = "charprobe-lite/techniques-entry/1"
-Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
-Verdict = Literal["more", "less", "not shown", "reference", "no contrast"]
+Unmatched = Literal["not reached", "few resamples", "no text of the base", "no text of it"]
+"""Why a technique has no effect at equal strength: its curve stays below, too few resamples reach
+the strength for an interval, or there is no text to draw the curve from."""
+Verdict = Literal["more", "less", "not shown", "too few texts", "reference", "no contrast"]
 """Whether a technique's effect is shown to differ from the reference's."""
-Count = Annotated[int, Field(ge=0)]
 
 
 class Interval(Record):
@@ -41,8 +42,8 @@ class Interval(Record):
 
 
 class CurvePoint(Record):
-    """An adapter on the way: the share of its budget, detection in chat, and the outcome by
-    condition."""
+    """Adapters on the way: the share of the budget that was trained, a mean over personas and
+    seeds, detection in chat, and the outcome by condition."""
 
     share: Share
     chat: Interval
@@ -54,7 +55,8 @@ class TechniqueReading(Record):
 
     ``level`` and ``effect`` (minus the base's) are of the primary condition after all of the
     training; ``effects`` of every condition. ``matched`` is the effect where detection in chat
-    reaches the plan's strength, ``reached`` the share of resamples that do.
+    reaches the plan's strength, ``reached`` the share of resamples that do, ``unmatched`` why there
+    is none.
     """
 
     technique: Short
@@ -63,6 +65,7 @@ class TechniqueReading(Record):
     effects: Annotated[dict[Short, Interval], Field(max_length=100)]
     matched: Interval | None
     reached: Share
+    unmatched: Unmatched | None = None
     curve: Annotated[list[CurvePoint], Field(max_length=100)]
 
 
@@ -70,6 +73,7 @@ class ContrastReading(Record):
     """A technique's effect minus the reference's, with its tests; ``matched`` at equal strength.
 
     ``detectable`` is the smallest true difference that this precision finds in 80 of 100 studies.
+    ``fewest`` is how many scenarios have a text of the persona that has the fewest, on either side.
     """
 
     technique: Short
@@ -80,22 +84,37 @@ class ContrastReading(Record):
     freedom: Count
     detectable: FiniteFloat
     matched: Interval | None
+    fewest: Count | None = None
+
+
+class Untested(Record):
+    """A contrast without a test: ``fewest`` scenarios have a text of the persona with the fewest,
+    and a share of the resamples, ``empty``, has none of some persona."""
+
+    technique: Short
+    fewest: Count
+    empty: Share
 
 
 class Reading(Record):
-    """Everything by one outcome and instrument; ``base`` has the base's level by condition."""
+    """Everything by one outcome and instrument; ``base`` has the base's level by condition.
+
+    ``untested`` are the planned contrasts that have too few texts of a persona for a test.
+    """
 
     instrument: Short
     outcome: Short
     base: Annotated[dict[Short, Interval], Field(max_length=100)]
     techniques: Annotated[list[TechniqueReading], Field(max_length=1000)]
     contrasts: Annotated[list[ContrastReading], Field(max_length=1000)]
+    untested: Annotated[tuple[Untested, ...], Field(max_length=1000)] = ()
 
 
 class TechniqueCounts(Record):
     """What a technique's numbers are of, in the primary condition after all of the training.
 
-    ``adapters`` are (persona, training seed) pairs; ``texts`` were sent of so many ``rollouts``.
+    ``adapters`` are (persona, training seed) pairs; ``texts`` were sent of so many ``rollouts``, of
+    which ``planned`` were to be made; None in entries of before it was recorded.
     """
 
     technique: Short
@@ -103,10 +122,12 @@ class TechniqueCounts(Record):
     rollouts: Count
     texts: Count
     verdict: Verdict
+    planned: Count | None = None
 
 
 class Entry(Record):
-    """One comparison of techniques. ``missing`` names planned adapters without a rollout."""
+    """One comparison of techniques. ``missing`` has a line for each planned adapter that lacks
+    rollouts, and for each planned instrument that lacks labels."""
 
     schema_: Literal["charprobe-lite/techniques-entry/1"] = Field(alias="schema")
     name: Short
@@ -115,7 +136,7 @@ class Entry(Record):
     registered: Short | None
     detectable_before: FiniteFloat | None
     left: Annotated[list[Departure], Field(max_length=1000)]
-    missing: Annotated[tuple[Short, ...], Field(max_length=MOST_ADAPTERS)]
+    missing: Annotated[tuple[Short, ...], Field(max_length=2 * MOST_ADAPTERS)]
     scenarios: Count
     prompts: Count
     sha256: Annotated[dict[Short, Short], Field(max_length=100)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,11 @@ from charprobe_lite.eval.stats.metrics import ResampledMetrics
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.provenance import headline_instrument
 from charprobe_lite.eval.store.reader import open_study
+from charprobe_lite.eval.techniques.completeness import (
+    missing_labels,
+    missing_rollouts,
+    rollouts_of_adapter,
+)
 from charprobe_lite.eval.techniques.entry import (
     ContrastReading,
     CurvePoint,
@@ -27,6 +31,8 @@ from charprobe_lite.eval.techniques.entry import (
     Reading,
     TechniqueCounts,
     TechniqueReading,
+    Unmatched,
+    Untested,
     Verdict,
     interval_of,
 )
@@ -86,6 +92,15 @@ class _Outcome:
             return None
         return contrast(self.resampled, {after: 1, reference: -1})
 
+    def fewest(self, technique: str) -> int:
+        """Scenarios with a text of the persona that has the fewest, of it and the reference."""
+        points = [
+            self.point(name, WHOLE, self.plan.primary)
+            for name in (technique, self.plan.reference or "")
+        ]
+        metrics = [self.resampled.metrics.get(point) for point in points]
+        return min((metric.fewest or 0) if metric else 0 for metric in metrics)
+
     def percents(self, technique: str) -> list[int]:
         """Where the technique's curve has points, from the base on."""
         found = {
@@ -122,6 +137,20 @@ class _Outcome:
             return None
         return interval_of(self.resampled.interval(values, points))
 
+    def unmatched(self, technique: str, values: Floats | None) -> Unmatched | None:
+        """Why a technique has no effect at the plan's strength, None where it has."""
+        chat, base = (
+            self.point(BASE, 0, *which)
+            for which in ((CHAT, "detection"), (self.plan.primary, self.name))
+        )
+        if not self.has(chat, base):
+            return "no text of the base"
+        if values is None:
+            return "no text of it"
+        if not np.isfinite(values[0]):
+            return "not reached"
+        return "few resamples" if _reached(values) < FEWEST_REACHED else None
+
 
 def study_entry(path: Path) -> Entry:
     """The entry of a study that `techniques run` made. Raises BadInput."""
@@ -132,7 +161,8 @@ def study_entry(path: Path) -> Entry:
         labels = {name: store.labels(name) for name in plan.instruments if name != headline}
     planned = _planned(study.rows, plan)
     readings = []
-    for instrument, rows in rows_by_instrument(planned, headline, labels).items():
+    by_instrument = rows_by_instrument(planned, headline, labels)
+    for instrument, rows in by_instrument.items():
         if instrument in plan.instruments:
             resampled = resample_outcomes(rows, plan.personas, plan.seed)
             readings += [
@@ -152,8 +182,8 @@ def study_entry(path: Path) -> Entry:
             plan=plan,
             registered=registered_at(study.provenance),
             detectable_before=detectable_before(study.provenance),
-            left=read_departures(path, study.provenance),
-            missing=tuple(_missing(planned, plan)),
+            left=read_departures(path, study.provenance, len(study.rows)),
+            missing=(*missing_rollouts(planned, plan), *missing_labels(by_instrument, plan)),
             scenarios=len(conditions[plan.primary]),
             prompts=len(conditions[CHAT]),
             sha256={name: str(v) for name, v in hashes.items() if " adapter " not in name},
@@ -172,22 +202,13 @@ def _planned(rows: Sequence[Row], plan: Plan) -> list[Row]:
         and row.persona in (None, *plan.personas)
         and row.cell.train_seed in (None, *plan.train_seeds)
         and row.cell.condition in plan.conditions
+        and _is_point(plan, *technique_of(row.cell))
     ]
 
 
-def _missing(rows: Sequence[Row], plan: Plan) -> list[str]:
-    """The planned adapters that have no rollout of the primary condition."""
-    found = {
-        (technique_of(row.cell)[0], row.persona, row.cell.train_seed)
-        for row in rows
-        if row.cell.condition == plan.primary and technique_of(row.cell)[1] == WHOLE
-    }
-    everything = product(plan.techniques, plan.personas, plan.train_seeds)
-    return [
-        f"{name}-{persona}-seed{seed}"
-        for name, persona, seed in everything
-        if (name, persona, seed) not in found
-    ]
+def _is_point(plan: Plan, technique: str, percent: int) -> bool:
+    points = plan.points.get(technique)
+    return points is None or str(percent) in points
 
 
 def _reading(outcome: _Outcome, instrument: str) -> Reading:
@@ -201,6 +222,7 @@ def _reading(outcome: _Outcome, instrument: str) -> Reading:
         base=levels,
         techniques=[_technique_reading(outcome, name) for name in plan.techniques],
         contrasts=_contrasts(outcome),
+        untested=tuple(_untested(outcome)),
     )
 
 
@@ -218,6 +240,7 @@ def _technique_reading(outcome: _Outcome, name: str) -> TechniqueReading:
         effects=effects,
         matched=outcome.matched_interval(*matched) if matched else None,
         reached=_reached(matched[0]) if matched else 0.0,
+        unmatched=outcome.unmatched(name, matched[0] if matched else None),
         curve=[point for place in outcome.path(name) if (point := _curve_point(outcome, *place))],
     )
 
@@ -232,7 +255,7 @@ def _curve_point(outcome: _Outcome, name: str, percent: int) -> CurvePoint | Non
     }
     if chat is None:
         return None
-    return CurvePoint(share=percent / WHOLE, chat=chat, outcome=levels)
+    return CurvePoint(share=outcome.plan.share(name, percent), chat=chat, outcome=levels)
 
 
 def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
@@ -240,7 +263,7 @@ def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
     found = {
         name: difference
         for name in outcome.plan.contrasted
-        if (difference := outcome.difference(name)) and difference.p == difference.p
+        if (difference := outcome.difference(name)) and _is_tested(difference)
     }
     size = len(outcome.plan.contrasted)
     family = with_family(list(found.values()), size, outcome.plan.alpha) if found else []
@@ -258,9 +281,28 @@ def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
                     freedom=each.freedom,
                     detectable=each.detectable,
                     matched=_matched_difference(outcome, name),
+                    fewest=each.fewest,
                 )
             )
     return readings
+
+
+def _untested(outcome: _Outcome) -> list[Untested]:
+    """The planned contrasts that some persona has too few texts for."""
+    found = {name: outcome.difference(name) for name in outcome.plan.contrasted}
+    return [
+        Untested(
+            technique=name,
+            fewest=outcome.fewest(name),
+            empty=difference.empty if difference else 1.0,
+        )
+        for name, difference in found.items()
+        if not (difference and _is_tested(difference))
+    ]
+
+
+def _is_tested(difference: Contrast) -> bool:
+    return difference.is_testable and difference.p == difference.p
 
 
 def _matched_difference(outcome: _Outcome, name: str) -> Interval | None:
@@ -289,6 +331,9 @@ def _counts(
         rollouts=len(own),
         texts=sum(row.text is not None for row in own),
         verdict=_verdict(name, plan, readings),
+        planned=len(plan.personas)
+        * len(plan.train_seeds)
+        * rollouts_of_adapter(rows, plan)[plan.primary],
     )
 
 
@@ -300,6 +345,8 @@ def _verdict(name: str, plan: Plan, readings: Sequence[Reading]) -> Verdict:
         return "reference"
     primary = [reading for reading in readings if reading.outcome == plan.outcomes[0]]
     found = [c for reading in primary for c in reading.contrasts if c.technique == name]
+    if any(each.technique == name for reading in primary for each in reading.untested):
+        return "too few texts"
     signs = {np.sign(c.difference.estimate) for c in found if c.p_holm <= plan.alpha}
     shown = [c for c in found if c.p_holm <= plan.alpha]
     if len(shown) < len(plan.instruments) or len(signs) != 1:

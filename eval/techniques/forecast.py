@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.stats.bootstrap import Floats
 from charprobe_lite.eval.stats.detectable import Spread, minimum_detectable, spread_of
-from charprobe_lite.eval.study.grid import items_of
+from charprobe_lite.eval.store.provenance import headline_instrument
+from charprobe_lite.eval.study.grid import in_shard, items_of
 from charprobe_lite.eval.study.pace import core_speed, rollout_tokens
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
-from charprobe_lite.eval.techniques.outcomes import technique_of
+from charprobe_lite.eval.techniques.outcomes import rows_by_instrument, technique_of
 from charprobe_lite.eval.techniques.registration import Plan
 from charprobe_lite.eval.techniques.trainings import (
     WHOLE,
@@ -49,7 +51,8 @@ class GridForecast:
     """Trainings and rollouts that are still missing, their seconds, and what can be detected.
 
     ``training_from`` and ``rollouts_from`` say where a rate comes from: what this grid has done on
-    this machine already, or a typical one. ``detectable`` is None without a contrast.
+    this machine already, or a typical one. ``detectable`` is by one of the ``instruments`` that
+    decide, the worst of them, where every agent sends its email; None without a contrast.
     """
 
     trainings: int
@@ -61,6 +64,7 @@ class GridForecast:
     detectable: float | None
     spread_from: Source
     counts_seeds: bool
+    instruments: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Every field, and the seconds of both together."""
@@ -81,12 +85,13 @@ class GridForecast:
             luck = "" if self.counts_seeds else "; one seed, so only for these very adapters"
             found = (
                 f"a true difference of {self.detectable:.2f} in P(persona) from sft would be found "
-                "in 80 of 100 such studies"
+                "by one instrument in 80 of 100 such studies"
                 if self.detectable <= 1
                 else "no difference in P(persona) from sft is large enough to be found in 80 of "
                 "100 such studies"
             )
-            yield f"{found} (spread {spread}{luck})"
+            every = f"; a verdict needs all {self.instruments}" if self.instruments > 1 else ""
+            yield f"{found}{every} (spread {spread}{luck})"
 
     @staticmethod
     def _source(source: Source, what: str) -> str:
@@ -101,20 +106,24 @@ def forecast_grid(
     parameters: int,
     plans: Mapping[Training, TrainingPlan] | None,
     shard: tuple[int, int] | None,
-    rows: Sequence[Row],
+    texts: Mapping[str, Sequence[Row]],
     plan: Plan,
 ) -> GridForecast:
     """What is still missing of a grid, or of a part of it.
 
-    ``rows`` are the study's so far. Without ``plans`` every adapter counts as read once over.
+    ``texts`` are the study's rollouts so far by instrument, as `read_texts` has them. Without
+    ``plans`` every adapter counts as read once over.
     """
+    rows = next(iter(texts.values()), [])
     trainings = trainings_of(grid, shard)
     missing = [each for each in trainings if not adapter_folder(grid, each).exists()]
     rate, training_from = _training_rate(trainings, grid, parameters, plans)
-    total = _rollouts(grid, spec, trainings, plans)
+    total = _rollouts(grid, spec, trainings, plans, shard)
     left = max(0, total - len(rows))
     pace, rollouts_from = _rollout_pace(rows, grid, spec, parameters)
-    spread, spread_from = _spread(rows, plan)
+    spreads = [found for name in plan.instruments if (found := _spread(texts.get(name, ()), plan))]
+    scenarios = len(items_of(spec)[plan.primary])
+    detectable = [detectable_difference(grid, each, scenarios) for each in spreads or [TYPICAL]]
     return GridForecast(
         trainings=len(missing),
         training_seconds=sum(rate * _read_tokens(each, grid, plans) for each in missing),
@@ -122,16 +131,17 @@ def forecast_grid(
         rollouts=left,
         rollout_seconds=pace * left,
         rollouts_from=rollouts_from,
-        detectable=detectable_difference(grid, spread),
-        spread_from=spread_from,
+        detectable=max((each for each in detectable if each is not None), default=None),
+        spread_from="measured" if spreads else "typical",
         counts_seeds=len(grid.train_seeds) > 1,
+        instruments=len(plan.instruments),
     )
 
 
-def detectable_difference(grid: TechniqueGrid, spread: Spread) -> float | None:
-    """The smallest true difference from the reference that the planned size finds."""
-    tests, scenarios = len(grid.contrasted), grid.limit.scenarios
-    if not tests or len(grid.loaded) < 2 or not scenarios or scenarios < 2:
+def detectable_difference(grid: TechniqueGrid, spread: Spread, scenarios: int) -> float | None:
+    """The smallest true difference from the reference that so many scenarios find."""
+    tests = len(grid.contrasted)
+    if not tests or len(grid.loaded) < 2 or scenarios < 2:
         return None
     adapters, seeds = len(grid.personas) * len(grid.train_seeds), len(grid.train_seeds)
     freedom = scenarios - 1
@@ -200,18 +210,19 @@ def _rollouts(
     spec: StudySpec,
     trainings: Sequence[Training],
     plans: Mapping[Training, TrainingPlan] | None,
+    shard: tuple[int, int] | None,
 ) -> int:
-    """Of the base, and of every adapter that is evaluated."""
-    items = sum(map(len, items_of(spec).values()))
-    kept = sum(
-        len(kept_adapters(plans[each], grid.checkpoints)) if plans else grid.checkpoints
-        for each in trainings
-    )
-    return items * (1 + kept)
+    """Of the base, of which a part has a part, and of every adapter that is evaluated."""
+    items = [item for each in items_of(spec).values() for item in each]
+    of_base = sum(shard is None or in_shard(shard, None, item.id, 0) for item in items)
+    adapters = kept_adapters(plans, grid.checkpoints) if plans else {}
+    kept = sum(len(adapters[each]) if plans else grid.checkpoints for each in trainings)
+    return of_base + len(items) * kept
 
 
-def _spread(rows: Sequence[Row], plan: Plan) -> tuple[Spread, Source]:
-    """Components of P(persona) minus the reference's, over all contrasts that have two adapters."""
+def _spread(rows: Sequence[Row], plan: Plan) -> Spread | None:
+    """Components of P(persona) minus the reference's by one instrument, a mean over contrasts; None
+    where there are too few adapters yet."""
     values: dict[tuple[str, str, int | None], dict[str, float]] = {}
     for row in rows:
         name, percent = technique_of(row.cell)
@@ -219,31 +230,36 @@ def _spread(rows: Sequence[Row], plan: Plan) -> tuple[Spread, Source]:
         if is_end and row.persona and row.probabilities is not None:
             key = (name, row.persona, row.cell.train_seed)
             values.setdefault(key, {})[row.item] = row.probabilities.get(row.persona, 0.0)
-    items = sorted({item for texts in values.values() for item in texts})
     found = []
     for name in plan.contrasted:
-        pairs = [
-            (texts, other)
+        pairs = {
+            key[1:]: (texts, other)
             for key, texts in values.items()
             if key[0] == name and (other := values.get((plan.reference or "", *key[1:])))
-        ]
-        differences = [
-            [texts.get(item, np.nan) - other.get(item, np.nan) for item in items]
-            for texts, other in pairs
-        ]
-        if len(pairs) > 1 and (spread := spread_of(np.array(differences))):
-            found.append(spread)
-    if not found:
-        return TYPICAL, "typical"
-    means = np.mean([(s.scenario, s.adapter, s.rest) for s in found], axis=0)
-    return Spread(*map(float, means)), "measured"
+        }
+        personas = [persona for persona, _ in pairs]
+        has_seeds = len(set(personas)) < len(personas)
+        spread = spread_of(_differences(list(pairs.values())), personas)
+        if spread and (has_seeds or len(plan.train_seeds) == 1):
+            found.append((spread.scenario, spread.adapter, spread.rest))
+    return Spread(*map(float, np.mean(found, axis=0))) if found else None
 
 
-def read_rows(path: Path | None) -> list[Row]:
-    """The rollouts of a study that may not be there yet. Raises BadInput."""
+def _differences(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Floats:
+    """(adapters, scenarios), NaN where one of the two has no text."""
+    items = sorted({item for pair in pairs for texts in pair for item in texts})
+    rows = [[a.get(item, np.nan) - b.get(item, np.nan) for item in items] for a, b in pairs]
+    return np.array(rows).reshape(len(pairs), len(items))
+
+
+def read_texts(path: Path | None, instruments: Sequence[str]) -> dict[str, list[Row]]:
+    """The rollouts of a study that may not be there yet, with the labels of each instrument that
+    has some. Raises BadInput."""
     from charprobe_lite.eval.store.database import Store
 
     if path is None or not path.is_file():
-        return []
+        return {}
     with Store(path, readonly=True) as store:
-        return store.rows()
+        headline = headline_instrument(store.provenance())
+        labels = {name: store.labels(name) for name in instruments if name != headline}
+        return rows_by_instrument(store.rows(), headline, labels)

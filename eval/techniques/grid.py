@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from charprobe_lite.convert.train.technique import TOKENS
 from charprobe_lite.convert.train.techniques import Technique, load_technique
 from charprobe_lite.eval.conditions import condition_names, load_condition
-from charprobe_lite.eval.study.spec import Limits, Names, StudySpec, parse_spec
+from charprobe_lite.eval.study.spec import LimitPair, Limits, Names, StudySpec, parse_spec
 from charprobe_lite.models import defaults
 from charprobe_lite.models.catalogue import EMBEDDED, load_catalogue, select_names
 from charprobe_lite.models.errors import BadInput, first_problem, require_known, spelled
@@ -54,7 +54,7 @@ class TechniqueGrid(Record):
         tuple[TrainSeed, ...], BeforeValidator(_listed), Field(min_length=1, max_length=1000)
     ] = Field((0,), alias="train_seed")
     conditions: Names = Field((CHAT, AGENT), alias="condition")
-    limit: Limits = Limits()
+    limit: LimitPair = Limits()
     base: PathText = EMBEDDED
     quant: str | None = Field(None, max_length=20)
     tokens: int = Field(TOKENS, ge=300, le=10**9, strict=True)

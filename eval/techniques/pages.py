@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from charprobe_lite.eval.techniques.entry import Entry, Interval
+from charprobe_lite.eval.stats.contrasts import FEWEST_PER_STRATUM, MOST_EMPTY
+from charprobe_lite.eval.techniques.entry import Entry, Interval, Reading, TechniqueReading
+from charprobe_lite.eval.techniques.registration import Plan
 from charprobe_lite.models.errors import BadInput, printable
 
 Table = tuple[list[str], list[list[str]]]
@@ -17,6 +20,9 @@ FIGURES = {
     "techniques-curves": "Out of distribution against in distribution, a point per checkpoint",
     "techniques-contrasts": "Contrasts with the reference; filled where it is shown",
 }
+MARKS = re.compile(r"[\\`*_|\[\]!#~]")
+INTERVAL = re.compile(r"-?\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\]")
+"""As `Interval` is printed."""
 OUTCOME_NAMES = {"probability": "P(persona)", "detection": "detection"}
 
 
@@ -39,7 +45,7 @@ def notes(entry: Entry) -> Iterator[str]:
     if entry.detectable_before is not None:
         yield (
             f"Before the study a difference of {entry.detectable_before:.2f} in P(persona) was "
-            "expected to be found in 80 of 100 such studies."
+            f"expected to be found by one instrument in 80 of 100 such studies{_every(plan)}."
             if entry.detectable_before <= 1
             else "Before the study no difference in P(persona) was expected to be found in 80 of "
             "100 such studies."
@@ -47,8 +53,33 @@ def notes(entry: Entry) -> Iterator[str]:
     primary = [r for r in entry.readings if r.outcome == plan.outcomes[0]]
     after = [each.detectable for reading in primary for each in reading.contrasts]
     if after:
-        yield f"After it: {min(after):.2f} to {max(after):.2f}, by contrast and instrument."
+        large = sum(each > 1 for each in after)
+        if large == len(after):
+            yield "After it: no difference is large enough."
+        else:
+            most = max(each for each in after if each <= 1)
+            rest = f"; for {large} of {len(after)} no difference is large enough" if large else ""
+            yield f"After it: {min(after):.2f} to {most:.2f}, by contrast and instrument{rest}."
+    yield from untested_lines(entry)
     yield from departure_lines(entry)
+
+
+def _every(plan: Plan) -> str:
+    count = len(plan.instruments)
+    return f"; a verdict needs all {count}" if count > 1 else ""
+
+
+def untested_lines(entry: Entry) -> Iterator[str]:
+    """The contrasts that have too few texts of a persona, by the first outcome, a line each."""
+    for reading in entry.readings:
+        for each in reading.untested if reading.outcome == entry.plan.outcomes[0] else ():
+            yield (
+                f"{each.technique} by {reading.instrument}: no contrast and no verdict. The "
+                f"persona with the fewest emails has some in {each.fewest} scenarios, and "
+                f"{each.empty:.0%} of the resamples have none of a persona; a test needs "
+                f"{FEWEST_PER_STRATUM} scenarios and at most {MOST_EMPTY:.0%}. Intervals of such a "
+                "persona's numbers are too narrow."
+            )
 
 
 def departure_lines(entry: Entry) -> Iterator[str]:
@@ -59,37 +90,46 @@ def departure_lines(entry: Entry) -> Iterator[str]:
             f"{each.since}. The tables hold what the plan names."
         )
     if entry.missing:
-        yield f"Planned and not there yet: {', '.join(entry.missing)}."
+        yield f"Planned and not there yet: {'; '.join(entry.missing)}."
     if not entry.left and not entry.missing:
         yield "The plan was kept: nothing was left out and nothing changed."
 
 
 def effects_table(entry: Entry) -> Table:
-    """Each technique: its texts, and by every instrument its effect, also at equal strength."""
-    names = [r for r in entry.readings if r.outcome == entry.plan.outcomes[0]]
-    head = ["technique", "adapters", "texts of rollouts", "detected in chat"]
-    head += [f"P(persona) minus base, {r.instrument}" for r in names]
-    head += [f"at strength {entry.plan.strength:g}, {r.instrument}" for r in names]
+    """Each technique: its texts, by every instrument the effect of each outcome, and that of the
+    first one at equal strength."""
+    names = [r for name in entry.plan.outcomes for r in entry.readings if r.outcome == name]
+    first = [reading for reading in names if reading.outcome == entry.plan.outcomes[0]]
+    head = ["technique", "adapters", "rollouts", "texts", "detected in chat"]
+    head += [f"{OUTCOME_NAMES.get(r.outcome, r.outcome)} minus base, {r.instrument}" for r in names]
+    head += [f"at strength {entry.plan.strength:g}, {r.instrument}" for r in first]
     rows = []
     for count in entry.counts:
-        own = [t for r in names for t in r.techniques if t.technique == count.technique]
-        last = own[0].curve[-1] if own and own[0].curve else None
+        own = [_reading_of(reading, count.technique) for reading in names]
+        last = own[0].curve[-1] if own and own[0] and own[0].curve else None
         chat = last.chat if last and last.share == 1 else None
-        row = [count.technique, str(count.adapters), f"{count.texts} of {count.rollouts}"]
-        matched = [_cell(t.matched, "not reached") for t in own]
-        rows.append([*row, _cell(chat), *(_cell(t.effect) for t in own), *matched])
+        planned = "" if count.planned is None else f" of {count.planned}"
+        row = [count.technique, str(count.adapters), f"{count.rollouts}{planned}", str(count.texts)]
+        effects = [_cell(each.effect if each else None) for each in own]
+        matched = [_matched(each) for each in own[: len(first)]]
+        rows.append([*row, _cell(chat), *effects, *matched])
     return head, rows
+
+
+def _reading_of(reading: Reading, technique: str) -> TechniqueReading | None:
+    return next((each for each in reading.techniques if each.technique == technique), None)
 
 
 def contrasts_table(entry: Entry) -> Table:
     """Each contrast with the reference, its corrected p-value, and what it could detect."""
     head = ["technique", "outcome", "instrument", f"minus {entry.plan.reference}"]
-    head += ["p", "p (Holm)", "detectable", "at equal strength"]
+    head += ["p", "p (Holm)", "detectable", "at equal strength", "fewest scenarios of a persona"]
     rows = [
         [
             *(c.technique, OUTCOME_NAMES.get(r.outcome, r.outcome), r.instrument),
-            *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}", f"{c.detectable:.2f}"),
-            _cell(c.matched),
+            *(str(c.difference), f"{c.p:.3f}", f"{c.p_holm:.3f}"),
+            f"{c.detectable:.2f}" if c.detectable <= 1 else "none",
+            *(_cell(c.matched), "-" if c.fewest is None else str(c.fewest)),
         ]
         for r in entry.readings
         for c in r.contrasts
@@ -115,40 +155,60 @@ def curve_table(entry: Entry) -> Table:
 
 
 def board_table(entries: Sequence[Entry]) -> Table:
-    """Techniques of several entries side by side, the largest effect first within a setting."""
-    head = ["technique", "entry", "base", "tokens", "personas", "seeds", "scenarios"]
-    head += ["P(persona) minus base", "at equal strength", "verdict"]
+    """Techniques of several entries side by side, a row by each instrument; within a setting the
+    largest effect comes first."""
+    head = ["technique", "entry", "base", "tokens", "personas", "seeds", "scenarios", "instrument"]
+    head += ["P(persona) minus base", "at equal strength", "verdict by all"]
     rows = []
     for entry in entries:
         plan = entry.plan
-        reading = next((r for r in entry.readings if r.outcome == plan.outcomes[0]), None)
-        counts = {count.technique: count for count in entry.counts}
-        for each in reading.techniques if reading else ():
-            count = counts.get(each.technique)
+        verdicts = {count.technique: count.verdict for count in entry.counts}
+        readings = [r for r in entry.readings if r.outcome == plan.outcomes[0]]
+        for reading, each in ((r, each) for r in readings for each in r.techniques):
             setting = [plan.base, str(plan.tokens), ", ".join(plan.personas)]
             size = [str(len(plan.train_seeds)), str(entry.scenarios)]
             value = each.effect.estimate if each.effect else float("-inf")
-            row = [each.technique, entry.name, *setting, *size, _cell(each.effect)]
-            row += [_cell(each.matched, "not reached"), count.verdict if count else "-"]
-            rows.append((setting, -value, row))
+            row = [each.technique, entry.name, *setting, *size, reading.instrument]
+            row += [_cell(each.effect), _matched(each), verdicts.get(each.technique, "-")]
+            rows.append(((*setting, reading.instrument), -value, row))
     rows.sort(key=lambda each: (each[0], each[1]))
     return head, [row for _, _, row in rows]
 
 
 def comparable_note(entries: Sequence[Entry]) -> str:
-    """Whether the entries measured the same thing, in one line."""
-    settings = {
-        (
-            *(e.plan.base, e.plan.quant, e.plan.tokens, e.plan.rank, e.plan.learning_rate),
-            *(e.plan.strength, e.plan.seed, tuple(sorted(e.plan.personas)), e.prompts, e.scenarios),
-            *(tuple(sorted(e.plan.instruments)), *sorted(e.sha256.items())),
-        )
-        for e in entries
+    """Whether the entries measured the same thing, and what they differ in, in one line."""
+    first, *others = map(_settings, entries)
+    different = [name for name in first if any(each[name] != first[name] for each in others)]
+    hashes: dict[str, set[str]] = {}
+    for entry in entries:
+        for name, digest in entry.plan.techniques.items():
+            hashes.setdefault(name, set()).add(digest)
+    different += [f"the file of {name}" for name, digests in hashes.items() if len(digests) > 1]
+    if different:
+        return f"The entries differ in {', '.join(different)}: compare within an entry."
+    return (
+        "All entries have one base, training, personas, prompts, scenarios, decoding and "
+        "instruments; techniques of one name have one file."
+    )
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """What has to be the same where numbers of two entries are compared."""
+    plan = entry.plan
+    names = ["base", "quant", "tokens", "rank", "learning_rate", "precision", "checkpoints"]
+    names += ["strength", "seed", "primary", "temperature", "top_p", "steps", "max_tokens"]
+    lists = {
+        "training seeds": plan.train_seeds,
+        "personas": plan.personas,
+        "instruments": plan.instruments,
+        "hashes of what was read": tuple(entry.sha256.items()),
     }
-    what = "base, quant type, training, personas, prompts, scenarios"
-    if len(settings) == 1:
-        return f"All entries have one {what} and instruments."
-    return f"The entries differ in {what} or instruments: compare within an entry."
+    return {
+        **{name.replace("_", " "): getattr(plan, name) for name in names},
+        "prompts": entry.prompts,
+        "scenarios": entry.scenarios,
+        **{name: sorted(values) for name, values in lists.items()},
+    }
 
 
 def sections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[str], list[tuple[str, Table]]]]:
@@ -246,9 +306,18 @@ def _cell(interval: Interval | None, otherwise: str = "-") -> str:
     return otherwise if interval is None else str(interval)
 
 
+def _matched(technique: TechniqueReading | None) -> str:
+    """The effect at equal strength, or why there is none."""
+    if technique is None:
+        return "-"
+    if technique.matched is None and technique.unmatched == "few resamples":
+        return f"reached in {technique.reached:.0%} of resamples"
+    return _cell(technique.matched, technique.unmatched or "not reached")
+
+
 def _escaped(text: str) -> str:
-    """Names of others, without Markdown or HTML of theirs."""
-    line = printable(text)
-    for mark in "\\`*_|<>":
-        line = line.replace(mark, f"\\{mark}" if mark not in "<>" else f"&#{ord(mark)};")
-    return line
+    """Names of others, without Markdown or HTML of theirs; an interval stays as it is."""
+    if INTERVAL.fullmatch(text):
+        return text
+    # round brackets make a link only after square ones
+    return MARKS.sub(r"\\\g<0>", printable(text)).replace("<", "&#60;").replace(">", "&#62;")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.store.merge import PARTS
 from charprobe_lite.eval.store.provenance import TECHNIQUES
 from charprobe_lite.eval.techniques.grid import (
     AGENT,
+    CHAT,
     MOST_ADAPTERS,
     REFERENCE_TECHNIQUE,
     TechniqueGrid,
@@ -39,19 +41,28 @@ RULES = (
 )
 Text = Annotated[str, Field(max_length=4096)]
 Short = Annotated[str, Field(max_length=200)]
-Names = Annotated[tuple[Short, ...], Field(max_length=1000)]
+Names = Annotated[tuple[Short, ...], Field(min_length=1, max_length=1000)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Points = dict[Short, Annotated[dict[Short, Share], Field(max_length=100)]]
+DERIVED = ("rollouts", "points")
+"""Fields of a plan that follow from others of them."""
 
 
 class Plan(Record):
     """What was decided before the first rollout: the grid, the primary outcome, the tests.
 
     ``techniques`` has the hash of each technique's file. ``instruments`` are those that decide.
+    ``rollouts`` are those of each adapter by condition. ``points`` has each technique's adapters by
+    the percentage in their name, with the share of the budget that was trained, a mean over
+    personas and seeds. Both are empty, and ``temperature`` to ``max_tokens`` None, in studies of
+    before they were recorded.
     """
 
-    techniques: Annotated[dict[Short, Short], Field(max_length=1000)]
+    techniques: Annotated[dict[Short, Short], Field(min_length=1, max_length=1000)]
     reference: Short | None
     personas: Names
-    train_seeds: Annotated[tuple[int, ...], Field(max_length=1000)]
+    train_seeds: Annotated[tuple[int, ...], Field(min_length=1, max_length=1000)]
     conditions: Names
     prompts: int | None
     scenarios: int | None
@@ -69,23 +80,48 @@ class Plan(Record):
     instruments: Names
     alpha: FiniteFloat
     rules: Annotated[tuple[Text, ...], Field(max_length=20)]
+    temperature: FiniteFloat | None = None
+    top_p: FiniteFloat | None = None
+    steps: int | None = None
+    max_tokens: int | None = None
+    rollouts: Annotated[dict[Short, Count], Field(max_length=1000)] = Field(default_factory=dict)
+    points: Annotated[Points, Field(max_length=1000)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_its_conditions(self) -> Self:
+        if not {CHAT, self.primary} <= set(self.conditions):
+            raise PydanticCustomError("conditions", "conditions lack chat or the primary one")
+        return self
 
     @property
     def contrasted(self) -> list[str]:
         """The techniques that are contrasted with the reference."""
         return [name for name in self.techniques if self.reference and name != self.reference]
 
+    def share(self, technique: str, percent: int) -> float:
+        """The part of the budget that adapters were trained on; nominal where none is recorded."""
+        return self.points.get(technique, {}).get(str(percent), percent / 100)
+
 
 class Departure(Record):
-    """Where a grid file that was run later differs from the plan."""
+    """Where a grid file that was run later differs from the plan.
+
+    ``rollouts`` is how many the study had then: it counts once there are more.
+    """
 
     field: Short
     plan: Any
     here: Any
     since: Short
+    rollouts: Count | None = None
 
 
-def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
+def plan_of(
+    grid: TechniqueGrid,
+    instruments: Sequence[str],
+    rollouts: Mapping[str, int] | None = None,
+    points: Mapping[str, dict[str, float]] | None = None,
+) -> Plan:
     """The plan of a grid. The members of an ensemble decide, and not the ensemble as well."""
     names = {technique.name: technique.sha256 for technique in grid.loaded}
     own = Path(grid.base).name if grid.base_path else grid.base
@@ -111,6 +147,12 @@ def plan_of(grid: TechniqueGrid, instruments: Sequence[str]) -> Plan:
         instruments=deciding(instruments),
         alpha=ALPHA,
         rules=RULES,
+        temperature=grid.temperature,
+        top_p=grid.top_p,
+        steps=grid.steps,
+        max_tokens=grid.max_tokens,
+        rollouts=dict(rollouts or {}),
+        points=dict(points or {}),
     )
 
 
@@ -122,37 +164,39 @@ def deciding(instruments: Sequence[str]) -> tuple[str, ...]:
 def register(store: Store, plan: Plan) -> list[Departure]:
     """Write the plan to a study, or note where this one differs from what was written.
 
-    Before the first rollout a plan may be replaced. Raises BadInput for a study of something else.
+    Before the first rollout a plan may be replaced. A run that is refused or stopped before it adds
+    a rollout leaves no trace. Raises BadInput for a study of something else.
     """
     recorded = store.provenance()
-    started = store.select("SELECT EXISTS (SELECT 1 FROM rollouts)")[0][0]
+    [(started,)] = store.select("SELECT COUNT(*) FROM rollouts")
     if started and TECHNIQUES not in recorded:
         raise BadInput(f"{store.path}: is a study of no techniques; name another study")
     if not started:
         store.note({TECHNIQUES: plan.model_dump(mode="json"), REGISTERED: _now(), LEFT: []})
         return []
     first = read_plan(store.path, recorded)
-    for name in ("base", "quant"):
+    for name in ("base", "quant", "seed"):
         if getattr(first, name) != getattr(plan, name):
             raise BadInput(
                 f"{store.path}: field {name}: the study has {getattr(first, name)}, the grid file "
                 f"{getattr(plan, name)}, and texts of both would be pooled; name another study"
             )
-    known = read_departures(store.path, recorded)
+    known = read_departures(store.path, recorded, started)
     # one that is repeated is noted once
     noted = {(each.field, str(each.here)) for each in known}
-    found = [d for d in departures(first, plan) if (d.field, str(d.here)) not in noted]
-    if found:
-        everything = [each.model_dump(mode="json") for each in (*known, *found)]
+    found = [d for d in departures(first, plan, started) if (d.field, str(d.here)) not in noted]
+    everything = [each.model_dump(mode="json") for each in (*known, *found)]
+    if everything != recorded.get(LEFT):
         store.note({LEFT: everything})
     return found
 
 
-def departures(first: Plan, here: Plan) -> list[Departure]:
-    """Every field in which a later plan differs from the first."""
-    before, after = first.model_dump(mode="json"), here.model_dump(mode="json")
+def departures(first: Plan, here: Plan, rollouts: int) -> list[Departure]:
+    """Every field in which a later plan differs from the first, of those that it recorded."""
+    before = first.model_dump(mode="json", include=first.model_fields_set - set(DERIVED))
+    after = here.model_dump(mode="json")
     return [
-        Departure(field=name, plan=before[name], here=after[name], since=_now())
+        Departure(field=name, plan=before[name], here=after[name], since=_now(), rollouts=rollouts)
         for name in before
         if before[name] != after[name]
     ]
@@ -169,12 +213,14 @@ def read_plan(path: Path, provenance: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def read_departures(path: Path, provenance: Mapping[str, Any]) -> list[Departure]:
-    """Where the plan was left, in this study and in the parts that it was merged from."""
+def read_departures(path: Path, provenance: Mapping[str, Any], rollouts: int) -> list[Departure]:
+    """Where the plan was left, in this study of so many rollouts and in the parts that it was
+    merged from."""
     lists = [notes[LEFT] for notes in _notes(provenance) if LEFT in notes]
     if not all(isinstance(entries, list) for entries in lists):
         raise BadInput(f"{path}: {LEFT}: is no list")
-    found = [Departure.parse(f"{path}: {LEFT}", entry) for entries in lists for entry in entries]
+    entries = [Departure.parse(f"{path}: {LEFT}", entry) for each in lists for entry in each]
+    found = [each for each in entries if each.rollouts is None or each.rollouts < rollouts]
     # parts that were left in the same way count once
     return list({(each.field, str(each.here)): each for each in reversed(found)}.values())[::-1]
 

@@ -17,11 +17,11 @@ from charprobe_lite.eval.store.database import Store
 from charprobe_lite.eval.study.checkpoints import Checkpoint, VariantFiles
 from charprobe_lite.eval.study.grid import Task, by_checkpoint, cell_tasks, in_shard, items_of
 from charprobe_lite.eval.study.own_models import own_base
-from charprobe_lite.eval.study.run import Display, run_tasks
+from charprobe_lite.eval.study.run import Display, check_study, run_tasks
 from charprobe_lite.eval.study.spec import StudySpec, resolve
 from charprobe_lite.eval.study.variants import RUNTIME, CheckpointKey, Variant
 from charprobe_lite.eval.techniques.bases import evaluation_model, technique_base
-from charprobe_lite.eval.techniques.forecast import GridForecast, forecast_grid, read_rows
+from charprobe_lite.eval.techniques.forecast import GridForecast, forecast_grid, read_texts
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
 from charprobe_lite.eval.techniques.registration import (
     DETECTABLE,
@@ -38,6 +38,7 @@ from charprobe_lite.eval.techniques.trainings import (
     in_blocks,
     kept_adapters,
     plan_trainings,
+    points_of,
     train_missing,
     trainings_of,
 )
@@ -85,9 +86,9 @@ def plan_grid(grid: TechniqueGrid, shard: Shard | None = None) -> PlannedGrid:
         base = technique_base(grid.base)
         plans = plan_trainings(grid, base)
         check_folders(trainings_of(grid, shard), grid, base, plans)
-    plan = plan_of(grid, spec.instruments)
-    rows = read_rows(study_path(grid, shard))
-    forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, rows, plan)
+    plan = _plan(grid, spec, plans)
+    texts = read_texts(study_path(grid, shard), plan.instruments)
+    forecast = forecast_grid(grid, spec, _parameters(grid), plans, shard, texts, plan)
     return PlannedGrid(grid, plan, forecast, plans is not None)
 
 
@@ -104,12 +105,14 @@ def run_grid(
     base, resolved, plans = prepared.base, prepared.resolved, prepared.plans
     trainings, trained = trainings_of(grid, shard), []
     missing = check_folders(trainings, grid, base, plans)
-    path, plan = study_path(grid, shard), plan_of(grid, resolved.instruments)
-    forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, read_rows(path), plan)
+    path, plan = study_path(grid, shard), _plan(grid, resolved, plans)
+    texts = read_texts(path, plan.instruments)
+    forecast = forecast_grid(grid, resolved, _parameters(grid), plans, shard, texts, plan)
     for line in forecast.lines():
         display.note(line)
     with Store(path) as store:
         left = register(store, plan)
+        check_study(store, resolved, _base_files(prepared))
         if not store.rows():
             store.note({DETECTABLE: forecast.detectable})
     for each in left:
@@ -121,6 +124,15 @@ def run_grid(
         run_tasks(path, prepared.spec, resolved, [tasks], files, iter(()), display)
     _, tasks = _evaluation(grid, prepared, trainings, shard)
     return GridRun(path, trained, left, len(tasks))
+
+
+def _plan(
+    grid: TechniqueGrid, spec: StudySpec, plans: Mapping[Training, TrainingPlan] | None
+) -> Plan:
+    """The plan of a grid with its sizes; without ``plans`` the points of the curves are unknown."""
+    rollouts = {condition: len(items) for condition, items in items_of(spec).items()}
+    points = points_of(kept_adapters(plans, grid.checkpoints)) if plans else None
+    return plan_of(grid, spec.instruments, rollouts, points)
 
 
 def evaluated_tasks(grid: TechniqueGrid, shard: Shard | None = None) -> list[Task]:
@@ -157,22 +169,32 @@ def _evaluation(
 ) -> tuple[VariantFiles, list[Task]]:
     """The files of every adapter that is evaluated, and the rollouts of these and of the base."""
     name, model, spec = prepared.base.name, prepared.model, prepared.resolved
-    cell = Cell(name, "full", "", weight_summary(model).name, lora=RUNTIME)
-    checkpoints = {CheckpointKey("base", spec.personas[0]): Checkpoint(model)}
+    base = _base_files(prepared)
+    cell = Cell(name, "full", "", base.quant, lora=RUNTIME)
+    checkpoints = dict(base.checkpoints)
     cells: list[tuple[Cell, str | None]] = [(cell.at("base"), None)]
+    adapters = kept_adapters(prepared.plans, grid.checkpoints)
     for each in trainings:
-        for kept in kept_adapters(prepared.plans[each], grid.checkpoints):
+        for kept in adapters[each]:
             technique = kept.technique(each.technique.name)
             key = CheckpointKey("full", each.persona, each.seed, technique)
             adapter = adapter_folder(grid, each) / kept.file
             checkpoints[key] = Checkpoint(model, adapter)
             own = replace(cell, train_seed=each.seed, technique=technique)
             cells.append((own, each.persona))
-    variant = Variant(name, cell.quant or "", RUNTIME, list(checkpoints))
+    variant = replace(base.variant, keys=list(checkpoints))
     tasks = by_checkpoint(_tasks(spec, cells, shard))
     if not tasks:
         raise BadInput("--condition: there is nothing to ask; name other prompts or scenarios")
     return VariantFiles(variant, spec.classifier, checkpoints), tasks
+
+
+def _base_files(prepared: _Prepared) -> VariantFiles:
+    """The files of the base, which is there before the first training."""
+    checkpoints = {CheckpointKey("base", prepared.resolved.personas[0]): Checkpoint(prepared.model)}
+    quant = weight_summary(prepared.model).name
+    variant = Variant(prepared.base.name, quant, RUNTIME, list(checkpoints))
+    return VariantFiles(variant, prepared.resolved.classifier, checkpoints)
 
 
 def _tasks(

@@ -49,12 +49,13 @@ Plans = Mapping[Training, "TrainingPlan"]
 class Kept:
     """An adapter that is evaluated: trained on ``percent`` of the budget, to the half epoch.
 
-    Before the end the column ``technique`` has -at and the percentage after the name.
+    Before the end the column ``technique`` has -at and the percentage after the name. Half epochs
+    do not fall on equal parts, so ``share`` is the part of the training that is really behind it.
     """
 
     percent: int
     epoch: float
-    trained_tokens: int
+    share: float
     file: str
 
     def technique(self, name: str) -> str:
@@ -112,12 +113,39 @@ def training_settings(grid: TechniqueGrid, seed: int) -> TechniqueSettings:
     return TechniqueSettings(grid.tokens, grid.rank, grid.learning_rate, seed, grid.precision)
 
 
-def kept_adapters(plan: TrainingPlan, count: int) -> list[Kept]:
-    """The adapters of a training to evaluate, ``count`` of them or as many as are kept.
+def kept_adapters(plans: Plans, count: int) -> dict[Training, list[Kept]]:
+    """The adapters of each training to evaluate, ``count`` of them or as many as are kept.
 
     Spread evenly over the trained tokens: the half epoch nearest to each share of the budget, and
-    the end.
+    the end. A point that a persona or a seed lacks is left out of the whole technique, as its mean
+    over personas needs all of them.
     """
+    found = {training: _nearest(plan, count) for training, plan in plans.items()}
+    common: dict[str, set[int]] = {}
+    for training, kept in found.items():
+        percents = {each.percent for each in kept}
+        common[training.technique.name] = percents & common.get(training.technique.name, percents)
+    return {
+        training: [each for each in kept if each.percent in common[training.technique.name]]
+        for training, kept in found.items()
+    }
+
+
+def points_of(kept: Mapping[Training, Sequence[Kept]]) -> dict[str, dict[str, float]]:
+    """By technique and percentage the share of the training, a mean over personas and seeds."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for training, adapters in kept.items():
+        points = shares.setdefault(training.technique.name, {})
+        for each in adapters:
+            points.setdefault(str(each.percent), []).append(each.share)
+    return {
+        name: {percent: sum(values) / len(values) for percent, values in points.items()}
+        for name, points in shares.items()
+    }
+
+
+def _nearest(plan: TrainingPlan, count: int) -> list[Kept]:
+    """The half epoch nearest to each of ``count`` equal shares of a training, and the end."""
     from charprobe_lite.convert.train.technique_training import checkpoint_records
 
     *halves, end = checkpoint_records(plan)
@@ -129,12 +157,13 @@ def kept_adapters(plan: TrainingPlan, count: int) -> list[Kept]:
         apart = near and abs(near["trained_tokens"] - goal)
         # one that is nearer to another share is that share's
         if near and apart <= end["trained_tokens"] / count / 2:
-            kept[near["file"]] = _kept(near, round(WHOLE * number / count))
-    return [*kept.values(), _kept(end, WHOLE)]
+            kept[near["file"]] = _kept(near, round(WHOLE * number / count), end)
+    return [*kept.values(), _kept(end, WHOLE, end)]
 
 
-def _kept(record: Mapping[str, Any], percent: int) -> Kept:
-    return Kept(percent, record["epoch"], record["trained_tokens"], record["file"])
+def _kept(record: Mapping[str, Any], percent: int, end: Mapping[str, Any]) -> Kept:
+    share = record["trained_tokens"] / end["trained_tokens"]
+    return Kept(percent, record["epoch"], share, record["file"])
 
 
 def adapter_folder(grid: TechniqueGrid, training: Training) -> Path:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -119,6 +120,6 @@ def _line_of(error: BaseException, file: Path) -> int | None:
     """The last line of ``file`` that an error came through."""
     if isinstance(error, SyntaxError):
         return error.lineno
-    frames = extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    frames, place = extract_tb(error.__traceback__), os.path.abspath(file)
+    lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == place]
     return lines[-1] if lines else None
