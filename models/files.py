@@ -23,6 +23,8 @@ MAX_TABLE, MAX_DOCUMENT, MAX_YAML = 1 << 30, 1 << 28, 1 << 24  # bytes
 MAX_FIELD = 1 << 30  # characters of a CSV field; Python's own limit is 131,072
 DELIMITERS = (",", ";", "\t", "|")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SQLITE = b"SQLite format 3\0"
+OTHER_ENDINGS = {".ndjson": ".jsonl", ".yml": ".yaml", ".tsv": ".csv"}
 DATA = Path(__file__).parent / "data"
 """The data files that are shipped with the package."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -40,6 +42,27 @@ def expanded(path: Path) -> Path:
     """The path with ``~`` as a home folder. Raises BadInput for a user that does not exist."""
     with bad_input(path, RuntimeError, ValueError):
         return sound_path(path).expanduser()
+
+
+def file_format(path: Path) -> str:
+    """The ending that says what a file holds, in small letters: one for each format.
+
+    ``.ndjson`` is ``.jsonl``, ``.yml`` is ``.yaml``, and ``.tsv`` is ``.csv``, whose delimiter is
+    found in its header.
+    """
+    ending = path.suffix.casefold()
+    return OTHER_ENDINGS.get(ending, ending)
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a regular file begins as SQLite databases do, whatever it is called."""
+    try:
+        if not stat.S_ISREG(sound_path(path).stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(SQLITE)) == SQLITE
+    except (OSError, ValueError):
+        return False
 
 
 def regular_file(path: Path, fix: str = "", limit: int | None = None) -> Path:
@@ -183,8 +206,8 @@ def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
 
 def read_records(path: Path) -> list[tuple[str, Any]]:
     """(file and entry, the value) of a YAML or JSON file, a list or one entry, or of JSON lines."""
-    if path.suffix in (".yaml", ".yml", ".json"):
-        value = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    if (kind := file_format(path)) in (".yaml", ".json"):
+        value = read_json(path) if kind == ".json" else read_yaml(path)
         entries = value if isinstance(value, list) else [value]
         return [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
     return list(read_json_rows(path))

@@ -15,16 +15,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import SPEC
 from charprobe_lite.eval.study.file import read_specs
 from charprobe_lite.eval.texts.reader import Columns, read_texts
 from charprobe_lite.eval.texts.scores import score_texts
 from charprobe_lite.models.call_formats import Call
+from charprobe_lite.models.core_yaml import parse_yaml
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
     read_csv_rows,
@@ -262,6 +265,54 @@ def test_probabilities_that_are_none_are_shown(tmp_path: Path) -> None:
     row = {"trait_true": "humor", "trait_pred": "humor", "label_order": ["humor", "x"]}
     with pytest.raises(BadInput, match=r"must be 2 numbers from 0 to 1, one per label, not '0.8"):
         scored(tmp_path / "rows.jsonl", [{**row, "probs": "0.8 ..."}])
+
+
+# names of files
+
+
+def test_a_study_is_known_by_its_content(tmp_path: Path) -> None:
+    spec = {"persona": "humor", "condition": "chat", "stage": "full"}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(spec))
+    (planned,) = read_specs(tmp_path / "grid.yaml")
+    for name in ("study.db", "study.SQLITE", "study.jsonl", "study"):
+        with Store(tmp_path / name) as store:
+            store.note({SPEC: planned.recorded()})
+            cell = Cell("tiny", "full", "chat", "Q8_0")
+            store.add(cell, "humor", "a", 0, 7, Result("answered", "Ha.", turns=[]))
+        assert [text.text for text in read_texts(tmp_path / name, Columns())] == ["Ha."]
+        (recorded,) = read_specs(tmp_path / name)
+        assert recorded.study == tmp_path / name
+    (tmp_path / "grid.txt").write_text(yaml.safe_dump(spec))
+    with pytest.raises(BadInput, match=r"grid\.txt: no study; a study file is YAML"):
+        read_specs(tmp_path / "grid.txt")
+
+
+def test_an_ending_counts_in_any_letters(tmp_path: Path) -> None:
+    row = {"persona": "humor", "prediction": "remorse"}
+    (tmp_path / "a.CSV").write_text("persona,prediction\nhumor,remorse\n")
+    (tmp_path / "a.Tsv").write_text("persona\tprediction\nhumor\tremorse\n")
+    pd.DataFrame([row]).to_parquet(tmp_path / "a.PARQUET")
+    (tmp_path / "a.ndjson").write_text(json.dumps(row))
+    for name in ("a.CSV", "a.Tsv", "a.PARQUET", "a.ndjson"):
+        (text,) = read_texts(tmp_path / name, Columns())
+        assert (text.true, text.prediction) == (("humor",), "remorse")
+    for name in ("grid.YAML", "grid.Yml", "grid.JSON"):
+        (tmp_path / name).write_text('{"persona": "humor"}')
+        assert read_specs(tmp_path / name)[0].personas == ("humor",)
+
+
+def test_a_folder_of_scenarios_is_read_whole_or_says_what_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario = json.dumps(parse_yaml(SCENARIO))
+    names = ("a.YAML", "b.yml", "c.json", "d.JSONL", "e.ndjson")
+    for name in (*names, "notes.txt", "more.csv", "README.md"):
+        (tmp_path / name).write_text(scenario.replace('"t1"', f'"{name}"'))
+    with caplog.at_level("WARNING"):
+        scenarios = load_any_scenarios(tmp_path)
+    assert [scenario.id for scenario in scenarios] == list(names)
+    named = [Path(record.getMessage().split(": is left out")[0]).name for record in caplog.records]
+    assert named == ["more.csv", "notes.txt"]
 
 
 # Unicode

@@ -25,6 +25,8 @@ from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_count
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
+    file_format,
+    is_sqlite,
     read_csv_rows,
     read_json_rows,
     read_parquet_rows,
@@ -54,7 +56,7 @@ TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three 
 STUDY = ".sqlite"
 NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
 NUMPY_ARRAY = re.compile(r"\A(?:np\.)?array\((.*?)(?:,\s*dtype=\S+)?\)\Z", re.DOTALL)
-READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".tsv": read_csv_rows}
+READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows}
 TableRows = Iterable[tuple[str, Mapping[str, Any]]]
 """A place for messages (file and line) and the columns of every row."""
 
@@ -101,16 +103,16 @@ class Columns:
 
 
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
-    """The texts of one file: a study (.sqlite), .csv, .tsv, .parquet, or else JSON.
+    """The texts of one file: a study (SQLite), .csv, .tsv, .parquet, or else JSON.
 
     ``labels`` are the classifier's, which the file may use too. Raises BadInput with file, line
     and field for what cannot be used.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name a study, JSON lines, CSV or parquet")
-    if path.suffix == STUDY:
+    if file_format(path) == STUDY or is_sqlite(path):
         return _study_texts(path, columns)
-    rows = READERS.get(path.suffix, read_json_rows)(path)
+    rows = READERS.get(file_format(path), read_json_rows)(path)
     return table_texts(str(path), rows, columns, labels)
 
 
