@@ -105,15 +105,20 @@ class Columns:
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
     """The texts of one file: a study (SQLite), .csv, .tsv, .parquet, or else JSON.
 
-    ``labels`` are the classifier's, which the file may use too. Raises BadInput with file, line
-    and field for what cannot be used.
+    With the ``labels`` of a classifier that is to read all texts, these have no prediction, also
+    where the file has one. Raises BadInput with file, line and field for what cannot be used.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name a study, JSON lines, CSV or parquet")
-    if file_format(path) == STUDY or is_sqlite(path):
-        return _study_texts(path, columns)
+    if is_study(path):
+        return _study_texts(path, columns, bool(labels))
     rows = READERS.get(file_format(path), read_json_rows)(path)
     return table_texts(str(path), rows, columns, labels)
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file is a study, by its content or its ending."""
+    return file_format(path) == STUDY or is_sqlite(path)
 
 
 def table_texts(
@@ -121,17 +126,19 @@ def table_texts(
 ) -> list[ScoredText]:
     """The texts of a table's rows; ``source`` names the table in messages.
 
-    Rollouts that `export` wrote and that ended without a text are left out. Raises BadInput.
+    ``labels`` are those of `read_texts`. Rollouts that `export` wrote and that ended without a text
+    are left out. Raises BadInput.
     """
     table = [_TableRow(place, row) for place, row in rows]
     if not table:
         raise BadInput(f"{source}: holds no row; give a file with at least one")
     table = _with_derived(source, table, columns)
-    columns = _resolve(source, columns, dict.fromkeys(name for row in table for name in row.values))
+    header = dict.fromkeys(name for row in table for name in row.values)
+    columns = _resolve(source, columns, header, bool(labels))
     table = [row for row in table if not row.ended_without_text(columns)]
     if not table:
         raise BadInput(f"{source}: holds no text; every rollout in it ended without one")
-    order = table[0].order()
+    order = None if labels else table[0].order()
     _refuse_other_spellings(table, columns, {*(order or ()), *labels})
     truths = dict.fromkeys(row.string(columns.label) for row in table)
     personas = tuple(filter(None, truths)) or PERSONAS
@@ -139,8 +146,11 @@ def table_texts(
     return [_text(row, columns, order, known, personas) for row in table]
 
 
-def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
-    """The texts of a study; a base-stage sample is scored against all its personas."""
+def _study_texts(path: Path, columns: Columns, rereads: bool) -> list[ScoredText]:
+    """The texts of a study; a base-stage sample is scored against all its personas.
+
+    With ``rereads`` they have no prediction.
+    """
     from charprobe_lite.eval.store.database import Store
 
     with Store(path, readonly=True) as store:
@@ -149,6 +159,7 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
     if not rows:
         raise BadInput(f"{path}: holds no text yet; run the study first (charprobe-lite eval)")
     personas = tuple(dict.fromkeys(row.persona for row in rows if row.persona)) or PERSONAS
+    _refuse_columns(path, columns)
     _refuse_unknown(f"{path}: --by", columns.by, [*CELL, "persona", *DERIVED])
     _refuse_unknown(f"{path}: --cluster", [columns.cluster], ["item", *DERIVED])
     asked = asked_number(columns.asked)
@@ -167,8 +178,8 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
             ),
             true=(row.persona,) if row.persona else personas,
             text=row.text,
-            prediction=row.prediction,
-            probabilities=row.probabilities,
+            prediction=None if rereads else row.prediction,
+            probabilities=None if rereads else row.probabilities,
             cluster=_study_cluster(row, columns.cluster, families, path),
             asked=asked,
             row=row,
@@ -176,6 +187,14 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
         )
         for row in rows
     ]
+
+
+def _refuse_columns(path: Path, columns: Columns) -> None:
+    """Raises BadInput for the name of a column that a study cannot have."""
+    for option in ("text", "label", "prediction", "human"):
+        if name := getattr(columns, option):
+            fix = "name the .json file of the report page" if option == "human" else "leave it out"
+            raise BadInput(f"{path}: --{option} {name}: is for tables, this is a study; {fix}")
 
 
 def _study_value(row: Row, name: str, families: Mapping[str, str], path: Path) -> str | None:
@@ -220,13 +239,22 @@ def _derive(name: str, scenario: str, place: str) -> str:
     return value
 
 
-def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
-    """``columns`` with the table's names, None for a column that it lacks."""
+def _resolve(source: str, columns: Columns, header: Collection[str], rereads: bool) -> Columns:
+    """``columns`` with the table's names, None for a column that it lacks or that is not read."""
+    if rereads and columns.prediction:
+        raise BadInput(
+            f"{source}: --prediction {columns.prediction}: --classifier reads the texts again; "
+            "leave one out"
+        )
     names: dict[str, Any] = {}
     for role, defaults in DEFAULT_COLUMNS.items():
         name: str | None = getattr(columns, role)
         _refuse_unknown(f"{source}: --{role}", [name], header)
         names[role] = name or next((default for default in defaults if default in header), None)
+    if rereads:
+        names["prediction"] = None
+        if not names["text"]:
+            raise BadInput(f"{source}: no texts for --classifier to read; name them with --text")
     if names["label"] != "trait" and names["human"] == "classification" != columns.human:
         names["human"] = None  # elsewhere it may be what a classifier says
     _refuse_unknown(f"{source}: --by", columns.by, header)
@@ -286,8 +314,8 @@ def _text(
         raise row.error(columns.text, "must be a text")
     text = text and well_formed(text)
     if prediction is None and text is None:
-        column = columns.prediction or columns.text
-        raise row.error(column, "missing; a row needs a prediction or a text")
+        needed = "a prediction or a text" if columns.prediction else "a text"
+        raise row.error(columns.prediction or columns.text, f"missing; a row needs {needed}")
     human = row.human(columns.human, label, known) if label else None
     return ScoredText(
         place=row.place,

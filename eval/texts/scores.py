@@ -97,8 +97,9 @@ def score_files(
 ) -> list[GroupScore]:
     """Scores of the texts in files, one per group, as `score_groups`.
 
-    ``classifier`` is a folder with an ONNX classifier, None for the kit's ensemble; ``marks`` a
-    file with labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
+    ``classifier`` is a folder with an ONNX classifier, which reads all texts; without it the kit's
+    ensemble reads those without a prediction. ``marks`` is a file with labels from the report page
+    (`add_marks`). Raises BadInput for what cannot be read, or does not apply to any file.
     """
     texts = classified_files(paths, columns, classifier=classifier, marks=marks)
     return score_groups(texts, seed, resamples)
@@ -112,9 +113,14 @@ def classified_files(
     marks: Path | None = None,
 ) -> list[ScoredText]:
     """The texts in files, each with a prediction; the arguments are those of `score_files`."""
-    labels = Classifier(classifier).labels if classifier else ()
+    model = Classifier(classifier) if classifier else None
+    labels = model.labels if model else ()
     texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
-    return classify_texts(add_marks(texts, marks) if marks else texts, classifier)
+    if not any(text.study for text in texts):
+        for option, value in (("human", marks), ("scenarios", columns.scenarios)):
+            if value:
+                raise BadInput(f"--{option} {value}: is for a study, and no file is one")
+    return classify_texts(add_marks(texts, marks) if marks else texts, model)
 
 
 def score_texts(
@@ -136,21 +142,22 @@ def score_texts(
     The other names are columns; None takes the first of `DEFAULT_COLUMNS` that the frame has.
     ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
     label, ``asked`` the rollouts asked for in each group, or one number for all groups. ``by`` and
-    ``cluster`` may be "family" or "task" of published scenarios. Without a prediction
-    ``classifier`` reads the text: a folder, a classifier, None for the kit's ensemble. The columns
-    of the result are those of `GroupScore.record`. Raises BadInput naming row and field.
+    ``cluster`` may be "family" or "task" of published scenarios. ``classifier``, a folder or a
+    classifier, reads all texts; without it the kit's ensemble reads those without a prediction. The
+    columns of the result are those of `GroupScore.record`. Raises BadInput naming row and field.
     """
     import pandas as pd
 
     groups = (by,) if isinstance(by, str) else tuple(by)
     columns = Columns(text, label, prediction, cluster, human, groups, asked)
-    labels = _loaded(classifier).labels if classifier else ()
+    model = _loaded(classifier) if classifier else None
+    labels = model.labels if model else ()
     table = pd.DataFrame(frame)
     values = table.astype(object).where(table.notna(), None).to_dict("records")
     rows = ((f"row {number}", row) for number, row in enumerate(values))
     with spelled("argument"):
         texts = reader.table_texts("frame", rows, columns, labels)
-        scores = score_groups(classify_texts(texts, classifier), seed, resamples)
+        scores = score_groups(classify_texts(texts, model), seed, resamples)
     return pd.DataFrame([score.record() for score in scores])
 
 
