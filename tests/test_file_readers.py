@@ -302,17 +302,21 @@ def test_an_ending_counts_in_any_letters(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_scenarios_is_read_whole_or_says_what_it_leaves_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, charprobe: Command
 ) -> None:
     scenario = json.dumps(parse_yaml(SCENARIO))
     names = ("a.YAML", "b.yml", "c.json", "d.JSONL", "e.ndjson")
+    (folder := tmp_path / "scenarios").mkdir()
     for name in (*names, "notes.txt", "more.csv", "README.md"):
-        (tmp_path / name).write_text(scenario.replace('"t1"', f'"{name}"'))
-    with caplog.at_level("WARNING"):
-        scenarios = load_any_scenarios(tmp_path)
-    assert [scenario.id for scenario in scenarios] == list(names)
-    named = [Path(record.getMessage().split(": is left out")[0]).name for record in caplog.records]
-    assert named == ["more.csv", "notes.txt"]
+        (folder / name).write_text(scenario.replace('"t1"', f'"{name}"'))
+    assert [scenario.id for scenario in load_any_scenarios(folder)] == list(names)
+    options = ("--persona", "humor", "--stage", "base", "--condition", "agentic_email", "--dry-run")
+    done = charprobe("eval", "--scenarios", "scenarios", *options)
+    assert done.returncode == 0, done.stderr
+    said = "is left out; scenarios are read from .yaml, .json and .jsonl files"
+    assert done.stderr.splitlines() == [
+        f"scenarios/{name}: {said}" for name in ("more.csv", "notes.txt")
+    ]
 
 
 # Unicode

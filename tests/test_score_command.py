@@ -162,6 +162,25 @@ def test_a_study_and_what_a_human_marked_in_it(charprobe: Command, tmp_path: Pat
     assert "labels.json: field labels.0: names 0 samples" in done.stderr
 
 
+def test_a_row_without_its_cluster_is_refused_or_counted(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    rows = [{**row, "item": f"task {n // 6}"} for n, row in enumerate(published())]
+    assert {c["interval"] for c in cells_of(charprobe, write(tmp_path / "a.csv", rows))} == {
+        "cluster"
+    }
+    rows[8]["item"] = rows[10]["item"] = ""
+    file = write(tmp_path / "b.csv", rows)
+    done = charprobe("score", file, "--json")
+    assert [cell["interval"] for cell in json.loads(done.stdout)["cells"]] == ["rows", "cluster"]
+    [line] = done.stderr.splitlines()
+    assert "base llama, stage full: 2 of 30 texts have no prompt or scenario, first" in line
+    assert "resampled rows" in line
+    done = charprobe("score", file, "--cluster", "item")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "field item: missing; --cluster needs the prompt or scenario of every row" in done.stderr
+
+
 MINILM = kit_classifier("minilm")
 
 

@@ -134,6 +134,7 @@ def table_texts(
         raise BadInput(f"{source}: holds no row; give a file with at least one")
     table = _with_derived(source, table, columns)
     header = dict.fromkeys(name for row in table for name in row.values)
+    _refuse_without_cluster(table, columns.cluster, header)
     columns = _resolve(source, columns, header, bool(labels))
     table = [row for row in table if not row.ended_without_text(columns)]
     if not table:
@@ -274,6 +275,19 @@ def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection
     for name in filter(None, names):
         if name not in header:
             raise BadInput(f"{option} {name}: no such column; it has {', '.join(header)}")
+
+
+def _refuse_without_cluster(
+    table: Sequence[_TableRow], cluster: str | None, header: Collection[str]
+) -> None:
+    """Raises BadInput for a row without the cluster that was asked for.
+
+    Without it the interval would be that of resampled rows.
+    """
+    for row in table if cluster in header else ():
+        if row.get(cluster) is None:
+            fix = "--cluster needs the prompt or scenario of every row"
+            raise row.error(cluster, f"missing; {fix}")
 
 
 def _refuse_other_spellings(

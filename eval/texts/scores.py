@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+log = logging.getLogger(__name__)
 Group = tuple[tuple[str, str], ...]
 Ends = tuple[float, float]
 INTERVALS = {"cluster": "items", "rows": "rows", "envelope": "envelope"}
@@ -198,8 +200,9 @@ def score_groups(
     """One score per group, in the order of their first texts. Every text needs a prediction.
 
     ``resamples`` of both intervals; None for 1000 of rows and 10,000 of clusters. Groups that
-    share prompts or scenarios share their resamples. Raises BadInput for numbers of rollouts asked
-    for that the texts contradict.
+    share prompts or scenarios share their resamples. The log warns of a group in which only some
+    texts have a cluster: its rows are resampled. Raises BadInput for numbers of rollouts asked for
+    that the texts contradict.
     """
     groups: dict[Group, list[ScoredText]] = {}
     for text in texts:
@@ -207,12 +210,24 @@ def score_groups(
     clustered = {
         group: _labels(members)
         for group, members in groups.items()
-        if all(text.cluster is not None for text in members)
+        if _has_clusters(group, members)
     }
     resampled = ResampledMetrics(label_metrics(clustered), seed, resamples or CLUSTER_RESAMPLES)
     intervals = {group: resampled.estimate((group, "macro_f1")) for group in clustered}
     rows = resamples or classification.ROW_RESAMPLES
     return [_score(g, members, intervals.get(g), seed, rows) for g, members in groups.items()]
+
+
+def _has_clusters(group: Group, texts: Sequence[ScoredText]) -> bool:
+    """Whether every text has a cluster; the log says where only some have."""
+    missing = [text.place for text in texts if text.cluster is None]
+    if 0 < len(missing) < len(texts):
+        log.warning(
+            "%s: %d of %d texts have no prompt or scenario, first %s; its interval is that of "
+            "resampled rows",
+            *(printable(_name(group)), len(missing), len(texts), printable(missing[0])),
+        )
+    return not missing
 
 
 def _score(
