@@ -36,6 +36,7 @@ from charprobe_lite.models.files import (
     read_text,
     read_yaml,
 )
+from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.published_scenarios import StubScenario, load_any_scenarios
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.ngrams import NgramClassifier
@@ -181,6 +182,25 @@ def test_json_rows_come_back_as_lines_and_as_an_array(
     # lone surrogates are replaced, nothing else changes
     text = json.dumps(rows, ensure_ascii=False).encode("utf-8", "replace").decode()
     assert found == json.loads(text)
+
+
+def test_a_header_may_have_spaces_and_repeat_what_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('note, persona , prediction, note\nx, humor, "remorse", y\n')
+    (text,) = read_texts(path, Columns())
+    assert (text.true, text.prediction) == (("humor",), "remorse")
+    path.write_text("note,prompt,note\nx,What?,y\n")
+    assert [prompt.text for prompt in load_prompts(path)] == ["What?"]
+    path.write_text("prompt,prompt\nWhat?,Why?\n")
+    with pytest.raises(BadInput, match=r"rows\.csv: line 2: field prompt: two columns have this"):
+        load_prompts(path)
+
+
+def test_a_key_that_a_scenario_has_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(parse_yaml(SCENARIO)).replace('"id": "t1"', '"id": "a", "id": "b"'))
+    with pytest.raises(BadInput, match=r"one\.json: field id: is there twice; keep one"):
+        load_any_scenarios(path)
 
 
 def test_long_fields_are_read(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_options_that_cannot_apply_are_refused(charprobe: Command, tmp_path: Pat
         ),
         (
             (write(tmp_path / "bare.jsonl", bare), "--classifier", MINILM),
-            "bare.jsonl: no texts for --classifier to read; name them with --text",
+            "bare.jsonl: no column email_body, text or response; name the texts for --classifier",
         ),
     ):
         done = charprobe("score", *arguments)
@@ -257,6 +257,11 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     with sqlite3.connect(tmp_path / "foreign.sqlite") as database:
         database.execute("CREATE TABLE songs (name)")
     good = changed(tmp_path, "good")
+    (foreign := tmp_path / "own.csv").write_text("body,voice\nHa,humor\n")
+    (twice := tmp_path / "twice.csv").write_text("text,text ,persona\nHa,Oh,humor\n")
+    row = '{"persona": "humor", "text": "Ha"}'
+    (key_twice := tmp_path / "key.jsonl").write_text(f'{row}\n{row[:-1]}, "persona": "loving"}}\n')
+    (array := tmp_path / "array.json").write_text(f'[{row[:-1]}, "text": "Oh"}}]')
     return {
         "no such file": (["none.jsonl"], "none.jsonl: no such file"),
         "no study": (["foreign.sqlite"], "foreign.sqlite: schema version 0"),
@@ -267,6 +272,19 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "not UTF-8": (["latin.csv"], "latin.csv: cannot be read (not UTF-8 text)"),
         "unknown column": ([good, "--label", "trai"], "good.jsonl: --label trai: no such column"),
         "unknown group": ([good, "--by", "base,size"], "--by size: no such column"),
+        "no label column": (
+            [foreign],
+            "own.csv: no column trait_true, persona or trait; name the true label with --label; it "
+            "has body, voice",
+        ),
+        "no text column": (
+            [foreign, "--label", "voice"],
+            "own.csv: no column email_body, text or response; name the texts (or the predictions "
+            "with --prediction) with --text; it has body, voice",
+        ),
+        "repeated column": ([twice], "twice.csv: line 2: field text: two columns have this name"),
+        "repeated key": ([key_twice], "key.jsonl: line 2: field persona: is there twice"),
+        "repeated key in an array": ([array], "array.json: field text: is there twice"),
         "no label": (
             [changed(tmp_path, "a", trait_true=None)],
             "a.jsonl: line 3: field trait_true: missing",

@@ -30,6 +30,7 @@ from charprobe_lite.models.files import (
     read_csv_rows,
     read_json_rows,
     read_parquet_rows,
+    refuse_repeated,
     well_formed,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
@@ -255,7 +256,7 @@ def _resolve(source: str, columns: Columns, header: Collection[str], rereads: bo
     if rereads:
         names["prediction"] = None
         if not names["text"]:
-            raise BadInput(f"{source}: no texts for --classifier to read; name them with --text")
+            raise _no_column(source, "text", "the texts for --classifier", header)
     if names["label"] != "trait" and names["human"] == "classification" != columns.human:
         names["human"] = None  # elsewhere it may be what a classifier says
     _refuse_unknown(f"{source}: --by", columns.by, header)
@@ -263,12 +264,20 @@ def _resolve(source: str, columns: Columns, header: Collection[str], rereads: bo
     if isinstance(columns.asked, str) and not number:
         _refuse_unknown(f"{source}: --asked", [columns.asked], header)
     if not names["label"]:
-        default = DEFAULT_COLUMNS["label"][0]
-        raise BadInput(f"{source}: no column {default}; name the true label with --label")
+        raise _no_column(source, "label", "the true label", header)
     if not names["prediction"] and not names["text"]:
-        raise BadInput(f"{source}: neither predictions nor texts; name --prediction or --text")
+        raise _no_column(source, "text", "the texts (or the predictions with --prediction)", header)
     by = columns.by or tuple(name for name in CELL if name in header)
     return replace(columns, **names, by=by, asked=number or columns.asked)
+
+
+def _no_column(source: str, role: str, what: str, header: Collection[str]) -> BadInput:
+    """The error for a table with none of the names that a column has by default."""
+    *names, last = DEFAULT_COLUMNS[role]
+    return BadInput(
+        f"{source}: no column {', '.join(names)} or {last}; name {what} with --{role}; "
+        f"it has {', '.join(map(str, header))}"
+    )
 
 
 def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection[str]) -> None:
@@ -354,6 +363,7 @@ class _TableRow:
     def get(self, name: str | None) -> Any:
         """A column's value; None where it is empty, as each format writes it."""
         value = self.values.get(name) if name else None
+        refuse_repeated(self.place, str(name), value)
         return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
 
     def error(self, name: str | None, problem: str) -> BadInput:

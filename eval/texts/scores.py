@@ -17,6 +17,7 @@ from charprobe_lite.eval.texts.marks import add_marks
 from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.errors import BadInput, printable, spelled
+from charprobe_lite.models.files import repeated_columns
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
 from charprobe_lite.runtime.ensemble import Ensemble
 
@@ -155,8 +156,10 @@ def score_texts(
     model = _loaded(classifier) if classifier else None
     labels = model.labels if model else ()
     table = pd.DataFrame(frame)
+    repeated = repeated_columns([*table.columns])
+    table = table.loc[:, ~table.columns.duplicated()]
     values = table.astype(object).where(table.notna(), None).to_dict("records")
-    rows = ((f"row {number}", row) for number, row in enumerate(values))
+    rows = ((f"row {number}", row | repeated) for number, row in enumerate(values))
     with spelled("argument"):
         texts = reader.table_texts("frame", rows, columns, labels)
         scores = score_groups(classify_texts(texts, model), seed, resamples)
