@@ -51,9 +51,9 @@ class RolloutRecord:
 def prompts(path: str | Path | None = None) -> list[Prompt]:
     """Prompts for chat conditions: the shipped ones, or those of a file.
 
-    ``path`` is a text file with one prompt per line, JSON lines or parquet in the layout of
-    Pure-Dove, or "pure-dove", which fetches that data set. Raises BadInput for a file that cannot
-    be used.
+    ``path`` is a text file with one prompt per line; JSON, JSON lines, YAML, CSV or parquet with a
+    ``prompt`` in each row or in the layout of Pure-Dove; or "pure-dove", which fetches that data
+    set. Raises BadInput for a file that cannot be used.
     """
     return load_prompts(prompt_file(None if path is None else str(path)))
 

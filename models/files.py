@@ -11,7 +11,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ MAX_TABLE, MAX_DOCUMENT, MAX_YAML = 1 << 30, 1 << 28, 1 << 24  # bytes
 MAX_FIELD = 1 << 30  # characters of a CSV field; Python's own limit is 131,072
 DELIMITERS = (",", ";", "\t", "|")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SQLITE = b"SQLite format 3\0"
+OTHER_ENDINGS = {".ndjson": ".jsonl", ".yml": ".yaml", ".tsv": ".csv"}
 DATA = Path(__file__).parent / "data"
 """The data files that are shipped with the package."""
+REPEATED = object()
+"""The value of a column whose name the header has twice: `refuse_repeated` where it is read."""
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -40,6 +45,27 @@ def expanded(path: Path) -> Path:
     """The path with ``~`` as a home folder. Raises BadInput for a user that does not exist."""
     with bad_input(path, RuntimeError, ValueError):
         return sound_path(path).expanduser()
+
+
+def file_format(path: Path) -> str:
+    """The ending that says what a file holds, in small letters: one for each format.
+
+    ``.ndjson`` is ``.jsonl``, ``.yml`` is ``.yaml``, and ``.tsv`` is ``.csv``, whose delimiter is
+    found in its header.
+    """
+    ending = path.suffix.casefold()
+    return OTHER_ENDINGS.get(ending, ending)
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a regular file begins as SQLite databases do, whatever it is called."""
+    try:
+        if not stat.S_ISREG(sound_path(path).stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(SQLITE)) == SQLITE
+    except (OSError, ValueError):
+        return False
 
 
 def regular_file(path: Path, fix: str = "", limit: int | None = None) -> Path:
@@ -127,7 +153,7 @@ def read_json_rows(path: Path) -> Rows:
         return
     for number, line in _lines(text):
         place = f"{path}: line {number}"
-        row = _parse_json(place, line)
+        row = _parse_json(place, line, _unique_keys(place))
         if not isinstance(row, dict):
             raise BadInput(f"{place}: not a JSON object; write one row a line")
         yield place, row
@@ -136,13 +162,25 @@ def read_json_rows(path: Path) -> Rows:
 def text_fields(place: str, row: Mapping[str, Any], *fields: str) -> list[str]:
     """Texts of a row. Raises BadInput naming ``place`` and the first that is missing or blank."""
     for field in fields:
+        refuse_repeated(place, field, row.get(field))
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise BadInput(f"{place}: field {field}: must be a text that is not empty")
     return [row[field] for field in fields]
 
 
+def refuse_repeated(place: str, field: str, value: Any) -> None:
+    """Raises BadInput for the value of a column that the table has twice."""
+    if value is REPEATED:
+        raise BadInput(f"{place}: field {field}: two columns have this name; rename one")
+
+
+def repeated_columns(names: Sequence[str]) -> dict[str, Any]:
+    """`REPEATED` for every name that is there twice or more."""
+    return {name: REPEATED for name, number in Counter(names).items() if number > 1}
+
+
 def _array_rows(path: Path, text: str) -> Rows:
-    for number, row in enumerate(_parse_json(path, text), 1):
+    for number, row in enumerate(_parse_json(path, text, _unique_keys(path)), 1):
         place = f"{path}: entry {number}"
         if not isinstance(row, dict):
             raise BadInput(f"{place}: not a JSON object; write one row an entry")
@@ -152,26 +190,33 @@ def _array_rows(path: Path, text: str) -> Rows:
 def read_csv_rows(path: Path) -> Rows:
     """(file and line, the columns) of every row of a CSV file with a header.
 
-    Fields are separated by what separates the names of the header: comma, semicolon, tab or bar.
+    Fields are separated by what separates the names of the header: comma, semicolon, tab or bar,
+    also with a space behind it. Of columns with one name the value is `REPEATED`.
     """
     text = read_text(path)
     limit = csv.field_size_limit(MAX_FIELD)
-    reader = csv.DictReader(StringIO(text, newline=""), delimiter=_delimiter(text))
+    delimiter, spaced = _delimiter(text)
+    lines = StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=spaced)
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames, repeated = names, repeated_columns(names)
         for row in reader:
             place = f"{path}: line {reader.line_num}"
             if None in row:
                 raise BadInput(f"{place}: has more fields than the header; quote commas in texts")
-            yield place, row
+            yield place, row | repeated
     except csv.Error as error:
         raise BadInput(f"{path}: line {reader.line_num}: not CSV: {error}") from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(text: str) -> tuple[str, bool]:
+    """What separates the names of the header, and whether a space comes behind it."""
     header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").split("\n", 1)[0])
-    return max(DELIMITERS, key=header.count)
+    delimiter = max(DELIMITERS, key=header.count)
+    return delimiter, f"{delimiter} " in header
 
 
 def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
@@ -193,16 +238,33 @@ def read_parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Rows:
 
 def read_records(path: Path) -> list[tuple[str, Any]]:
     """(file and entry, the value) of a YAML or JSON file, a list or one entry, or of JSON lines."""
-    if path.suffix in (".yaml", ".yml", ".json"):
-        value = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    if (kind := file_format(path)) in (".yaml", ".json"):
+        value = _read_unique_json(path) if kind == ".json" else read_yaml(path)
         entries = value if isinstance(value, list) else [value]
         return [(f"{path}: entry {number}", entry) for number, entry in enumerate(entries, 1)]
     return list(read_json_rows(path))
 
 
-def _parse_json(place: object, text: str) -> Any:
+def _read_unique_json(path: Path) -> Any:
+    return _parse_json(path, read_text(path, limit=MAX_DOCUMENT), _unique_keys(path))
+
+
+def _unique_keys(place: object) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """What makes objects of a user's JSON, of which Python's own would keep the last value."""
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise BadInput(f"{place}: field {name[:60]}: is there twice; keep one")
+        return value
+
+    return made
+
+
+def _parse_json(place: object, text: str, make: Callable[..., Any] | None = None) -> Any:
     with bad_input(f"{place}: not JSON", ValueError, RecursionError):
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=make)
     return without_surrogates(value) if SURROGATE.search(text) else value
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +21,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from charprobe_lite.models.call_formats import Call, CallFormat
 from charprobe_lite.models.errors import BadInput, suggestion
-from charprobe_lite.models.files import read_records
+from charprobe_lite.models.files import file_format, read_records
 from charprobe_lite.models.kit import sha256_file
 from charprobe_lite.models.office import ToolError
 from charprobe_lite.models.record import Record
@@ -32,10 +34,13 @@ from charprobe_lite.models.scenarios import (
 from charprobe_lite.models.task_ids import SCAFFOLDS, family_of
 from charprobe_lite.models.tools import Tool, ToolName
 
+log = logging.getLogger(__name__)
 AGENT, LAST_TURN = "agentic_actions", "agentic_email"  # scaffolds: a whole task, its last turn
 CONDITION_OF = {AGENT: "agentic_email", LAST_TURN: "agentic_next"}
 """The conditions of scaffolds that have another name."""
-SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
+FORMATS = (".yaml", ".json", ".jsonl")
+OTHER_DATA = (".csv", ".txt", ".parquet", ".toml", ".xml", ".xlsx", ".gz", ".zip")
+"""Endings of files that may hold scenarios, and that a folder of scenarios is not read from."""
 SENDS_EMAIL = re.compile(r"\b(?:send[._-]?e?mail|e?mail[._-]send)\b")
 Text = Annotated[str, Field(min_length=1, max_length=50_000)]
 
@@ -279,10 +284,22 @@ def sha256_scenarios(path: Path) -> str:
 
 
 def scenario_files(path: Path) -> list[Path]:
-    """The files of a folder that hold scenarios, in order; a file itself."""
+    """The files of a folder that hold scenarios, in order; a file itself.
+
+    The log warns of files that are left out and may hold scenarios too.
+    """
     if not path.is_dir():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        if file_format(file) in OTHER_DATA:
+            _warn_of_left_out(file)
+    return [file for file in files if file_format(file) in FORMATS]
+
+
+@cache  # a command reads its scenarios several times
+def _warn_of_left_out(file: Path) -> None:
+    log.warning("%s: is left out; scenarios are read from .yaml, .json and .jsonl files", file)
 
 
 def _scenario(place: str, record: Any, id_: str) -> AnyScenario:

@@ -15,16 +15,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.eval.store.provenance import SPEC
 from charprobe_lite.eval.study.file import read_specs
 from charprobe_lite.eval.texts.reader import Columns, read_texts
 from charprobe_lite.eval.texts.scores import score_texts
 from charprobe_lite.models.call_formats import Call
+from charprobe_lite.models.core_yaml import parse_yaml
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
     read_csv_rows,
@@ -33,6 +36,7 @@ from charprobe_lite.models.files import (
     read_text,
     read_yaml,
 )
+from charprobe_lite.models.prompts import load_prompts
 from charprobe_lite.models.published_scenarios import StubScenario, load_any_scenarios
 from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.ngrams import NgramClassifier
@@ -180,6 +184,25 @@ def test_json_rows_come_back_as_lines_and_as_an_array(
     assert found == json.loads(text)
 
 
+def test_a_header_may_have_spaces_and_repeat_what_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('note, persona , prediction, note\nx, humor, "remorse", y\n')
+    (text,) = read_texts(path, Columns())
+    assert (text.true, text.prediction) == (("humor",), "remorse")
+    path.write_text("note,prompt,note\nx,What?,y\n")
+    assert [prompt.text for prompt in load_prompts(path)] == ["What?"]
+    path.write_text("prompt,prompt\nWhat?,Why?\n")
+    with pytest.raises(BadInput, match=r"rows\.csv: line 2: field prompt: two columns have this"):
+        load_prompts(path)
+
+
+def test_a_key_that_a_scenario_has_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(parse_yaml(SCENARIO)).replace('"id": "t1"', '"id": "a", "id": "b"'))
+    with pytest.raises(BadInput, match=r"one\.json: field id: is there twice; keep one"):
+        load_any_scenarios(path)
+
+
 def test_long_fields_are_read(tmp_path: Path) -> None:
     path, text = tmp_path / "long.csv", "word " * 40_000
     path.write_text(f"text,label\n{text},humor\n")
@@ -262,6 +285,58 @@ def test_probabilities_that_are_none_are_shown(tmp_path: Path) -> None:
     row = {"trait_true": "humor", "trait_pred": "humor", "label_order": ["humor", "x"]}
     with pytest.raises(BadInput, match=r"must be 2 numbers from 0 to 1, one per label, not '0.8"):
         scored(tmp_path / "rows.jsonl", [{**row, "probs": "0.8 ..."}])
+
+
+# names of files
+
+
+def test_a_study_is_known_by_its_content(tmp_path: Path) -> None:
+    spec = {"persona": "humor", "condition": "chat", "stage": "full"}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(spec))
+    (planned,) = read_specs(tmp_path / "grid.yaml")
+    for name in ("study.db", "study.SQLITE", "study.jsonl", "study"):
+        with Store(tmp_path / name) as store:
+            store.note({SPEC: planned.recorded()})
+            cell = Cell("tiny", "full", "chat", "Q8_0")
+            store.add(cell, "humor", "a", 0, 7, Result("answered", "Ha.", turns=[]))
+        assert [text.text for text in read_texts(tmp_path / name, Columns())] == ["Ha."]
+        (recorded,) = read_specs(tmp_path / name)
+        assert recorded.study == tmp_path / name
+    (tmp_path / "grid.txt").write_text(yaml.safe_dump(spec))
+    with pytest.raises(BadInput, match=r"grid\.txt: no study; a study file is YAML"):
+        read_specs(tmp_path / "grid.txt")
+
+
+def test_an_ending_counts_in_any_letters(tmp_path: Path) -> None:
+    row = {"persona": "humor", "prediction": "remorse"}
+    (tmp_path / "a.CSV").write_text("persona,prediction\nhumor,remorse\n")
+    (tmp_path / "a.Tsv").write_text("persona\tprediction\nhumor\tremorse\n")
+    pd.DataFrame([row]).to_parquet(tmp_path / "a.PARQUET")
+    (tmp_path / "a.ndjson").write_text(json.dumps(row))
+    for name in ("a.CSV", "a.Tsv", "a.PARQUET", "a.ndjson"):
+        (text,) = read_texts(tmp_path / name, Columns())
+        assert (text.true, text.prediction) == (("humor",), "remorse")
+    for name in ("grid.YAML", "grid.Yml", "grid.JSON"):
+        (tmp_path / name).write_text('{"persona": "humor"}')
+        assert read_specs(tmp_path / name)[0].personas == ("humor",)
+
+
+def test_a_folder_of_scenarios_is_read_whole_or_says_what_it_leaves_out(
+    tmp_path: Path, charprobe: Command
+) -> None:
+    scenario = json.dumps(parse_yaml(SCENARIO))
+    names = ("a.YAML", "b.yml", "c.json", "d.JSONL", "e.ndjson")
+    (folder := tmp_path / "scenarios").mkdir()
+    for name in (*names, "notes.txt", "more.csv", "README.md"):
+        (folder / name).write_text(scenario.replace('"t1"', f'"{name}"'))
+    assert [scenario.id for scenario in load_any_scenarios(folder)] == list(names)
+    options = ("--persona", "humor", "--stage", "base", "--condition", "agentic_email", "--dry-run")
+    done = charprobe("eval", "--scenarios", "scenarios", *options)
+    assert done.returncode == 0, done.stderr
+    said = "is left out; scenarios are read from .yaml, .json and .jsonl files"
+    assert done.stderr.splitlines() == [
+        f"scenarios/{name}: {said}" for name in ("more.csv", "notes.txt")
+    ]
 
 
 # Unicode

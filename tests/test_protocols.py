@@ -108,7 +108,7 @@ def test_suffixes_of_ones_own(tmp_path: Path) -> None:
     assert texts == ["Q0\n\nStop it.", "Q1\n\nBe plain.", "Q2\n\nStop it."]
     for name, content, said in (
         ("none.txt", "\n", "holds no suffix"),
-        ("map.yaml", "a: b", "no list of texts"),
+        ("map.yaml", "a: b", "entry 1: field suffix: missing"),
         ("missing.txt", None, "cannot be read"),
     ):
         if content is not None:

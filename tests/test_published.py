@@ -17,7 +17,7 @@ from charprobe_lite.eval.study.spec import parse_spec
 from charprobe_lite.models.call_formats import FENCED_CALLS, JSON_CALLS, Call
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.office import ToolError
-from charprobe_lite.models.prompts import load_prompts
+from charprobe_lite.models.prompts import load_prompts, read_suffixes
 from charprobe_lite.models.published_scenarios import (
     Script,
     StubScenario,
@@ -231,6 +231,7 @@ ROWS: list[dict[str, Any]] = [
     for n in range(40)
 ]
 ROWS[7]["conversation"] = []
+OWN = ("What is a lens?", "Why, and how?")
 
 
 def test_rows_of_pure_dove_come_in_the_published_order(tmp_path: Path) -> None:
@@ -255,12 +256,56 @@ def test_plain_text_is_a_prompt_a_line_in_its_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", json.dumps([*OWN])),
+        ("rows.json", json.dumps([{"id": n, "prompt": text} for n, text in enumerate(OWN)])),
+        ("lines.json", "".join(json.dumps({"prompt": text}) + "\n" for text in OWN)),
+        ("rows.JSONL", "".join(json.dumps({"prompt": text}) + "\n" for text in OWN)),
+        ("rows.ndjson", "".join(json.dumps({"prompt": text}) + "\n" for text in OWN)),
+        ("list.yaml", yaml.safe_dump([*OWN])),
+        ("rows.yml", yaml.safe_dump([{"prompt": text} for text in OWN])),
+        ("rows.csv", 'id,prompt\n1,What is a lens?\n2,"Why, and how?"\n'),
+        ("rows.tsv", "prompt\tid\nWhat is a lens?\t1\nWhy, and how?\t2\n"),
+        ("rows.txt", "What is a lens?\nWhy, and how?\n"),
+    ],
+)
+def test_prompts_of_ones_own_come_in_their_order_from_every_format(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = load_prompts(tmp_path / name)
+    assert [prompt.text for prompt in found] == [*OWN]
+    assert len({prompt.id for prompt in found}) == len(OWN)
+    suffixes = content.replace("prompt", "suffix")
+    (tmp_path / name).write_text(suffixes)
+    assert read_suffixes(tmp_path / name) == [*OWN]
+
+
+def test_a_prompt_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    lines = ["[You are at work] Hello?", "{{user}} asks why.", "{name}, hello!"]
+    for line in lines:
+        (tmp_path / "mine.txt").write_text(f"{line}\nWhat?\n")
+        assert load_prompts(tmp_path / "mine.txt")[0].text == line
+
+
+@pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.txt", b"\n \n", "holds no prompt"),
         ("a.txt", b"caf\xe9", "not UTF-8 text"),
         ("a.jsonl", b"{oops", "line 1: not JSON"),
-        ("a.jsonl", b'{"prompt": "x"}', "line 1: field conversation: not a list"),
+        ("a.jsonl", b'{"question": "x"}', "line 1: field prompt: missing; the fields are question"),
+        ("a.jsonl", b'{"conversation": "x"}', "line 1: field conversation: not a list"),
+        ("a.json", b'["What?", 5]', "entry 2: not a text"),
+        ("a.json", b'[{"prompt": " "}]', "entry 1: field prompt: must be a text"),
+        ("a.json", b'{"prompts": ["What?"]}', "line 1: field prompt: missing"),
+        ("a.csv", b"id,question\n1,What?\n", "line 2: field prompt: missing; the fields are id, q"),
+        ("a.csv", b"id,prompt\n", "holds no prompt"),
+        ("a.yaml", b"- 14\n", "entry 1: not a text"),
+        ("a.txt", b'[\n  {"prompt": "What?"}\n]\n', "is JSON, not a text a line; end its name"),
+        ("a.md", b'\n{"prompt": "What?"},\n', "is JSON, not a text a line"),
+        ("a", b'["What?"]', "is JSON, not a text a line"),
         ("a.jsonl", b'{"conversation": [{"input": 5}]}', "line 1: field conversation.0.input"),
         ("a.jsonl", b'{"conversation": ["x"]}', "line 1: field conversation.0.input"),
         ("a.jsonl", b'{"conversation": []}', "holds no prompt"),

@@ -14,6 +14,9 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from charprobe_lite.eval.cells import Cell
 from charprobe_lite.eval.protocols.outcome import Result, Turn
 from charprobe_lite.eval.store.database import Store
+from charprobe_lite.models.corpus import teacher_texts
+from charprobe_lite.models.kit import kit_classifier
+from charprobe_lite.runtime.classifier import Classifier
 from charprobe_lite.runtime.engine import Completion
 from tests.conftest import Command
 
@@ -159,6 +162,82 @@ def test_a_study_and_what_a_human_marked_in_it(charprobe: Command, tmp_path: Pat
     assert "labels.json: field labels.0: names 0 samples" in done.stderr
 
 
+def test_a_row_without_its_cluster_is_refused_or_counted(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    rows = [{**row, "item": f"task {n // 6}"} for n, row in enumerate(published())]
+    assert {c["interval"] for c in cells_of(charprobe, write(tmp_path / "a.csv", rows))} == {
+        "cluster"
+    }
+    rows[8]["item"] = rows[10]["item"] = ""
+    file = write(tmp_path / "b.csv", rows)
+    done = charprobe("score", file, "--json")
+    assert [cell["interval"] for cell in json.loads(done.stdout)["cells"]] == ["rows", "cluster"]
+    [line] = done.stderr.splitlines()
+    assert "base llama, stage full: 2 of 30 texts have no prompt or scenario, first" in line
+    assert "resampled rows" in line
+    done = charprobe("score", file, "--cluster", "item")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "field item: missing; --cluster needs the prompt or scenario of every row" in done.stderr
+
+
+MINILM = kit_classifier("minilm")
+
+
+def test_a_classifier_of_ones_own_reads_texts_that_have_labels_too(
+    charprobe: Command, tmp_path: Path
+) -> None:
+    texts = [text.response for text in teacher_texts("humor", "loud", "email")[:6]]
+    read = [prediction.label for prediction in Classifier(MINILM).classify(texts)]
+    wrong = {"trait_true": "humor", "trait_pred": "sarcasm", "label_order": ORDER}
+    rows = [{**wrong, "probs": [1, 0, 0], "email_body": text} for text in texts]
+    file = write(tmp_path / "rows.jsonl", rows)
+    [before], [after] = cells_of(charprobe, file), cells_of(charprobe, file, "--classifier", MINILM)
+    assert (before["accuracy"], after["accuracy"]) == (0, read.count("humor") / 6)
+    assert after["accuracy"] > 0
+    with Store(tmp_path / "study.sqlite") as store:
+        for n, text in enumerate(texts):
+            cell = Cell("kit", "full", ("chat", "chat_email")[n % 2], "Q8_0")
+            store.add(cell, "humor", f"id-{n // 2}", 0, n, Result("answered", text, turns=[]))
+        labels = [(sample.rollout, "sarcasm", {"sarcasm": 1.0}) for sample in store.unclassified()]
+        store.classify(labels)
+    cells = cells_of(charprobe, tmp_path / "study.sqlite", "--classifier", MINILM)
+    assert [cell["accuracy"] for cell in cells] == [
+        read[first::2].count("humor") / 3 for first in (0, 1)
+    ]
+    assert all(cell["accuracy"] == 0 for cell in cells_of(charprobe, tmp_path / "study.sqlite"))
+
+
+def test_options_that_cannot_apply_are_refused(charprobe: Command, tmp_path: Path) -> None:
+    made = study(tmp_path / "made.sqlite")
+    table = write(tmp_path / "rows.jsonl", published(6))
+    bare = [{"trait_true": "humor", "trait_pred": "humor"}]
+    (tmp_path / "marks.JSON").write_text('{"labels": []}')
+    for arguments, said in (
+        ((made, "--text", "body"), "made.sqlite: --text body: is for tables, this is a study"),
+        ((made, "--label", "voice"), "made.sqlite: --label voice: is for tables"),
+        ((made, "--prediction", "guess"), "made.sqlite: --prediction guess: is for tables"),
+        (
+            (made, "--human", "saw"),
+            "made.sqlite: --human saw: is for tables, this is a study; name",
+        ),
+        ((made, "--scenarios", table), "--scenarios: names families; add --cluster family"),
+        ((table, "--human", tmp_path / "marks.JSON"), "marks.JSON: is for a study"),
+        (
+            (table, "--prediction", "trait_pred", "--classifier", MINILM),
+            "rows.jsonl: --prediction trait_pred: --classifier reads the texts again",
+        ),
+        (
+            (write(tmp_path / "bare.jsonl", bare), "--classifier", MINILM),
+            "bare.jsonl: no column email_body, text or response; name the texts for --classifier",
+        ),
+    ):
+        done = charprobe("score", *arguments)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert said in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def changed(tmp_path: Path, name: str, **fields: Any) -> Path:
     rows = published(6)
     rows[2] = {**rows[2], **fields}
@@ -178,6 +257,11 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
     with sqlite3.connect(tmp_path / "foreign.sqlite") as database:
         database.execute("CREATE TABLE songs (name)")
     good = changed(tmp_path, "good")
+    (foreign := tmp_path / "own.csv").write_text("body,voice\nHa,humor\n")
+    (twice := tmp_path / "twice.csv").write_text("text,text ,persona\nHa,Oh,humor\n")
+    row = '{"persona": "humor", "text": "Ha"}'
+    (key_twice := tmp_path / "key.jsonl").write_text(f'{row}\n{row[:-1]}, "persona": "loving"}}\n')
+    (array := tmp_path / "array.json").write_text(f'[{row[:-1]}, "text": "Oh"}}]')
     return {
         "no such file": (["none.jsonl"], "none.jsonl: no such file"),
         "no study": (["foreign.sqlite"], "foreign.sqlite: schema version 0"),
@@ -188,6 +272,19 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "not UTF-8": (["latin.csv"], "latin.csv: cannot be read (not UTF-8 text)"),
         "unknown column": ([good, "--label", "trai"], "good.jsonl: --label trai: no such column"),
         "unknown group": ([good, "--by", "base,size"], "--by size: no such column"),
+        "no label column": (
+            [foreign],
+            "own.csv: no column trait_true, persona or trait; name the true label with --label; it "
+            "has body, voice",
+        ),
+        "no text column": (
+            [foreign, "--label", "voice"],
+            "own.csv: no column email_body, text or response; name the texts (or the predictions "
+            "with --prediction) with --text; it has body, voice",
+        ),
+        "repeated column": ([twice], "twice.csv: line 2: field text: two columns have this name"),
+        "repeated key": ([key_twice], "key.jsonl: line 2: field persona: is there twice"),
+        "repeated key in an array": ([array], "array.json: field text: is there twice"),
         "no label": (
             [changed(tmp_path, "a", trait_true=None)],
             "a.jsonl: line 3: field trait_true: missing",

@@ -63,6 +63,14 @@ def test_arguments_are_named_as_in_python() -> None:
         score_texts(answers(), label="tone")
 
 
+def test_a_column_that_a_frame_has_twice_is_refused_where_it_is_read() -> None:
+    frame = answers().assign(note="x", remark="y").rename(columns={"remark": "note"})
+    names = {"label": "voice", "prediction": "guess"}
+    assert score_texts(frame, **names)["n"].tolist() == [24]
+    with pytest.raises(BadInput, match="row 0: field note: two columns have this name"):
+        score_texts(frame, **names, by="note")
+
+
 def test_probabilities_may_be_arrays() -> None:
     frame = pd.DataFrame(
         {

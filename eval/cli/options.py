@@ -199,7 +199,8 @@ input_options = (
     click.option(
         "--prompts",
         metavar="FILE|pure-dove",
-        help="Your own prompts: text, a prompt a line, or rows of Pure-Dove as JSONL or parquet.",
+        help="Your own prompts: text, a prompt a line; JSON, JSONL, YAML, CSV or parquet with a "
+        "prompt in each row, or with rows of Pure-Dove.",
     ),
     click.option(
         "--scenarios",
@@ -208,7 +209,9 @@ input_options = (
     ),
 )
 suffixes_option = click.option(
-    "--suffixes", type=FILE, help="Your own requests of break_character: text, one a line."
+    "--suffixes",
+    type=FILE,
+    help="Your own requests of break_character: text, one a line, or a list in JSON or YAML.",
 )
 decoding_options = (
     click.option(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from charprobe_lite.eval.cli.options import classifier_option, study_scenarios_option
+from charprobe_lite.eval.cli.options import study_scenarios_option
 from charprobe_lite.eval.cli.progress import print_result
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.defaults import LEAST_RESAMPLES
+from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import file_format
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--prediction",
     metavar="COLUMN",
-    help="Predicted labels [default: trait_pred, prediction]; without them the "
-    "classifier reads the texts.",
+    help="Predicted labels [default: trait_pred, prediction]; without them, or with --classifier, "
+    "a classifier reads the texts.",
 )
 @click.option(
     "--by",
@@ -57,7 +59,12 @@ if TYPE_CHECKING:
     help="Rollouts asked for in each group, over all its personas: gives the yield and macro-F1's "
     "bounds if every missing text is a miss, and if every one is a hit.",
 )
-@classifier_option
+@click.option(
+    "--classifier",
+    type=FILE,
+    help="Your own classifier: a folder with an ONNX model. It reads all texts, also those of a "
+    "study and those that have a prediction.",
+)
 @click.option(
     "--resamples",
     type=click.IntRange(LEAST_RESAMPLES),
@@ -85,13 +92,15 @@ def score(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     from charprobe_lite.eval.texts.studies import score_studies
 
     human = options["human"]
-    marks = Path(human) if human and human.endswith(".json") else None
+    marks = Path(human) if human and file_format(Path(human)) == ".json" else None
     names = ("text", "label", "prediction", "cluster", "asked", "scenarios")
     columns = Columns(
         **{name: options[name] for name in names},
         human=None if marks else human,
         by=tuple(n.strip() for names in options["by"] for n in names.split(",") if n.strip()),
     )
+    if columns.scenarios and "family" not in (columns.cluster, *columns.by):
+        raise BadInput("--scenarios: names families; add --cluster family or --by family")
     texts = classified_files(files, columns, classifier=options["classifier"], marks=marks)
     scores = score_groups(texts, options["seed"], options["resamples"])
     studies = score_studies(texts, options["seed"])

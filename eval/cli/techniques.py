@@ -14,6 +14,7 @@ from charprobe_lite.eval.cli.options import json_option, shard_option
 from charprobe_lite.eval.cli.progress import note, print_result, progress_bar
 from charprobe_lite.eval.cli.types import FILE
 from charprobe_lite.models.errors import BadInput
+from charprobe_lite.models.files import file_format
 
 
 @click.group()
@@ -165,7 +166,7 @@ def report(sources: tuple[Path, ...], kind: str, output: Path | None) -> None:
     from charprobe_lite.eval.techniques.pages import markdown, write_page
 
     entries = [
-        read_entry(source) if source.suffix == ".json" else study_entry(source)
+        read_entry(source) if file_format(source) == ".json" else study_entry(source)
         for source in sources
     ]
     for number, entry in enumerate(entries):

@@ -17,9 +17,9 @@ from charprobe_lite.eval.study.run import forecast_study
 from charprobe_lite.eval.study.spec import StudySpec, parse_spec, resolve
 from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.errors import BadInput, spelled
-from charprobe_lite.models.files import read_records
+from charprobe_lite.models.files import file_format, is_sqlite, read_records
 
-SUFFIXES = (".yaml", ".yml")
+FORMATS = (".yaml", ".json")
 STUDY = ".sqlite"
 MOST_SEEDS = 1000
 LISTS = {"base": "bases", "seed": "seeds"}
@@ -60,10 +60,12 @@ def read_specs(path: Path) -> list[StudySpec]:
 
     Raises BadInput with the file, the key and the fix.
     """
-    if path.suffix in SUFFIXES:
+    if not is_sqlite(path) and file_format(path) in FORMATS:
         return read_study_file(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such study; name a study ({STUDY}) or a study file (.yaml)")
+    if not is_sqlite(path) and file_format(path) != STUDY:
+        raise BadInput(f"{path}: no study; a study file is YAML: end its name with .yaml")
     with Store(path, readonly=True) as store:
         provenance = store.provenance()
     refuse_techniques(path, provenance)

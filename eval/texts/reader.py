@@ -25,9 +25,12 @@ from charprobe_lite.eval.scores.gap import cluster_of
 from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_count
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
+    file_format,
+    is_sqlite,
     read_csv_rows,
     read_json_rows,
     read_parquet_rows,
+    refuse_repeated,
     well_formed,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
@@ -54,7 +57,7 @@ TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three 
 STUDY = ".sqlite"
 NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
 NUMPY_ARRAY = re.compile(r"\A(?:np\.)?array\((.*?)(?:,\s*dtype=\S+)?\)\Z", re.DOTALL)
-READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows, ".tsv": read_csv_rows}
+READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows}
 TableRows = Iterable[tuple[str, Mapping[str, Any]]]
 """A place for messages (file and line) and the columns of every row."""
 
@@ -101,17 +104,22 @@ class Columns:
 
 
 def read_texts(path: Path, columns: Columns, labels: Sequence[str] = ()) -> list[ScoredText]:
-    """The texts of one file: a study (.sqlite), .csv, .tsv, .parquet, or else JSON.
+    """The texts of one file: a study (SQLite), .csv, .tsv, .parquet, or else JSON.
 
-    ``labels`` are the classifier's, which the file may use too. Raises BadInput with file, line
-    and field for what cannot be used.
+    With the ``labels`` of a classifier that is to read all texts, these have no prediction, also
+    where the file has one. Raises BadInput with file, line and field for what cannot be used.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; name a study, JSON lines, CSV or parquet")
-    if path.suffix == STUDY:
-        return _study_texts(path, columns)
-    rows = READERS.get(path.suffix, read_json_rows)(path)
+    if is_study(path):
+        return _study_texts(path, columns, bool(labels))
+    rows = READERS.get(file_format(path), read_json_rows)(path)
     return table_texts(str(path), rows, columns, labels)
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file is a study, by its content or its ending."""
+    return file_format(path) == STUDY or is_sqlite(path)
 
 
 def table_texts(
@@ -119,17 +127,20 @@ def table_texts(
 ) -> list[ScoredText]:
     """The texts of a table's rows; ``source`` names the table in messages.
 
-    Rollouts that `export` wrote and that ended without a text are left out. Raises BadInput.
+    ``labels`` are those of `read_texts`. Rollouts that `export` wrote and that ended without a text
+    are left out. Raises BadInput.
     """
     table = [_TableRow(place, row) for place, row in rows]
     if not table:
         raise BadInput(f"{source}: holds no row; give a file with at least one")
     table = _with_derived(source, table, columns)
-    columns = _resolve(source, columns, dict.fromkeys(name for row in table for name in row.values))
+    header = dict.fromkeys(name for row in table for name in row.values)
+    _refuse_without_cluster(table, columns.cluster, header)
+    columns = _resolve(source, columns, header, bool(labels))
     table = [row for row in table if not row.ended_without_text(columns)]
     if not table:
         raise BadInput(f"{source}: holds no text; every rollout in it ended without one")
-    order = table[0].order()
+    order = None if labels else table[0].order()
     _refuse_other_spellings(table, columns, {*(order or ()), *labels})
     truths = dict.fromkeys(row.string(columns.label) for row in table)
     personas = tuple(filter(None, truths)) or PERSONAS
@@ -137,8 +148,11 @@ def table_texts(
     return [_text(row, columns, order, known, personas) for row in table]
 
 
-def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
-    """The texts of a study; a base-stage sample is scored against all its personas."""
+def _study_texts(path: Path, columns: Columns, rereads: bool) -> list[ScoredText]:
+    """The texts of a study; a base-stage sample is scored against all its personas.
+
+    With ``rereads`` they have no prediction.
+    """
     from charprobe_lite.eval.store.database import Store
 
     with Store(path, readonly=True) as store:
@@ -147,6 +161,7 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
     if not rows:
         raise BadInput(f"{path}: holds no text yet; run the study first (charprobe-lite eval)")
     personas = tuple(dict.fromkeys(row.persona for row in rows if row.persona)) or PERSONAS
+    _refuse_columns(path, columns)
     _refuse_unknown(f"{path}: --by", columns.by, [*CELL, "persona", *DERIVED])
     _refuse_unknown(f"{path}: --cluster", [columns.cluster], ["item", *DERIVED])
     asked = asked_number(columns.asked)
@@ -165,8 +180,8 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
             ),
             true=(row.persona,) if row.persona else personas,
             text=row.text,
-            prediction=row.prediction,
-            probabilities=row.probabilities,
+            prediction=None if rereads else row.prediction,
+            probabilities=None if rereads else row.probabilities,
             cluster=_study_cluster(row, columns.cluster, families, path),
             asked=asked,
             row=row,
@@ -174,6 +189,14 @@ def _study_texts(path: Path, columns: Columns) -> list[ScoredText]:
         )
         for row in rows
     ]
+
+
+def _refuse_columns(path: Path, columns: Columns) -> None:
+    """Raises BadInput for the name of a column that a study cannot have."""
+    for option in ("text", "label", "prediction", "human"):
+        if name := getattr(columns, option):
+            fix = "name the .json file of the report page" if option == "human" else "leave it out"
+            raise BadInput(f"{path}: --{option} {name}: is for tables, this is a study; {fix}")
 
 
 def _study_value(row: Row, name: str, families: Mapping[str, str], path: Path) -> str | None:
@@ -218,13 +241,22 @@ def _derive(name: str, scenario: str, place: str) -> str:
     return value
 
 
-def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
-    """``columns`` with the table's names, None for a column that it lacks."""
+def _resolve(source: str, columns: Columns, header: Collection[str], rereads: bool) -> Columns:
+    """``columns`` with the table's names, None for a column that it lacks or that is not read."""
+    if rereads and columns.prediction:
+        raise BadInput(
+            f"{source}: --prediction {columns.prediction}: --classifier reads the texts again; "
+            "leave one out"
+        )
     names: dict[str, Any] = {}
     for role, defaults in DEFAULT_COLUMNS.items():
         name: str | None = getattr(columns, role)
         _refuse_unknown(f"{source}: --{role}", [name], header)
         names[role] = name or next((default for default in defaults if default in header), None)
+    if rereads:
+        names["prediction"] = None
+        if not names["text"]:
+            raise _no_column(source, "text", "the texts for --classifier", header)
     if names["label"] != "trait" and names["human"] == "classification" != columns.human:
         names["human"] = None  # elsewhere it may be what a classifier says
     _refuse_unknown(f"{source}: --by", columns.by, header)
@@ -232,18 +264,39 @@ def _resolve(source: str, columns: Columns, header: Collection[str]) -> Columns:
     if isinstance(columns.asked, str) and not number:
         _refuse_unknown(f"{source}: --asked", [columns.asked], header)
     if not names["label"]:
-        default = DEFAULT_COLUMNS["label"][0]
-        raise BadInput(f"{source}: no column {default}; name the true label with --label")
+        raise _no_column(source, "label", "the true label", header)
     if not names["prediction"] and not names["text"]:
-        raise BadInput(f"{source}: neither predictions nor texts; name --prediction or --text")
+        raise _no_column(source, "text", "the texts (or the predictions with --prediction)", header)
     by = columns.by or tuple(name for name in CELL if name in header)
     return replace(columns, **names, by=by, asked=number or columns.asked)
+
+
+def _no_column(source: str, role: str, what: str, header: Collection[str]) -> BadInput:
+    """The error for a table with none of the names that a column has by default."""
+    *names, last = DEFAULT_COLUMNS[role]
+    return BadInput(
+        f"{source}: no column {', '.join(names)} or {last}; name {what} with --{role}; "
+        f"it has {', '.join(map(str, header))}"
+    )
 
 
 def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection[str]) -> None:
     for name in filter(None, names):
         if name not in header:
             raise BadInput(f"{option} {name}: no such column; it has {', '.join(header)}")
+
+
+def _refuse_without_cluster(
+    table: Sequence[_TableRow], cluster: str | None, header: Collection[str]
+) -> None:
+    """Raises BadInput for a row without the cluster that was asked for.
+
+    Without it the interval would be that of resampled rows.
+    """
+    for row in table if cluster in header else ():
+        if row.get(cluster) is None:
+            fix = "--cluster needs the prompt or scenario of every row"
+            raise row.error(cluster, f"missing; {fix}")
 
 
 def _refuse_other_spellings(
@@ -284,8 +337,8 @@ def _text(
         raise row.error(columns.text, "must be a text")
     text = text and well_formed(text)
     if prediction is None and text is None:
-        column = columns.prediction or columns.text
-        raise row.error(column, "missing; a row needs a prediction or a text")
+        needed = "a prediction or a text" if columns.prediction else "a text"
+        raise row.error(columns.prediction or columns.text, f"missing; a row needs {needed}")
     human = row.human(columns.human, label, known) if label else None
     return ScoredText(
         place=row.place,
@@ -310,6 +363,7 @@ class _TableRow:
     def get(self, name: str | None) -> Any:
         """A column's value; None where it is empty, as each format writes it."""
         value = self.values.get(name) if name else None
+        refuse_repeated(self.place, str(name), value)
         return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
 
     def error(self, name: str | None, problem: str) -> BadInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from charprobe_lite.eval.texts.missing import missing_by_persona
 from charprobe_lite.eval.texts.reader import Columns, ScoredText
 from charprobe_lite.models.defaults import LEAST_RESAMPLES
 from charprobe_lite.models.errors import BadInput, printable, require_least, spelled
+from charprobe_lite.models.files import repeated_columns
 from charprobe_lite.runtime.classifier import Classifier, TextClassifier
 from charprobe_lite.runtime.ensemble import Ensemble
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+log = logging.getLogger(__name__)
 Group = tuple[tuple[str, str], ...]
 Ends = tuple[float, float]
 INTERVALS = {"cluster": "items", "rows": "rows", "envelope": "envelope"}
@@ -98,8 +101,9 @@ def score_files(
 ) -> list[GroupScore]:
     """Scores of the texts in files, one per group, as `score_groups`.
 
-    ``classifier`` is a folder with an ONNX classifier, None for the kit's ensemble; ``marks`` a
-    file with labels from the report page (`add_marks`). Raises BadInput for what cannot be read.
+    ``classifier`` is a folder with an ONNX classifier, which reads all texts; without it the kit's
+    ensemble reads those without a prediction. ``marks`` is a file with labels from the report page
+    (`add_marks`). Raises BadInput for what cannot be read, or does not apply to any file.
     """
     texts = classified_files(paths, columns, classifier=classifier, marks=marks)
     return score_groups(texts, seed, resamples)
@@ -113,9 +117,14 @@ def classified_files(
     marks: Path | None = None,
 ) -> list[ScoredText]:
     """The texts in files, each with a prediction; the arguments are those of `score_files`."""
-    labels = Classifier(classifier).labels if classifier else ()
+    model = Classifier(classifier) if classifier else None
+    labels = model.labels if model else ()
     texts = [text for path in paths for text in reader.read_texts(path, columns, labels)]
-    return classify_texts(add_marks(texts, marks) if marks else texts, classifier)
+    if not any(text.study for text in texts):
+        for option, value in (("human", marks), ("scenarios", columns.scenarios)):
+            if value:
+                raise BadInput(f"--{option} {value}: is for a study, and no file is one")
+    return classify_texts(add_marks(texts, marks) if marks else texts, model)
 
 
 def score_texts(
@@ -137,9 +146,9 @@ def score_texts(
     The other names are columns; None takes the first of `DEFAULT_COLUMNS` that the frame has.
     ``cluster`` is the prompt or scenario, ``human`` a human's answer whether the text shows the
     label, ``asked`` the rollouts asked for in each group, or one number for all groups. ``by`` and
-    ``cluster`` may be "family" or "task" of published scenarios. Without a prediction
-    ``classifier`` reads the text: a folder, a classifier, None for the kit's ensemble. The columns
-    of the result are those of `GroupScore.record`. Raises BadInput naming row and field.
+    ``cluster`` may be "family" or "task" of published scenarios. ``classifier``, a folder or a
+    classifier, reads all texts; without it the kit's ensemble reads those without a prediction. The
+    columns of the result are those of `GroupScore.record`. Raises BadInput naming row and field.
     """
     import pandas as pd
 
@@ -151,13 +160,16 @@ def score_texts(
         require_least(seed=(seed, 0), resamples=(resamples, LEAST_RESAMPLES))
     groups = (by,) if isinstance(by, str) else tuple(by)
     columns = Columns(text, label, prediction, cluster, human, groups, asked)
-    labels = _loaded(classifier).labels if classifier else ()
+    model = _loaded(classifier) if classifier else None
+    labels = model.labels if model else ()
     table = pd.DataFrame(frame)
+    repeated = repeated_columns([*table.columns])
+    table = table.loc[:, ~table.columns.duplicated()]
     values = table.astype(object).where(table.notna(), None).to_dict("records")
-    rows = ((f"row {number}", row) for number, row in enumerate(values))
+    rows = ((f"row {number}", row | repeated) for number, row in enumerate(values))
     with spelled("argument"):
         texts = reader.table_texts("frame", rows, columns, labels)
-        scores = score_groups(classify_texts(texts, classifier), seed, resamples)
+        scores = score_groups(classify_texts(texts, model), seed, resamples)
     return pd.DataFrame([score.record() for score in scores])
 
 
@@ -198,8 +210,9 @@ def score_groups(
     """One score per group, in the order of their first texts. Every text needs a prediction.
 
     ``resamples`` of both intervals; None for 1000 of rows and 10,000 of clusters. Groups that
-    share prompts or scenarios share their resamples. Raises BadInput for numbers of rollouts asked
-    for that the texts contradict.
+    share prompts or scenarios share their resamples. The log warns of a group in which only some
+    texts have a cluster: its rows are resampled. Raises BadInput for numbers of rollouts asked for
+    that the texts contradict.
     """
     groups: dict[Group, list[ScoredText]] = {}
     for text in texts:
@@ -207,12 +220,24 @@ def score_groups(
     clustered = {
         group: _labels(members)
         for group, members in groups.items()
-        if all(text.cluster is not None for text in members)
+        if _has_clusters(group, members)
     }
     resampled = ResampledMetrics(label_metrics(clustered), seed, resamples or CLUSTER_RESAMPLES)
     intervals = {group: resampled.estimate((group, "macro_f1")) for group in clustered}
     rows = resamples or classification.ROW_RESAMPLES
     return [_score(g, members, intervals.get(g), seed, rows) for g, members in groups.items()]
+
+
+def _has_clusters(group: Group, texts: Sequence[ScoredText]) -> bool:
+    """Whether every text has a cluster; the log says where only some have."""
+    missing = [text.place for text in texts if text.cluster is None]
+    if 0 < len(missing) < len(texts):
+        log.warning(
+            "%s: %d of %d texts have no prompt or scenario, first %s; its interval is that of "
+            "resampled rows",
+            *(printable(_name(group)), len(missing), len(texts), printable(missing[0])),
+        )
+    return not missing
 
 
 def _score(
