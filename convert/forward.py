@@ -32,6 +32,11 @@ class Forward:
         """Tokens of the model, with its padding."""
         return self._model.vocabulary_size
 
+    @property
+    def first_token(self) -> int | None:
+        """The token of a sequence's beginning; None where the vocabulary does not ask for it."""
+        return self._model.first_token
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids; special tokens in the text are recognised, none are added."""
         return self._model.tokenize(text, add_bos=False)

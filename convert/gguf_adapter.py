@@ -1,7 +1,8 @@
 """GGUF LoRA files: adapters that llama.cpp adds to a loaded base while it runs.
 
 Layout: llama.cpp's (``TENSOR.lora_a`` is (rank, in), ``.lora_b`` (out, rank), and
-``adapter.lora.alpha``); the change is ``alpha / rank * B @ A``.
+``adapter.lora.alpha``); the change is ``alpha / rank * B @ A``. For the embedding, whose rows are
+looked up, ``lora_a`` is (vocabulary, rank), ``lora_b`` (width, rank), and the change ``A @ B.T``.
 """
 
 from collections.abc import Mapping
@@ -12,15 +13,18 @@ import numpy as np
 from gguf import GGMLQuantizationType as QuantType
 
 from charprobe_lite.convert.architectures import architecture_of_gguf
-from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, SourceModel, open_model
+from charprobe_lite.convert.gguf_model import SourceModel, open_model
 from charprobe_lite.convert.gguf_writer import finish_gguf
 from charprobe_lite.convert.lora import (
+    EMBEDDING,
+    HEAD,
     Adapter,
     Delta,
     Replacement,
     in_memory,
     peft_delta,
     read_adapter,
+    transposed,
 )
 from charprobe_lite.convert.quantize import Array, GGUFFile, written_file
 from charprobe_lite.models.atomic import AT_ONCE, FOREVER, new_file
@@ -38,7 +42,7 @@ def convert_adapter(
 
     Each change is read back and compared before the file takes its name. A ``shared`` target may
     be written by another process: wait for it, and keep its file. Raises BadInput for an adapter
-    of another base, one that replaces complete tensors or changes the embedding.
+    of another base, one that replaces complete tensors, or that changes a tied embedding or output.
     """
     model, target = open_model(Path(base)), Path(target)
     changes: dict[str, Delta] = {}
@@ -62,11 +66,10 @@ def _at_run_time(
     """The change, where llama.cpp can add it to the loaded base. Raises BadInput."""
     if not isinstance(change, Delta):
         raise _complete(adapter, name)
-    if name == EMBEDDING or (name == HEAD and HEAD not in model.tensors):
-        reason = "the output is the embedding" if name == HEAD else "an embedding"
+    if name in (EMBEDDING, HEAD) and HEAD not in model.tensors:
         raise BadInput(
-            f"{adapter}: tensor {name}: {reason}, which an adapter at run time cannot change; "
-            "use convert merge"
+            f"{adapter}: tensor {name}: the base's output is its embedding, and an adapter at run "
+            "time cannot change one of them alone; use convert merge"
         )
     shape = model.tensors[name].shape if name in model.tensors else None
     if shape != change.shape:
@@ -114,8 +117,9 @@ def _write_deltas(
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     for name, change in sorted(changes.items()):
         rest = np.float32(change.scale * change.rank / alpha)
-        fits = change.a.shape[1] % gguf.GGML_QUANT_SIZES[a_type][0] == 0
-        a, b = (side.rows(0, side.shape[0]) for side in (change.a, change.b))
+        sides = (change.b, transposed(change.a)) if name == EMBEDDING else (change.a, change.b)
+        fits = sides[0].shape[1] % gguf.GGML_QUANT_SIZES[a_type][0] == 0
+        a, b = (side.rows(0, side.shape[0]) for side in sides)
         _add(writer, f"{name}.lora_a", a, a_type if fits else QuantType.F16)
         _add(writer, f"{name}.lora_b", b * rest, QuantType.F16)
     finish_gguf(writer)

@@ -24,6 +24,8 @@ from charprobe_lite.convert.architectures import architecture_of, architecture_o
 from charprobe_lite.convert.architectures.architecture import Architecture
 from charprobe_lite.convert.gguf_writer import GGUFWriter
 from charprobe_lite.convert.lora import (
+    EMBEDDING,
+    HEAD,
     Adapter,
     Delta,
     Matrix,
@@ -51,7 +53,6 @@ MOST_WORKERS = 8  # each needs about 60 MB, and the disk is no faster for more
 NOT_STORED = ".rotary_emb.inv_freq"  # older checkpoints carry it; it is computed
 F16_MAX = 65504.0
 TEMPLATE = "tokenizer.chat_template"
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 REWRITTEN = (
     *("general.architecture", "general.file_type"),
     *("general.quantization_version", "general.alignment"),

@@ -64,12 +64,16 @@ def make_imatrix(
 
     callback = matrix_inputs_callback(re.compile(r"blk\..*\.weight").fullmatch, add)
     with closing(Forward(model, length=CHUNK, callback=callback)) as forward:
-        ids = forward.tokenize(text)
+        # as in llama.cpp's tool: the text begins with the vocabulary's first token, and every
+        # chunk's first token gives way to it
+        first = [] if forward.first_token is None else [forward.first_token]
+        ids = [*first, *forward.tokenize(text)]
         total = min(chunks, len(ids) // CHUNK)
         if not total:
             raise BadInput(f"--text: {len(ids)} tokens; give at least {CHUNK}")
         for number in range(total):
-            forward.run(ids[number * CHUNK : (number + 1) * CHUNK])
+            chunk = ids[number * CHUNK : (number + 1) * CHUNK]
+            forward.run([*first, *chunk[len(first) :]])
             if progress:
                 progress(number + 1, total)
     if not counts:

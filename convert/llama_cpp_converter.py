@@ -22,8 +22,8 @@ import numpy as np
 
 from charprobe_lite.convert.architectures import class_name, is_built_in
 from charprobe_lite.convert.architectures.architecture import Architecture
-from charprobe_lite.convert.gguf_model import HEAD, Progress
-from charprobe_lite.convert.lora import Adapter, Matrix, Source, read_adapter, with_changes
+from charprobe_lite.convert.gguf_model import Progress
+from charprobe_lite.convert.lora import HEAD, Adapter, Matrix, Source, read_adapter, with_changes
 from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.safetensors import (
     DTYPES,

@@ -25,6 +25,7 @@ Array = NDArray[np.float32]
 Rows = Callable[[int, int], Array]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 PEFT_TIES = ("embed_tokens", "lm_head")
 """The modules that PEFT's ``ensure_weight_tying`` is about, by the ends of their names."""
 ORIGINAL = ".original_module."
@@ -98,8 +99,10 @@ def dequantized(tensor: GGUFTensor, source: MappedGGUF, file: Path) -> Matrix:
     return Matrix(shape, rows)
 
 
-def _transposed(source: SafetensorsTensor) -> Matrix:
-    return Matrix(source.shape[::-1], lambda first, end: source.read().T[first:end])
+def transposed(source: Source) -> Matrix:
+    """A matrix with rows and columns swapped; every block of it reads all of the other."""
+    count = source.shape[0]
+    return Matrix(source.shape[::-1], lambda first, end: source.rows(0, count).T[first:end])
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ def _delta(
         )
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
     if sides["A"].name.endswith("lora_embedding_A"):  # (rank, vocabulary), (width, rank)
-        return Delta(_transposed(b), _transposed(a), scale)
+        return Delta(transposed(b), transposed(a), scale)
     return peft_delta(module, a, b, scale * a.shape[0], architecture)[1]
 
 
@@ -342,10 +345,14 @@ def _read_gguf(path: Path, architecture: Architecture) -> Adapter:
             continue
         tensor = name.removesuffix(".lora_a")
         b = matrices.get(f"{tensor}.lora_b")
-        if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
+        # of an embedding they are (vocabulary, rank) and (width, rank)
+        axis = 1 if tensor == EMBEDDING else 0
+        if b is None or len(a.shape) != 2 or len(b.shape) != 2 or a.shape[axis] != b.shape[1]:
             raise BadInput(f"{path}: tensor {tensor}: no fitting lora_a and lora_b")
         for side, matrix in (("lora_a", a), ("lora_b", b)):
             _refuse_not_finite(matrix, f"{tensor}.{side}", path)
+        if tensor == EMBEDDING:
+            a, b = transposed(b), a
         changes[tensor] = Delta(a, b, alpha / a.shape[0] if alpha else 1.0)
     return Adapter(path, changes)
 

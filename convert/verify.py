@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from charprobe_lite.convert.architectures import architecture_of_gguf
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
-from charprobe_lite.convert.gguf_model import EMBEDDING, HEAD, open_model, write_model
-from charprobe_lite.convert.lora import Delta, read_adapter
+from charprobe_lite.convert.gguf_model import open_model, write_model
+from charprobe_lite.convert.lora import EMBEDDING, HEAD, Delta, read_adapter
 from charprobe_lite.convert.quantize import LogitAgreement
 from charprobe_lite.convert.vocabulary import tokenizer_folder
 from charprobe_lite.models.child_process import run_main
@@ -104,11 +103,18 @@ def refuse_unverifiable(base: Path, adapters: Sequence[Path]) -> None:
         )
     if base.is_dir():
         return
-    architecture = architecture_of_gguf(base)
-    for path in folders:
-        adapter = read_adapter(path, architecture)
-        for name, change in (*adapter.changes.items(), *adapter.base.items()):
-            if not isinstance(change, Delta) or name in (EMBEDDING, HEAD):
+    model = open_model(base)
+    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
+    tied = (EMBEDDING, HEAD) if HEAD not in shapes else ()
+    for path in adapters:
+        adapter = read_adapter(path, model.architecture)
+        saved = {  # PEFT saves an embedding under its LoRA, too
+            name: own
+            for name, own in adapter.base.items()
+            if name not in adapter.changes or own.shape != shapes.get(name)
+        }
+        for name, change in (*adapter.changes.items(), *saved.items()):
+            if not isinstance(change, Delta) or name in tied:
                 raise BadInput(
                     f"--verify: {path}: tensor {name}: llama.cpp cannot change it at run time, so "
                     f"{base} cannot be the reference; give --no-verify"

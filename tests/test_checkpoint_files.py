@@ -379,16 +379,6 @@ def test_a_tied_output_whose_new_rows_were_not_saved_is_named(
         merge_lora(bases["smollm2"], [adapter], tmp_path / "m.gguf", "F32", verify=False)
 
 
-def test_what_an_adapter_at_run_time_cannot_change_is_said(
-    bases: dict[str, Path], tmp_path: Path
-) -> None:
-    adapter = make_adapter(
-        tmp_path / "head", bases["smollm2"], target_modules=["lm_head", "q_proj"]
-    )
-    with pytest.raises(BadInput, match=r"tensor output.weight: the output is the embedding.*merge"):
-        convert_adapter(adapter, bases["smollm2"], tmp_path / "lora.gguf")
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_adapter_of_no_numbers_is_refused_by_tensor(
     bases: dict[str, Path], tmp_path: Path, value: float

@@ -231,6 +231,47 @@ def test_an_adapter_at_run_time_does_what_the_merged_one_does(
     assert np.array_equal(gguf_logits(merged, ids), gguf_logits(tmp_path / "again.gguf", ids))
 
 
+@pytest.mark.parametrize("kind", ["llama3", "qwen2"])
+def test_an_embeddings_lora_at_run_time_does_what_it_did_in_peft(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, kind: str
+) -> None:
+    modules = ["q_proj", "embed_tokens", "lm_head"]
+    alphas = {"embed_tokens": 40}  # a file has one alpha: the other goes into the numbers
+    peft = make_adapter(
+        tmp_path / "peft", bases[kind], target_modules=modules, alpha_pattern=alphas
+    )
+    plain, lora, merged = (tmp_path / f"{name}.gguf" for name in ("plain", "lora", "merged"))
+    merge_lora(bases[kind], [], plain, "F32", verify=False)
+    convert_adapter(peft, bases[kind], lora)
+    ids = ids_of(plain)
+    reference = logits_of(bases[kind], peft, ids)
+    assert compare_logits(reference, gguf_logits(plain, ids, lora)).relative_error < 5e-3
+    assert compare_logits(reference, gguf_logits(plain, ids)).relative_error > 0.1
+    for adapter in (lora, peft):  # on the GGUF base, checked by llama.cpp at run time
+        merge_lora(plain, [adapter], merged, "F32", verify=True)
+        assert compare_logits(reference, gguf_logits(merged, ids)).relative_error < 5e-3
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_one_side_of_a_tied_embedding_is_left_to_the_merge(
+    bases: dict[str, Path], tmp_path: Path, cache: Path, module: str
+) -> None:
+    peft = make_adapter(tmp_path / "peft", bases["smollm2"], target_modules=["q_proj", module])
+    plain = tmp_path / "plain.gguf"
+    merge_lora(bases["smollm2"], [], plain, "F32", verify=False)
+    with pytest.raises(BadInput, match=r"output is its embedding.*; use convert merge$"):
+        convert_adapter(peft, plain, tmp_path / "lora.gguf")
+    with pytest.raises(BadInput, match=r"at run time, so .*; give --no-verify$"):
+        merge_lora(plain, [peft], tmp_path / "merged.gguf", "F32", verify=True)
+    assert not (tmp_path / "merged.gguf").exists()
+    merge_lora(plain, [peft], tmp_path / "merged.gguf", "F32", verify=False)
+    ids = ids_of(plain)
+    found = compare_logits(
+        logits_of(bases["smollm2"], peft, ids), gguf_logits(tmp_path / "merged.gguf", ids)
+    )
+    assert found.kl_mean < 1e-6
+
+
 def test_the_kits_adapters_merge_into_what_they_are_at_run_time(
     base_gguf: Path, tmp_path: Path, cache: Path
 ) -> None:

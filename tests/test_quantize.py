@@ -9,12 +9,14 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer
 
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.merge import merge_lora
 from charprobe_lite.convert.verify import compare_logits
 from charprobe_lite.models.gguf_header import weight_summary
-from tests.checkpoints import gguf_logits, make_checkpoint
+from tests.checkpoints import gguf_logits, load, make_checkpoint
 from tests.conftest import Command, ValidJson
 
 
@@ -123,3 +125,27 @@ def test_an_importance_matrix_says_which_inputs_matter(
     )
     assert used.returncode == 0, used.stderr
     assert "IQ2_XXS" in weight_summary(tmp_path / "model-IQ2_XXS.gguf").tensor_types
+
+
+def test_every_chunk_of_an_importance_matrix_begins_as_a_sequence(
+    tmp_path: Path, cache: Path
+) -> None:
+    """As llama.cpp's tool has it: where the vocabulary asks for a first token."""
+    from charprobe_lite.convert.imatrix import calibration_text, make_imatrix, read_imatrix
+
+    base = make_checkpoint("llama3", tmp_path / "base")
+    settings = base / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "add_bos_token": True}))
+    merge_lora(base, [], tmp_path / "model.gguf", "F32", verify=False)
+    make_imatrix(tmp_path / "model.gguf", calibration_text(), tmp_path / "i.gguf", 3)
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    bos = tokenizer.token_to_id("<|begin_of_text|>")
+    ids = [bos, *tokenizer.encode(calibration_text(), add_special_tokens=False).ids]
+    chunks = np.array(ids[: 3 * 512]).reshape(3, 512)
+    chunks[:, 0] = bos
+    model = load(base).model
+    with torch.no_grad():
+        inputs = model.layers[0].input_layernorm(model.embed_tokens(torch.from_numpy(chunks)))
+    expected = inputs.numpy().reshape(-1, 64).astype(np.float64) ** 2
+    found = read_imatrix(tmp_path / "i.gguf")["blk.0.attn_q.weight"]
+    assert np.allclose(found, expected.mean(axis=0), rtol=1e-4)

@@ -112,7 +112,6 @@ class Model:
         it and the text does not begin with it; with ``double_bos`` even if it does.
         """
         data = text.encode("utf-8", "replace")
-        add_bos = add_bos and bool(llama.llama_vocab_get_add_bos(self.vocab))
         # some templates write a line break first
         has_one = bool(self._bos) and text.lstrip().startswith(self._bos)
         room = len(data) + 8
@@ -121,9 +120,15 @@ class Model:
         count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, True)
         if count < 0:
             raise RuntimeError("llama.cpp could not tokenise the prompt")
-        bos = llama.llama_vocab_bos(self.vocab)
-        is_missing = add_bos and bos >= 0 and (double_bos or not has_one)
-        return [*([bos] if is_missing else []), *tokens[:count]]
+        is_missing = add_bos and (double_bos or not has_one)
+        first = self.first_token if is_missing else None
+        return [*([] if first is None else [first]), *tokens[:count]]
+
+    @cached_property
+    def first_token(self) -> int | None:
+        """The token of a sequence's beginning; None where the vocabulary does not ask for it."""
+        bos = int(llama.llama_vocab_bos(self.vocab))
+        return bos if llama.llama_vocab_get_add_bos(self.vocab) and bos >= 0 else None
 
     def piece(self, token: int) -> bytes:
         if token not in self._pieces:
