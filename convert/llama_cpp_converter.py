@@ -169,8 +169,10 @@ def _untie(base: Path, tensors: dict[str, Source], adapters: Sequence[Adapter]) 
             tensors[name] = own
     changed = {name for adapter in adapters for name in adapter.changes}
     untied = bool(changed & {embedding, output})
-    if untied:
-        tensors.setdefault(output, tensors[embedding])
+    shared = tensors.get(embedding, tensors.get(output))
+    if untied and shared is not None:
+        tensors.setdefault(embedding, shared)
+        tensors.setdefault(output, shared)
     return untied
 
 

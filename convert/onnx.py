@@ -246,7 +246,7 @@ def _load_model(checkpoint: CheckpointFolder) -> Any:
     if unread := [name for name in sorted(report["unexpected_keys"]) if not UNUSED.search(name)]:
         raise BadInput(
             f"{checkpoint.folder}: tensor {unread[0]}: no part of {ARCHITECTURES[kind]} in "
-            f"transformers {transformers.__version__}, which would compute without it"
+            f"transformers {transformers.__version__}; convert with a version that reads it"
         )
     return model.eval()
 
