@@ -8,21 +8,16 @@ of a person's labels (``trait``, ``classification``).
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from charprobe_lite.eval.cells import Row
-from charprobe_lite.eval.protocols.outcome import Outcome
 from charprobe_lite.eval.scores.families import family_cluster, scenario_families
 from charprobe_lite.eval.scores.gap import cluster_of
-from charprobe_lite.eval.texts.missing import MOST_ASKED, asked_number, rollout_count
+from charprobe_lite.eval.texts.missing import asked_number
+from charprobe_lite.eval.texts.table_row import DERIVED, TableRow, as_text, derive, shortened
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import (
     file_format,
@@ -30,11 +25,9 @@ from charprobe_lite.models.files import (
     read_csv_rows,
     read_json_rows,
     read_parquet_rows,
-    refuse_repeated,
     well_formed,
 )
 from charprobe_lite.models.personas import NAMED_ONLY, NEUTRAL, PERSONAS
-from charprobe_lite.models.task_ids import family_of, task_of
 
 DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("email_body", "text", "response"),
@@ -43,20 +36,10 @@ DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "cluster": ("cluster", "item", "scenario_id", "scenario", "prompt_id", "prompt_idx"),
     "human": ("hand_classification", "classification"),
 }
-DERIVED = {"family": family_of, "task": task_of}
-"""Groups and clusters that follow from a published scenario's id."""
 SCENARIO = ("scenario_id", "scenario", "item")
 CELL = ("base", "stage", "condition", "quant", "format", "grammar", "lora", "kv_type", "technique")
-PROBABILITIES, ORDER = "probs", "label_order"
-HUMAN_ANSWERS = {
-    **dict.fromkeys(("present", "true", "1", "1.0", "yes"), True),
-    **dict.fromkeys(("absent", "false", "0", "0.0", "no"), False),
-}
 LABELS = frozenset({*PERSONAS, *NAMED_ONLY, NEUTRAL})
-TOLERANCE = 0.01  # of a sum of eleven probabilities that were rounded to three digits
 STUDY = ".sqlite"
-NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")
-NUMPY_ARRAY = re.compile(r"\A(?:np\.)?array\((.*?)(?:,\s*dtype=\S+)?\)\Z", re.DOTALL)
 READERS = {".parquet": read_parquet_rows, ".csv": read_csv_rows}
 TableRows = Iterable[tuple[str, Mapping[str, Any]]]
 """A place for messages (file and line) and the columns of every row."""
@@ -130,14 +113,14 @@ def table_texts(
     ``labels`` are those of `read_texts`. Rollouts that `export` wrote and that ended without a text
     are left out. Raises BadInput.
     """
-    table = [_TableRow(place, row) for place, row in rows]
+    table = [TableRow(place, row) for place, row in rows]
     if not table:
         raise BadInput(f"{source}: holds no row; give a file with at least one")
     table = _with_derived(source, table, columns)
     header = dict.fromkeys(name for row in table for name in row.values)
     _refuse_without_cluster(table, columns.cluster, header)
     columns = _resolve(source, columns, header, bool(labels))
-    table = [row for row in table if not row.ended_without_text(columns)]
+    table = [row for row in table if not row.ended_without_text(columns.prediction, columns.text)]
     if not table:
         raise BadInput(f"{source}: holds no text; every rollout in it ended without one")
     order = None if labels else table[0].order()
@@ -204,7 +187,7 @@ def _study_value(row: Row, name: str, families: Mapping[str, str], path: Path) -
     if name == "family":
         return families.get(row.item)
     if name in DERIVED:
-        return _derive(name, row.item, f"{path}: {row.item}")
+        return derive(name, row.item, f"{path}: {row.item}")
     return cluster_of(row) if name == "item" else getattr(row.cell, name, row.persona)
 
 
@@ -216,7 +199,7 @@ def _study_cluster(
     return _study_value(row, name or "item", families, path)
 
 
-def _with_derived(source: str, table: list[_TableRow], columns: Columns) -> list[_TableRow]:
+def _with_derived(source: str, table: list[TableRow], columns: Columns) -> list[TableRow]:
     """``table`` with the columns of `DERIVED` that are asked for and that it lacks."""
     header = {name for row in table for name in row.values}
     names = [n for n in (*columns.by, columns.cluster) if n in DERIVED and n not in header]
@@ -230,15 +213,6 @@ def _with_derived(source: str, table: list[_TableRow], columns: Columns) -> list
         replace(row, values={**row.values, **{n: row.derived(n, column) for n in names}})
         for row in table
     ]
-
-
-def _derive(name: str, scenario: str, place: str) -> str:
-    value = DERIVED[name](scenario)
-    if not value:
-        raise BadInput(
-            f"{place}: {_short(scenario)} has no {name}; only ids of published scenarios have one"
-        )
-    return value
 
 
 def _resolve(source: str, columns: Columns, header: Collection[str], rereads: bool) -> Columns:
@@ -287,7 +261,7 @@ def _refuse_unknown(option: str, names: Iterable[str | None], header: Collection
 
 
 def _refuse_without_cluster(
-    table: Sequence[_TableRow], cluster: str | None, header: Collection[str]
+    table: Sequence[TableRow], cluster: str | None, header: Collection[str]
 ) -> None:
     """Raises BadInput for a row without the cluster that was asked for.
 
@@ -300,7 +274,7 @@ def _refuse_without_cluster(
 
 
 def _refuse_other_spellings(
-    table: Sequence[_TableRow], columns: Columns, labels: Collection[str]
+    table: Sequence[TableRow], columns: Columns, labels: Collection[str]
 ) -> None:
     """Raises BadInput for a label that is written in two ways, which would never agree.
 
@@ -315,13 +289,13 @@ def _refuse_other_spellings(
             if label := row.string(name):
                 known = by_name.setdefault(label.strip().casefold(), label)
                 if known != label:
-                    raise row.error(name, f"{_short(label)} is no label; did you mean {known}?")
+                    raise row.error(name, f"{shortened(label)} is no label; did you mean {known}?")
                 if row.get(columns.prediction) is None and label not in readable:
                     raise row.unknown_label(name, label, readable)
 
 
 def _text(
-    row: _TableRow,
+    row: TableRow,
     columns: Columns,
     order: Sequence[str] | None,
     known: Collection[str],
@@ -342,138 +316,12 @@ def _text(
     human = row.human(columns.human, label, known) if label else None
     return ScoredText(
         place=row.place,
-        group=tuple((name, _string(row.get(name))) for name in columns.by),
+        group=tuple((name, as_text(row.get(name))) for name in columns.by),
         true=(label,) if label else personas,
         text=text,
         prediction=prediction,
         probabilities=row.probabilities(order) if prediction else None,
-        cluster=None if cluster is None else _string(cluster),
+        cluster=None if cluster is None else as_text(cluster),
         human={label: human} if label and human is not None else {},
         asked=row.asked(columns.asked),
     )
-
-
-@dataclass(frozen=True)
-class _TableRow:
-    """One row of a table, read field by field; a wrong field raises BadInput."""
-
-    place: str
-    values: Mapping[str, Any]
-
-    def get(self, name: str | None) -> Any:
-        """A column's value; None where it is empty, as each format writes it."""
-        value = self.values.get(name) if name else None
-        refuse_repeated(self.place, str(name), value)
-        return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
-
-    def error(self, name: str | None, problem: str) -> BadInput:
-        """The problem of one field, with its place."""
-        return BadInput(f"{self.place}: field {name}: {problem}")
-
-    def ended_without_text(self, columns: Columns) -> bool:
-        """Whether this is a rollout, as `export` writes it, that ended without a text."""
-        texts = self.get(columns.prediction), self.get(columns.text)
-        outcome = self.get("outcome")
-        return outcome not in (None, Outcome.ANSWERED, Outcome.SENT) and texts == (None, None)
-
-    def string(self, name: str | None) -> str:
-        """A column's value as text, "" where it is empty; 3.0 is 3, as pandas writes it."""
-        value = self.get(name)
-        return _string(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-    def label(self, name: str | None, known: Collection[str]) -> str | None:
-        """A label of ``known``."""
-        value = self.string(name) or None
-        if value is not None and value not in known:
-            raise self.unknown_label(name, value, known)
-        return value
-
-    def unknown_label(self, name: str | None, label: str, known: Collection[str]) -> BadInput:
-        """The error for a label that nothing can predict."""
-        return self.error(
-            name,
-            f"{_short(label)} is not a label; known are {', '.join(sorted(known))}: add it to "
-            f"{ORDER}, or name its --classifier",
-        )
-
-    def human(self, name: str | None, label: str, known: Collection[str]) -> bool | None:
-        """Whether a human saw the row's persona; a label there means that persona alone."""
-        value = self.get(name)
-        answer = str(value).strip().lower()
-        if value is None or answer in HUMAN_ANSWERS:
-            return HUMAN_ANSWERS.get(answer)
-        if answer in known:
-            return answer == label
-        raise self.error(
-            name,
-            f"{_short(value)} is not an answer; write present or absent, true or false, 1 or 0, "
-            "yes or no",
-        )
-
-    def derived(self, name: str, column: str) -> str:
-        """``name`` of `DERIVED`, from the scenario's id in ``column``."""
-        return _derive(name, _string(self.get(column)), f"{self.place}: field {column}")
-
-    def asked(self, asked: str | int | None) -> int | None:
-        """The number itself, or that of the row in a column."""
-        if not isinstance(asked, str):
-            return asked
-        number = rollout_count(self.get(asked))
-        if number is None:
-            raise self.error(asked, f"must be a number of rollouts from 1 to {MOST_ASKED}")
-        return number
-
-    def probabilities(self, order: Sequence[str] | None) -> dict[str, float] | None:
-        """The probabilities of the labels in ``order``."""
-        value = self._list(PROBABILITIES)
-        if value is None:
-            return None
-        if order is None:
-            raise self.error(ORDER, f"missing; it names the labels of {PROBABILITIES}")
-        if ORDER in self.values and self.order() != order:
-            raise self.error(ORDER, "differs from the first row's; use one order")
-        numbers = isinstance(value, list) and all(type(p) in (int, float) for p in value)
-        if not numbers or len(value) != len(order) or not all(0 <= p <= 1 for p in value):
-            problem = (
-                f"must be {len(order)} numbers from 0 to 1, one per label, not {_short(value)}"
-            )
-            raise self.error(PROBABILITIES, problem)
-        if abs(sum(value) - 1) > TOLERANCE:
-            raise self.error(PROBABILITIES, f"sums to {sum(value):.3f}, not to 1")
-        return dict(zip(order, map(float, value), strict=True))
-
-    def order(self) -> list[str] | None:
-        """The labels that `PROBABILITIES` belong to."""
-        value = self._list(ORDER)
-        if value is None:
-            return None
-        labels = isinstance(value, list) and all(isinstance(label, str) for label in value)
-        if not labels or not value or len(set(value)) < len(value):
-            raise self.error(ORDER, "must be a list of different labels")
-        return list(value)
-
-    def _list(self, name: str) -> Any:
-        """A list; CSV holds it as text, in JSON or as pandas writes it."""
-        value = self.values.get(name)
-        value = value.tolist() if isinstance(value, np.ndarray) else self.get(name)
-        return _parsed_list(value) if isinstance(value, str) else value
-
-
-def _parsed_list(text: str) -> Any:
-    """A list that a CSV file holds, as JSON, Python or numpy writes it; else the text itself."""
-    plain = NUMPY_SCALAR.sub(r"\1", NUMPY_ARRAY.sub(r"\1", text.strip())).replace("'", '"')
-    for written in (plain, re.sub(r"(?<=[^\[\s,])\s+(?=[^\]\s,])", ", ", plain)):
-        try:
-            return json.loads(re.sub(r"(?<=\d)\.(?!\d)", ".0", written))
-        except (ValueError, RecursionError):
-            continue
-    return text
-
-
-def _string(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
