@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -39,15 +38,6 @@ SLOW_FILES = {
 
 LONG_FILES = ("test_kit_recipe.py", "test_convert.py", "test_train_own.py", "test_examples.py")
 """They begin first: the last one of several processes would run them alone."""
-
-
-def pytest_configure() -> None:
-    """Give each of several test processes a core: llama.cpp's threads would wait for each other."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-        os.environ["OMP_NUM_THREADS"] = "1"  # torch counts cores that it may not use
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
