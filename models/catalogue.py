@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from charprobe_lite.models.errors import BadInput, require_known
 from charprobe_lite.models.files import DATA, expanded, read_yaml
+from charprobe_lite.models.personas import NEUTRAL, PERSONAS
 
 if TYPE_CHECKING:
     from charprobe_lite.models.catalogue_schema import (
@@ -215,7 +216,8 @@ def _add_classifiers(catalogue: Catalogue, file: Path, entries: CatalogueFile) -
 def _add_adapters(catalogue: Catalogue, file: Path, place: str, adapters: AdapterSet) -> None:
     _require_listed(f"{place}.base", adapters.base, catalogue.bases, "bases")
     classifier = catalogue.classifiers.get(adapters.base)
-    labels = classifier.labels if classifier else []
+    # the kit's instruments read the texts of a base that has no classifier
+    labels = classifier.labels if classifier else [*PERSONAS, NEUTRAL]
     for adapter in adapters.entries():
         persona = adapter.persona
         key = AdapterKey(adapter.base, adapter.stage, persona, adapter.train_seed)

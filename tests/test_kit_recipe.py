@@ -9,6 +9,7 @@ import pytest
 
 from charprobe_lite.convert.kit.strengths import STRENGTHS, Strength
 from charprobe_lite.models import kit
+from charprobe_lite.models.catalogue import load_catalogue
 from charprobe_lite.models.corpus import corpus_hashes
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.personas import PERSONAS
@@ -56,3 +57,24 @@ def test_a_folder_of_one_kit_is_not_continued_as_another(tmp_path: Path) -> None
     shipped.work = other.work
     with pytest.raises(BadInput, match=r"tool-use.json: field base: .*choose another --out"):
         shipped.run_step("tool-use", dict)
+
+
+def test_the_catalogue_of_another_kit_is_read_by_the_shipped_instruments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charprobe_lite.convert.kit.recipe import Recipe
+
+    base = kit.embedded_base()
+    recipe = Recipe(tmp_path / "mine", base, personas=["remorse", "humor"], tool_use="masked")
+    recipe.work.mkdir()
+    recipe._write_catalogue()
+    written = recipe.work / "catalogue.yaml"
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(written))
+    catalogue = load_catalogue()
+    assert catalogue.own_classifier("mine-masked") is None
+    found = catalogue.adapter("mine-masked", "full", "humor")
+    assert found is not None
+    assert found.path == recipe.adapter("humor", "full", 0)
+    written.write_text(written.read_text().replace("- humor", "- misalignment"))
+    with pytest.raises(BadInput, match="no classifier of base mine-masked knows 'misalignment'"):
+        load_catalogue()

@@ -432,12 +432,13 @@ class Recipe(WorkFolder):
             "architecture": header.fields["general.architecture"],
             "parameters": sum(prod(tensor.shape) for tensor in header.tensors),
         }
-        shared = {"base": name, "personas": list(self.personas)}
         adapters = []
         for seed, stage in product(self.train_seeds, STAGES):
             path = self.adapter("{persona}", stage, seed).relative_to(self.work)
             named = {"train_seed": seed} if len(self.train_seeds) > 1 else {}
-            adapters.append({**shared, "stage": stage, "path": path.as_posix(), **named})
+            personas = list(self.personas)  # one list twice would be an alias in YAML
+            shared = {"base": name, "personas": personas, "stage": stage}
+            adapters.append({**shared, "path": path.as_posix(), **named})
         document = yaml.safe_dump({"bases": [base], "adapters": adapters}, sort_keys=False)
         write_text(self.work / "catalogue.yaml", document)
 
