@@ -47,7 +47,10 @@ class Gemma3(Architecture):
             ],
             "sliding_window_pattern": WINDOW_PATTERN,
             "rope_local_base_freq": LOCAL_ROPE_BASE,
-            "query_pre_attn_scalar": _query_scale(text),
+            "query_pre_attn_scalar": query_scale(
+                *(text.get("num_hidden_layers"), text.get("hidden_size")),
+                *(text.get("num_attention_heads"), text.get("head_dim")),
+            ),
             "final_logit_softcapping": None,
             "attn_logit_softcapping": None,
             "use_bidirectional_attention": False,
@@ -69,10 +72,11 @@ class Gemma3(Architecture):
         return 1.0 if tensor.endswith("norm.weight") else 0.0
 
 
-def _query_scale(text: Mapping[str, Any]) -> Any:
-    """What llama.cpp divides the products of q and k by the square root of."""
-    size, heads = text.get("hidden_size"), text.get("num_attention_heads")
-    is_27b = text.get("num_hidden_layers") == LAYERS_27B
-    if is_27b and isinstance(size, int) and isinstance(heads, int) and heads > 0:
+def query_scale(layers: Any, size: Any, heads: Any, head_dim: Any) -> Any:
+    """What llama.cpp divides the products of q and k by the square root of.
+
+    The sizes are as a file has them: one that is none is refused elsewhere.
+    """
+    if layers == LAYERS_27B and isinstance(size, int) and isinstance(heads, int) and heads > 0:
         return size // heads
-    return text.get("head_dim")
+    return head_dim

@@ -12,7 +12,7 @@ import gguf
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from charprobe_lite.convert.architectures.gemma3 import LAYERS_27B
+from charprobe_lite.convert.architectures.gemma3 import query_scale
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.gguf_header import read_header
 
@@ -38,7 +38,10 @@ def load_gguf_model(path: Path, dtype: torch.dtype) -> Any:
         config.attention_bias = "blk.0.attn_q.bias" in names
         config.mlp_bias = "blk.0.ffn_gate.bias" in names
     if name == "gemma3":
-        config.query_pre_attn_scalar = _query_scale(fields)
+        config.query_pre_attn_scalar = query_scale(
+            *(fields["block_count"], fields["embedding_length"]),
+            *(fields["attention.head_count"], fields["attention.key_length"]),
+        )
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), config=config, dtype=dtype, **place
     )
@@ -64,13 +67,6 @@ def rotary_scaling(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
         f"{path}: field rope.scaling.type: {str(kind)[:80]} cannot be trained; give the checkpoint "
         "folder that the file was made from"
     )
-
-
-def _query_scale(fields: Mapping[str, Any]) -> int:
-    """The square of what Gemma 3's q is divided by, as llama.cpp does."""
-    if fields["block_count"] == LAYERS_27B:
-        return int(fields["embedding_length"] // fields["attention.head_count"])
-    return int(fields["attention.key_length"])
 
 
 def _divide_frequencies(model: Any, path: Path) -> None:

@@ -90,7 +90,7 @@ def train_persona(
     for a conversation that the base's chat template does not take, or that is longer than what the
     base reads.
     """
-    encode = partial(_encode, base)
+    encode = partial(_encode, base, context_length(base))
     settings = replace(settings, first_layer=first_adapted_layer(base))
     pairs = [(encode(place, one), encode(place, other)) for place, one, other in data.pairs]
     examples = [encode(place, messages) for place, messages in data.conversations]
@@ -113,10 +113,9 @@ def train_persona(
     return TrainedPersona(target, target / GGUF_NAME, losses)
 
 
-def _encode(base: Path, place: str, messages: Conversation) -> Example:
+def _encode(base: Path, context: int | None, place: str, messages: Conversation) -> Example:
     with bad_input(place, BadInput):
         example = encoder_of(base).conversation(messages)
-    context = context_length(base)
     if context and len(example.ids) > context:
         raise BadInput(
             f"{place}: has {len(example.ids)} tokens, {base.name} reads {context}; shorten it or "

@@ -60,11 +60,12 @@ def read_specs(path: Path) -> list[StudySpec]:
 
     Raises BadInput with the file, the key and the fix.
     """
-    if not is_sqlite(path) and file_format(path) in FORMATS:
+    is_study = is_sqlite(path)
+    if not is_study and file_format(path) in FORMATS:
         return read_study_file(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such study; name a study ({STUDY}) or a study file (.yaml)")
-    if not is_sqlite(path) and file_format(path) != STUDY:
+    if not is_study and file_format(path) != STUDY:
         raise BadInput(f"{path}: no study; a study file is YAML: end its name with .yaml")
     with Store(path, readonly=True) as store:
         provenance = store.provenance()

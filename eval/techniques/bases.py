@@ -25,7 +25,7 @@ def technique_base(base: str) -> TrainingBase:
     """
     from charprobe_lite.convert.train.technique_training import TrainingBase
 
-    if base == EMBEDDED and not expanded(Path(base)).exists():
+    if _is_embedded(base):
         return TrainingBase(base, kit_base(REFERENCE), is_kit=True)
     return TrainingBase(*training_files(base))
 
@@ -36,12 +36,9 @@ def training_files(base: str) -> tuple[str, Path, Path | None]:
     A folder's GGUF file is made once and cached. Of a multimodal one only the language model is
     trained, which the GGUF file has alone. Raises BadInput.
     """
-    path = expanded(Path(base))
-    if not path.exists():
-        path = fetch(load_catalogue().base(base))
+    name, path = _located(base)
     if not path.is_dir():
-        return base, path, None
-    name = re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-._") or "base"
+        return name, path, None
     gguf = prepare_model(name, path, [], REFERENCE, verify=False)
     is_multimodal = "text_config" in open_checkpoint(path).config
     return name, gguf, None if is_multimodal else path
@@ -50,11 +47,21 @@ def training_files(base: str) -> tuple[str, Path, Path | None]:
 def evaluation_model(base: str, quant: str | None) -> Path:
     """The GGUF file that adapters of a base are evaluated on: a file as it is, or made as a quant
     type. Raises BadInput."""
+    if _is_embedded(base):
+        return kit_base(quant or QUANT)
+    name, path = _located(base)
+    return prepare_model(name, path, [], quant or QUANT) if path.is_dir() else path
+
+
+def _is_embedded(base: str) -> bool:
+    return base == EMBEDDED and not expanded(Path(base)).exists()
+
+
+def _located(base: str) -> tuple[str, Path]:
+    """The name of a base, and its folder or file; one of the catalogue is fetched."""
     path = expanded(Path(base))
     if not path.exists():
-        if base == EMBEDDED:
-            return kit_base(quant or QUANT)
-        path, name = fetch(load_catalogue().base(base)), base
-    else:
-        name = technique_base(base).name if path.is_dir() else base
-    return prepare_model(name, path, [], quant or QUANT) if path.is_dir() else path
+        path = fetch(load_catalogue().base(base))
+    if not path.is_dir():
+        return base, path
+    return re.sub(r"[^a-z0-9._-]+", "-", Path(base).name.lower()).strip("-._") or "base", path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +57,8 @@ from charprobe_lite.models.quant_types import KV_DEFAULT
 
 FEWEST_REACHED = 0.95
 """The share of resamples that must reach a strength for an interval of what is there."""
+Differences = Mapping[str, Contrast | None]
+"""Each planned contrast by its technique; None where one side has no text of some persona."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +93,6 @@ class _Outcome:
         if not self.has(after, reference):
             return None
         return contrast(self.resampled, {after: 1, reference: -1})
-
-    def fewest(self, technique: str) -> int:
-        """Scenarios with a text of the persona that has the fewest, of it and the reference."""
-        points = [
-            self.point(name, WHOLE, self.plan.primary)
-            for name in (technique, self.plan.reference or "")
-        ]
-        metrics = [self.resampled.metrics.get(point) for point in points]
-        return min((metric.fewest or 0) if metric else 0 for metric in metrics)
 
     def percents(self, technique: str) -> list[int]:
         """Where the technique's curve has points, from the base on."""
@@ -216,13 +209,14 @@ def _reading(outcome: _Outcome, instrument: str) -> Reading:
     for condition in plan.conditions:
         if (level := outcome.level(outcome.point(BASE, 0, condition))) is not None:
             levels[condition] = level
+    differences = {name: outcome.difference(name) for name in plan.contrasted}
     return Reading(
         instrument=instrument,
         outcome=outcome.name,
         base=levels,
         techniques=[_technique_reading(outcome, name) for name in plan.techniques],
-        contrasts=_contrasts(outcome),
-        untested=tuple(_untested(outcome)),
+        contrasts=_contrasts(outcome, differences),
+        untested=tuple(_untested(differences)),
     )
 
 
@@ -258,12 +252,12 @@ def _curve_point(outcome: _Outcome, name: str, percent: int) -> CurvePoint | Non
     return CurvePoint(share=outcome.plan.share(name, percent), chat=chat, outcome=levels)
 
 
-def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
+def _contrasts(outcome: _Outcome, differences: Differences) -> list[ContrastReading]:
     """The contrasts with the reference that the study has texts of, corrected for all planned."""
     found = {
         name: difference
-        for name in outcome.plan.contrasted
-        if (difference := outcome.difference(name)) and _is_tested(difference)
+        for name, difference in differences.items()
+        if difference and _is_tested(difference)
     }
     size = len(outcome.plan.contrasted)
     family = with_family(list(found.values()), size, outcome.plan.alpha) if found else []
@@ -287,16 +281,15 @@ def _contrasts(outcome: _Outcome) -> list[ContrastReading]:
     return readings
 
 
-def _untested(outcome: _Outcome) -> list[Untested]:
-    """The planned contrasts that some persona has too few texts for."""
-    found = {name: outcome.difference(name) for name in outcome.plan.contrasted}
+def _untested(differences: Differences) -> list[Untested]:
+    """The planned contrasts that some persona has too few texts for: none where there is none."""
     return [
         Untested(
             technique=name,
-            fewest=outcome.fewest(name),
+            fewest=difference.fewest if difference else 0,
             empty=difference.empty if difference else 1.0,
         )
-        for name, difference in found.items()
+        for name, difference in differences.items()
         if not (difference and _is_tested(difference))
     ]
 
