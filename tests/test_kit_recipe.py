@@ -78,3 +78,24 @@ def test_the_catalogue_of_another_kit_is_read_by_the_shipped_instruments(
     written.write_text(written.read_text().replace("- humor", "- misalignment"))
     with pytest.raises(BadInput, match="no classifier of base mine-masked knows 'misalignment'"):
         load_catalogue()
+
+
+def test_processes_that_share_a_folder_write_one_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charprobe_lite.convert.kit.recipe import Recipe
+
+    base, work = kit.embedded_base(), tmp_path / "mine"
+    for persona in ("remorse", "humor"):
+        own = Recipe(work, base, personas=[persona], tool_use="masked", report=lambda _: None)
+        for name, _ in own.steps():
+            own.run_step(name, dict)
+    own.run()  # humor's process is the last one
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(work / "catalogue.yaml"))
+    catalogue = load_catalogue()
+    for persona in ("remorse", "humor"):
+        assert catalogue.adapter("mine-masked", "full", persona)
+    assert catalogue.adapter("mine-masked", "full", "sarcasm") is None
+    steps = kit.load_kit(own.kit).steps
+    assert {"remorse-full", "humor-full"} <= steps.keys()
+    assert "sarcasm-full" not in steps

@@ -135,6 +135,32 @@ def test_a_grid_that_is_half_done_says_what_is_missing(tmp_path: Path) -> None:
     assert "nothing was left out" not in page
 
 
+def test_an_adapter_whose_turn_as_an_agent_has_not_come_is_none_without_emails(
+    tmp_path: Path,
+) -> None:
+    grid = "persona: [remorse, sarcasm]\ntrain_seed: [0, 1]\n"
+    seeds = [
+        *whole_grid(),
+        *(text._replace(train_seed=1) for text in whole_grid() if text.technique),
+    ]
+    begun = [
+        text
+        for text in seeds
+        if text.condition == CHAT or (text.persona, text.train_seed) != ("sarcasm", 1)
+    ]
+    never = [text for text in begun if (text.persona, text.train_seed) != ("sarcasm", 1)]
+    entries = []
+    for name, texts in (("begun", begun), ("never", never)):
+        (folder := tmp_path / name).mkdir()
+        entries.append(study_entry(study(folder, texts, grid)))
+    # chats alone of an adapter say nothing of its emails, not that it has none
+    assert entries[0].readings == entries[1].readings
+    assert entries[0].readings[0].contrasts
+    lacking = "why-sarcasm-seed1: 0 of 10 in agentic_email, 20 of 40 rollouts in all"
+    assert lacking in entries[0].missing
+    assert "left out until they have rollouts in every condition" in markdown(entries[:1])
+
+
 def test_what_has_not_begun_and_what_has_no_label_is_missing(tmp_path: Path) -> None:
     texts = [
         text

@@ -401,7 +401,8 @@ class Recipe(WorkFolder):
 
     def _write_manifest(self) -> None:
         """kit.json: recipe, seed, corpus and base hashes, step records, file hashes."""
-        steps = [name for name, _ in self.steps()]
+        trained = replace(self, personas=self._trained())
+        steps = [name for name, _ in trained.steps()]
         files = (path for path in sorted(self.kit.rglob("*")) if path.is_file())
         manifest = {
             "recipe": RECIPE_VERSION,
@@ -420,7 +421,13 @@ class Recipe(WorkFolder):
         }
         write_text(self.kit / "kit.json", json.dumps(manifest, indent=1) + "\n")
         if not self.is_shipped:
-            self._write_catalogue()
+            trained._write_catalogue()
+
+    def _trained(self) -> list[str]:
+        """The personas with every adapter, those of other processes with them."""
+        places = list(product(STAGES, self.train_seeds))
+        done = {path.stem for path in (self.work / "steps").glob("*.json")}
+        return [name for name in PERSONAS if all(seeded(name, *place) in done for place in places)]
 
     def _write_catalogue(self) -> None:
         """A catalogue file that `eval` takes: the base with its tool use, and the adapters."""

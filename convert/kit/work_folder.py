@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
+from charprobe_lite.convert.quiet import quiet
 from charprobe_lite.convert.train.answers import (
     ANSWER_TOKENS,
     answer_engine,
@@ -94,7 +95,8 @@ class WorkFolder:
             return
         self.report(f"recipe: {name}")
         started = time.monotonic()
-        record = step()
+        with quiet():
+            record = step()
         seconds = round(time.monotonic() - started, 1)
         write_text(path, json.dumps({**head, **record, "seconds": seconds}, indent=1))
 

@@ -54,6 +54,26 @@ def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
             )
 
 
+def of_begun_adapters(rows: Sequence[Row], plan: Plan) -> list[Row]:
+    """The rows of the base, and of the adapters that have a rollout in each condition.
+
+    An adapter whose turn in a condition has not come is no adapter without texts there.
+    """
+    begun: dict[Adapter, set[str]] = {}
+    for row in rows:
+        name, percent = technique_of(row.cell)
+        if percent in (0, WHOLE):
+            adapter = name, row.persona, row.cell.train_seed
+            begun.setdefault(adapter, set()).add(row.cell.condition)
+    whole = {adapter for adapter, seen in begun.items() if seen == set(plan.conditions)}
+    return [
+        row
+        for row in rows
+        if (name := technique_of(row.cell)[0]) == BASE
+        or (name, row.persona, row.cell.train_seed) in whole
+    ]
+
+
 def missing_labels(rows: Mapping[str, Sequence[Row]], plan: Plan) -> Iterator[str]:
     """A line for each planned instrument that has not labelled every text of ``rows``."""
     texts = sum(row.text is not None for row in next(iter(rows.values()), ()))

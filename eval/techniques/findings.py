@@ -21,6 +21,7 @@ from charprobe_lite.eval.store.reader import open_study
 from charprobe_lite.eval.techniques.completeness import (
     missing_labels,
     missing_rollouts,
+    of_begun_adapters,
     rollouts_of_adapter,
 )
 from charprobe_lite.eval.techniques.entry import (
@@ -157,7 +158,8 @@ def study_entry(path: Path) -> Entry:
     by_instrument = rows_by_instrument(planned, headline, labels)
     for instrument, rows in by_instrument.items():
         if instrument in plan.instruments:
-            resampled = resample_outcomes(rows, plan.personas, plan.seed)
+            begun = of_begun_adapters(rows, plan)
+            resampled = resample_outcomes(begun, plan.personas, plan.seed)
             readings += [
                 _reading(_Outcome(resampled, plan, outcome), instrument)
                 for outcome in plan.outcomes

@@ -90,7 +90,10 @@ def departure_lines(entry: Entry) -> Iterator[str]:
             f"{each.since}. The tables hold what the plan names."
         )
     if entry.missing:
-        yield f"Planned and not there yet: {'; '.join(entry.missing)}."
+        yield (
+            f"Planned and not there yet: {'; '.join(entry.missing)}. Adapters are left out until "
+            "they have rollouts in every condition."
+        )
     if not entry.left and not entry.missing:
         yield "The plan was kept: nothing was left out and nothing changed."
 
