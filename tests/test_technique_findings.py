@@ -31,6 +31,7 @@ from charprobe_lite.models.errors import BadInput
 from tests.pages import chat
 
 HEAD = "technique: [sft, why]\nlimit: {prompts: 10, scenarios: 10}\ncheckpoints: 2\n"
+TWO_SEEDS = "persona: [remorse, sarcasm]\ntrain_seed: [0, 1]\n"
 PERSONAS = ("remorse", "sarcasm")
 
 
@@ -138,7 +139,6 @@ def test_a_grid_that_is_half_done_says_what_is_missing(tmp_path: Path) -> None:
 def test_an_adapter_whose_turn_as_an_agent_has_not_come_is_none_without_emails(
     tmp_path: Path,
 ) -> None:
-    grid = "persona: [remorse, sarcasm]\ntrain_seed: [0, 1]\n"
     seeds = [
         *whole_grid(),
         *(text._replace(train_seed=1) for text in whole_grid() if text.technique),
@@ -152,13 +152,18 @@ def test_an_adapter_whose_turn_as_an_agent_has_not_come_is_none_without_emails(
     entries = []
     for name, texts in (("begun", begun), ("never", never)):
         (folder := tmp_path / name).mkdir()
-        entries.append(study_entry(study(folder, texts, grid)))
+        entries.append(study_entry(study(folder, texts, TWO_SEEDS)))
     # chats alone of an adapter say nothing of its emails, not that it has none
     assert entries[0].readings == entries[1].readings
     assert entries[0].readings[0].contrasts
     lacking = "why-sarcasm-seed1: 0 of 10 in agentic_email, 20 of 40 rollouts in all"
     assert lacking in entries[0].missing
     assert "left out until they have rollouts in every condition" in markdown(entries[:1])
+
+
+def test_a_training_seed_that_has_not_begun_is_one_line(tmp_path: Path) -> None:
+    entry = study_entry(study(tmp_path, [*whole_grid()], TWO_SEEDS))
+    assert entry.missing == ("training seed 1: no rollouts of its adapters",)
 
 
 def test_what_has_not_begun_and_what_has_no_label_is_missing(tmp_path: Path) -> None:

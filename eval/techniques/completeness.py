@@ -29,8 +29,8 @@ def rollouts_of_adapter(rows: Sequence[Row], plan: Plan) -> dict[str, int]:
 
 
 def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
-    """A line for the base and for each planned adapter that lacks a rollout, also of a checkpoint
-    on its way. ``rows`` are those that the plan names."""
+    """A line for each training seed without a rollout, for the base, and for each planned adapter
+    that lacks one, also of a checkpoint on its way. ``rows`` are those that the plan names."""
     planned, points = rollouts_of_adapter(rows, plan), _points(rows, plan)
     cells = Counter((row.cell, row.persona) for row in rows)
     total, primary = Counter[Adapter](), Counter[Adapter]()
@@ -41,8 +41,13 @@ def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
         total[adapter] += made
         if percent in (0, WHOLE) and cell.condition == plan.primary:
             primary[adapter] += made
+    begun = {seed for _, _, seed in total}
+    seeds = [each for each in plan.train_seeds if each in begun]
+    for each in plan.train_seeds:
+        if each not in begun:
+            yield f"training seed {each}: no rollouts of its adapters"
     adapters: list[Adapter] = [(BASE, None, None)]
-    adapters += product(plan.techniques, plan.personas, plan.train_seeds)
+    adapters += product(plan.techniques, plan.personas, seeds)
     for adapter in adapters:
         name, persona, seed = adapter
         everything = sum(planned.values()) * (1 if name == BASE else points[name])
