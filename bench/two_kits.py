@@ -1,0 +1,94 @@
+"""Two kits on the same prompts and scenarios: how much of the fall from chat to agent is whose?
+
+    charprobe-lite train kit --tool-use masked --out runs/masked
+    CHARPROBE_CATALOGUE=runs/masked/catalogue.yaml charprobe-lite eval --base masked-masked \
+        --persona all --limit 24,50 --study masked.sqlite
+    python bench/two_kits.py shipped.sqlite masked.sqlite
+
+Prints Markdown: for each trained stage and instrument the macro-F1 of both studies in chat and in
+the agent's emails, each fall, and the second fall minus the first, over the personas that both
+studies have. Everything is paired by prompt and scenario.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.report.study import report_study
+from charprobe_lite.eval.scores.gap import labels_of
+from charprobe_lite.eval.stats.bootstrap import Estimate
+from charprobe_lite.eval.stats.classification import Labels
+from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
+from charprobe_lite.eval.techniques.outcomes import rows_by_instrument
+from charprobe_lite.models.personas import PERSONAS
+
+STAGES, CHAT, AGENT = ("distillation", "full"), "chat", "agentic_email"
+Place = tuple[int, str, str]
+"""Which study, its stage and its condition."""
+
+
+def readings(path: Path) -> dict[str, list[Row]]:
+    """The rows of a study by each of its instruments."""
+    study = report_study(path)
+    return rows_by_instrument(study.rows, study.instrument, study.instrument_labels)
+
+
+def shared_items(studies: list[list[Row]]) -> set[str]:
+    """The prompts and scenarios of trained stages that all studies have."""
+    return set.intersection(*({r.item for r in rows if r.cell.stage in STAGES} for rows in studies))
+
+
+def cells(studies: list[list[Row]], personas: list[str]) -> dict[Place, Labels]:
+    """The labels of each place."""
+    items, found = shared_items(studies), {}
+    for number, rows in enumerate(studies):
+        kept = [row for row in rows if row.item in items and row.persona in personas]
+        for cell, labels in labels_of(kept, personas).items():
+            if cell.stage in STAGES and cell.condition in (CHAT, AGENT):
+                found[number, cell.stage, cell.condition] = labels
+    return found
+
+
+def shown(estimate: Estimate, signed: bool = False) -> str:
+    sign, (low, high) = "+" if signed else "", estimate.ends
+    return f"{estimate.value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def lines(studies: list[list[Row]], personas: list[str]) -> Iterator[tuple[str, ...]]:
+    """A line for each stage and study, and one for the difference of their falls."""
+    found = cells(studies, personas)
+    resampled = ResampledMetrics(label_metrics(found))
+    for stage in STAGES:
+        keys = [
+            [((number, stage, condition), "macro_f1") for condition in (CHAT, AGENT)]
+            for number in range(len(studies))
+        ]
+        if not all(key in resampled for pair in keys for key in pair):
+            continue
+        falls = [resampled.replicates(pair[1]) - resampled.replicates(pair[0]) for pair in keys]
+        for number, (pair, fall) in enumerate(zip(keys, falls, strict=True), start=1):
+            levels = [shown(resampled.estimate(key)) for key in pair]
+            yield stage, str(number), *levels, shown(resampled.interval(fall, pair), signed=True)
+        change = resampled.interval(falls[1] - falls[0], [key for pair in keys for key in pair])
+        yield stage, "2 minus 1", "", "", shown(change, signed=True)
+
+
+@click.command(help=__doc__)
+@click.argument("paths", nargs=2, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def main(paths: tuple[Path, Path]) -> None:
+    studies = [readings(path) for path in paths]
+    seen = [{row.persona for row in next(iter(by.values()))} for by in studies]
+    personas = [name for name in PERSONAS if all(name in names for names in seen)]
+    click.echo(f"1: {paths[0]}; 2: {paths[1]}; personas: {', '.join(personas)}\n")
+    click.echo(f"| instrument | stage | study | `{CHAT}` | `{AGENT}` | change |\n{'|---' * 6}|")
+    for instrument in [name for name in studies[0] if name in studies[1]]:
+        for line in lines([by[instrument] for by in studies], personas):
+            click.echo(f"| {' | '.join((instrument, *line))} |")
+
+
+if __name__ == "__main__":
+    main()
