@@ -7,13 +7,17 @@
 
 Prints Markdown: for each trained stage and instrument the macro-F1 of both studies in chat and in
 the agent's emails, each fall, and the second fall minus the first, over the personas that both
-studies have. Everything is paired by prompt and scenario.
+studies have. Everything is paired by prompt and scenario. A shorter text says less: the second
+table has the emails of the first study cut to as many words as the second's for the same scenario
+and persona has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from statistics import median
 
 import click
 
@@ -21,12 +25,14 @@ from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.scores.gap import labels_of
 from charprobe_lite.eval.stats.bootstrap import Estimate
-from charprobe_lite.eval.stats.classification import Labels
+from charprobe_lite.eval.stats.classification import Labels, confusion, macro_f1s
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.techniques.outcomes import rows_by_instrument
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.runtime.instruments import kit_instrument
 
 STAGES, CHAT, AGENT = ("distillation", "full"), "chat", "agentic_email"
+INSTRUMENTS = ("ensemble", "minilm", "ngram", "modernbert")
 Place = tuple[int, str, str]
 """Which study, its stage and its condition."""
 
@@ -51,6 +57,32 @@ def cells(studies: list[list[Row]], personas: list[str]) -> dict[Place, Labels]:
             if cell.stage in STAGES and cell.condition in (CHAT, AGENT):
                 found[number, cell.stage, cell.condition] = labels
     return found
+
+
+def at_equal_length(studies: list[list[Row]], instrument: str, stage: str) -> tuple[str, ...]:
+    """Words of a middle email of either study, macro-F1 of the first's, of the same emails cut to
+    the second's words, and of the second's."""
+    first, second = (
+        {
+            (row.persona or "", row.item): row.text
+            for row in rows
+            if (row.cell.stage, row.cell.condition) == (stage, AGENT) and row.text
+        }
+        for rows in studies
+    )
+    keys = [key for key in first if key in second]
+    whole, other = ([texts[key] for key in keys] for texts in (first, second))
+    cut = [
+        " ".join(text.split()[: max(1, len(short.split()))])
+        for text, short in zip(whole, other, strict=True)
+    ]
+    words = (f"{median(len(text.split()) for text in texts):.0f}" for texts in (whole, other))
+    classifier, personas = kit_instrument(instrument, 1, "cpu"), [persona for persona, _ in keys]
+    scores = []
+    for texts in (whole, cut, other):
+        predicted = [prediction.label for prediction in classifier.classify(texts)]
+        scores.append(f"{macro_f1s(confusion(personas, predicted)[1][None])[0]:.2f}")
+    return instrument, stage, str(len(keys)), *words, *scores
 
 
 def shown(estimate: Estimate, signed: bool = False) -> str:
@@ -88,6 +120,11 @@ def main(paths: tuple[Path, Path]) -> None:
     for instrument in [name for name in studies[0] if name in studies[1]]:
         for line in lines([by[instrument] for by in studies], personas):
             click.echo(f"| {' | '.join((instrument, *line))} |")
+    titles = ("instrument", "stage", "pairs", "words, 1", "words, 2", "1", "1, cut", "2")
+    click.echo(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    for instrument, stage in product(INSTRUMENTS, STAGES):
+        line = at_equal_length([next(iter(by.values())) for by in studies], instrument, stage)
+        click.echo(f"| {' | '.join(line)} |")
 
 
 if __name__ == "__main__":
