@@ -15,24 +15,23 @@ and persona has.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from statistics import median
 
 import click
+from results import TRAINED, number, table
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.report.study import report_study
 from charprobe_lite.eval.scores.gap import labels_of
-from charprobe_lite.eval.stats.bootstrap import Estimate
 from charprobe_lite.eval.stats.classification import Labels, confusion, macro_f1s
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
+from charprobe_lite.eval.techniques.grid import AGENT, CHAT
 from charprobe_lite.eval.techniques.outcomes import rows_by_instrument
 from charprobe_lite.models.personas import PERSONAS
+from charprobe_lite.runtime.classifier import TextClassifier
 from charprobe_lite.runtime.instruments import kit_instrument
 
-STAGES, CHAT, AGENT = ("distillation", "full"), "chat", "agentic_email"
-INSTRUMENTS = ("ensemble", "minilm", "ngram", "modernbert")
 Place = tuple[int, str, str]
 """Which study, its stage and its condition."""
 
@@ -45,68 +44,68 @@ def readings(path: Path) -> dict[str, list[Row]]:
 
 def shared_items(studies: list[list[Row]]) -> set[str]:
     """The prompts and scenarios of trained stages that all studies have."""
-    return set.intersection(*({r.item for r in rows if r.cell.stage in STAGES} for rows in studies))
+    return set.intersection(
+        *({r.item for r in rows if r.cell.stage in TRAINED} for rows in studies)
+    )
 
 
 def cells(studies: list[list[Row]], personas: list[str]) -> dict[Place, Labels]:
     """The labels of each place."""
     items, found = shared_items(studies), {}
-    for number, rows in enumerate(studies):
+    for study, rows in enumerate(studies):
         kept = [row for row in rows if row.item in items and row.persona in personas]
         for cell, labels in labels_of(kept, personas).items():
-            if cell.stage in STAGES and cell.condition in (CHAT, AGENT):
-                found[number, cell.stage, cell.condition] = labels
+            if cell.stage in TRAINED and cell.condition in (CHAT, AGENT):
+                found[study, cell.stage, cell.condition] = labels
     return found
 
 
-def at_equal_length(studies: list[list[Row]], instrument: str, stage: str) -> tuple[str, ...]:
+def emails(rows: list[Row], stage: str) -> dict[tuple[str, str], str]:
+    """The texts of a stage's agents by persona and scenario."""
+    return {
+        (row.persona or "", row.item): row.text
+        for row in rows
+        if (row.cell.stage, row.cell.condition) == (stage, AGENT) and row.text
+    }
+
+
+def at_equal_length(
+    studies: list[list[Row]], classifier: TextClassifier, stage: str
+) -> tuple[str, ...]:
     """Words of a middle email of either study, macro-F1 of the first's, of the same emails cut to
     the second's words, and of the second's."""
-    first, second = (
-        {
-            (row.persona or "", row.item): row.text
-            for row in rows
-            if (row.cell.stage, row.cell.condition) == (stage, AGENT) and row.text
-        }
-        for rows in studies
-    )
+    first, second = (emails(rows, stage) for rows in studies)
     keys = [key for key in first if key in second]
     whole, other = ([texts[key] for key in keys] for texts in (first, second))
     cut = [
         " ".join(text.split()[: max(1, len(short.split()))])
         for text, short in zip(whole, other, strict=True)
     ]
-    words = (f"{median(len(text.split()) for text in texts):.0f}" for texts in (whole, other))
-    classifier, personas = kit_instrument(instrument, 1, "cpu"), [persona for persona, _ in keys]
-    scores = []
+    words = [f"{median(len(text.split()) for text in texts):.0f}" for texts in (whole, other)]
+    personas, scores = [persona for persona, _ in keys], []
     for texts in (whole, cut, other):
         predicted = [prediction.label for prediction in classifier.classify(texts)]
         scores.append(f"{macro_f1s(confusion(personas, predicted)[1][None])[0]:.2f}")
-    return instrument, stage, str(len(keys)), *words, *scores
-
-
-def shown(estimate: Estimate, signed: bool = False) -> str:
-    sign, (low, high) = "+" if signed else "", estimate.ends
-    return f"{estimate.value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+    return stage, str(len(keys)), *words, *scores
 
 
 def lines(studies: list[list[Row]], personas: list[str]) -> Iterator[tuple[str, ...]]:
     """A line for each stage and study, and one for the difference of their falls."""
     found = cells(studies, personas)
     resampled = ResampledMetrics(label_metrics(found))
-    for stage in STAGES:
+    for stage in TRAINED:
         keys = [
-            [((number, stage, condition), "macro_f1") for condition in (CHAT, AGENT)]
-            for number in range(len(studies))
+            [((study, stage, condition), "macro_f1") for condition in (CHAT, AGENT)]
+            for study in range(len(studies))
         ]
         if not all(key in resampled for pair in keys for key in pair):
             continue
         falls = [resampled.replicates(pair[1]) - resampled.replicates(pair[0]) for pair in keys]
-        for number, (pair, fall) in enumerate(zip(keys, falls, strict=True), start=1):
-            levels = [shown(resampled.estimate(key)) for key in pair]
-            yield stage, str(number), *levels, shown(resampled.interval(fall, pair), signed=True)
+        for study, (pair, fall) in enumerate(zip(keys, falls, strict=True), start=1):
+            levels = [number(resampled.estimate(key)) for key in pair]
+            yield stage, str(study), *levels, number(resampled.interval(fall, pair), signed=True)
         change = resampled.interval(falls[1] - falls[0], [key for pair in keys for key in pair])
-        yield stage, "2 minus 1", "", "", shown(change, signed=True)
+        yield stage, "2 minus 1", "", "", number(change, signed=True)
 
 
 @click.command(help=__doc__)
@@ -115,16 +114,27 @@ def main(paths: tuple[Path, Path]) -> None:
     studies = [readings(path) for path in paths]
     seen = [{row.persona for row in next(iter(by.values()))} for by in studies]
     personas = [name for name in PERSONAS if all(name in names for names in seen)]
-    click.echo(f"1: {paths[0]}; 2: {paths[1]}; personas: {', '.join(personas)}\n")
-    click.echo(f"| instrument | stage | study | `{CHAT}` | `{AGENT}` | change |\n{'|---' * 6}|")
-    for instrument in [name for name in studies[0] if name in studies[1]]:
-        for line in lines([by[instrument] for by in studies], personas):
-            click.echo(f"| {' | '.join((instrument, *line))} |")
-    titles = ("instrument", "stage", "pairs", "words, 1", "words, 2", "1", "1, cut", "2")
-    click.echo(f"\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
-    for instrument, stage in product(INSTRUMENTS, STAGES):
-        line = at_equal_length([next(iter(by.values())) for by in studies], instrument, stage)
-        click.echo(f"| {' | '.join(line)} |")
+    click.echo(f"1: {paths[0]}; 2: {paths[1]}; personas: {', '.join(personas)}")
+    instruments = [name for name in studies[0] if name in studies[1]]
+    table(
+        ("instrument", "stage", "study", f"`{CHAT}`", f"`{AGENT}`", "change"),
+        (
+            (instrument, *line)
+            for instrument in instruments
+            for line in lines([by[instrument] for by in studies], personas)
+        ),
+    )
+    texts = [next(iter(by.values())) for by in studies]
+    stages = [stage for stage in TRAINED if all(emails(rows, stage) for rows in texts)]
+    classifiers = {name: kit_instrument(name, 1, "cpu") for name in instruments}
+    table(
+        ("instrument", "stage", "pairs", "words, 1", "words, 2", "1", "1, cut", "2"),
+        (
+            (name, *at_equal_length(texts, classifier, stage))
+            for name, classifier in classifiers.items()
+            for stage in stages
+        ),
+    )
 
 
 if __name__ == "__main__":

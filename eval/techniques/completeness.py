@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
-from charprobe_lite.eval.cells import Row
+from charprobe_lite.eval.cells import Cell, Row
 from charprobe_lite.eval.techniques.outcomes import BASE, technique_of
 from charprobe_lite.eval.techniques.registration import Plan
 from charprobe_lite.eval.techniques.trainings import WHOLE
@@ -35,8 +35,7 @@ def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
     cells = Counter((row.cell, row.persona) for row in rows)
     total, primary = Counter[Adapter](), Counter[Adapter]()
     for (cell, persona), count in cells.items():
-        name, percent = technique_of(cell)
-        adapter = name, persona, cell.train_seed
+        adapter, percent = _adapter_of(cell, persona)
         made = min(count, planned[cell.condition])  # a later grid may have added more
         total[adapter] += made
         if percent in (0, WHOLE) and cell.condition == plan.primary:
@@ -64,18 +63,16 @@ def of_begun_adapters(rows: Sequence[Row], plan: Plan) -> list[Row]:
 
     An adapter whose turn in a condition has not come is no adapter without texts there.
     """
-    begun: dict[Adapter, set[str]] = {}
+    conditions: dict[Adapter, set[str]] = {}
     for row in rows:
-        name, percent = technique_of(row.cell)
-        if percent in (0, WHOLE):
-            adapter = name, row.persona, row.cell.train_seed
-            begun.setdefault(adapter, set()).add(row.cell.condition)
-    whole = {adapter for adapter, seen in begun.items() if seen == set(plan.conditions)}
+        adapter, percent = _adapter_of(row.cell, row.persona)
+        if percent == WHOLE:
+            conditions.setdefault(adapter, set()).add(row.cell.condition)
     return [
         row
         for row in rows
-        if (name := technique_of(row.cell)[0]) == BASE
-        or (name, row.persona, row.cell.train_seed) in whole
+        if row.cell.stage == BASE
+        or conditions.get(_adapter_of(row.cell, row.persona)[0]) == set(plan.conditions)
     ]
 
 
@@ -88,6 +85,12 @@ def missing_labels(rows: Mapping[str, Sequence[Row]], plan: Plan) -> Iterator[st
         )
         if labelled < texts:
             yield f"{name}: labels of {labelled} of {texts} texts"
+
+
+def _adapter_of(cell: Cell, persona: str | None) -> tuple[Adapter, int]:
+    """The adapter of a rollout, and the percentage of the budget after which it is."""
+    name, percent = technique_of(cell)
+    return (name, persona, cell.train_seed), percent
 
 
 def _points(rows: Sequence[Row], plan: Plan) -> dict[str, int]:
