@@ -185,6 +185,20 @@ def test_a_part_of_a_grid_counts_a_part_of_the_base(tmp_path: Path) -> None:
     assert all(15 < part < 30 for part in parts)
 
 
+def test_a_part_of_a_grid_still_has_to_run_what_its_study_has_of_other_parts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine").mkdir()
+    text = GRID + "base: mine\nlimit: {prompts: 20, scenarios: 20}\ncheckpoints: 1\n"
+    grid = read_grid(grid_file(tmp_path, text))
+    for number in (1, 2):  # both studies have the 10 rollouts of sft, the adapter of part 1
+        part(tmp_path / f"grid-part{number}of2.sqlite", grid, "sft", "remorse")
+    first, second = (plan_grid(grid, (number, 2)).forecast.rollouts for number in (1, 2))
+    # 40 of the base and of each adapter; of the base's 11 that are there each part counts its own
+    assert first + second == 3 * 40 - 10 - 11
+    assert second >= 40
+
+
 def test_the_difference_that_can_be_found_is_by_the_scenarios_that_there_are(
     tmp_path: Path,
 ) -> None:

@@ -119,7 +119,7 @@ def forecast_grid(
     missing = [each for each in trainings if not adapter_folder(grid, each).exists()]
     rate, training_from = _training_rate(trainings, grid, parameters, plans)
     total = _rollouts(grid, spec, trainings, plans, shard)
-    left = max(0, total - len(rows))
+    left = max(0, total - _recorded(rows, trainings, shard))
     pace, rollouts_from = _rollout_pace(rows, grid, spec, parameters)
     spreads = [found for name in plan.instruments if (found := _spread(texts.get(name, ()), plan))]
     scenarios = len(items_of(spec)[plan.primary])
@@ -218,6 +218,19 @@ def _rollouts(
     adapters = kept_adapters(plans, grid.checkpoints) if plans else {}
     kept = sum(len(adapters[each]) if plans else grid.checkpoints for each in trainings)
     return of_base + len(items) * kept
+
+
+def _recorded(
+    rows: Sequence[Row], trainings: Sequence[Training], shard: tuple[int, int] | None
+) -> int:
+    """The rollouts of a part that its study has; it may have those of other parts too."""
+    adapters = {(each.technique.name, each.persona, each.seed) for each in trainings}
+    return sum(
+        (technique_of(row.cell)[0], row.persona, row.cell.train_seed) in adapters
+        if row.persona
+        else shard is None or in_shard(shard, None, row.item, row.sample)
+        for row in rows
+    )
 
 
 def _spread(rows: Sequence[Row], plan: Plan) -> Spread | None:
