@@ -56,7 +56,13 @@ def cells(studies: list[list[Row]], personas: list[str]) -> dict[Place, Labels]:
         kept = [row for row in rows if row.item in items and row.persona in personas]
         for cell, labels in labels_of(kept, personas).items():
             if cell.stage in TRAINED and cell.condition in (CHAT, AGENT):
-                found[study, cell.stage, cell.condition] = labels
+                place = study, cell.stage, cell.condition
+                if place in found:
+                    raise click.UsageError(
+                        f"study {study + 1} has several cells in {cell.stage}, {cell.condition}; "
+                        "name a study of one base, quant type and technique"
+                    )
+                found[place] = labels
     return found
 
 
