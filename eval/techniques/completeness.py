@@ -55,6 +55,8 @@ def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
             yield (
                 f"{label}: {primary[adapter]} of {planned[plan.primary]} in {plan.primary}, "
                 f"{total[adapter]} of {everything} rollouts in all"
+                if total[adapter]
+                else f"{label}: no rollouts"
             )
 
 

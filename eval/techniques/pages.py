@@ -99,28 +99,29 @@ def departure_lines(entry: Entry) -> Iterator[str]:
 
 
 def effects_table(entry: Entry) -> Table:
-    """Each technique: its texts, by every instrument the effect of each outcome, and that of the
-    first one at equal strength."""
-    names = [r for name in entry.plan.outcomes for r in entry.readings if r.outcome == name]
-    first = [reading for reading in names if reading.outcome == entry.plan.outcomes[0]]
-    head = ["technique", "adapters", "rollouts", "texts", "detected in chat"]
-    head += [f"{OUTCOME_NAMES.get(r.outcome, r.outcome)} minus base, {r.instrument}" for r in names]
-    head += [f"at strength {entry.plan.strength:g}, {r.instrument}" for r in first]
+    """Each technique's texts, and by every instrument its strength in chat, the effect of each
+    outcome, and that of the first one at equal strength."""
+    outcomes = entry.plan.outcomes
+    head = ["technique", "adapters", "rollouts", "texts", "instrument", "detected in chat"]
+    head += [f"{OUTCOME_NAMES.get(name, name)} minus base" for name in outcomes]
+    head += [f"at strength {entry.plan.strength:g}"]
     rows = []
     for count in entry.counts:
-        own = [_reading_of(reading, count.technique) for reading in names]
-        last = own[0].curve[-1] if own and own[0] and own[0].curve else None
-        chat = last.chat if last and last.share == 1 else None
         planned = "" if count.planned is None else f" of {count.planned}"
         row = [count.technique, str(count.adapters), f"{count.rollouts}{planned}", str(count.texts)]
-        effects = [_cell(each.effect if each else None) for each in own]
-        matched = [_matched(each) for each in own[: len(first)]]
-        rows.append([*row, _cell(chat), *effects, *matched])
+        for instrument in dict.fromkeys(reading.instrument for reading in entry.readings):
+            by_outcome = {r.outcome: r for r in entry.readings if r.instrument == instrument}
+            own = [_reading_of(by_outcome.get(name), count.technique) for name in outcomes]
+            last = own[0].curve[-1] if own[0] and own[0].curve else None
+            chat = last.chat if last and last.share == 1 else None
+            effects = [_cell(each.effect if each else None) for each in own]
+            rows.append([*row, instrument, _cell(chat), *effects, _matched(own[0])])
     return head, rows
 
 
-def _reading_of(reading: Reading, technique: str) -> TechniqueReading | None:
-    return next((each for each in reading.techniques if each.technique == technique), None)
+def _reading_of(reading: Reading | None, technique: str) -> TechniqueReading | None:
+    techniques = reading.techniques if reading else ()
+    return next((each for each in techniques if each.technique == technique), None)
 
 
 def contrasts_table(entry: Entry) -> Table:
