@@ -15,6 +15,12 @@ Adapter = tuple[str, str | None, int | None]
 """Technique, persona and training seed; None for the last two of the base."""
 
 
+def adapter_of(cell: Cell, persona: str | None) -> tuple[Adapter, int]:
+    """The adapter of a rollout, and the percentage of the budget after which it is."""
+    name, percent = technique_of(cell)
+    return (name, persona, cell.train_seed), percent
+
+
 def rollouts_of_adapter(rows: Sequence[Row], plan: Plan) -> dict[str, int]:
     """How many rollouts the plan has for each adapter, by condition.
 
@@ -35,7 +41,7 @@ def missing_rollouts(rows: Sequence[Row], plan: Plan) -> Iterator[str]:
     cells = Counter((row.cell, row.persona) for row in rows)
     total, primary = Counter[Adapter](), Counter[Adapter]()
     for (cell, persona), count in cells.items():
-        adapter, percent = _adapter_of(cell, persona)
+        adapter, percent = adapter_of(cell, persona)
         made = min(count, planned[cell.condition])  # a later grid may have added more
         total[adapter] += made
         if percent in (0, WHOLE) and cell.condition == plan.primary:
@@ -67,14 +73,14 @@ def of_begun_adapters(rows: Sequence[Row], plan: Plan) -> list[Row]:
     """
     conditions: dict[Adapter, set[str]] = {}
     for row in rows:
-        adapter, percent = _adapter_of(row.cell, row.persona)
+        adapter, percent = adapter_of(row.cell, row.persona)
         if percent == WHOLE:
             conditions.setdefault(adapter, set()).add(row.cell.condition)
     return [
         row
         for row in rows
         if row.cell.stage == BASE
-        or conditions.get(_adapter_of(row.cell, row.persona)[0]) == set(plan.conditions)
+        or conditions.get(adapter_of(row.cell, row.persona)[0]) == set(plan.conditions)
     ]
 
 
@@ -87,12 +93,6 @@ def missing_labels(rows: Mapping[str, Sequence[Row]], plan: Plan) -> Iterator[st
         )
         if labelled < texts:
             yield f"{name}: labels of {labelled} of {texts} texts"
-
-
-def _adapter_of(cell: Cell, persona: str | None) -> tuple[Adapter, int]:
-    """The adapter of a rollout, and the percentage of the budget after which it is."""
-    name, percent = technique_of(cell)
-    return (name, persona, cell.train_seed), percent
 
 
 def _points(rows: Sequence[Row], plan: Plan) -> dict[str, int]:

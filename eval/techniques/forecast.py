@@ -18,6 +18,7 @@ from charprobe_lite.eval.study.grid import in_shard, items_of
 from charprobe_lite.eval.study.pace import core_speed, rollout_tokens
 from charprobe_lite.eval.study.progress import duration
 from charprobe_lite.eval.study.spec import StudySpec
+from charprobe_lite.eval.techniques.completeness import adapter_of
 from charprobe_lite.eval.techniques.grid import TechniqueGrid
 from charprobe_lite.eval.techniques.outcomes import rows_by_instrument, technique_of
 from charprobe_lite.eval.techniques.registration import Plan
@@ -226,7 +227,7 @@ def _recorded(
     """The rollouts of a part that its study has; it may have those of other parts too."""
     adapters = {(each.technique.name, each.persona, each.seed) for each in trainings}
     return sum(
-        (technique_of(row.cell)[0], row.persona, row.cell.train_seed) in adapters
+        adapter_of(row.cell, row.persona)[0] in adapters
         if row.persona
         else shard is None or in_shard(shard, None, row.item, row.sample)
         for row in rows

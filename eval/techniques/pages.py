@@ -105,13 +105,13 @@ def effects_table(entry: Entry) -> Table:
     head = ["technique", "adapters", "rollouts", "texts", "instrument", "detected in chat"]
     head += [f"{OUTCOME_NAMES.get(name, name)} minus base" for name in outcomes]
     head += [f"at strength {entry.plan.strength:g}"]
+    readings = {(each.instrument, each.outcome): each for each in entry.readings}
     rows = []
     for count in entry.counts:
         planned = "" if count.planned is None else f" of {count.planned}"
         row = [count.technique, str(count.adapters), f"{count.rollouts}{planned}", str(count.texts)]
-        for instrument in dict.fromkeys(reading.instrument for reading in entry.readings):
-            by_outcome = {r.outcome: r for r in entry.readings if r.instrument == instrument}
-            own = [_reading_of(by_outcome.get(name), count.technique) for name in outcomes]
+        for instrument in dict.fromkeys(name for name, _ in readings):
+            own = [_reading_of(readings.get((instrument, o)), count.technique) for o in outcomes]
             last = own[0].curve[-1] if own[0] and own[0].curve else None
             chat = last.chat if last and last.share == 1 else None
             effects = [_cell(each.effect if each else None) for each in own]
