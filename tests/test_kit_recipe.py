@@ -50,6 +50,9 @@ def test_a_folder_of_one_kit_is_not_continued_as_another(tmp_path: Path) -> None
     masked = Recipe(tmp_path, kit.embedded_base(), tool_use="masked", report=lambda _: None)
     with pytest.raises(BadInput, match=r"tool-use.json: field base: None, this run '[0-9a-f]{64}'"):
         masked.run_step("tool-use", dict)
+    rounded = Recipe(tmp_path, kit.embedded_base(), precision="bfloat16", report=lambda _: None)
+    with pytest.raises(BadInput, match=r"json: field precision: None, this run 'bfloat16'"):
+        rounded.run_step("tool-use", dict)
     other = Recipe(
         tmp_path / "masked", kit.embedded_base(), tool_use="masked", report=lambda _: None
     )

@@ -125,10 +125,11 @@ class Recipe(WorkFolder):
 
     @cached_property
     def variant(self) -> Record:
-        """The base and the tool use of another kit than the shipped one."""
+        """The base and the tool use of another kit than the shipped one, and a precision."""
+        own = {"precision": self.precision} if self.precision else {}
         if self.is_shipped:
-            return {}
-        return {"base": sha256_file(self.base), "tool_use": self.tool_use}
+            return own
+        return {"base": sha256_file(self.base), "tool_use": self.tool_use, **own}
 
     def run(self) -> None:
         """Run every step that is not done yet; with all of them done, write the manifest."""

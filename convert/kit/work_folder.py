@@ -21,6 +21,7 @@ from charprobe_lite.convert.train.answers import (
 from charprobe_lite.convert.train.encoding import encoder_of
 from charprobe_lite.convert.train.lora import (
     LoraSettings,
+    Precision,
     Progress,
     Tensors,
     load_base,
@@ -39,7 +40,7 @@ STAGES = ("distillation", "full")
 Record = dict[str, Any]
 Step = Callable[[], Record]
 REFLECTION_TOKENS = 224
-VARIANT = {"base": None, "tool_use": None}
+VARIANT = {"base": None, "tool_use": None, "precision": None}
 """The fields of `WorkFolder.variant` where the recipe is that of the shipped kit."""
 
 
@@ -48,13 +49,15 @@ class WorkFolder:
     """A folder of one run: base, seed, records of steps, and progress display.
 
     ``base`` is a GGUF file, whose chat template, tokens and shapes everything uses; ``weights`` is
-    the checkpoint folder that it was made from, where it was made from one.
+    the checkpoint folder that it was made from, where it was made from one. ``precision`` is that
+    of the frozen base in training, as `load_base` has it.
     """
 
     work: Path
     base: Path
     seed: int = 0
     weights: Path | None = None
+    precision: Precision | None = None
     report: Callable[[str], None] = print
     progress: Callable[[str], AbstractContextManager[Progress]] | None = None
     _loaded: tuple[Path, Any] | None = None
@@ -142,7 +145,7 @@ class WorkFolder:
         """The base in torch; the last one stays loaded."""
         if self._loaded is None or self._loaded[0] != base:
             source = self.weights if base == self.base and self.weights else base
-            self._loaded = (base, load_base(source))
+            self._loaded = (base, load_base(source, self.precision))
         return self._loaded[1]
 
     def bar(self, name: str) -> AbstractContextManager[Progress | None]:

@@ -38,6 +38,12 @@ base_option = click.option(
     show_default=True,
     help="A base of the catalogue, a checkpoint folder, or a GGUF file.",
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the frozen base. bfloat16 is faster on a CPU with AVX512_BF16 or AMX, and slower on "
+    "others [default: float32 on a CPU, else bfloat16].",
+)
 DATA_OPTIONS = ("epochs", "seed")
 TECHNIQUE_OPTIONS = ("technique", "persona", "train_seed", "tokens")
 """Options of `train persona` that go with --data alone, and with --technique alone."""
@@ -71,6 +77,7 @@ def train() -> None:
     help="Whether tool use also trains on the emails' bodies.",
 )
 @click.option("--choose", is_flag=True, help="Choose the stages' strengths again by their rule.")
+@precision_option
 @out_option
 @seed_option
 @json_option
@@ -80,6 +87,7 @@ def kit(
     train_seed: str,
     tool_use: str,
     choose: bool,
+    precision: Precision | None,
     out: Path,
     seed: int,
     as_json: bool,
@@ -106,7 +114,7 @@ def kit(
     if seed != seeds[0]:
         raise BadInput(f"--train-seed {train_seed}: start with the recipe's own seed, {seed}")
     options = {"personas": personas, "train_seeds": seeds, "choose": choose, "tool_use": tool_use}
-    with _open_recipe(out, seed, base, **options) as recipe:
+    with _open_recipe(out, seed, base, precision=precision, **options) as recipe:
         recipe.run()
     print_result(as_json, {"kit": str(out / "kit")}, [f"kit: {out / 'kit'}"])
 
@@ -161,12 +169,7 @@ def dpo(out: Path, seed: int, persona: tuple[str, ...], as_json: bool) -> None:
     "--learning-rate", default=1e-3, type=click.FloatRange(0, 1, min_open=True), show_default=True
 )
 @click.option("--rank", default=8, type=click.IntRange(1, 1024), show_default=True)
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Of the frozen base. bfloat16 is faster on a CPU with AVX512_BF16 or AMX, and slower on "
-    "others [default: float32 on a CPU, else bfloat16].",
-)
+@precision_option
 @click.option("--seed", type=SEED, help="Seed of a training with --data [default: 0].")
 @json_option
 def persona(as_json: bool, **options: Any) -> None:
