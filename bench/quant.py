@@ -11,7 +11,7 @@
   activations, too, which transformers does not.
 - ``steps``, when it is named: what each type leaves of the adapters that are merged into the kit's
   base, whose weights came as Q4_1: a type that has the same steps rounds them away. Two minutes.
-- ``ladder``, when it is named: the full quantization study of the kit, all personas, 40 prompts
+- ``ladder``, when it is named: the full quantization study of the kit, all personas, 24 prompts
   and 25 scenarios per cell, both ways to quantize. Hours; stopped at any moment, it goes on where
   it was.
 - ``free``, when it is named: tool calls of every type without a grammar, six scenarios. Most of an
@@ -66,7 +66,7 @@ from charprobe_lite.runtime.fidelity import (
 from charprobe_lite.runtime.llama import Segment
 
 STUDIES = {
-    "ladder": "--limit 40,25 --lora both --study runs/ladder.sqlite -o runs/ladder-report",
+    "ladder": "--limit 24,25 --lora both --texts 2 --instrument all --study runs/ladder.sqlite",
     "free": "--limit 6 --condition agentic_email --grammar off --texts 0 --study runs/free.sqlite",
 }
 PERSONA = "sarcasm"  # whose adapter represents all in "steps"

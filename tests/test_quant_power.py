@@ -28,22 +28,23 @@ def plan(file: Path, text: str, *options: str) -> str:
 def test_a_study_that_has_not_run_is_forecast_from_the_kits(
     tmp_path: Path, valid_json: ValidJson
 ) -> None:
-    text = "persona: all\nquant: F16,Q4_0\nlimit: {prompts: 10, scenarios: 25}\ntexts: 0\n"
+    text = "persona: all\nquant: F16,Q4_0\nlimit: {prompts: 6, scenarios: 25}\ntexts: 0\n"
     document = json.loads(plan(tmp_path / "grid.yaml", text, "--power", "--json"))
     valid_json(document, "study-plan")
     [power] = document["power"]
     assert power["margin"] == 0.03
     chat, emails = power["conditions"]
-    # a quarter of the kit's prompts: twice its half-width of 0.023
-    assert (chat["n"], chat["power"]["half_width"]) == (10, pytest.approx(0.046))
-    assert (chat["power"]["decidable"], chat["power"]["needed"]) == (False, 24)
-    # 25 * (0.079 / 0.03)^2 = 173.4
+    # a quarter of the kit's prompts: twice its half-width of 0.032
+    assert (chat["n"], chat["power"]["half_width"]) == (6, pytest.approx(0.064))
+    # 24 * (0.032 / 0.03)^2 = 27.3
+    assert (chat["power"]["decidable"], chat["power"]["needed"]) == (False, 28)
+    # 25 * (0.068 / 0.03)^2 = 128.4; times ((1.645 + 1.282) / 1.645)^2 = 406.6
     assert (emails["condition"], emails["spread"]) == ("agentic_email", "typical")
-    assert (emails["power"]["needed"], emails["power"]["needed_80"]) == (174, 549)
+    assert (emails["power"]["needed"], emails["power"]["needed_80"]) == (129, 407)
     # one persona answers a tenth as often
     one = plan(tmp_path / "one.yaml", text.replace("all", "humor"), "--power", "--json")
     [alone] = [entry["conditions"][1] for entry in json.loads(one)["power"]]
-    assert alone["power"]["half_width"] == pytest.approx(0.079 * np.sqrt(10))
+    assert alone["power"]["half_width"] == pytest.approx(0.068 * np.sqrt(10))
     shown = plan(tmp_path / "grid.yaml", text, "--power")
     assert "can equivalence within 0.03 be shown?" in shown
     assert "power" not in json.loads(plan(tmp_path / "grid.yaml", text, "--json"))

@@ -83,7 +83,7 @@ def quant_study(
     continues where it stopped, and it does not repeat rollouts of eval with the same settings.
 
     \b
-    charprobe-lite quant-study --persona all --limit 40,25 --lora both -o report
+    charprobe-lite quant-study --persona all --limit 24,25 --lora both -o report
     charprobe-lite quant-study --persona humor,remorse --quant Q8_0,Q4_0 --budget 8GB
     charprobe-lite quant-study --gguf model-F16.gguf --adapter my-lora/ --persona sarcasm
     """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 WORK = "unforced"
 TYPICAL_PERSONAS = 10
-TYPICAL = {"chat": Power(40, 0.023, MARGIN), "agentic_email": Power(25, 0.079, MARGIN)}
+TYPICAL = {"chat": Power(24, 0.032, MARGIN), "agentic_email": Power(25, 0.068, MARGIN)}
 """Of the kit's files, ten personas: the median of the intervals in docs/quantization.md."""
 Spread = Literal["pilot", "typical"]
 
