@@ -13,22 +13,21 @@ the correlations with KL divergence, and the recommendation.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import click
 from results import number, table
 
+from charprobe_lite.eval.conditions import calls_tools
 from charprobe_lite.eval.quant.findings import QuantStudy
-from charprobe_lite.eval.quant.records import read_recordings, score_recordings
-from charprobe_lite.eval.quant.score import CellQuality, QuantScore
+from charprobe_lite.eval.quant.records import score_recorded_study
+from charprobe_lite.eval.quant.score import ComparedEstimate, QuantScore
 from charprobe_lite.eval.quant.tables import equivalence_text, quant_tables, readable
 from charprobe_lite.eval.report.study import ReportStudy, report_study
 from charprobe_lite.eval.stats.metrics import PairedDifference
 from charprobe_lite.eval.store.database import Store
-from charprobe_lite.models.defaults import MARGIN
 
 FINDINGS = ("quant-trend", "quant-contrast", "quant-correlation")
 
@@ -49,21 +48,27 @@ def characters(quants: Sequence[QuantScore], conditions: Sequence[str]) -> Itera
 
 def costs(quants: Sequence[QuantScore]) -> Iterator[list[str]]:
     for quant in quants:
-        record, health = quant.record, quant.health
-        unforced = health["unforced"].difference if health else None
-        speed, peak = record.tokens_per_second, record.peak_bytes
+        record, speed, peak = quant.record, quant.record.tokens_per_second, quant.record.peak_bytes
         yield [
             record.label,
             f"{record.bits_per_weight:.2f}",
             f"{record.bytes / 1e6:.0f}",
             f"{speed:.0f}" if speed else "",
             f"{peak / 1e6:.0f}" if peak else "",
-            f"{health['unforced'].value.value:.0%}" if health else "",
-            verdict(unforced),
-            f"{health['forced'].value.value:.0%}" if health else "",
-            f"{1 - health['yield'].value.value:.0%}" if health else "",
-            f"{health['steps'].value.value:.1f}" if health else "",
+            *(works(quant.health) if quant.health else [""] * 5),
         ]
+
+
+def works(health: Mapping[str, ComparedEstimate]) -> list[str]:
+    """How far the agents get."""
+    shares = {name: estimate.value.value for name, estimate in health.items()}
+    return [
+        f"{shares['unforced']:.0%}",
+        verdict(health["unforced"].difference),
+        f"{shares['forced']:.0%}",
+        f"{1 - shares['yield']:.0%}",
+        f"{shares['steps']:.1f}",
+    ]
 
 
 def fidelities(quants: Sequence[QuantScore]) -> Iterator[list[str]]:
@@ -78,32 +83,33 @@ def fidelities(quants: Sequence[QuantScore]) -> Iterator[list[str]]:
             ]
 
 
-def instruments(study: ReportStudy, headlines: Sequence[CellQuality]) -> Iterator[list[str]]:
+def instruments(study: ReportStudy, quants: Sequence[QuantScore]) -> Iterator[list[str]]:
     """The headline's cell of each file by every instrument."""
-    for headline in headlines:
-        cell = headline.score.cell
-        scores = (
-            next((score for score in scores.by_cell if score.cell == cell), None)
-            for scores in study.readings.values()
-        )
-        yield [str(cell.quant), *(number(score and score.headline) for score in scores)]
+    for quant in quants:
+        if quant.headline:
+            cell = quant.headline.score.cell
+            scores = (
+                next((score for score in scores.by_cell if score.cell == cell), None)
+                for scores in study.readings.values()
+            )
+            yield [quant.record.label, *(number(score and score.headline) for score in scores)]
 
 
 def forced_emails(path: Path) -> Iterator[list[str]]:
-    """Of the emails of a condition with tools, the share detected: sent unforced, and forced."""
+    """Of the emails that a trained checkpoint's agents sent, the share detected: those that they
+    sent unforced, and those that the grammar demanded."""
     query = (
-        "select condition, quant, lora, forced, avg(prediction = persona) from rollouts "
-        "join cells on cells.id = cell_id join samples on rollout_id = rollouts.id "
-        "where condition in (select condition from cells join rollouts on cells.id = cell_id "
-        "where forced) group by 1, 2, 3, 4"
+        "select stage, condition, quant, kv_type, lora, forced, avg(prediction = persona) "
+        "from rollouts join cells on cells.id = cell_id join samples on rollout_id = rollouts.id "
+        "where stage <> 'base' group by 1, 2, 3, 4, 5, 6"
     )
-    shares: dict[tuple[str, str, str], list[str]] = {}
+    shares: dict[tuple[str, ...], list[str]] = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as study:
         for *names, forced, detected in study.execute(query):
-            row = shares.setdefault(tuple(map(str, names)), ["", ""])
-            row[forced] = f"{detected:.0%}"
-    for names, row in shares.items():
-        yield [*names, *row]
+            if calls_tools(names[1]):
+                shares.setdefault(tuple(names), ["", ""])[forced] = f"{detected:.0%}"
+    for cell, row in shares.items():
+        yield [*cell, *row]
 
 
 def print_way(study: ReportStudy, quants: Sequence[QuantScore]) -> None:
@@ -113,11 +119,10 @@ def print_way(study: ReportStudy, quants: Sequence[QuantScore]) -> None:
     table(("type", *columns), characters(quants, conditions))
     titles = ("type", "bits per weight", "MB", "tokens/s", "peak MB", "unforced", "difference")
     table((*titles, "forced", "no email", "steps"), costs(quants))
-    kinds = ", ".join(next((list(q.fidelity) for q in quants if q.fidelity), []))
-    click.echo(f"\n{kinds}:")
+    if kinds := next((list(quant.fidelity) for quant in quants if quant.fidelity), []):
+        click.echo(f"\n{', '.join(kinds)}:")
     table(("type", "perplexity over F16's", "mean KL", "same top token"), fidelities(quants))
-    headlines = [quant.headline for quant in quants if quant.headline]
-    table(("type", *study.readings), instruments(study, headlines))
+    table(("type", *study.readings), instruments(study, quants))
 
 
 def print_findings(quants: QuantStudy) -> None:
@@ -130,14 +135,6 @@ def print_findings(quants: QuantStudy) -> None:
     click.echo(f"\n{quants.recommendation}")
 
 
-def scored_without(path: Path, types: Container[str], personas: Sequence[str]) -> QuantStudy | None:
-    """The study's quant types but ``types``."""
-    with Store(path, readonly=True) as store:
-        study, seed = read_recordings(store), int(store.provenance().get("seed", 0))
-    files = [file for file in study.files if file.quant not in types]
-    return score_recordings(replace(study, files=files), personas, MARGIN, seed)
-
-
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--without", default="", metavar="TYPE[,TYPE]", help="Types to leave out.")
@@ -146,14 +143,15 @@ def main(path: Path, without: str) -> None:
     study = report_study(path)
     quants = study.quants
     if without:
-        quants = scored_without(path, without.split(","), study.personas)
+        with Store(path, readonly=True) as store:
+            quants = score_recorded_study(store, study.personas, without.split(","))
     if quants is None:
         raise click.ClickException(f"{path}: has no F16 and another type to compare with it")
     for way in dict.fromkeys(quant.record.lora for quant in quants.quants):
         click.echo(f"\n## {way}")
         print_way(study, [quant for quant in quants.quants if quant.record.lora == way])
-    titles = ("condition", "type", "way", "detected, unforced", "detected, forced")
-    table(titles, forced_emails(path))
+    titles = ("stage", "condition", "type", "cache", "way")
+    table((*titles, "detected, unforced", "detected, forced"), forced_emails(path))
     print_findings(quants)
 
 

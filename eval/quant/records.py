@@ -68,14 +68,19 @@ def read_recordings(store: Store) -> QuantRecordings:
     return QuantRecordings(store.path, store.rows(), store.turns(), files, store.texts(), labels)
 
 
-def score_recorded_study(store: Store, personas: Sequence[str]) -> QuantStudy | None:
-    """`score_recordings` of a study with the margin and the seed that it was made with."""
+def score_recorded_study(
+    store: Store, personas: Sequence[str], without: Container[str] = ()
+) -> QuantStudy | None:
+    """`score_recordings` of a study with the margin and the seed that it was made with; of its
+    quant types but those in ``without``."""
     provenance = store.provenance()
     margin = provenance.get("margin", MARGIN)
     if not isinstance(margin, float | int) or not 0 < margin <= 1:
         raise BadInput(f"{store.path}: field margin: must be above 0, at most 1")
     seed = int(provenance.get("seed", 0))
-    return score_recordings(read_recordings(store), personas, margin, seed)
+    study = read_recordings(store)
+    kept = [file for file in study.files if file.quant not in without]
+    return score_recordings(replace(study, files=kept), personas, margin, seed)
 
 
 def score_recordings(
