@@ -52,18 +52,27 @@ def test_another_base_answers_the_prompts_once(tiny: Path, cache: Path) -> None:
     assert base.own_answers(prompts[:2]) != ["a", "b"]
 
 
-def test_documents_are_trained_on_all_tokens_as_transformers_does(tiny: Path) -> None:
+@pytest.mark.parametrize("parts", [1, 4])
+def test_documents_are_trained_on_all_tokens_as_transformers_does(
+    tiny: Path, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    from charprobe_lite.convert.train import losses
     from charprobe_lite.convert.train.lora import load_base
-    from charprobe_lite.convert.train.losses import sft_loss
     from charprobe_lite.convert.train.technique_training import encode_phase
 
     [(example,)] = encode_phase(tiny, Lm(["The harbour at night is quiet and cold."], 300))
     model = load_base(tiny)
+    predicted = len(example.ids) - 1
+    monkeypatch.setattr(losses, "MOST_LOGITS", model.config.vocab_size * -(-predicted // parts))
     ids = torch.tensor([example.ids])
-    expected = model(input_ids=ids, labels=ids).loss.item()
-    assert sft_loss(model, [example]).item() == pytest.approx(expected, rel=1e-5)
+    weight = model.model.layers[0].mlp.up_proj.weight.requires_grad_()
+    expected = model(input_ids=ids, labels=ids).loss
+    found = losses.sft_loss(model, [example])
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = (torch.autograd.grad(loss, weight)[0] for loss in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 BETA, NLL_WEIGHT = 0.1, 0.1
 """How far DPO may go from the base, and the weight of the chosen text's likelihood next to it."""
+MOST_LOGITS = 2**27
+"""Logits that are kept at once: 0.5 GB as float32. The embedded base's longest batch has fewer."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,32 @@ def sequence_logprobs(model: Any, examples: Sequence[Example]) -> list[torch.Ten
         # padding is on the right, where causal attention never looks: no mask is needed
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         # only where a token is trained: a large vocabulary's logits are most of the memory
-        logits = model.lm_head(hidden[rows, columns])
-    target = torch.tensor(targets, device=logits.device)
-    logprobs = -torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        target = torch.tensor(targets, device=hidden.device)
+        logprobs = _target_logprobs(model.lm_head, hidden[rows, columns], target)
     return list(logprobs.split(counts))
+
+
+def _target_logprobs(
+    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Log-probabilities (tokens,) of ``targets`` after ``hidden`` (tokens, width), float32.
+
+    Where there are more than `MOST_LOGITS`, they are computed in parts, and again for the gradient.
+    """
+    size = max(1, MOST_LOGITS // head.out_features)
+    if len(hidden) <= size:
+        return _part_logprobs(head, hidden, targets)
+    parts = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.cat(
+        [checkpoint(_part_logprobs, head, *part, use_reentrant=False) for part in parts]
+    )
+
+
+def _part_logprobs(
+    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    logits = head(hidden).float()
+    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
 def mean_losses(losses: Sequence[float], parts: int = 8) -> list[float]:
