@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 BETA, NLL_WEIGHT = 0.1, 0.1
 """How far DPO may go from the base, and the weight of the chosen text's likelihood next to it."""
-MOST_LOGITS = 2**27
-"""Logits that are kept at once: 0.5 GB as float32. The embedded base's longest batch has fewer."""
+MOST_LOGITS, PART_LOGITS = 2**26, 2**24
+"""Logits of a batch from which they are computed in parts, and those of a part: many sizes of large
+blocks would leave memory in fragments."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ def _target_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities (tokens,) of ``targets`` after ``hidden`` (tokens, width), float32.
 
-    Where there are more than `MOST_LOGITS`, they are computed in parts, and again for the gradient.
+    More than `MOST_LOGITS` logits are computed in parts, and again for the gradient.
     """
-    size = max(1, MOST_LOGITS // head.out_features)
-    if len(hidden) <= size:
+    if len(hidden) * head.out_features <= MOST_LOGITS:
         return _part_logprobs(head, hidden, targets)
+    size = max(1, PART_LOGITS // head.out_features)
     parts = zip(hidden.split(size), targets.split(size), strict=True)
     return torch.cat(
         [checkpoint(_part_logprobs, head, *part, use_reentrant=False) for part in parts]
