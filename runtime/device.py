@@ -70,7 +70,13 @@ def is_int8(model: Path) -> bool:
 def llama_report() -> dict[str, Any]:
     """The device and threads in use, how llama.cpp is built, and how to build it for a GPU where
     it is not. Raises BadInput where it cannot be loaded."""
-    from charprobe_lite.runtime.llama import devices, gpu_offload, physical_cores, system_info
+    from charprobe_lite.runtime.llama import (
+        devices,
+        gpu_offload,
+        has_amx,
+        physical_cores,
+        system_info,
+    )
 
     machine = devices()
     gpus = [str(device) for device in machine if device.is_gpu]
@@ -81,6 +87,8 @@ def llama_report() -> dict[str, Any]:
         "llama.cpp": system_info(),
         "llama.cpp GPU offload": gpu_offload(),
     }
+    if has_amx():
+        report["llama.cpp AMX"] = "not used: builds of GCC 12 end in an illegal instruction with it"
     if not gpus:
         report["llama.cpp for a GPU"] = _rebuild("metal" if _is_mac() else "cuda")
     return report

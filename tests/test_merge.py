@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from charprobe_lite.convert import verify as verification
 from charprobe_lite.convert.forward import Forward
 from charprobe_lite.convert.gguf_adapter import convert_adapter
 from charprobe_lite.convert.merge import merge_lora
@@ -181,6 +182,29 @@ def test_verify_passes_a_good_file_and_refuses_another_models(
     assert verify_file(good, bases[kind], [adapter]).top1 > 0.9
     with pytest.raises(BadInput, match=r"its logits differ from .*mean KL"):
         verify_file(plain, bases[kind], [adapter])
+
+
+def test_rounded_inputs_alone_do_not_refuse_a_q8_0_file(
+    base_gguf: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, small, exact = (tmp_path / f"{name}.gguf" for name in ("plain", "small", "exact"))
+    merge_lora(base_gguf, [], plain, "F16", verify=False)
+    merge_lora(plain, [], small, "Q8_0", verify=False)
+    merge_lora(small, [], exact, "F16", verify=False)
+    ids = ids_of(plain)
+    whole, weights = (
+        compare_logits(gguf_logits(plain, ids), gguf_logits(file, ids)) for file in (small, exact)
+    )
+    assert weights.kl_mean < whole.kl_mean
+
+    def verify(limit: float) -> float:
+        monkeypatch.setitem(verification.LIMITS, "Q8_0", (limit, 1.0))
+        monkeypatch.setattr(verification, "AT_RUN_TIME", (0.0, 0.0))
+        return verify_file(small, plain, []).kl_mean
+
+    assert verify((weights.kl_mean + whole.kl_mean) / 2) == pytest.approx(whole.kl_mean)
+    with pytest.raises(BadInput, match=r"small.gguf: its logits differ from .*mean KL"):
+        verify(weights.kl_mean / 2)
 
 
 def test_verify_refuses_a_file_with_another_tokenizer(

@@ -5,6 +5,7 @@ The quantizer is imported by its own name: it loads gguf, which running a model 
 
 from charprobe_lite.runtime.llama.ggml import devices as devices
 from charprobe_lite.runtime.llama.ggml import gpu_offload as gpu_offload
+from charprobe_lite.runtime.llama.ggml import has_amx as has_amx
 from charprobe_lite.runtime.llama.ggml import matrix_inputs_callback as matrix_inputs_callback
 from charprobe_lite.runtime.llama.ggml import system_info as system_info
 from charprobe_lite.runtime.llama.model import Context as Context

@@ -70,6 +70,17 @@ def system_info() -> str:
     return str(llama.llama_print_system_info().decode("utf-8", "replace").strip())
 
 
+@cache
+def has_amx() -> bool:
+    """Whether llama.cpp was built with Intel's AMX.
+
+    Such a build by GCC 12 ends the process in an illegal instruction at the first product of a
+    batch with quantized weights: the compiler drops the shapes of the tiles that ggml writes before
+    `_tile_loadconfig`, whose operand it takes for eight bytes.
+    """
+    return "AMX_INT8 = 1" in system_info()
+
+
 def gpu_offload() -> bool:
     """Whether llama.cpp was built for a GPU."""
     return bool(llama.llama_supports_gpu_offload())

@@ -20,6 +20,7 @@ from charprobe_lite.models.size_estimates import MICROBATCH
 from charprobe_lite.runtime.backend import Message
 from charprobe_lite.runtime.llama import log
 from charprobe_lite.runtime.llama.binding import llama
+from charprobe_lite.runtime.llama.ggml import has_amx
 from charprobe_lite.runtime.native_trial import try_model
 from charprobe_lite.runtime.template_worker import TemplateWorker
 
@@ -32,10 +33,11 @@ FileVersion = tuple[Path, int, int]
 class Model:
     """The weights, loaded once; ``gpu_layers`` of them on the GPU (-1 = all, 0 = none).
 
-    ``repack`` lets llama.cpp keep a second, faster copy of quantized weights; a model that is
-    ``vocabulary_only`` has no weights, and renders and tokenises alone. The file, and later
-    each adapter, is tried in a child process first (`native_trial`) unless it is ``tried``. Raises
-    BadInput when the file is no GGUF model that llama.cpp can load.
+    ``repack`` lets llama.cpp keep a second, faster copy of quantized weights, except in a build
+    with AMX (`has_amx`); a model that is ``vocabulary_only`` has no weights, and renders and
+    tokenises alone. The file, and later each adapter, is tried in a child process first
+    (`native_trial`) unless it is ``tried``. Raises BadInput when the file is no GGUF model that
+    llama.cpp can load.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Model:
         llama.llama_backend_init()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        params.use_extra_bufts = repack
+        params.use_extra_bufts = repack and not has_amx()
         params.vocab_only = vocabulary_only
         self.handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
