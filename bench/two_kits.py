@@ -1,5 +1,7 @@
 """Two kits on the same prompts and scenarios: how much of the fall from chat to agent is whose?
 
+The second is one with another tool use, or on another base (docs/training.md):
+
     charprobe-lite train kit --tool-use masked --out runs/masked
     CHARPROBE_CATALOGUE=runs/masked/catalogue.yaml charprobe-lite eval --base masked-masked \
         --persona all --limit 24,50 --study masked.sqlite

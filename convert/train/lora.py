@@ -74,8 +74,8 @@ def load_base(path: Path, precision: Precision | None = None) -> Any:
     """A causal model as transformers has it, frozen, on the best device.
 
     Without a ``precision`` it is float32 on a CPU and bfloat16 elsewhere. A CPU that multiplies
-    bfloat16 (AVX512_BF16, AMX) trains 1.4 times as fast with it; others take 2.7 times as long
-    (measured). The adapter is float32 always.
+    bfloat16 (AVX512_BF16, AMX) trains 1.4 to 1.9 times as fast with it; others take 2.7 times as
+    long (measured). The adapter is float32 always.
 
     ``path`` is a GGUF file or a checkpoint folder (safetensors only). Raises OSError and
     ValueError as transformers does.
