@@ -89,14 +89,13 @@ def verify_file(file: Path, base: Path, adapters: Sequence[Path]) -> LogitAgreem
     else:
         reference = _gguf_logits(base, adapters, ids, file.parent)
         kl, error = max(kl, AT_RUN_TIME[0]), max(error, AT_RUN_TIME[1])
-    agreement, limits = compare_logits(reference, logits), (kl, error)
-    if kind == "Q8_0" and not _is_within(agreement, limits):
+    agreement = judged = compare_logits(reference, logits)
+    if kind == "Q8_0" and not _is_within(agreement, (kl, error)):
         # some models enlarge what rounding the inputs does: the weights are compared without it
         with _room(file.parent) as folder:
-            exact = _logits(_exact_copy(file, logits, ids, folder), [], ids)
-        _refuse(compare_logits(reference, exact), limits, file, base)
-    else:
-        _refuse(agreement, limits, file, base)
+            exact = _write_exact(file, folder / "exact.gguf", logits, ids)
+        judged = compare_logits(reference, exact)
+    _refuse(judged, (kl, error), file, base)
     return agreement
 
 
@@ -200,7 +199,8 @@ def _gguf_logits(base: Path, adapters: Sequence[Path], ids: Sequence[int], room:
         ]
         exact = base
         if not set(weight_summary(base).tensor_types) <= EXACT_TYPES:
-            exact = _exact_copy(base, _logits(base, [], ids), ids, folder)
+            exact = folder / "exact.gguf"
+            _write_exact(base, exact, _logits(base, [], ids), ids)
         return _logits(exact, files, ids)
 
 
@@ -211,12 +211,14 @@ def _room(parent: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _exact_copy(file: Path, logits: NDArray[np.float32], ids: Sequence[int], folder: Path) -> Path:
-    """A quantized model as F16. Raises BadInput when it is not the same model, whose ``logits``
-    for ``ids`` have rounded inputs."""
-    exact = folder / "exact.gguf"
-    write_model(open_model(file), exact, "F16")
-    _refuse(compare_logits(logits, _logits(exact, [], ids)), QUANTIZED, exact, file)
+def _write_exact(
+    file: Path, target: Path, logits: NDArray[np.float32], ids: Sequence[int]
+) -> NDArray[np.float32]:
+    """Write a quantized model as F16; returns its logits for ``ids``. Raises BadInput when they
+    are not those of the same model, whose ``logits`` have rounded inputs."""
+    write_model(open_model(file), target, "F16")
+    exact = _logits(target, [], ids)
+    _refuse(compare_logits(logits, exact), QUANTIZED, target, file)
     return exact
 
 

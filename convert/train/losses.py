@@ -73,8 +73,8 @@ def sequence_logprobs(model: Any, examples: Sequence[Example]) -> list[torch.Ten
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
         # padding is on the right, where causal attention never looks: no mask is needed
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        # only where a token is trained: a large vocabulary's logits are most of the memory
         target = torch.tensor(targets, device=hidden.device)
+        # only where a token is trained: a large vocabulary's logits are most of the memory
         logprobs = _target_logprobs(model.lm_head, hidden[rows, columns], target)
     return list(logprobs.split(counts))
 
