@@ -141,7 +141,8 @@ start = time.time()
 status = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
 """
-FIRST_TOKEN = """import llama_cpp
+FIRST_TOKEN = """import llama_cpp, llama_cpp_peer
+llama_cpp_peer.spare_amx()
 llama = llama_cpp.Llama({model!r}, n_ctx=2560, verbose=False)
 llama.create_chat_completion([{{"role": "user", "content": "Hello"}}], max_tokens=1)"""
 LOOP_ANSWERS = """import peers, rollouts

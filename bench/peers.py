@@ -64,7 +64,9 @@ def llama_cpp_python(model: Path, layers: int = 0) -> Reply:
     """`llama_cpp.Llama.create_chat_completion(grammar=...)`, as its users write it."""
     import llama_cpp
     from llama_cpp.llama_grammar import LlamaGrammar
+    from llama_cpp_peer import spare_amx
 
+    spare_amx()
     llama = llama_cpp.Llama(
         str(model),
         n_ctx=CONTEXT,

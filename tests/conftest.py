@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from bench.llama_cpp_peer import spare_amx
 from charprobe_lite.eval.study.checkpoints import kit_base
 from charprobe_lite.models import kit
 from charprobe_lite.runtime.engine import Engine
@@ -23,6 +24,7 @@ ValidJson = Callable[[Any, str], None]
 SCHEMAS = Path(__file__).parent.parent / "docs" / "schemas"
 # a shell starts background jobs with interrupts ignored, which their children would inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
+spare_amx()
 RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
 
 

@@ -35,6 +35,7 @@ from charprobe_lite.runtime.server import Server
 from tests.conftest import RUN, Command
 from tests.loopback import Handler, completion
 
+LLAMA_SERVER = Path(__file__).parent.parent / "bench" / "llama_cpp_peer.py"
 KEY = "sk-only-for-this-test"
 QUESTION = "Name three rivers."
 CHATS = ("--condition", "chat", "--limit", "8", "--max-tokens", "24", "--parallel", "2")
@@ -62,7 +63,7 @@ def llama_server(folder: Path, base: Path, port: int) -> Iterator[subprocess.Pop
     )
     with (folder / f"{port}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "llama_cpp.server", "--config_file", str(config)],
+            [sys.executable, str(LLAMA_SERVER), "--config_file", str(config)],
             stdout=log,
             stderr=log,
         )
