@@ -13,13 +13,12 @@ import runpy
 from functools import cache
 from typing import Any
 
-import llama_cpp
-
 
 @cache
 def spare_amx() -> None:
     """Let every `llama_cpp.Llama` of this process load its model without AMX; nothing elsewhere."""
-    library = llama_cpp.llama_cpp
+    from llama_cpp import llama_cpp as library
+
     if b"AMX_INT8 = 1" not in library.llama_print_system_info():
         return
     defaults = library.llama_model_default_params

@@ -10,6 +10,9 @@ from typing import Any
 from charprobe_lite.models.errors import BadInput, first_problem
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a debugger in the terminal explains nothing
+if "OMP_WAIT_POLICY" not in os.environ:
+    # threads that wait for each other for long keep another process's from their cores
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
     import llama_cpp as llama
