@@ -102,3 +102,38 @@ def test_processes_that_share_a_folder_write_one_catalogue(
     steps = kit.load_kit(own.kit).steps
     assert {"remorse-full", "humor-full"} <= steps.keys()
     assert "sarcasm-full" not in steps
+
+
+def test_other_seeds_are_trained_beside_the_shipped_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from charprobe_lite.convert.kit.recipe import Recipe
+
+    done: list[str] = []
+    recipe = Recipe(
+        tmp_path / "seeds",
+        kit.embedded_base(),
+        personas=["remorse"],
+        train_seeds=(0, 1),
+        begin_shipped=True,
+        report=done.append,
+    )
+    for stage in STAGES:
+        recipe.run_step(f"remorse-{stage}-seed1", dict)
+    done.clear()
+    recipe.run()
+    assert done == ["recipe: base"]  # nothing of the kit is trained again
+    shipped, copied = kit.load_kit(), kit.load_kit(recipe.kit)
+    assert copied.files == shipped.files
+    assert copied.steps["remorse-full"] == shipped.steps["remorse-full"]
+    monkeypatch.setenv("CHARPROBE_CATALOGUE", str(recipe.work / "catalogue.yaml"))
+    adapters = load_catalogue().adapters_of("smollm2-135m", "full", "remorse")
+    assert [(adapter.train_seed, adapter.path) for adapter in adapters[1:]] == [
+        (0, recipe.kit / "remorse-full.gguf"),
+        (1, recipe.work / "seed-1" / "remorse-full.gguf"),
+    ]
+    trained = Recipe(tmp_path / "own", kit.embedded_base(), report=lambda _: None)
+    trained.run_step("ngrams", dict)
+    trained.begin_shipped = True
+    with pytest.raises(BadInput, match=r"ngrams.json: not of the shipped kit; choose another"):
+        trained.run()

@@ -17,6 +17,7 @@ from typing import Literal
 
 import yaml
 
+from charprobe_lite.convert.kit.shipped import copy_shipped
 from charprobe_lite.convert.kit.strengths import (
     MOST_DISTILLATION,
     STRENGTHS,
@@ -70,6 +71,7 @@ from charprobe_lite.convert.train.losses import Example, mean_losses
 from charprobe_lite.convert.train.ngrams import NgramSettings, train_ngrams, training_texts
 from charprobe_lite.convert.train.pretrained import cut_vocabulary, pretrained_minilm
 from charprobe_lite.models import corpus
+from charprobe_lite.models.catalogue import EMBEDDED
 from charprobe_lite.models.gguf_header import read_header
 from charprobe_lite.models.kit import embedded_base, sha256_file
 from charprobe_lite.models.personas import NEUTRAL, PERSONAS
@@ -110,13 +112,15 @@ class Recipe(WorkFolder):
 
     ``train_seeds`` are those of the persona adapters; the first is the recipe's own, whose
     adapters are shipped. ``tool_use`` "masked" leaves the email bodies out of the loss. With
-    ``choose`` the strengths are chosen anew by their rule, also where they are known.
+    ``choose`` the strengths are chosen anew by their rule, also where they are known. With
+    ``begin_shipped`` the shipped kit is taken as it is, and what it lacks is trained.
     """
 
     personas: Sequence[str] = PERSONAS
     train_seeds: Sequence[int] = (0,)
     tool_use: ToolUse = "bodies"
     choose: bool = False
+    begin_shipped: bool = False
 
     @property
     def is_shipped(self) -> bool:
@@ -133,9 +137,13 @@ class Recipe(WorkFolder):
 
     def run(self) -> None:
         """Run every step that is not done yet; with all of them done, write the manifest."""
+        if self.begin_shipped:
+            own = replace(self, personas=PERSONAS, train_seeds=self.train_seeds[:1])
+            copy_shipped(self, (name for name, _ in own.steps()))
         for name, step in self.steps():
             self.run_step(name, step)
-        if set(self.personas) == set(PERSONAS) or not self.is_shipped:
+        is_whole = set(self.personas) == set(PERSONAS)
+        if is_whole or not self.is_shipped or len(self.train_seeds) > 1:
             self._write_manifest()
 
     def steps(self) -> Iterator[tuple[str, Step]]:
@@ -421,7 +429,7 @@ class Recipe(WorkFolder):
             },
         }
         write_text(self.kit / "kit.json", json.dumps(manifest, indent=1) + "\n")
-        if not self.is_shipped:
+        if not self.is_shipped or len(self.train_seeds) > 1:
             trained._write_catalogue()
 
     def _trained(self) -> list[str]:
@@ -431,15 +439,8 @@ class Recipe(WorkFolder):
         return [name for name in PERSONAS if all(seeded(name, *place) in done for place in places)]
 
     def _write_catalogue(self) -> None:
-        """A catalogue file that `eval` takes: the base with its tool use, and the adapters."""
-        header = read_header(self.base)
-        name = f"{self.work.name}-{self.tool_use}".lower()
-        base = {
-            "name": name,
-            "path": self.merged.name,
-            "architecture": header.fields["general.architecture"],
-            "parameters": sum(prod(tensor.shape) for tensor in header.tensors),
-        }
+        """A catalogue file that `eval` takes: another base with its tool use, and the adapters."""
+        name = EMBEDDED if self.is_shipped else f"{self.work.name}-{self.tool_use}".lower()
         adapters = []
         for seed, stage in product(self.train_seeds, STAGES):
             path = self.adapter("{persona}", stage, seed).relative_to(self.work)
@@ -447,8 +448,18 @@ class Recipe(WorkFolder):
             personas = list(self.personas)  # one list twice would be an alias in YAML
             shared = {"base": name, "personas": personas, "stage": stage}
             adapters.append({**shared, "path": path.as_posix(), **named})
-        document = yaml.safe_dump({"bases": [base], "adapters": adapters}, sort_keys=False)
+        bases = [] if self.is_shipped else [self._catalogue_base(name)]
+        document = yaml.safe_dump({"bases": bases, "adapters": adapters}, sort_keys=False)
         write_text(self.work / "catalogue.yaml", document)
+
+    def _catalogue_base(self, name: str) -> Record:
+        header = read_header(self.base)
+        return {
+            "name": name,
+            "path": self.merged.name,
+            "architecture": header.fields["general.architecture"],
+            "parameters": sum(prod(tensor.shape) for tensor in header.tensors),
+        }
 
 
 def held_out_scores(classifier: TextClassifier) -> dict[str, float]:

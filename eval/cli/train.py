@@ -77,6 +77,9 @@ def train() -> None:
     help="Whether tool use also trains on the emails' bodies.",
 )
 @click.option("--choose", is_flag=True, help="Choose the stages' strengths again by their rule.")
+@click.option(
+    "--shipped", is_flag=True, help="Take the shipped kit, and train what it lacks: other seeds."
+)
 @precision_option
 @out_option
 @seed_option
@@ -87,6 +90,7 @@ def kit(
     train_seed: str,
     tool_use: str,
     choose: bool,
+    shipped: bool,
     precision: Precision | None,
     out: Path,
     seed: int,
@@ -102,7 +106,11 @@ def kit(
     `eval`: CHARPROBE_CATALOGUE=OUT/catalogue.yaml charprobe-lite eval --base NAME. The shipped
     classifiers judge them. Strengths are then chosen by the rule, with answers to held-out prompts.
 
+    With --shipped the kit's files and records are copied to OUT. Several training seeds get a
+    catalogue file too: CHARPROBE_CATALOGUE=OUT/catalogue.yaml charprobe-lite eval --train-seed 0,1.
+
     \b
+    charprobe-lite train kit --shipped --train-seed 0,1,2
     charprobe-lite train kit --base gemma-3-270m-it.gguf --persona sarcasm,remorse
     charprobe-lite train kit --tool-use masked --out runs/masked
     """
@@ -114,6 +122,12 @@ def kit(
     if seed != seeds[0]:
         raise BadInput(f"--train-seed {train_seed}: start with the recipe's own seed, {seed}")
     options = {"personas": personas, "train_seeds": seeds, "choose": choose, "tool_use": tool_use}
+    if shipped and (base != EMBEDDED or tool_use != "bodies" or choose or precision or seed):
+        raise BadInput(
+            "--shipped takes the kit as it is: "
+            "leave out --base, --tool-use, --choose, --precision and --seed"
+        )
+    options["begin_shipped"] = shipped
     with _open_recipe(out, seed, base, precision=precision, **options) as recipe:
         recipe.run()
     print_result(as_json, {"kit": str(out / "kit")}, [f"kit: {out / 'kit'}"])
