@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable
 
 from charprobe_lite.convert.kit.work_folder import WorkFolder, write_text
+from charprobe_lite.models.atomic import new_file
 from charprobe_lite.models.errors import BadInput
 from charprobe_lite.models.files import read_json
 from charprobe_lite.models.kit import kit_folder
@@ -22,9 +23,8 @@ def copy_shipped(folder: WorkFolder, steps: Iterable[str]) -> None:
         if path.exists() and read_json(path) != manifest["steps"][step]:
             raise BadInput(f"{path}: not of the shipped kit; choose another --out")
     for name in manifest["files"]:
-        target = folder.kit / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(kit_folder() / name, target)
+        with new_file(folder.kit / name) as part:  # another process may be reading it
+            shutil.copy(kit_folder() / name, part)
     for path, step in records.items():
         if not path.exists():
             write_text(path, json.dumps(manifest["steps"][step], indent=1))
