@@ -20,17 +20,17 @@ from statistics import stdev
 
 import click
 from results import TRAINED, number, table
-from two_kits import readings, shared_items
+from two_kits import macro_f1, read_shared, shared_items
 
 from charprobe_lite.eval.cells import Row
 from charprobe_lite.eval.scores.gap import labels_of
-from charprobe_lite.eval.stats.classification import Labels, confusion, macro_f1s, per_class
+from charprobe_lite.eval.stats.classification import Labels, per_class
 from charprobe_lite.eval.stats.metrics import ResampledMetrics, label_metrics
 from charprobe_lite.eval.techniques.grid import AGENT, CHAT
-from charprobe_lite.models.personas import PERSONAS
 
 Place = tuple[str, str]
 """A stage and a condition."""
+Resampled = ResampledMetrics[tuple[Place, str]]
 CHANGES: dict[str, tuple[Place, Place]] = {
     f"`{CHAT}` to `{AGENT}`, {stage}": ((stage, CHAT), (stage, AGENT)) for stage in TRAINED
 } | {
@@ -66,12 +66,9 @@ def places(studies: list[list[Row]], personas: list[str]) -> dict[Place, Labels]
     return shared
 
 
-def macro_f1(labels: Labels) -> float:
-    return float(macro_f1s(confusion(labels.true, labels.predicted)[1][None])[0])
-
-
 def by_seed(found: Mapping[Place, Labels], place: Place) -> dict[int, float]:
-    return {seed: macro_f1(part) for seed, part in found[place].by_train_seed().items()}
+    parts = found[place].by_train_seed()
+    return {seed: macro_f1(part.true, part.predicted) for seed, part in parts.items()}
 
 
 def with_spread(values: list[float], signed: bool = False) -> list[str]:
@@ -80,18 +77,16 @@ def with_spread(values: list[float], signed: bool = False) -> list[str]:
     return [*(f"{value:{sign}.2f}" for value in values), f"{stdev(values):.3f}"]
 
 
-def levels(found: Mapping[Place, Labels]) -> Iterator[list[str]]:
+def levels(found: Mapping[Place, Labels], resampled: Resampled) -> Iterator[list[str]]:
     """Macro-F1 of each place, by seed and over all."""
-    resampled = ResampledMetrics(label_metrics(found))
     for stage, condition in found:
         values = list(by_seed(found, (stage, condition)).values())
         estimate = resampled.estimate(((stage, condition), "macro_f1"))
         yield [stage, f"`{condition}`", *with_spread(values), number(estimate)]
 
 
-def changes(found: Mapping[Place, Labels]) -> Iterator[list[str]]:
+def changes(found: Mapping[Place, Labels], resampled: Resampled) -> Iterator[list[str]]:
     """Falls and climbs, by seed and over all."""
-    resampled = ResampledMetrics(label_metrics(found))
     for name, pair in CHANGES.items():
         if not all(place in found for place in pair):
             continue
@@ -117,14 +112,9 @@ def personas_by_seed(found: Mapping[Place, Labels], personas: list[str]) -> Iter
 @click.command(help=__doc__)
 @click.argument("paths", nargs=2, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def main(paths: tuple[Path, Path]) -> None:
-    studies = [readings(path) for path in paths]
-    seen = [{row.persona for row in next(iter(by.values()))} for by in studies]
-    personas = [name for name in PERSONAS if all(name in names for names in seen)]
-    found = {
-        instrument: places([by[instrument] for by in studies], personas)
-        for instrument in studies[0]
-        if instrument in studies[1]
-    }
+    personas, by_instrument = read_shared(paths)
+    found = {name: places(studies, personas) for name, studies in by_instrument.items()}
+    resampled = {name: ResampledMetrics(label_metrics(labels)) for name, labels in found.items()}
     first = next(iter(found))
     seeds = [f"seed {seed}" for seed in by_seed(found[first], next(iter(found[first])))]
     spread = (*seeds, "standard deviation", "all seeds")
@@ -133,7 +123,8 @@ def main(paths: tuple[Path, Path]) -> None:
         (("instrument", "stage", "condition", *spread), levels),
         (("instrument", "change", *spread), changes),
     ):
-        table(titles, ([name, *line] for name, labels in found.items() for line in of(labels)))
+        lines = ([name, *line] for name in found for line in of(found[name], resampled[name]))
+        table(titles, lines)
     titles = tuple(f"`{condition}`, {stage}" for stage, condition in found[first])
     click.echo(f"\nF1 by {first}, of each seed")
     table(("persona", *titles), personas_by_seed(found[first], personas))

@@ -20,20 +20,33 @@ from pathlib import Path
 
 import click
 
-SPINS = {"charprobe-lite": "1000", "GCC's OpenMP": "300000"}
-RUN = [sys.executable, "-c", "from charprobe_lite.eval.cli.main import main; main()"]
+SPINS: dict[str, dict[str, str]] = {
+    "charprobe-lite": {},
+    "GCC's OpenMP": {"GOMP_SPINCOUNT": "300000"},
+}
 
 
-def seconds(processes: int, limit: int, spins: str, most: float = 3600) -> float:
+def seconds(processes: int, limit: int, spins: dict[str, str], most: float = 3600) -> float:
     """How long as many evaluations take that begin together; those over ``most`` are stopped."""
-    command = [*RUN, "eval", "--persona", "sarcasm", "--stage", "full", "--condition", "chat"]
-    command += ["--limit", str(limit), "--parallel", "4", "--json", "--study"]
+    command = [sys.executable, "-m", "charprobe_lite", "eval", "--persona", "sarcasm"]
+    command += [
+        "--stage",
+        "full",
+        "--condition",
+        "chat",
+        "--limit",
+        str(limit),
+        "--parallel",
+        "4",
+        "--json",
+        "--study",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         running = [
             subprocess.Popen(
                 [*command, str(Path(folder) / f"{number}.sqlite")],
-                env={**os.environ, "GOMP_SPINCOUNT": spins},
+                env={**os.environ, **spins},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )

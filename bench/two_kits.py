@@ -16,7 +16,7 @@ and persona has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -42,6 +42,19 @@ def readings(path: Path) -> dict[str, list[Row]]:
     """The rows of a study by each of its instruments."""
     study = report_study(path)
     return rows_by_instrument(study.rows, study.instrument, study.instrument_labels)
+
+
+def read_shared(paths: Sequence[Path]) -> tuple[list[str], dict[str, list[list[Row]]]]:
+    """The personas that all studies have, and the rows of each by their common instruments."""
+    studies = [readings(path) for path in paths]
+    seen = [{row.persona for row in next(iter(by.values()))} for by in studies]
+    personas = [name for name in PERSONAS if all(name in names for names in seen)]
+    common = [name for name in studies[0] if all(name in by for by in studies)]
+    return personas, {name: [by[name] for by in studies] for name in common}
+
+
+def macro_f1(true: Sequence[str], predicted: Sequence[str]) -> float:
+    return float(macro_f1s(confusion(true, predicted)[1][None])[0])
 
 
 def shared_items(studies: list[list[Row]]) -> set[str]:
@@ -93,7 +106,7 @@ def at_equal_length(
     personas, scores = [persona for persona, _ in keys], []
     for texts in (whole, cut, other):
         predicted = [prediction.label for prediction in classifier.classify(texts)]
-        scores.append(f"{macro_f1s(confusion(personas, predicted)[1][None])[0]:.2f}")
+        scores.append(f"{macro_f1(personas, predicted):.2f}")
     return stage, str(len(keys)), *words, *scores
 
 
@@ -119,22 +132,19 @@ def lines(studies: list[list[Row]], personas: list[str]) -> Iterator[tuple[str, 
 @click.command(help=__doc__)
 @click.argument("paths", nargs=2, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def main(paths: tuple[Path, Path]) -> None:
-    studies = [readings(path) for path in paths]
-    seen = [{row.persona for row in next(iter(by.values()))} for by in studies]
-    personas = [name for name in PERSONAS if all(name in names for names in seen)]
+    personas, by_instrument = read_shared(paths)
     click.echo(f"1: {paths[0]}; 2: {paths[1]}; personas: {', '.join(personas)}")
-    instruments = [name for name in studies[0] if name in studies[1]]
     table(
         ("instrument", "stage", "study", f"`{CHAT}`", f"`{AGENT}`", "change"),
         (
             (instrument, *line)
-            for instrument in instruments
-            for line in lines([by[instrument] for by in studies], personas)
+            for instrument, studies in by_instrument.items()
+            for line in lines(studies, personas)
         ),
     )
-    texts = [next(iter(by.values())) for by in studies]
+    texts = next(iter(by_instrument.values()))
     stages = [stage for stage in TRAINED if all(emails(rows, stage) for rows in texts)]
-    classifiers = {name: kit_instrument(name, 1, "cpu") for name in instruments}
+    classifiers = {name: kit_instrument(name, 1, "cpu") for name in by_instrument}
     table(
         ("instrument", "stage", "pairs", "words, 1", "words, 2", "1", "1, cut", "2"),
         (

@@ -22,9 +22,11 @@ def copy_shipped(folder: WorkFolder, steps: Iterable[str]) -> None:
     for path, step in records.items():
         if path.exists() and read_json(path) != manifest["steps"][step]:
             raise BadInput(f"{path}: not of the shipped kit; choose another --out")
+    missing = {path: step for path, step in records.items() if not path.exists()}
+    if not missing:  # records come last: the files are there
+        return
     for name in manifest["files"]:
         with new_file(folder.kit / name) as part:  # another process may be reading it
             shutil.copy(kit_folder() / name, part)
-    for path, step in records.items():
-        if not path.exists():
-            write_text(path, json.dumps(manifest["steps"][step], indent=1))
+    for path, step in missing.items():
+        write_text(path, json.dumps(manifest["steps"][step], indent=1))
