@@ -92,10 +92,9 @@ def changes(found: Mapping[Place, Labels], resampled: Resampled) -> Iterator[lis
             continue
         before, after = (by_seed(found, place) for place in pair)
         values = [after[seed] - before[seed] for seed in before]
-        keys = [(place, "macro_f1") for place in pair]
-        difference = resampled.replicates(keys[1]) - resampled.replicates(keys[0])
-        change = number(resampled.interval(difference, keys), signed=True)
-        yield [name, *with_spread(values, signed=True), change]
+        first, second = ((place, "macro_f1") for place in pair)
+        change = resampled.difference(second, first).change
+        yield [name, *with_spread(values, signed=True), number(change, signed=True)]
 
 
 def personas_by_seed(found: Mapping[Place, Labels], personas: list[str]) -> Iterator[list[str]]:
